@@ -1,0 +1,39 @@
+"""lightning-zoo: a LightningModule for every architecture family, each verified against an oracle.
+
+The public names are imported on first use (PEP 562), so that ``import zoo`` itself imports no torch.
+
+Example:
+    >>> import zoo
+    >>> model = zoo.create_model("lenet5", num_classes=10, lr=1e-3)
+    >>> type(model).__name__
+    'LeNetClassifier'
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "CIFARResNetClassifier": "zoo.cnn",
+    "LeNetClassifier": "zoo.cnn",
+    "ResNetClassifier": "zoo.cnn",
+    "SoftmaxRegressionClassifier": "zoo.linear",
+    "Task": "zoo.tasks",
+    "ClassificationTask": "zoo.tasks",
+    "LoadReport": "zoo.pretrained",
+    "load": "zoo.pretrained",
+    "create_model": "zoo.registry",
+    "list_models": "zoo.registry",
+    "register": "zoo.registry",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'zoo' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

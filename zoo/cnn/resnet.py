@@ -1,0 +1,152 @@
+"""ResNet: He et al. 2015, "Deep Residual Learning for Image Recognition", arXiv:1512.03385.
+
+Deviations from the paper: in a bottleneck the stride sits on the 3x3 convolution (torchvision's "v1.5").
+"""
+
+from typing import Any, ClassVar, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.blocks import Classifier
+from zoo.blocks.classifier import check_images
+from zoo.registry import register
+from zoo.tasks import ClassificationTask
+
+Depth = Literal[18, 34, 50, 101, 152]
+STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # table 1
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (fig. 5, left): conv-norm-relu-conv-norm, add, then relu.
+
+    Shape:
+        ``(B, in_channels, H, W)`` -> ``(B, width, H / stride, W / stride)``.
+    """
+
+    expansion: ClassVar[int] = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int, shortcut: nn.Module | None) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """relu(F(x) + shortcut(x))."""
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1 down, 3x3, 1x1 up to four times the width, and a shortcut (fig. 5, right).
+
+    Shape:
+        ``(B, in_channels, H, W)`` -> ``(B, 4 * width, H / stride, W / stride)``.
+    """
+
+    expansion: ClassVar[int] = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int, shortcut: nn.Module | None) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """relu(F(x) + shortcut(x))."""
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet(Classifier):
+    """The ImageNet ResNet; state-dict keys, logits and gradients are torchvision's.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152 layers (table 1).
+        num_classes: number of classes K.
+        in_channels: channels C of the image.
+        width: channels of the first stage, 64 in the paper; each stage doubles them.
+
+    Shape:
+        ``(B, C, H, W)`` -> logits ``(B, K)``.
+
+    Raises:
+        ValueError: another depth, a width below 1, or images with another number of channels.
+    """
+
+    def __init__(self, depth: Depth = 18, num_classes: int = 1000, in_channels: int = 3, width: int = 64) -> None:
+        super().__init__()
+        if depth not in STAGES:
+            raise ValueError(f"depth must be one of {', '.join(map(str, STAGES))}, got {depth}")
+        if width < 1:
+            raise ValueError(f"width must be 1 or more, got {width}")
+        self.in_channels = in_channels
+        block = BasicBlock if depth < 50 else Bottleneck
+        self.conv1 = nn.Conv2d(in_channels, width, 7, 2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, padding=1)
+        channels = width
+        for i, blocks in enumerate(STAGES[depth]):
+            self.add_module(f"layer{i + 1}", _stage(block, channels, width * 2**i, blocks, stride=1 if i == 0 else 2))
+            channels = width * 2**i * block.expansion
+        self.num_features = channels
+        self.fc = nn.Linear(channels, num_classes)
+        initialize(self)
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """The maps of the stem and of the four stages, finest first: strides 2, 4, 8, 16, 32."""
+        check_images(self, x.shape, self.in_channels)
+        maps = [self.relu(self.bn1(self.conv1(x)))]
+        x = self.maxpool(maps[0])
+        for name in ("layer1", "layer2", "layer3", "layer4"):
+            x = self.get_submodule(name)(x)
+            maps.append(x)
+        return maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        x = F.adaptive_avg_pool2d(self.features(x)[-1], 1)  # (B, C, H, W) -> (B, C, 1, 1)
+        return self.fc(x.flatten(1))  # (B, C, 1, 1) -> (B, K)
+
+
+def _stage(block: type[BasicBlock | Bottleneck], channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+    """``blocks`` blocks, the first with the stride and, where the shape changes, a projection shortcut (option B)."""
+    out = width * block.expansion
+    shortcut = None
+    if stride != 1 or channels != out:
+        shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+    rest = [block(out, width, 1, None) for _ in range(blocks - 1)]
+    return nn.Sequential(block(channels, width, stride, shortcut), *rest)
+
+
+def initialize(net: nn.Module) -> None:
+    """Draw convolutions by He et al. 2015 (arXiv:1502.01852, eq. 10, fan-out); norms start as the identity."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+class ResNetClassifier(ClassificationTask):
+    """:class:`ResNet`, trained as a classifier. Arguments: those of the net, then ``**task``."""
+
+    def __init__(
+        self, depth: Depth = 18, num_classes: int = 1000, in_channels: int = 3, width: int = 64, **task: Any
+    ) -> None:
+        super().__init__(ResNet(depth, num_classes, in_channels, width), num_classes, **task)
+
+
+for _depth in STAGES:
+    register(f"resnet{_depth}", ResNetClassifier, depth=_depth)

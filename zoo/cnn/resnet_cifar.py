@@ -1,0 +1,125 @@
+"""CIFAR ResNet: He et al. 2015, "Deep Residual Learning for Image Recognition", arXiv:1512.03385, section 4.2.
+
+With ``shortcut="none"`` the plain counterpart of the paper's fig. 6: the same layers and parameters without the residual.
+"""
+
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.blocks import Classifier
+from zoo.blocks.classifier import check_images
+from zoo.cnn.resnet import initialize
+from zoo.registry import register
+from zoo.tasks import ClassificationTask
+
+DEPTHS = (20, 32, 44, 56, 110)  # table 6; any 6n + 2 can be built
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions with the parameter-free shortcut (option A): every ``stride``-th pixel, new channels zero.
+
+    Shape:
+        ``(B, in_channels, H, W)`` -> ``(B, width, H / stride, W / stride)``, rounded up.
+    """
+
+    def __init__(self, in_channels: int, width: int, stride: int, residual: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.stride, self.new_channels, self.residual = stride, width - in_channels, residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        """relu(F(x) + shortcut(x)), or relu(F(x)) in the plain net."""
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.residual:
+            half = self.new_channels // 2
+            shortcut = x[:, :, :: self.stride, :: self.stride]
+            y = y + F.pad(
+                shortcut, (0, 0, 0, 0, half, self.new_channels - half)
+            )  # (B, in_channels, ...) -> (B, width, ...)
+        return F.relu(y)
+
+
+class CIFARResNet(Classifier):
+    """A 3x3 stem and three stages of n blocks with 16, 32, 64 channels: 6n + 2 layers.
+
+    Args:
+        depth: number of layers, 6n + 2: 20, 32, 44, 56, 110 in the paper, 8 the smallest.
+        num_classes: number of classes K.
+        in_channels: channels C of the image.
+        width: channels of the first stage, 16 in the paper.
+        shortcut: "identity" (the paper's option A) or "none" (the plain net).
+
+    Shape:
+        ``(B, C, H, W)`` -> logits ``(B, K)``; the paper's images are 32x32.
+
+    Raises:
+        ValueError: a depth that is not 6n + 2, a width below 1, or images with another number of channels.
+    """
+
+    def __init__(
+        self,
+        depth: int = 20,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        width: int = 16,
+        shortcut: Literal["identity", "none"] = "identity",
+    ) -> None:
+        super().__init__()
+        if depth < 8 or (depth - 2) % 6:
+            raise ValueError(f"depth must be 6n + 2 (8, 14, 20, 32, 44, 56, 110 ...), got {depth}")
+        if width < 1:
+            raise ValueError(f"width must be 1 or more, got {width}")
+        if shortcut not in ("identity", "none"):
+            raise ValueError(f"shortcut must be 'identity' or 'none', got {shortcut!r}")
+        self.in_channels = in_channels
+        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        residual, channels = shortcut == "identity", width
+        for i in range(3):
+            out = width * 2**i
+            first = Block(channels, out, 1 if i == 0 else 2, residual)
+            rest = [Block(out, out, 1, residual) for _ in range((depth - 2) // 6 - 1)]
+            self.add_module(f"layer{i + 1}", nn.Sequential(first, *rest))
+            channels = out
+        self.num_features = channels
+        self.fc = nn.Linear(channels, num_classes)
+        initialize(self)
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """The maps of the three stages, finest first: strides 1, 2, 4."""
+        check_images(self, x.shape, self.in_channels)
+        x = F.relu(self.bn1(self.conv1(x)))
+        maps = []
+        for name in ("layer1", "layer2", "layer3"):
+            x = self.get_submodule(name)(x)
+            maps.append(x)
+        return maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        return self.fc(self.features(x)[-1].mean(dim=(-2, -1)))  # (B, C, H, W) -> (B, C) -> (B, K)
+
+
+class CIFARResNetClassifier(ClassificationTask):
+    """:class:`CIFARResNet`, trained as a classifier. Arguments: those of the net, then ``**task``."""
+
+    def __init__(
+        self,
+        depth: int = 20,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        width: int = 16,
+        shortcut: Literal["identity", "none"] = "identity",
+        **task: Any,
+    ) -> None:
+        super().__init__(CIFARResNet(depth, num_classes, in_channels, width, shortcut), num_classes, **task)
+
+
+for _depth in DEPTHS:
+    register(f"resnet{_depth}", CIFARResNetClassifier, depth=_depth)
+    register(f"plain{_depth}", CIFARResNetClassifier, depth=_depth, shortcut="none")

@@ -1,0 +1,5 @@
+"""Linear models."""
+
+from zoo.linear.softmax_regression import SoftmaxRegression, SoftmaxRegressionClassifier
+
+__all__ = ["SoftmaxRegression", "SoftmaxRegressionClassifier"]

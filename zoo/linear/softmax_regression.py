@@ -1,0 +1,57 @@
+"""Softmax regression (multinomial logistic regression): Bishop 2006, "Pattern Recognition and Machine Learning", section 4.3.4."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from zoo.blocks import Classifier
+from zoo.registry import register
+from zoo.tasks import ClassificationTask
+
+
+class SoftmaxRegression(Classifier):
+    """One linear layer and a softmax at a temperature: p(k | x) = softmax((W x + b) / T)_k.
+
+    Args:
+        in_features: number of inputs D; images are flattened.
+        num_classes: number of classes K.
+        temperature: T > 0; above 1 the probabilities are flatter, below 1 sharper.
+
+    Shape:
+        ``(B, ...)`` with D numbers an example -> logits ``(B, K)``.
+
+    Raises:
+        ValueError: T not above 0, or input that has not D numbers an example.
+    """
+
+    def __init__(self, in_features: int = 784, num_classes: int = 10, temperature: float = 1.0) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        self.num_features = in_features
+        self.temperature = temperature
+        self.fc = nn.Linear(in_features, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits divided by the temperature."""
+        x = x.flatten(1)  # (B, ...) -> (B, D)
+        if x.shape[1] != self.num_features:
+            raise ValueError(
+                f"SoftmaxRegression takes {self.num_features} numbers an example, got {x.shape[1]}: set in_features={x.shape[1]}"
+            )
+        return self.fc(x) / self.temperature
+
+
+class SoftmaxRegressionClassifier(ClassificationTask):
+    """:class:`SoftmaxRegression`, trained as a classifier. Arguments: those of the net, then ``**task``.
+
+    Example:
+        >>> SoftmaxRegressionClassifier(in_features=64, num_classes=10).expected_initial_loss()  # ln 10
+        2.302585092994046
+    """
+
+    def __init__(self, in_features: int = 784, num_classes: int = 10, temperature: float = 1.0, **task: Any) -> None:
+        super().__init__(SoftmaxRegression(in_features, num_classes, temperature), num_classes, **task)
+
+
+register("softmax_regression", SoftmaxRegressionClassifier)

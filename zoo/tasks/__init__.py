@@ -1,0 +1,6 @@
+"""Tasks: how a net is trained. Each is a LightningModule and usable as it is with any net."""
+
+from zoo.tasks.base import Task
+from zoo.tasks.classification import ClassificationTask
+
+__all__ = ["ClassificationTask", "Task"]

@@ -1,0 +1,58 @@
+"""Exact means over the examples of an epoch, at the price of one small tensor operation a step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class RunningMeans:
+    """Sums of named quantities over examples, kept on the device and read only when somebody looks.
+
+    A window reaches from one look to the next (``train/loss_step``), the epoch over all windows (``train/loss``). A window
+    is summed in float32 on the device, the epoch in float64 on the host.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: a new epoch."""
+        self._window: Tensor | None = None  # sums of the names, then the number of examples
+        self._epoch: list[float] = []
+
+    def update(self, means: dict[str, Tensor], count: int) -> None:
+        """Add a batch of ``count`` examples; ``means`` are scalars, means over the batch."""
+        self.names = list(means)
+        first = next(iter(means.values()))
+        sums = torch.stack([*(m.detach().float() for m in means.values()), torch.ones((), device=first.device)]) * count
+        self._window = sums if self._window is None else self._window.add_(sums)
+
+    def window(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """The means since the last look, over all ranks (``reduce`` sums over them); empty if there was no example."""
+        if self._window is None:
+            return {}
+        sums = reduce(self._window).tolist()
+        self._window = None
+        self._epoch = [a + b for a, b in zip(self._epoch or [0.0] * len(sums), sums, strict=True)]
+        return {name: s / sums[-1] for name, s in zip(self.names, sums, strict=False)}
+
+    def epoch(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """The means over the epoch so far, over all ranks."""
+        self.window(reduce)
+        return (
+            {name: s / self._epoch[-1] for name, s in zip(self.names, self._epoch, strict=False)} if self._epoch else {}
+        )
+
+    def state_dict(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """Plain data, summed over the ranks."""
+        window = None if self._window is None else reduce(self._window.clone()).tolist()
+        return {"names": self.names, "window": window, "epoch": list(self._epoch)}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device, first_rank: bool) -> None:
+        """Continue from a state; the unfinished window is a sum over ranks, so only the first one takes it up."""
+        self.names, self._epoch = list(state["names"]), list(state["epoch"])
+        window = state["window"]
+        self._window = None if window is None else torch.tensor(window, device=device) * float(first_rank)
