@@ -65,7 +65,7 @@ class Task(LightningModule):
         self._standardized = False  # whether mean and std are known: copied from data, or loaded
         self._means = RunningMeans()
         self._last_batch = (-1, -1)  # (epoch, batch): an optimizer's closure may run a batch more than once
-        self._last_logged = -1
+        self._last_logged = 0  # optimizer step of the last window that was logged
         # no submodule: made when evaluation starts, so a task built on the meta device leaves nothing there
         self.__dict__["metrics"] = {}
 
@@ -92,6 +92,10 @@ class Task(LightningModule):
         """The loss in nats of a fresh net that knows nothing, or None where there is no such number."""
         return None
 
+    def loss_floor(self) -> float:
+        """The smallest training loss in nats that a perfect net can reach; above 0 where targets are not certain."""
+        return 0.0
+
     # The forward pass -----------------------------------------------------------------------------------------------
 
     def standardize(self, x: Tensor) -> Tensor:
@@ -110,7 +114,7 @@ class Task(LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit":  # a checkpoint to resume from is loaded after this
             self._means.reset()
-            self._last_batch, self._last_logged = (-1, -1), -1
+            self._last_batch, self._last_logged = (-1, -1), 0
         if stage != "fit" or data is None:
             return
         if not self._standardized and getattr(data, "mean", None) is not None:

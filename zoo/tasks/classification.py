@@ -226,6 +226,14 @@ class ClassificationTask(Task):
         """ln K for a softmax over K classes, ln 2 for a logistic output."""
         return math.log(self.num_classes if self.mode == "multiclass" else 2)
 
+    def loss_floor(self) -> float:
+        """The entropy of a smoothed target."""
+        share = self.hparams["label_smoothing"]
+        k = self.num_classes if self.mode == "multiclass" else 2
+        wrong = share / k
+        right = 1 - share + wrong
+        return -right * math.log(right) - ((k - 1) * wrong * math.log(wrong) if wrong else 0.0)
+
 
 def _bce(logits: Tensor, target: Tensor, smoothing: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, target * (1 - smoothing) + 0.5 * smoothing, reduction="none")
