@@ -1,0 +1,89 @@
+"""What every test gets: one thread, a fixed seed, its own environment variables, no network and no W&B account."""
+
+import os
+import random
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Before torch is imported, and handed on to the processes that tests start.
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", MPLBACKEND="Agg", WANDB_MODE="offline", WANDB_SILENT="true")
+for _name in list(os.environ):  # a shell inside a job must not make the tests part of that job
+    if _name.startswith(("SLURM_", "PL_", "TORCHELASTIC_")) or _name in {
+        "RANK",
+        "LOCAL_RANK",
+        "NODE_RANK",
+        "WORLD_SIZE",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "WANDB_API_KEY",
+    }:
+        del os.environ[_name]
+
+_LOCAL = {"", "localhost", "0.0.0.0", "::", "::1", socket.gethostname()}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _wandb_folders() -> Iterator[None]:
+    """W&B's own folders, which it would put into the home folder."""
+    with tempfile.TemporaryDirectory(prefix="wandb-") as folder:
+        os.environ.update({f"WANDB_{kind}_DIR": folder for kind in ("CONFIG", "CACHE", "DATA", "ARTIFACT")})
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _isolation(_wandb_folders: None) -> Iterator[None]:
+    """Seed every generator; afterwards put back the environment variables and what Trainer(deterministic=True) sets."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+    if torch := sys.modules.get("torch"):
+        torch.use_deterministic_algorithms(False)
+
+
+def _refuse_remote(host: Any) -> None:
+    name = host.decode() if isinstance(host, bytes) else host
+    if isinstance(name, str) and name not in _LOCAL and not name.startswith(("127.", "::ffff:127.")):
+        raise RuntimeError(f"a test tried to reach {name}: tests use no network")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_network() -> Iterator[None]:
+    """Refuse to look up or connect to anything but this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex"):
+            original = getattr(socket.socket, name)
+
+            def guarded(self: socket.socket, address: Any, original: Any = original) -> Any:
+                if self.family in (socket.AF_INET, socket.AF_INET6):
+                    _refuse_remote(address[0])
+                return original(self, address)
+
+            patch.setattr(socket.socket, name, guarded)
+        lookup = socket.getaddrinfo
+
+        def guarded_lookup(host: Any, *args: Any, **kwargs: Any) -> Any:
+            _refuse_remote(host)
+            return lookup(host, *args, **kwargs)
+
+        patch.setattr(socket, "getaddrinfo", guarded_lookup)
+        yield
+
+
+@pytest.fixture
+def tmp_cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of the test's own, which is also the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
