@@ -1,0 +1,140 @@
+"""Every registered model, held against the contract kit; a model without a case fails."""
+
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+
+import zoo
+from zoo import testing
+from zoo.tasks import ClassificationTask
+from zoo.testing import check_module
+
+DEEP_PLAIN = {"memorization": "110 plain layers do not learn: the degradation that the paper's figure 6 shows"}
+
+
+def images(channels: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.rand(8, channels, size, size), torch.arange(8)
+
+
+# name -> (arguments that shrink it, batch, reasons for checks that are impossible)
+CASES = {
+    "softmax_regression": ({}, images(1, 28), {}),
+    "lenet5": ({}, images(1, 32), {}),
+    "lenet5_relu": ({}, images(3, 32), {}),
+    **{f"resnet{d}": ({"width": 4, "num_classes": 10}, images(3, 32), {}) for d in (18, 34, 50, 101, 152)},
+    **{f"resnet{d}": ({"width": 4}, images(3, 8), {}) for d in (20, 32, 44, 56, 110)},
+    **{f"plain{d}": ({"width": 4}, images(3, 8), {}) for d in (20, 32, 44)},
+    "plain56": ({"width": 8}, images(3, 8), {}),
+    "plain110": ({"width": 4}, images(3, 8), DEEP_PLAIN),
+}
+
+
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_contract(name: str) -> None:
+    assert name in CASES, f"{name} is registered without a contract case: add a row to CASES"
+    arguments, batch, skip = CASES[name]
+    report = check_module(zoo.create_model(name, **arguments), batch, skip=skip)
+    assert {check for check, result in report.items() if result != "ok"} == set(skip)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "targets"),
+    [
+        ({"mode": "binary", "num_classes": 2}, torch.arange(8) % 2),
+        ({"mode": "multilabel", "num_classes": 3}, (torch.arange(24) % 5 < 2).float().view(8, 3)),
+        ({"label_smoothing": 0.1, "class_weight": [1.0] * 10}, torch.arange(8)),
+    ],
+    ids=["binary", "multilabel", "smoothed"],
+)
+def test_contract_of_every_mode(arguments: dict, targets: torch.Tensor) -> None:
+    report = check_module(zoo.create_model("lenet5", **arguments), (torch.rand(8, 1, 32, 32), targets))
+    assert set(report.values()) == {"ok"}
+
+
+class Leaky(nn.Module):
+    """Subtracts the batch's mean: examples leak into each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x - x.mean(dim=0))
+
+
+class Unused(nn.Module):
+    """Has a layer that takes no part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.idle = nn.Linear(4, 10), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x)
+
+
+class Detached(Unused):
+    """Learns nothing below its last layer, and too little with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.idle.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x).clamp(-0.01, 0.01)
+
+
+class Fixed(nn.Sequential):
+    """Its exported program knows one batch size only."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self[0](x) if len(x) == 8 else self[0](x) + 1
+
+
+BATCH = (torch.rand(8, 4), torch.arange(8))
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (Leaky, "leak into each other"),
+        (Unused, "idle.weight gets no gradient"),
+        (Detached, "not learned by heart"),
+        (lambda: Fixed(nn.Linear(4, 10)), "does not take batch size 3"),
+    ],
+)
+def test_the_kit_catches_a_planted_bug(net: type[nn.Module], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_module(ClassificationTask(net(), lr=1e-2), BATCH, lr=0.1)
+
+
+class Forgetful(ClassificationTask):
+    """Does not hand its width on: its hyperparameters cannot rebuild it. Nor is its optimizer argument plain data."""
+
+    def __init__(self, width: int = 4, **task: object) -> None:
+        super().__init__(nn.Sequential(OrderedDict(a=nn.Linear(4, width), fc=nn.Linear(width, 10))), **task)
+
+
+def test_the_kit_checks_hyperparameters() -> None:
+    task = Forgetful(8)
+    testing.check_hyperparameters(task, BATCH)
+    task.hparams["width"] = 5
+    with pytest.raises(AssertionError, match="another architecture"):
+        testing.check_hyperparameters(task, BATCH)
+    task.hparams["width"] = torch.tensor(8)
+    with pytest.raises(AssertionError, match="not plain data"):
+        testing.check_hyperparameters(task, BATCH)
+
+
+def test_a_module_of_ones_own_skips_with_a_reason() -> None:
+    report = check_module(Forgetful(16), BATCH, lr=0.03)
+    assert report.pop("folder") == "skipped: Forgetful is not registered"
+    assert set(report.values()) == {"ok"}
+
+
+@pytest.mark.parametrize("skip", [{"exprot": "typo"}, {"export": ""}])
+def test_the_kit_refuses_a_wrong_skip(skip: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"no such check|say why"):
+        check_module(Forgetful(), BATCH, skip=skip)
