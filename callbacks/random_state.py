@@ -1,0 +1,101 @@
+"""Random numbers that continue where a checkpoint was saved."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from typing_extensions import override
+
+
+class RandomState(Callback):
+    """Keep the state of the random number generators in the checkpoint: torch (CPU and CUDA), numpy, Python; of each process.
+
+    Lightning saves none of them, so dropout and whatever else is drawn differ after a resume. They are restored before the
+    loaders are made, and again at the first batch if training continues in mid-epoch, so that what is drawn on the way
+    (the trainer's preparations, a loader that starts) does not count.
+
+    Resumed with another number of processes, training cannot repeat the same numbers: a warning says so, and each process
+    beyond those saved keeps the state that it has.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=RandomState(), logger=False, enable_checkpointing=False, barebones=False)
+    """
+
+    KEY = "random_state"  # in the checkpoint: one entry a process
+
+    def __init__(self) -> None:
+        self._states: list[dict[str, Any]] = []
+
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[self.KEY] = _of_all_processes(_current(pl_module.device), trainer.world_size)
+
+    @override
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        self._states = checkpoint.get(self.KEY, [])
+        if self._states and len(self._states) != trainer.world_size:
+            rank_zero_warn(
+                f"The checkpoint holds the random state of {len(self._states)} processes, now there are {trainer.world_size}: "
+                "training continues with other random numbers than the run that was stopped would have drawn."
+            )
+        if trainer.strategy.restore_checkpoint_after_setup:  # on_fit_start is over
+            self._restore(trainer, pl_module)
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore(trainer, pl_module)
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._states and batch_idx > 0:
+            self._restore(trainer, pl_module)
+        self._states = []
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._states = []
+
+    def _restore(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_rank < len(self._states):
+            _set(self._states[trainer.global_rank], pl_module.device)
+
+
+def _current(device: torch.device) -> dict[str, Any]:
+    """The generators' states as tensors and plain data, so that a checkpoint loads with ``weights_only=True``."""
+    version, words, gauss = random.getstate()
+    numpy_state: Any = np.random.get_state()  # noqa: NPY002 (the global generator is the one to keep)
+    _, numpy_words, position, has_gauss, numpy_gauss = numpy_state
+    state = {
+        "torch": torch.get_rng_state(),
+        "python": [version, torch.tensor(words), gauss],
+        "numpy": [torch.tensor(numpy_words.astype(np.int64)), int(position), int(has_gauss), float(numpy_gauss)],
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set(state: dict[str, Any], device: torch.device) -> None:
+    torch.set_rng_state(state["torch"].cpu())
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
+    numpy_words, *rest = state["numpy"]
+    np.random.set_state(("MT19937", numpy_words.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+
+
+def _of_all_processes(state: dict[str, Any], processes: int) -> list[dict[str, Any]]:
+    if processes == 1:
+        return [state]
+    states: list[Any] = [None] * processes
+    dist.all_gather_object(states, state)
+    return states

@@ -1,0 +1,32 @@
+"""Data: one dataset, or one file format of the user's own, is one file.
+
+The names are imported on first use (PEP 562), so that ``import datamodules`` itself imports neither torch nor lightning.
+
+Example:
+    >>> from datamodules import DigitsDataModule
+    >>> DigitsDataModule(size=32, batch_size=128).input_shape
+    (1, 32, 32)
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "Augmentation": "datamodules.augment",
+    "DigitsDataModule": "datamodules.digits",
+    "EvaluationSampler": "datamodules.samplers",
+    "ImageDataModule": "datamodules.images",
+    "TrainSampler": "datamodules.samplers",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'datamodules' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
