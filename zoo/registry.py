@@ -87,8 +87,9 @@ def create_model(name: str, **kwargs: Any) -> "Task":
 def name_of(module: "Task") -> str | None:
     """The registered name under which a module can be rebuilt from its hyperparameters; None if its class has none."""
     entries = [entry for entry in _load().values() if entry.cls is type(module)]
-    # the preset that agrees most with the module; the class alone is enough to rebuild it
-    entries.sort(key=lambda entry: sum(module.hparams.get(k) != v for k, v in entry.preset.items()))
+    # the most special preset that agrees with the module; any of its class is enough to rebuild it
+    wrong = {e.name: sum(module.hparams.get(k) != v for k, v in e.preset.items()) for e in entries}
+    entries.sort(key=lambda entry: (wrong[entry.name], -len(entry.preset)))
     return entries[0].name if entries else None
 
 

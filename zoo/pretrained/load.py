@@ -1,6 +1,7 @@
 """``zoo.load``: a model from a file or folder, without naming its class and without running anything the file holds."""
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd pickles: they are refused in plain words below
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported global" in str(error) or "GLOBAL" in str(error):
             wanted = str(error).partition("GLOBAL ")[2].split(" ")[0] or "code"

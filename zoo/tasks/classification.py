@@ -140,8 +140,8 @@ class ClassificationTask(Task):
             return loss, {"loss": loss, "acc": self._hits(logits, y)}, len(y)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Look at the labels of the first batch: on a GPU a label out of range would be an unreadable device assert."""
-        if batch_idx == 0 and self.trainer.current_epoch == 0:
+        """Look at the labels in the first epoch: on a GPU a label out of range would be an unreadable device assert."""
+        if self.trainer.current_epoch == 0:
             self._check_labels(batch[1])
 
     def _check_labels(self, y: Tensor) -> None:
@@ -195,7 +195,9 @@ class ClassificationTask(Task):
         scores = self.probabilities(logits)
         for name, metric in metrics.items():
             if name == "loss":
-                metric.update(losses, weight)
+                metric.update(
+                    losses[weight > 0]
+                )  # not by its weight argument: nan_strategy="disable" drops it silently
             elif self.mode == "binary":
                 p = scores[:, 1]
                 metric.update((p >= self.hparams["threshold"]).long() if name == "f1" else p, target)

@@ -44,7 +44,9 @@ def test_logits_and_gradients_are_torchvisions(depth: int) -> None:
         assert torch.equal(a, b), name
 
 
-@pytest.mark.parametrize(("depth", "count"), [(20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018), (110, 1_727_962)])
+@pytest.mark.parametrize(
+    ("depth", "count"), [(20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018), (110, 1_727_962)]
+)
 @pytest.mark.parametrize("shortcut", ["identity", "none"])
 def test_cifar_parameter_count(depth: int, count: int, shortcut: str) -> None:
     # table 6 rounds them to 0.27, 0.46, 0.66, 0.85 and 1.7 million; option A adds none to the plain net
@@ -111,5 +113,7 @@ def test_bad_cifar_arguments(arguments: dict) -> None:
 
 
 def test_images_with_other_channels_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"takes images of shape \(B, 3, H, W\), got \(1, 1, 8, 8\): set in_channels=1"):
+    with pytest.raises(
+        ValueError, match=r"takes images of shape \(B, 3, H, W\), got \(1, 1, 8, 8\): set in_channels=1"
+    ):
         CIFARResNet(8)(torch.rand(1, 1, 8, 8))

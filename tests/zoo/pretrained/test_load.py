@@ -1,0 +1,177 @@
+"""zoo.load: complete, strict, and safe with files of any origin."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader, TensorDataset
+
+import zoo
+from zoo.pretrained import load_weights
+
+
+@pytest.fixture
+def task() -> zoo.Task:
+    task = zoo.create_model("lenet5_relu", width=3, num_classes=4, lr=0.01, class_weight=[1.0, 2.0, 3.0, 4.0])
+    task.mean, task.std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.25, 1 / 3])
+    task.class_names, task.input_shape = ["a", "b", "c", "d"], (3, 32, 32)
+    return task
+
+
+@pytest.fixture
+def folder(task: zoo.Task, tmp_path: Path) -> Path:
+    return task.save_pretrained(tmp_path / "model")
+
+
+@pytest.fixture
+def checkpoint(task: zoo.Task, tmp_path: Path) -> Path:
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    data = DataLoader(TensorDataset(torch.rand(4, 3, 32, 32), torch.arange(4)), 4)
+    trainer.fit(task, data, data)
+    trainer.save_checkpoint(tmp_path / "model.ckpt", weights_only=False)
+    return tmp_path / "model.ckpt"
+
+
+@pytest.mark.parametrize("kind", ["folder", "checkpoint"])
+def test_everything_comes_back(kind: str, task: zoo.Task, request: pytest.FixtureRequest) -> None:
+    loaded = zoo.load(request.getfixturevalue(kind))
+    assert type(loaded) is type(task)
+    assert loaded.hparams == task.hparams
+    assert (loaded.class_names, loaded.input_shape) == (task.class_names, task.input_shape)
+    for name, value in task.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+    assert loaded.load_report.complete
+    assert all(p.requires_grad for p in loaded.parameters())
+
+
+def test_the_folder_holds_the_nets_keys_and_a_card(task: zoo.Task, folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    task.net.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+    card = (folder / "README.md").read_text()
+    assert "LeCun et al. 1998" in card
+    assert "a, b, c, d" in card
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model"] == "lenet5_relu"
+    assert config["hparams"] == dict(task.hparams)
+    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_a_new_head_is_reported(folder: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"do not fit LeNetClassifier.*net.fc3.weight is \(4, 42\), wanted \(7, 42\).*strict=False"
+    ):
+        zoo.load(folder, num_classes=7, class_weight=None)
+    task = zoo.load(folder, num_classes=7, class_weight=None, strict=False)
+    assert task.load_report.reinitialized == ["net.fc3.weight", "net.fc3.bias"]
+    assert not any(t.is_meta for t in task.state_dict().values())
+    assert task(torch.rand(2, 3, 32, 32)).shape == (2, 7)
+    assert task.class_names is None
+
+
+def test_other_channels_adapt_the_first_convolution(folder: Path, task: zoo.Task) -> None:
+    grey = zoo.load(folder, in_channels=1, strict=False)
+    assert grey.load_report.adapted == ["net.conv1.weight"]
+    x = torch.rand(2, 1, 32, 32)
+    for t in (grey, task):  # a grey image, as it is or on three equal channels, gives the same maps
+        t.mean, t.std = torch.zeros(1), torch.ones(1)
+    torch.testing.assert_close(grey(x), task(x.expand(-1, 3, -1, -1)), atol=1e-5, rtol=1e-5)
+
+
+def test_report_of_a_foreign_state_dict() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+    state = {"0.weight": torch.ones(3, 2), "1.weight": torch.ones(2, 2), "extra": torch.ones(1)}
+    report = load_weights(net, state, strict=False)
+    assert report.loaded == ["0.weight"]
+    assert report.reinitialized == ["1.weight"]
+    assert report.missing == ["0.bias", "1.bias"]
+    assert report.unexpected == ["extra"]
+    assert str(report) == "1 tensors loaded; reinitialized: 1.weight; missing: 0.bias, 1.bias; unexpected: extra"
+    assert torch.equal(net[0].weight.data, torch.ones(3, 2))
+    before = net[0].bias.clone()
+    with pytest.raises(ValueError, match="do not fit Sequential"):
+        load_weights(net, {**state, "0.bias": torch.zeros(3)})
+    assert torch.equal(net[0].bias, before)
+    with pytest.raises(ValueError, match="no tensor of the file fits"):
+        load_weights(net, {"extra": torch.ones(1)}, strict=False)
+
+
+class Evil:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return exec, ("open('owned', 'w').close()",)
+
+
+def test_hostile_files_run_nothing(tmp_cwd: Path, checkpoint: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"]["lr"] = Evil()
+    torch.save(content, "evil.ckpt")
+    Path("plain.ckpt").write_bytes(pickle.dumps(Evil()))
+    for name in ("evil.ckpt", "plain.ckpt"):
+        with pytest.raises(ValueError, match=r"asks to run or import .*exec: refused|damaged or no checkpoint"):
+            zoo.load(name)
+    assert not Path("owned").exists()
+
+
+def test_nothing_is_imported_for_a_file(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["hparams"]["optimizer"] = "evil_module.Optimizer"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ValueError, match=r"asks for the optimizer 'evil_module.Optimizer' to be imported, which load never does"
+    ):
+        zoo.load(folder)
+    assert zoo.load(folder, optimizer="SGD").hparams["optimizer"] == "SGD"
+    config["model"] = "os.system"
+    config["hparams"]["optimizer"] = "SGD"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"unknown model 'os.system'"):
+        zoo.load(folder)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_cut_off_files(folder: Path, checkpoint: Path, share: float) -> None:
+    for path, what in [
+        (checkpoint, checkpoint),
+        (folder / "model.safetensors", folder),
+        (folder / "config.json", folder),
+    ]:
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * share)])
+        with pytest.raises(ValueError, match=r"damaged"):
+            zoo.load(what)
+        path.write_bytes(content)
+    zoo.load(folder)
+
+
+def test_no_file_and_no_zoo_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        zoo.load(tmp_path / "nothing.ckpt")
+    with pytest.raises(FileNotFoundError, match=r"has no config.json"):
+        zoo.load(tmp_path)
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match="is no lightning-zoo checkpoint"):
+        zoo.load(tmp_path / "other.ckpt")
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    with pytest.raises(ValueError, match="holds a list, not a checkpoint"):
+        zoo.load(tmp_path / "list.ckpt")
+
+
+def test_a_class_that_is_not_registered_says_so(tmp_path: Path) -> None:
+    task = zoo.ClassificationTask(torch.nn.Linear(2, 3), 3)
+    with pytest.raises(ValueError, match="ClassificationTask is not registered"):
+        task.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()

@@ -1,0 +1,290 @@
+"""Losses and metrics against float64 formulas and scikit-learn."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from sklearn import metrics as sk
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import zoo
+from zoo.tasks import ClassificationTask
+
+
+class Table(nn.Module):
+    """Gives its input back as logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+class Data(LightningDataModule):
+    """A datamodule of ready batches that describes itself."""
+
+    def __init__(self, x: Tensor, y: Tensor, batch_size: int = 7, **attributes: Any) -> None:
+        super().__init__()
+        self.set, self.batch_size = TensorDataset(x, y), batch_size
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(self.set, self.batch_size)
+
+    val_dataloader = test_dataloader = train_dataloader
+
+
+def trainer(tmp_path: Any, **kwargs: Any) -> Trainer:
+    kwargs = {"max_epochs": 1, "num_sanity_val_steps": 0, **kwargs}
+    return Trainer(
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **kwargs,
+    )
+
+
+@pytest.fixture
+def logits() -> Tensor:
+    return torch.randn(50, 4)
+
+
+@pytest.fixture
+def labels() -> Tensor:
+    return torch.randint(4, (50,))
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> np.ndarray:
+    """-sum_k t_k ln p_k in float64; ``target`` holds probabilities."""
+    z = logits.double().numpy()
+    log_p = z - np.log(np.exp(z).sum(1, keepdims=True))
+    return -(target.double().numpy() * log_p).sum(1)
+
+
+def test_multiclass_loss(logits: Tensor, labels: Tensor) -> None:
+    onehot = torch.eye(4)[labels]
+    plain = ClassificationTask(Table(), 4)
+    assert plain.training_losses((logits, labels))[0].item() == pytest.approx(
+        cross_entropy(logits, onehot).mean(), rel=1e-6
+    )
+    smooth = ClassificationTask(Table(), 4, label_smoothing=0.2)
+    wanted = cross_entropy(logits, onehot * 0.8 + 0.2 / 4).mean()
+    assert smooth.training_losses((logits, labels))[0].item() == pytest.approx(wanted, rel=1e-6)
+    weighted = ClassificationTask(Table(), 4, class_weight=[1.0, 2.0, 0.0, 0.5])
+    weight = np.array([1.0, 2.0, 0.0, 0.5])[labels]
+    wanted = (weight * cross_entropy(logits, onehot)).mean()  # over examples: exact whatever the batch
+    assert weighted.training_losses((logits, labels))[0].item() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_binary_loss_is_the_two_class_softmax(labels: Tensor) -> None:
+    z, y = torch.randn(50, 1), labels % 2
+    task = ClassificationTask(Table(), 2, mode="binary", class_weight=[0.5, 3.0])
+    losses = cross_entropy(torch.cat([torch.zeros_like(z), z], 1), torch.eye(2)[y])
+    wanted = (np.array([0.5, 3.0])[y] * losses).mean()
+    assert task.training_losses((z, y))[0].item() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_multilabel_loss(logits: Tensor) -> None:
+    y = (torch.rand(50, 4) < 0.3).float()
+    task = ClassificationTask(Table(), 4, mode="multilabel", class_weight=[1.0, 2.0, 3.0, 4.0])
+    p = 1 / (1 + np.exp(-logits.double().numpy()))
+    t, w = y.double().numpy(), np.array([1.0, 2.0, 3.0, 4.0])
+    wanted = -(w * t * np.log(p) + (1 - t) * np.log(1 - p)).mean()
+    assert task.training_losses((logits, y))[0].item() == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.5])
+@pytest.mark.parametrize(("mode", "k"), [("multiclass", 4), ("binary", 2)])
+def test_loss_floor_is_what_the_best_logits_reach(mode: str, k: int, smoothing: float) -> None:
+    task = ClassificationTask(Table(), k, mode=mode, label_smoothing=smoothing)
+    z = torch.zeros(1, 1 if mode == "binary" else k, requires_grad=True)
+    optimizer = torch.optim.LBFGS([z], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = task._losses(z, torch.tensor([1]), training=True).mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert closure().item() == pytest.approx(task.loss_floor(), abs=1e-5)
+
+
+def evaluate(task: ClassificationTask, x: Tensor, y: Tensor, tmp_path: Any) -> dict[str, float]:
+    return trainer(tmp_path).validate(task, DataLoader(TensorDataset(x, y), 7), verbose=False)[0]
+
+
+def test_multiclass_metrics(logits: Tensor, labels: Tensor, tmp_path: Any) -> None:
+    # smoothing and weights must not reach evaluation
+    task = ClassificationTask(Table(), 4, top_k=2, label_smoothing=0.3, class_weight=[1.0, 5.0, 2.0, 0.1])
+    got, guess = evaluate(task, logits, labels, tmp_path), logits.argmax(1)
+    top2 = (logits.topk(2).indices == labels[:, None]).any(1).float().mean().item()
+    assert got == pytest.approx(
+        {
+            "val/loss": cross_entropy(logits, torch.eye(4)[labels]).mean(),
+            "val/acc": sk.accuracy_score(labels, guess),
+            "val/f1": sk.f1_score(labels, guess, average="macro"),
+            "val/acc_top2": top2,
+        },
+        rel=1e-5,
+    )
+    assert np.array_equal(task.metrics["confusion"].compute(), sk.confusion_matrix(labels, guess))
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.8])
+def test_binary_metrics(labels: Tensor, tmp_path: Any, threshold: float) -> None:
+    z, y = torch.randn(50, 1), labels % 2
+    task = ClassificationTask(Table(), 2, mode="binary", threshold=threshold)
+    got, guess = evaluate(task, z, y, tmp_path), (z.sigmoid()[:, 0] >= threshold).long()
+    assert got["val/acc"] == pytest.approx(sk.accuracy_score(y, guess))
+    assert got["val/f1"] == pytest.approx(sk.f1_score(y, guess, average="macro"))
+    assert np.array_equal(task.metrics["confusion"].compute(), sk.confusion_matrix(y, guess))
+    hits = task.training_losses((z, y))[1]["acc"]
+    assert hits.item() == pytest.approx(got["val/acc"])
+
+
+def test_multilabel_metrics(logits: Tensor, tmp_path: Any) -> None:
+    y = (torch.rand(50, 4) < 0.3).float()
+    task = ClassificationTask(Table(), 4, mode="multilabel", threshold=0.6)
+    got, guess = evaluate(task, logits, y, tmp_path), (logits.sigmoid() >= 0.6).long()
+    assert got["val/acc"] == pytest.approx((guess == y).float().mean().item())
+    assert got["val/f1"] == pytest.approx(sk.f1_score(y, guess, average="macro"))
+    assert np.array_equal(task.metrics["confusion"].compute(), sk.multilabel_confusion_matrix(y, guess))
+
+
+def test_rows_of_weight_zero_count_nowhere(logits: Tensor, labels: Tensor) -> None:
+    task = ClassificationTask(Table(), 4)
+    weight = (torch.arange(50) % 3 > 0).float()
+    kept = weight.bool()
+    both = []
+    for batch in [(logits, labels, weight), (logits[kept], labels[kept])]:
+        metrics = task.build_metrics()
+        task.update_metrics(metrics, batch)
+        both.append({name: metric.compute() for name, metric in metrics.items()})
+    for name, value in both[0].items():
+        torch.testing.assert_close(value, both[1][name])
+
+
+def test_training_means_are_exact_over_uneven_batches(logits: Tensor, labels: Tensor, tmp_path: Any) -> None:
+    """50 examples in batches of 7: the last has one. A mean over batches would be wrong."""
+    task = ClassificationTask(Table(), 4, optimizer="SGD", lr=1e-12)
+    run = trainer(tmp_path, log_every_n_steps=3)
+    seen: list[dict[str, float]] = []
+    log = task.log
+    task.log = lambda name, value, **kwargs: (seen.append({name: float(value)}), log(name, value, **kwargs))[1]
+    run.fit(task, datamodule=Data(logits, labels))
+    losses = cross_entropy(logits, torch.eye(4)[labels])
+    steps = [d["train/loss_step"] for d in seen if "train/loss_step" in d]
+    assert steps == pytest.approx([losses[:21].mean(), losses[21:42].mean()], rel=1e-5)
+    assert run.callback_metrics["train/loss"].item() == pytest.approx(losses.mean(), rel=1e-6)
+    assert run.callback_metrics["train/acc"].item() == pytest.approx((logits.argmax(1) == labels).float().mean().item())
+
+
+def test_a_closure_that_runs_a_batch_again_counts_it_once(logits: Tensor, labels: Tensor, tmp_path: Any) -> None:
+    task = ClassificationTask(Table(), 4, optimizer="LBFGS", lr=1e-12)
+    run = trainer(tmp_path)
+    run.fit(task, datamodule=Data(logits, labels))
+    losses = cross_entropy(logits, torch.eye(4)[labels])
+    assert run.callback_metrics["train/loss"].item() == pytest.approx(losses.mean(), rel=1e-5)
+
+
+def test_input_is_standardized_with_the_training_split(tmp_path: Any) -> None:
+    x, y = torch.rand(20, 3, 8, 8), torch.arange(20) % 4
+    mean, std = x.mean(dim=(0, 2, 3)), x.std(dim=(0, 2, 3))
+    data = Data(x, y, mean=mean, std=std, num_classes=4, class_names=list("abcd"), input_shape=(3, 8, 8))
+    task = zoo.create_model("resnet20", width=2, num_classes=4)
+    trainer(tmp_path).fit(task, datamodule=data)
+    z = task.standardize(x)
+    torch.testing.assert_close(z.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(z.std(dim=(0, 2, 3)), torch.ones(3), atol=1e-5, rtol=0)
+    assert (task.class_names, task.input_shape) == (["a", "b", "c", "d"], (3, 8, 8))
+    # fine-tuning on other data keeps what the weights were trained with
+    other = Data(x, y, mean=mean + 1, std=std, num_classes=4)
+    trainer(tmp_path).fit(task, datamodule=other)
+    assert torch.equal(task.mean, mean)
+
+
+def test_a_loaded_model_keeps_its_statistics(tmp_path: Any) -> None:
+    task = zoo.create_model("resnet20", width=2)
+    task.mean, task.std = torch.tensor([0.1, 0.2, 0.3]), torch.ones(3)
+    loaded = zoo.load(task.save_pretrained(tmp_path / "model"))
+    data = Data(torch.rand(8, 3, 8, 8), torch.arange(8), mean=torch.zeros(3), std=torch.ones(3))
+    trainer(tmp_path).fit(loaded, datamodule=data)
+    assert torch.equal(loaded.mean, task.mean)
+
+
+def test_balanced_weights(logits: Tensor, tmp_path: Any) -> None:
+    y = torch.tensor([0] * 20 + [1] * 20 + [2] * 8 + [3] * 2)
+    counts = [20, 20, 8, 2]
+    task = ClassificationTask(Table(), 4, class_weight="balanced")
+    trainer(tmp_path).fit(task, datamodule=Data(logits, y, class_counts=counts, num_classes=4))
+    torch.testing.assert_close(task.class_weight, 50 / (4 * torch.tensor([20.0, 20.0, 8.0, 2.0])))
+    task = ClassificationTask(Table(), 4, class_weight="balanced")
+    with pytest.raises(ValueError, match="needs a datamodule with class_counts: give a list"):
+        trainer(tmp_path).fit(task, datamodule=Data(logits, y))
+    with pytest.raises(ValueError, match="a class without training examples"):
+        trainer(tmp_path).fit(task, datamodule=Data(logits, y, class_counts=[25, 25, 0, 0]))
+
+
+def test_data_that_do_not_fit_are_refused_before_training(tmp_path: Any) -> None:
+    x, y = torch.rand(8, 1, 28, 28), torch.arange(8)
+    with pytest.raises(ValueError, match="num_classes is 10, but Data has 7 classes"):
+        trainer(tmp_path).fit(zoo.create_model("lenet5"), datamodule=Data(x, y, num_classes=7))
+    with pytest.raises(ValueError, match=r"LeNet takes images of shape \(B, 1, 32, 32\), got \(1, 1, 28, 28\)"):
+        trainer(tmp_path).fit(zoo.create_model("lenet5"), datamodule=Data(x, y, input_shape=(1, 28, 28)))
+    linear = ClassificationTask(nn.Linear(5, 10))
+    with pytest.raises(ValueError, match=r"Linear cannot take the data's input of shape \(1, 28, 28\)"):
+        trainer(tmp_path).fit(linear, datamodule=Data(x, y, input_shape=(1, 28, 28)))
+    for labels in (torch.arange(8) + 3, torch.arange(8) - 1):
+        with pytest.raises(ValueError, match=r"labels must lie in 0..9 for num_classes=10, got"):
+            trainer(tmp_path).fit(ClassificationTask(Table()), datamodule=Data(torch.rand(8, 10), labels))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes": 1}, "num_classes must be 2 or more, got 1"),
+        ({"mode": "binary", "num_classes": 3}, "for two classes, got num_classes=3"),
+        ({"mode": "softmax"}, "mode must be multiclass, binary or multilabel, got 'softmax'"),
+        ({"class_weight": "even"}, "must be 'balanced' or a list"),
+        ({"class_weight": [1.0, 2.0]}, "wants 10 weights"),
+        ({"label_smoothing": 1.0}, r"must lie in \[0, 1\), got 1.0"),
+        ({"top_k": 10}, "top_k must lie in 2..9 in multiclass mode, got 10"),
+        ({"threshold": 0.0}, "threshold is a probability"),
+        ({"monitor": "acc"}, "monitor names a logged metric such as 'val/acc'"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ClassificationTask(Table(), **arguments)
+
+
+def test_predictions_can_be_read(logits: Tensor) -> None:
+    task = ClassificationTask(Table(), 4)
+    task.class_names = ["cat", "dog", "eel", "fox"]
+    got = task.predict_step(torch.tensor([[0.0, math.log(3), 0.0, 0.0]]))
+    assert got["label"] == ["dog"]
+    assert got["probability"].item() == pytest.approx(0.5)
+    binary = ClassificationTask(Table(), 2, mode="binary", threshold=0.9).predict_step(torch.tensor([[1.0], [3.0]]))
+    assert binary["label"] == ["0", "1"]
+    torch.testing.assert_close(
+        binary["probability"], torch.tensor([1 - 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(-3))])
+    )
+    multi = ClassificationTask(Table(), 3, mode="multilabel").predict_step(torch.tensor([[1.0, -1.0, 2.0]]))
+    assert multi["label"] == [["0", "2"]]
+
+
+def test_binary_mode_gives_the_net_one_output() -> None:
+    task = zoo.create_model("lenet5", num_classes=2, mode="binary")
+    assert task(torch.rand(3, 1, 32, 32)).shape == (3, 1)
+    assert task.expected_initial_loss() == pytest.approx(math.log(2))

@@ -1,0 +1,103 @@
+"""Optimizers by name, their groups, and Newton's method."""
+
+import pytest
+import torch
+from torch import nn
+
+import zoo
+from zoo.tasks.optimizers import Newton, build_optimizer, optimizer_class, parameter_groups
+
+NAMES = [n for n, c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, torch.optim.Optimizer)]
+NAMES.remove("Optimizer")
+DENSE = [name for name in NAMES if name not in ("SparseAdam", "Muon")]
+
+
+@pytest.mark.parametrize("name", [*DENSE, "Newton"])
+def test_every_torch_optimizer_lowers_the_loss(name: str) -> None:
+    net, x = nn.Linear(3, 1), torch.rand(20, 3)
+    y = x @ torch.tensor([[1.0], [-2.0], [0.5]])
+    lr = {"Newton": 1.0, "LBFGS": 1.0, "Adadelta": 10.0, "Adafactor": 0.5, "RAdam": 0.2}.get(name, 0.05)
+    optimizer = build_optimizer(net, name, lr, 0.0, {}, decay_norm_and_bias=False)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (net(x) - y).square().mean()
+        loss.backward()
+        return loss
+
+    first = closure().item()
+    for _ in range(100):
+        optimizer.step(closure)
+    assert closure().item() < 0.3 * first
+
+
+def test_the_curriculums_optimizers_have_their_options() -> None:
+    for name, options in [
+        ("SGD", {}),
+        ("SGD", {"momentum": 0.9}),
+        ("SGD", {"momentum": 0.9, "nesterov": True}),
+        ("Adam", {"amsgrad": True}),
+        ("LBFGS", {"line_search_fn": "strong_wolfe"}),
+    ]:
+        task = zoo.create_model("softmax_regression", optimizer=name, optimizer_args=options)
+        assert task.configure_optimizers().defaults.items() >= options.items()
+
+
+def test_newton_solves_least_squares_in_one_step() -> None:
+    x, y = torch.rand(30, 4, dtype=torch.float64), torch.rand(30, 2, dtype=torch.float64)
+    net = nn.Linear(4, 2).double()
+    optimizer = Newton(net.parameters(), damping=0.0)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (net(x) - y).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    ones = torch.cat([x, torch.ones(30, 1)], 1)
+    solution = torch.linalg.lstsq(ones, y).solution
+    torch.testing.assert_close(net.weight.data, solution[:4].T, atol=1e-8, rtol=0)
+    torch.testing.assert_close(net.bias.data, solution[4], atol=1e-8, rtol=0)
+
+
+def test_norms_and_biases_get_no_weight_decay() -> None:
+    net = zoo.create_model("resnet20", width=2).net
+    decay, no_decay = parameter_groups(net, 0.1, decay_norm_and_bias=False)
+    assert (decay["name"], decay["weight_decay"]) == ("decay", 0.1)
+    assert (no_decay["name"], no_decay["weight_decay"]) == ("no_decay", 0.0)
+    names = {id(p): name for name, p in net.named_parameters()}
+    assert all(".weight" in names[id(p)] and "bn" not in names[id(p)] for p in decay["params"])
+    assert all("bias" in names[id(p)] or "bn" in names[id(p)] for p in no_decay["params"])
+    assert len(decay["params"]) + len(no_decay["params"]) == len(names)
+    assert [g["name"] for g in parameter_groups(net, 0.1, decay_norm_and_bias=True)] == ["all"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"optimizer": "adamw"}, ValueError, "unknown optimizer 'adamw', did you mean 'AdamW'"),
+        ({"optimizer": "Adamm"}, ValueError, "did you mean 'Adam"),
+        ({"optimizer": "no.such.Thing"}, ValueError, "cannot be imported"),
+        ({"optimizer": "os.path.join"}, ValueError, "no torch.optim.Optimizer class"),
+        ({"lr": 0.0}, ValueError, "lr must be above 0, got 0.0"),
+        ({"lr": float("nan")}, ValueError, "lr must be above 0, got nan"),
+        ({"weight_decay": -1.0}, ValueError, "weight_decay must be 0 or above"),
+        ({"optimizer": "LBFGS", "weight_decay": 0.1}, ValueError, "LBFGS has no weight decay"),
+        (
+            {"optimizer_args": {"momentun": 0.9}, "optimizer": "SGD"},
+            TypeError,
+            "no argument 'momentun', did you mean 'momentum'",
+        ),
+        ({"optimizer_args": {"lr": 0.9}}, TypeError, "give lr to the task itself"),
+    ],
+)
+def test_bad_arguments(arguments: dict, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        zoo.create_model("softmax_regression", **arguments)
+
+
+def test_an_optimizer_of_ones_own() -> None:
+    assert optimizer_class("zoo.tasks.optimizers.Newton") is Newton
+    with pytest.raises(ValueError, match="one parameter group"):
+        Newton([{"params": [nn.Parameter(torch.ones(1))]}, {"params": [nn.Parameter(torch.ones(1))]}])
