@@ -122,6 +122,8 @@ class ImageDataModule(LightningDataModule):
             self._parts["val"] = ImageDataset(images[held_out], labels[held_out])
             self.mean, self.std = _statistics(self._parts["train"].images)
             self.class_counts = torch.bincount(self._parts["train"].labels, minlength=self.num_classes).tolist()
+        if stage in ("fit", None) and self.trainer is not None and not len(self._parts["val"]):
+            self.trainer.limit_val_batches = 0  # it would warn of an empty loader, which was asked for
         if stage in ("test", None) and "test" not in self._parts:
             self._parts["test"] = ImageDataset(*self._checked("test"))
 

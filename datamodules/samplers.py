@@ -88,8 +88,9 @@ class EvaluationSampler(DistributedSampler[int]):
     """Every example exactly once, in order, over all processes: rank r takes ``r, r + num_replicas, ...``
 
     The stock sampler repeats examples until the ranks have equally many, so metrics are wrong. Here ranks differ by up to one
-    example; all have the same number of BATCHES, though (the wrapper of data-parallel training synchronizes at each one), so
-    a rank that would lack its last batch gets the index -1 instead: an example that does not count (see ``ImageDataset``).
+    example. All have the same number of BATCHES, though: Lightning refuses a loader without any, and ranks that share one
+    model's parts meet at each. So a rank that would lack its last batch gets the index -1 instead, an example that does not
+    count (see ``ImageDataset``).
 
     Args:
         dataset: what is sampled; only its length is used.
