@@ -1,0 +1,122 @@
+"""``zoo``: the command line. The fast verbs import neither torch nor lightning."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+
+from recipes.errors import BUG, INTERRUPTED, OK, USER, Crash, UserError, did_you_mean, explain
+
+# verb -> (module, function, what it does); a function takes the arguments after the verb and returns the exit code
+VERBS = {
+    "fit": ("recipes.cli", "fit", "train a recipe, test the best checkpoint, continue a run"),
+    "validate": ("recipes.cli", "validate", "measure a checkpoint on the validation data"),
+    "test": ("recipes.cli", "test", "measure a checkpoint on the test data"),
+    "predict": ("recipes.predict", "run", "images in, a table of labels and probabilities out"),
+    "models": ("recipes.models", "run", "list the models, or look at one"),
+    "recipes": ("recipes.catalog", "run", "list the recipes"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line in this process.
+
+    Args:
+        argv: the arguments without the program's name; None: those of the process.
+
+    Returns:
+        The exit code: 0; 2 the user can put it right (one line on stderr); 1 a bug (a traceback); 75 the machine lacks
+        something (disk space); 143 or 130 stopped by SIGTERM or Ctrl-C, and saved if training had begun.
+
+    Example:
+        >>> main(["recipes", "lenet_nothing"])
+        2
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    try:
+        return _dispatch(args)
+    except SystemExit as stop:
+        return _code(stop)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # `zoo recipes | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except Crash as crash:
+        traceback.print_exception(crash.__cause__)
+        return BUG
+    except Exception as error:
+        code, line = explain(error)
+        if debug or line is None:
+            traceback.print_exception(error)
+        return _complain(line, code) if line is not None else code
+
+
+def entry_point() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_help(), end="")
+        return OK
+    verb, rest = args[0], args[1:]
+    if verb in ("-V", "--version", "version"):
+        from recipes.report import report
+
+        print(report())
+        return OK
+    if verb not in VERBS:
+        what = "option" if verb.startswith("-") else "verb"
+        raise UserError(f"unknown {what} {verb!r}{did_you_mean(verb, [*VERBS, '--version', '--help'])}")
+    module, function, _ = VERBS[verb]
+    if ("--help" in rest or "-h" in rest) and module != "recipes.cli":
+        print(import_module(module).HELP, end="")
+        return OK
+    run: Callable[[list[str]], int] = getattr(import_module(module), function)
+    return run(rest)
+
+
+def _help() -> str:
+    verbs = "\n".join(f"  {verb:<10} {what}" for verb, (_, _, what) in VERBS.items())
+    return f"""zoo: models of a deep-learning curriculum, each with a recipe that trains it.
+
+{verbs}
+
+  --version  the version, and what a bug report should say of the machine
+  --debug    with any verb: show the traceback of an error
+
+`zoo VERB --help` tells more. To begin with:
+  zoo recipes
+  zoo fit -c cnn/lenet_digits
+"""
+
+
+def _complain(line: str, code: int) -> int:
+    if not (code == USER and _is_child()):
+        print(f"zoo: error: {line}", file=sys.stderr)
+    return code
+
+
+def _is_child() -> bool:
+    """Whether rank zero, which meets the same error, tells it."""
+    from recipes.runs import is_main_process
+
+    return not is_main_process()
+
+
+def _code(stop: SystemExit) -> int:
+    if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns a second Ctrl-C into exit code 1
+        return INTERRUPTED
+    if stop.code is None or isinstance(stop.code, int):
+        return stop.code or OK
+    print(stop.code, file=sys.stderr)
+    return BUG
+
+
+if __name__ == "__main__":
+    entry_point()

@@ -1,0 +1,219 @@
+"""From a recipe and the command line to a data module, a model and the trainer's arguments: ``LightningCLI`` at work."""
+
+import argparse
+import math
+import re
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from typing_extensions import override
+
+from recipes.errors import UserError, one_line, reduce_parse_error, unwrap
+
+# what belongs to the command line itself, and the option for it
+_RESERVED = {"logger": "--logger", "default_root_dir": "--runs"}
+
+
+class RecipeCLI(LightningCLI):
+    """Parse a recipe and build its data module, then its model; the trainer is made elsewhere.
+
+    What the data know (``num_classes``, ``in_channels`` ...) is filled into the model's arguments where the user gave nothing.
+    Lightning's own links would replace what the user gave without a word; here a contradiction is refused. The same holds
+    for the hyperparameters that a checkpoint was trained with.
+
+    Args:
+        args: ``-c FILE ...`` and the overrides.
+        overrides: those of ``args`` that stand on the command line.
+        told: hyperparameters of the checkpoint in use.
+        told_wins: take them even where the recipe says otherwise (evaluation); else that is a contradiction too (resume).
+
+    Attributes:
+        datamodule, model: built.
+        config_init: ``trainer`` in it holds the trainer's arguments, callbacks built.
+    """
+
+    def __init__(
+        self,
+        args: list[str],
+        overrides: list[str],
+        told: Mapping[str, Any] | None = None,
+        told_wins: bool = False,
+    ) -> None:
+        self.overrides = overrides
+        self.told = dict(told or {})
+        self.told_wins = told_wins
+        self._filled: set[str] = set()
+        super().__init__(
+            save_config_callback=None,
+            trainer_defaults={"devices": 1},  # the numbers in the recipes' heads are of one device
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
+            args=args,
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    # Parsing --------------------------------------------------------------------------------------------------------
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        try:
+            # without the defaults: what the user gave
+            self.given = self._parse(args, defaults=False)
+            self.config = self._parse(args)
+        except argparse.ArgumentError as error:
+            known = [option for action in parser._actions for option in action.option_strings]
+            raise UserError(reduce_parse_error(str(error), known, arguments_of)) from error
+        for name, option in _RESERVED.items():
+            if self.given.get(f"trainer.{name}") is not None:
+                raise UserError(f"trainer.{name} is the business of {option}: use that, and leave trainer.{name} out")
+
+    def _parse(self, args: list[str], defaults: bool = True) -> Namespace:
+        try:
+            return self.parser.parse_args(args, defaults=defaults)
+        except argparse.ArgumentError as error:
+            found = re.search(r"class_path '[^']+':\s*the following arguments are required: ([\w, ]+)", str(error))
+            names = found[1].strip().split(", ") if found else []
+            if not names or not set(names) <= _LINKED:
+                raise
+            # the data will tell; the number stands in until then
+            self._filled |= set(names)
+            return self.parser.parse_args([*args, *(f"--model.{name}=1" for name in names)], defaults=defaults)
+
+    def _init_args(self, config: Namespace, key: str) -> dict[str, Any]:
+        return dict(config.get(f"{key}.init_args") or {})
+
+    # Building -------------------------------------------------------------------------------------------------------
+
+    @override
+    def instantiate_classes(self) -> None:
+        data = self.config.get("data")
+        self.datamodule = self._build("data", data) if data else None
+        model = self.config.model.clone()
+        for name, value in self._values_to_fill(linked_values(self.datamodule)).items():
+            model[f"init_args.{name}"] = value
+        self.model = self._build("model", model)
+        self.config_init = Namespace(trainer=self._build("trainer", self.config.trainer))
+
+    def _build(self, key: str, config: Namespace) -> Any:
+        try:
+            return self.parser.instantiate_classes(Namespace(**{key: config}))[key]
+        except Exception as error:
+            raise unwrap(error) from None
+
+    def _values_to_fill(self, linked: dict[str, Any]) -> dict[str, Any]:
+        given = {k: v for k, v in self._init_args(self.given, "model").items() if k not in self._filled}
+        strict = self._typed() if self.told_wins else given
+        names = arguments_of(self.config.model.class_path)
+        told = {name: value for name, value in self.told.items() if name in names}
+        if "." in str(told.get("optimizer", "")) and told["optimizer"] != given.get("optimizer"):
+            raise UserError(
+                f"the checkpoint asks for the optimizer {told['optimizer']!r} to be imported, which no file may: "
+                f"give --model.optimizer {told['optimizer']} if you trust it"
+            )
+        for name, value in told.items():
+            if name in strict and not _same(strict[name], value):
+                raise UserError(
+                    f"--model.{name} {_shown(strict[name])} contradicts the checkpoint, which was trained with "
+                    f"{_shown(value)}: leave it out, or train a new run without --resume"
+                )
+        for name, value in linked.items():
+            source = told if name in told else given
+            if name in names and name in source and not _same(source[name], value):
+                what = f"the checkpoint's {name}" if source is told else f"--model.{name}"
+                cure = "use the data it was trained on" if source is told else "leave it out"
+                raise UserError(
+                    f"{what} {_shown(source[name])} contradicts the data, which has {_shown(value)}: {cure}"
+                )
+        from_data = {name: value for name, value in linked.items() if name in names and name not in given}
+        if lacking := self._filled - from_data.keys() - told.keys():
+            raise UserError(f"{self.config.model.class_path} wants a value for {', '.join(sorted(lacking))}")
+        self._filled |= from_data.keys()
+        return {**from_data, **told}
+
+    def _typed(self) -> dict[str, Any]:
+        """The model's arguments that stand on the command line itself."""
+        classes = [f"--{key}={self.config[key].class_path}" for key in ("model", "data") if self.config.get(key)]
+        args = [*classes, *self.overrides, *(f"--model.{name}=1" for name in self._filled)]
+        typed = self._init_args(self.parser.parse_args(args, defaults=False), "model")
+        return {name: value for name, value in typed.items() if name not in self._filled}
+
+    def config_text(self) -> str:
+        """The configuration as YAML that can be run as it stands: without what the data told."""
+        text = self.parser.dump(self.config, skip_none=False, skip_validation=True, format="yaml")
+        config = yaml.safe_load(text)
+        for name in self._filled:
+            config["model"].get("init_args", {}).pop(name, None)
+        config["trainer"] = {k: v for k, v in config["trainer"].items() if v is not None and k not in _RESERVED}
+        return yaml.safe_dump(config, sort_keys=False, width=120)
+
+
+_LINKED = {"num_classes", "in_channels", "in_features", "image_size"}
+
+
+def linked_values(data: LightningDataModule | None) -> dict[str, Any]:
+    """What a data module tells a model before anything is read: the model's argument -> its value."""
+    values: dict[str, Any] = {"num_classes": getattr(data, "num_classes", None)}
+    shape = getattr(data, "input_shape", None)
+    if shape:
+        values["in_features"] = math.prod(shape)
+        if len(shape) == 3:
+            values["in_channels"] = shape[0]
+            values["image_size"] = shape[1] if shape[1] == shape[2] else None
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def arguments_of(class_path: str) -> list[str]:
+    """The constructor arguments of a class, those it hands up to its parents included."""
+    try:
+        cls = import_class(class_path)
+        return [key.removeprefix("x.") for key in ArgumentParser().add_class_arguments(cls, "x", fail_untyped=False)]
+    except (ImportError, AttributeError, ValueError):
+        return []
+
+
+def import_class(class_path: str) -> Any:
+    """The class at "package.module.Class"."""
+    module, _, name = class_path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def print_arguments(paths: Iterable[str]) -> None:
+    """Help on all that the trainer, the data and the model of some recipe files take."""
+    config: dict[str, Any] = {}
+    for path in paths:
+        with open(path, encoding="utf-8") as file:
+            config.update(yaml.safe_load(file) or {})
+    parser = ArgumentParser(usage=argparse.SUPPRESS, add_help=False)
+    parser.add_class_arguments(Trainer, "trainer", fail_untyped=False)
+    for key in ("data", "model"):
+        if class_path := (config.get(key) or {}).get("class_path"):
+            parser.add_class_arguments(import_class(class_path), key, fail_untyped=False)
+    parser.print_help()
+
+
+def parameters(module: LightningModule) -> int:
+    """Number of parameters."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def _same(one: Any, other: Any) -> bool:
+    plain = [list(value) if isinstance(value, tuple) else value for value in (one, other)]
+    plain = [value.as_dict() if isinstance(value, Namespace) else value for value in plain]
+    return bool(plain[0] == plain[1])
+
+
+def _shown(value: Any) -> str:
+    return one_line(str(value))
+
+
+def as_list(value: Any) -> list[Any]:
+    """None -> [], one -> [one]."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]

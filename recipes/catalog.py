@@ -1,0 +1,120 @@
+"""Finding recipes: the YAML files of the installed package, and the user's own. Imports no torch."""
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from recipes.errors import UserError, did_you_mean
+from recipes.text import columns
+
+PACKAGE = Path(__file__).resolve().parent
+_BOUND = re.compile(r"^([\w/]+)\s*(>=|<=)\s*([-+.\deE]+)")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe and what the comment lines at its head say.
+
+    Args:
+        name: "cnn/lenet_digits", or the stem of a file of the user's own; the run folder is ``runs/<name>/``.
+        path: the YAML.
+        what: what it is.
+        expect: the metric and its bound, "test/acc >= 0.955 (measured ...)".
+        takes: how long it takes, on what.
+    """
+
+    name: str
+    path: Path
+    what: str = ""
+    expect: str = ""
+    takes: str = ""
+
+    @property
+    def bound(self) -> tuple[str, str, float] | None:
+        """Metric, ">=" or "<=", and the number of the ``expect`` line; None without one."""
+        found = _BOUND.match(self.expect)
+        return (found[1], found[2], float(found[3])) if found else None
+
+    def header(self) -> str:
+        """The comment lines that :func:`read` understands, without ``run``."""
+        lines = [f"# {self.what}"] if self.what else []
+        told = {"recipe": self.name, "expect": self.expect, "takes": self.takes}
+        return "\n".join([*lines, *(f"#   {key:<7} {value}" for key, value in told.items() if value)]) + "\n"
+
+
+def read(path: Path, name: str) -> Recipe:
+    """Read the head of a recipe; a line ``recipe NAME`` there wins over ``name``."""
+    told: dict[str, str] = {}
+    key = "what"
+    try:
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                if not line.startswith("#"):
+                    break
+                text = line[1:].strip()
+                if found := re.match(r"(run|expect|takes|recipe)\s+(.*)", text):
+                    key, text = found[1], found[2]
+                told[key] = f"{told.get(key, '')} {text}".strip()
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no text file: a recipe is a YAML") from None
+    return Recipe(told.get("recipe", name), path, told.get("what", ""), told.get("expect", ""), told.get("takes", ""))
+
+
+def shipped() -> list[Recipe]:
+    """The recipes of the installed package, by name."""
+    paths = sorted(PACKAGE.glob("*/*.yaml"))
+    return [read(path, path.relative_to(PACKAGE).with_suffix("").as_posix()) for path in paths]
+
+
+def find(text: str) -> Recipe:
+    """The recipe of a short name ("cnn/lenet_digits") or of a path to a YAML.
+
+    Raises:
+        UserError: there is none; the message suggests the closest name.
+    """
+    path = Path(text)
+    if path.is_file():
+        full = path.resolve()
+        inside = full.is_relative_to(PACKAGE)
+        return read(path, full.relative_to(PACKAGE).with_suffix("").as_posix() if inside else path.stem)
+    if path.is_dir():
+        raise UserError(f"{text} is a folder: a recipe is a YAML file, or a name that `zoo recipes` lists")
+    if path.suffix in (".yaml", ".yml"):
+        raise UserError(f"no such recipe file: {text}")
+    known = {recipe.name: recipe for recipe in shipped()}
+    if text not in known:
+        raise UserError(f"unknown recipe {text!r}{did_you_mean(text, known)} (`zoo recipes` lists all {len(known)})")
+    return known[text]
+
+
+def matching(pattern: str) -> list[Recipe]:
+    """The shipped recipes whose name matches a shell pattern, or holds the text."""
+    return [r for r in shipped() if fnmatchcase(r.name, pattern) or pattern.lower() in r.name.lower()]
+
+
+HELP = """zoo recipes [PATTERN]: list the recipes that ship with the package.
+
+  PATTERN     a part of the name, or a shell pattern
+
+Examples:
+  zoo recipes
+  zoo recipes "cnn/*digits"
+"""
+
+
+def run(args: list[str]) -> int:
+    """The verb ``recipes``."""
+    if len(args) > 1:
+        raise UserError(f"`zoo recipes` takes one pattern, got {' '.join(args)}")
+    if args and args[0].startswith("-"):
+        raise UserError(f"unknown option {args[0]}: `zoo recipes --help` shows what there is")
+    found = matching(args[0]) if args else shipped()
+    if not found:
+        names = [recipe.name for recipe in shipped()]
+        raise UserError(f"no recipe matches {args[0]!r}{did_you_mean(args[0], names)} (`zoo recipes` lists all)")
+    head = ("recipe", "what it is", "expect", "takes")
+    rows = [(r.name, r.what, " ".join(map(str, r.bound)) if r.bound else r.expect, r.takes) for r in found]
+    print(columns([head, *rows]))
+    print(f"\nRun one with: zoo fit -c {found[0].name}")
+    return 0

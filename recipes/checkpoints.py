@@ -1,0 +1,136 @@
+"""Checkpoints: written so that the previous one survives, read so that no file can run code."""
+
+import contextlib
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from typing_extensions import override
+
+from recipes.errors import MachineError, UserError, disk_full
+from zoo.pretrained.load import read_checkpoint
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Save into a temporary file in the same folder, then put it in the checkpoint's place in one step.
+
+    The stock plugin keeps a second copy in memory and moves it from the system's temporary folder, often another file
+    system, where a move is a copy: a full disk or a kill then leaves half a checkpoint. Here the previous checkpoint is
+    whole at every moment, and a kill leaves at most one ``.tmp`` file, which the next save replaces.
+    """
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            if (full := disk_full(error)) is not None:
+                kept = f"the previous {path.name} is kept" if path.is_file() else "there is no earlier one"
+                raise MachineError(f"cannot save {path}: {full.strerror}; {kept}") from error
+            raise
+
+    @override
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        return load(Path(path))
+
+
+class Best(ModelCheckpoint):
+    """Keep the checkpoint with the best value of a metric as ``best.ckpt``; a run folder may be moved in between."""
+
+    def __init__(self, folder: Path, monitor: str, mode: str) -> None:
+        super().__init__(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return str(Path(self.dirpath or "") / Path(path).name) if path else ""
+
+        state = {**state_dict, "dirpath": self.dirpath, "last_model_path": here(state_dict["last_model_path"])}
+        for key in ("best_model_path", "kth_best_model_path"):
+            state[key] = here(state_dict[key])
+        state["best_k_models"] = {here(path): value for path, value in state_dict["best_k_models"].items()}
+        super().load_state_dict(state)
+
+
+class Last(ModelCheckpoint):
+    """Save ``last.ckpt`` after each epoch, however good it was; the stock ``save_last`` waits for a new best."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a Lightning checkpoint, tensors and plain data only.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no checkpoint, a damaged one, or one that would run code.
+    """
+    check_undamaged(path)
+    checkpoint = read_checkpoint(path)
+    if "state_dict" not in checkpoint:
+        raise ValueError(f"{path} is no Lightning checkpoint: it has no state_dict")
+    return checkpoint
+
+
+def check_undamaged(path: Path) -> None:
+    """Compare the checksums of a checkpoint, which torch itself does not: a flipped bit would load without a word.
+
+    Raises:
+        ValueError: a tensor does not match its checksum. What is no checkpoint at all is found on reading.
+    """
+    if path.is_file() and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checkpoint {path} is damaged: {damaged} does not match its checksum")
+
+
+def check_fits(checkpoint: Mapping[str, Any], module: LightningModule, path: Path) -> None:
+    """Refuse a checkpoint of another model before anything is done with it.
+
+    Raises:
+        UserError: a weight is missing, unknown or of another shape.
+    """
+    found, wanted = checkpoint["state_dict"], module.state_dict()
+    # standardization is one number before the first fit and one a channel afterwards
+    skip = {"mean", "std"}
+    missing, unknown = wanted.keys() - found.keys(), found.keys() - wanted.keys()
+    shapes = [k for k in wanted.keys() & found.keys() - skip if wanted[k].shape != found[k].shape]
+    if not (missing or unknown or shapes):
+        return
+    if shapes:
+        key = min(shapes)
+        why = f"{key} has shape {tuple(found[key].shape)} there and {tuple(wanted[key].shape)} here"
+    else:
+        why = f"it lacks {min(missing)}" if missing else f"it has {min(unknown)}, which is unknown here"
+    told = (checkpoint.get("zoo") or {}).get("model")
+    raise UserError(
+        f"{path} is a checkpoint of another model{f' ({told})' if told else ''} than {type(module).__name__}: {why}; "
+        "give the recipe and the options it was trained with"
+    )

@@ -1,0 +1,167 @@
+"""Where metrics go: always ``metrics.csv`` in the run folder, and TensorBoard or W&B besides."""
+
+import csv
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from typing_extensions import override
+
+from recipes.runs import METRICS, Run
+
+
+class MetricsFile:
+    """A CSV with one row an optimizer step: what is logged later for the last step joins its row.
+
+    Args:
+        path: the file; rows that are there stay.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.names = ["step", "epoch"]
+        self._row: dict[str, Any] = {}
+        self._tail = 0  # where the last row starts in the file
+        if path.is_file():
+            with path.open(newline="") as file:
+                reader = csv.DictReader(file)
+                rows = list(reader)
+                self.names = list(reader.fieldnames or self.names)
+            self._rewrite(rows[:-1])
+            if rows:
+                self._row = {name: value for name, value in rows[-1].items() if value}
+                self.save()
+
+    def add(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Metrics of a step."""
+        if self._row and str(self._row["step"]) != str(step):
+            self.save()
+            self._tail = self.path.stat().st_size
+            self._row = {}
+        values = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
+        self._row.update(values, step=step)
+
+    def save(self) -> None:
+        """Write the last row out."""
+        if not self._row:
+            return
+        if not self.path.is_file() or not self._row.keys() <= set(self.names):
+            rows = self._rows_before_last()
+            self.names = [*self.names[:2], *sorted({*self.names[2:], *self._row} - {"step", "epoch"})]
+            self._rewrite(rows)
+        with self.path.open("r+", newline="") as file:
+            file.seek(self._tail)
+            csv.DictWriter(file, self.names).writerow(self._row)
+            file.truncate()
+
+    def _rows_before_last(self) -> list[dict[str, Any]]:
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="") as file:
+            text = file.read(self._tail)
+        return list(csv.DictReader(text.splitlines()))
+
+    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+        replacement = self.path.with_suffix(".tmp")
+        with replacement.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.names)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(replacement, self.path)
+        self._tail = self.path.stat().st_size
+
+
+class MetricsLogger(CSVLogger):
+    """``metrics.csv`` of a run folder; the stock logger deletes what a resumed run finds there, and adds hparams.yaml."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, name="", version="")
+        self._folder = folder
+        self._file: MetricsFile | None = None
+
+    @property
+    @override
+    def log_dir(self) -> str:
+        return str(self._folder)
+
+    @property
+    @rank_zero_experiment
+    @override
+    def experiment(self) -> MetricsFile:
+        if self._file is None:
+            self._file = MetricsFile(self._folder / METRICS)
+        return self._file
+
+    @rank_zero_only
+    @override
+    def log_hyperparams(self, params: Any = None) -> None:
+        """Nothing: ``config.yaml`` holds them."""
+
+    @rank_zero_only
+    @override
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        self.experiment.add(metrics, step or 0)
+
+    @rank_zero_only
+    @override
+    def save(self) -> None:
+        self.experiment.save()
+
+    @rank_zero_only
+    @override
+    def finalize(self, status: str) -> None:
+        if self._file is not None:
+            self._file.save()
+
+
+class _TensorBoard(TensorBoardLogger):
+    """Event files in the run folder, without the twin of ``config.yaml``."""
+
+    @rank_zero_only
+    @override
+    def save(self) -> None:
+        Logger.save(self)
+
+
+def build(choice: str, run: Run, resumed_at: int | None) -> list[Logger]:
+    """The loggers of a run.
+
+    Args:
+        choice: "csv", "tensorboard", "wandb", "wandb-offline" or "none".
+        run: its folder takes all files.
+        resumed_at: the optimizer step a resumed run starts from; None for a new run.
+    """
+    loggers: list[Logger] = [MetricsLogger(run.folder)]
+    if choice == "tensorboard":
+        loggers.append(_TensorBoard(run.folder, name="", version="", default_hp_metric=False, purge_step=resumed_at))
+    elif choice.startswith("wandb"):
+        loggers.append(_wandb(run, offline=choice == "wandb-offline"))
+    return loggers
+
+
+def _wandb(run: Run, offline: bool) -> WandbLogger:
+    import wandb
+
+    for kind in ("CACHE", "CONFIG", "DATA"):
+        os.environ.setdefault(f"WANDB_{kind}_DIR", str(run.folder.resolve() / "wandb" / kind.lower()))
+    before = sorted((run.folder / "wandb").glob("*run-*-*"))
+    return WandbLogger(
+        name=f"{run.recipe}/{run.folder.name}",
+        save_dir=run.folder,
+        id=before[-1].name.rpartition("-")[2] if before else None,  # a resumed run goes on under its id
+        project=os.environ.get("WANDB_PROJECT", "lightning-zoo"),
+        offline=offline,
+        settings=wandb.Settings(silent=True, console="off", init_timeout=30),
+    )
+
+
+def finish() -> None:
+    """End a W&B run, or the next one in this process would write into it."""
+    import sys
+
+    if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
+        wandb.finish()

@@ -1,0 +1,141 @@
+"""``zoo models``: the list of models, or one of them looked at."""
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from recipes import catalog
+from recipes.console import NoCaches
+from recipes.errors import UserError
+from recipes.options import Parser
+from recipes.text import columns
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from zoo import Task
+    from zoo.registry import Entry
+
+HELP = """zoo models [PATTERN|NAME] [--size N]: list the models, or look at one.
+
+  PATTERN     a shell pattern: list those that match
+  NAME        one model: shapes by stage, parameters, multiply-adds, paper, recipes
+  --size N    height and width of the image to count with (default: what the net is made for)
+  --debug     show the traceback of any error
+
+Examples:
+  zoo models
+  zoo models "resnet*"
+  zoo models resnet18 --size 64
+"""
+
+
+def run(args: list[str]) -> int:
+    """The verb ``models``."""
+    parser = Parser("zoo models")
+    parser.add_argument("pattern", nargs="?", default="*")
+    parser.add_argument("--size", type=int)
+    options = parser.parse_args(args)
+    if options.size is not None and options.size < 1:
+        raise UserError(f"--size must be 1 or more, got {options.size}")
+    with NoCaches():
+        from zoo import registry
+    if any(sign in options.pattern for sign in "*?["):
+        names = registry.list_models(options.pattern)
+        if not names:
+            raise UserError(f"no model matches {options.pattern!r} (`zoo models` lists all)")
+        print(_list(names))
+    else:
+        print(_one(registry.get(options.pattern), options.size))
+    return 0
+
+
+def _list(names: list[str]) -> str:
+    from zoo import registry
+
+    rows: list[tuple[Any, ...]] = [("model", "class", "parameters", "paper")]
+    for name in names:
+        entry = registry.get(name)
+        model = _on_meta(entry)
+        rows.append((name, f"zoo.{entry.cls.__name__}", Number(_count(model.net)), _paper(model.net).split(",")[0]))
+    return columns(rows) + f"\n\nLook at one with: zoo models {names[0]}"
+
+
+def _one(entry: "Entry", size: int | None) -> str:
+    model = _on_meta(entry)
+    net = model.net.eval()
+    x = _input(net, size)
+    facts = [
+        ("model", entry.name),
+        ("class", f"zoo.{entry.cls.__name__}({', '.join(f'{k}={v!r}' for k, v in entry.preset.items())})"),
+        ("paper", _paper(net)),
+        ("parameters", f"{_count(net):,}"),
+        ("multiply-adds", _multiply_adds(net, x)),
+        ("recipes", ", ".join(_recipes(entry)) or "none yet"),
+    ]
+    stages: list[tuple[str, str]] = [("stage", "shape"), ("input", _shape(x))]
+    if hasattr(net, "features"):
+        stages += [(f"features {i}", _shape(m)) for i, m in enumerate(net.features(x), start=1)]
+    stages.append(("output", _shape(net(x))))
+    return columns(facts, rule=False) + "\n\n" + columns(stages)
+
+
+class Number(int):
+    """An integer with commas between the thousands."""
+
+    def __str__(self) -> str:
+        return f"{int(self):,}"
+
+
+def _on_meta(entry: "Entry") -> "Task":
+    """The model without memory for its weights."""
+    import torch
+
+    with torch.device("meta"):
+        return entry.cls(**entry.preset)
+
+
+def _count(net: "nn.Module") -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def _input(net: "nn.Module", size: int | None) -> "Tensor":
+    """One example on the meta device. Without a size: 32 pixels, or 224 for a net that leaves 1 of them (or refuses them)."""
+    import torch
+
+    channels = getattr(net, "in_channels", None)
+    if channels is None:
+        return torch.empty(1, net.num_features, device="meta")  # type: ignore[call-overload]
+    x = torch.empty(1, channels, size or 32, size or 32, device="meta")
+    if size is None:
+        try:
+            small = net.features(x)[-1].shape[-1] == 1  # type: ignore[operator]
+        except (ValueError, RuntimeError):
+            small = True
+        if small:
+            x = torch.empty(1, channels, 224, 224, device="meta")
+    return x
+
+
+def _multiply_adds(net: "nn.Module", x: "Tensor") -> str:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        net(x)
+    return f"{counter.get_total_flops() // 2:,} an example (twice as many FLOPs; convolutions and matrix products)"
+
+
+def _paper(net: "nn.Module") -> str:
+    return (inspect.getdoc(inspect.getmodule(type(net))) or "").split("\n")[0]
+
+
+def _shape(x: "Tensor") -> str:
+    return " x ".join(["B", *map(str, x.shape[1:])])
+
+
+def _recipes(entry: "Entry") -> list[str]:
+    """The shipped recipes that train this class."""
+    used = {recipe.name: yaml.safe_load(recipe.path.read_text(encoding="utf-8")) for recipe in catalog.shipped()}
+    wanted = entry.cls.__name__
+    return [name for name, config in used.items() if config["model"]["class_path"].rpartition(".")[2] == wanted]

@@ -1,0 +1,62 @@
+"""``zoo --version``: the version, and what a bug report needs to know of the machine. Imports no torch."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+_PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy", "wandb")
+
+
+def report() -> str:
+    """The environment, one fact a line."""
+    facts = {
+        "lightning-zoo": _version("lightning-zoo"),
+        "Python": f"{platform.python_version()} ({sys.executable})",
+        "system": platform.platform(),
+        **{name: _version(name) for name in _PACKAGES},
+        "GPU": _gpu(),
+        "CPU": f"{_cores()} cores",
+        "memory": _memory(),
+    }
+    first, *rest = facts.items()
+    return "\n".join([" ".join(first), *(f"  {name:<13} {value}" for name, value in rest)])
+
+
+def zoo_version() -> str:
+    """The installed version, or "unknown" when the package runs from its folder."""
+    try:
+        return version("lightning-zoo")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _gpu() -> str:
+    if shutil.which("nvidia-smi") is None:
+        return "none (no nvidia-smi)"
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=3, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"nvidia-smi failed: {error}"
+    return "; ".join(done.stdout.split("\n")).strip("; ") or "none"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory() -> str:
+    try:
+        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
+    except (AttributeError, ValueError, OSError):
+        return "unknown"

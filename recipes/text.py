@@ -1,0 +1,29 @@
+"""Tables as plain text; imports nothing."""
+
+from collections.abc import Sequence
+
+
+def columns(rows: Sequence[Sequence[object]], rule: bool = True) -> str:
+    """Rows of cells as aligned text, the first row as the head.
+
+    Args:
+        rows: cells; numbers are aligned to the right.
+        rule: draw a line under the first row.
+
+    Example:
+        >>> print(columns([("name", "size"), ("a", 10), ("bc", 5)]))
+        name  size
+        ----  ----
+        a       10
+        bc       5
+    """
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
+    if rule:
+        cells.insert(1, ["-" * width for width in widths])
+        rows = [rows[0], cells[1], *rows[1:]]
+    lines = []
+    for row, texts in zip(rows, cells, strict=True):
+        pairs = zip(row, texts, widths, strict=True)
+        lines.append("  ".join(t.rjust(w) if isinstance(v, int | float) else t.ljust(w) for v, t, w in pairs).rstrip())
+    return "\n".join(lines)

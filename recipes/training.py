@@ -1,0 +1,238 @@
+"""The verbs ``fit``, ``validate`` and ``test`` from the built parts on: trainer, run folder, summary."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from callbacks import GracefulStop, LearningCurves, RandomState
+from recipes import loggers, runs
+from recipes.building import RecipeCLI, as_list
+from recipes.checkpoints import AtomicCheckpointIO, Best, Last, check_fits, load
+from recipes.console import Console
+from recipes.errors import Crash, MachineError, disk_full
+from recipes.options import Options
+from recipes.progress import Lines, Progress, Started
+from recipes.summary import evaluation_table, fit_summary
+
+
+def train_or_evaluate(options: Options, console: Console) -> int:
+    """Build what the options say, run it, tell the result.
+
+    Raises:
+        Crash: training had begun when it failed; the cause is the failure.
+        Exception: anything else failed while parsing, building or setting up.
+    """
+    checkpoint = load(options.checkpoint) if options.checkpoint else None
+    told = (checkpoint or {}).get("hyper_parameters")
+    args = [*(f"--config={path}" for path in options.configs), *options.overrides]
+    cli = RecipeCLI(args, options.overrides, told, told_wins=options.verb != "fit")
+    if checkpoint is not None and options.checkpoint is not None:
+        check_fits(checkpoint, cli.model, options.checkpoint)
+    resumed_at = checkpoint["global_step"] if checkpoint is not None and options.verb == "fit" else None
+    del checkpoint
+    session = Session(options, cli, console, resumed_at)
+    with session.cleaning_up():
+        return session.fit() if options.verb == "fit" else session.evaluate()
+
+
+class Session:
+    """One fit, validation or test.
+
+    Args:
+        options: of the command line.
+        cli: the built parts.
+        console: says things.
+        resumed_at: the optimizer step of the checkpoint to resume from.
+    """
+
+    def __init__(self, options: Options, cli: RecipeCLI, console: Console, resumed_at: int | None) -> None:
+        self.options = options
+        self.cli = cli
+        self.console = console
+        self.resumed_at = resumed_at
+        self.module: LightningModule = cli.model
+        self.started = Started()
+        self.run = self._run_folder()
+        try:
+            self.trainer = self._trainer()
+        except BaseException:
+            self._discard()
+            raise
+
+    # Preparation ----------------------------------------------------------------------------------------------------
+
+    def _run_folder(self) -> runs.Run | None:
+        """The folder of this run; None where nothing is to be kept."""
+        options = self.options
+        evaluation = options.verb != "fit"
+        if self.cli.config_init.trainer.fast_dev_run or (evaluation and options.logger in (None, "none")):
+            return None
+        if folder := os.environ.get(runs.FOLDER_VARIABLE):  # a process that rank zero started
+            return runs.Run(Path(folder), options.recipe.name)
+        if not runs.is_main_process():  # rank zero alone writes
+            return runs.Run(options.runs / options.recipe.name / "of_rank_zero", options.recipe.name)
+        if options.resumed is not None:
+            run = runs.Run(options.resumed, options.recipe.name)
+        else:
+            run = runs.create(options.runs, options.recipe.name)
+        os.environ[runs.FOLDER_VARIABLE] = str(run.folder.resolve())
+        try:
+            self._write_folder(run)
+        except BaseException:
+            run.discard()
+            raise
+        return run
+
+    def _write_folder(self, run: runs.Run) -> None:
+        self.console.write_to(run.folder / runs.LOG)
+        config = run.folder / runs.CONFIG
+        temporary = config.with_suffix(".tmp")
+        temporary.write_text(self.options.recipe.header() + self.cli.config_text(), encoding="utf-8")
+        os.replace(temporary, config)
+        if self.resumed_at is not None:
+            runs.drop_rows_from(run.folder / runs.METRICS, self.resumed_at)
+            for orphan in (run.folder / runs.CHECKPOINTS).glob(".*.tmp"):  # a kill while saving
+                orphan.unlink()
+
+    def _trainer(self) -> Trainer:
+        given: dict[str, Any] = dict(self.cli.config_init.trainer)
+        given.pop("logger", None)
+        given.pop("default_root_dir", None)
+        users: list[Callback] = as_list(given.pop("callbacks", None))
+        plugins: list[Any] = as_list(given.pop("plugins", None))
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(AtomicCheckpointIO())
+        keeps = self.options.verb == "fit" and self.run is not None and given.get("enable_checkpointing") is not False
+        ours = self._callbacks(keeps, bars=given.get("enable_progress_bar") is not False)
+        kinds = tuple(type(callback) for callback in users)
+        return Trainer(
+            **{
+                **given,
+                "enable_checkpointing": keeps,
+                "enable_progress_bar": any(isinstance(callback, ProgressBar) for callback in [*users, *ours]),
+                "enable_model_summary": bool(given.get("enable_model_summary")),
+            },
+            callbacks=[*users, *(c for c in ours if type(c) not in kinds)],
+            plugins=plugins,
+            logger=self._loggers(),
+            default_root_dir=self.run.folder if self.run else None,
+        )
+
+    def _callbacks(self, keeps: bool, bars: bool) -> list[Callback]:
+        found: list[Callback] = [self.started]
+        if bars and not self.console.silent and self.console.is_terminal():
+            found.append(Progress())
+        if self.options.verb != "fit":
+            return found
+        found += [Lines(self.console), RandomState()]
+        if self.run is not None:
+            found.append(LearningCurves())
+        if keeps and self.run is not None:
+            folder = self.run.folder / runs.CHECKPOINTS
+            if (monitor := getattr(self.module, "monitor", None)) is not None:
+                found.append(Best(folder, *monitor))
+            found += [Last(folder), GracefulStop(folder)]
+        return found
+
+    def _loggers(self) -> list[Logger] | bool:
+        if self.run is None:
+            return False
+        return loggers.build(self.options.logger or "csv", self.run, self.resumed_at)
+
+    # The verbs ------------------------------------------------------------------------------------------------------
+
+    def fit(self) -> int:
+        """Train, test the best checkpoint, sum up."""
+        self._greet()
+        begin = time.monotonic()
+        self.trainer.fit(
+            self.module, datamodule=self.cli.datamodule, ckpt_path=self.options.checkpoint, weights_only=True
+        )
+        seconds = time.monotonic() - begin
+        best = self._best()
+        results = self._test(best)
+        self.console.say(fit_summary(self.options, self.run, self.trainer, best, results, seconds))
+        return 0
+
+    def _best(self) -> Path | None:
+        """The checkpoint to test: the best one, without validation the last; None if nothing was saved."""
+        for kind in (Best, Last):
+            for callback in self.trainer.checkpoint_callbacks:
+                if isinstance(callback, kind) and isinstance(callback, ModelCheckpoint):
+                    path = Path(str(callback.dirpath), f"{callback.filename}.ckpt")
+                    if callback.best_model_path and path.is_file():
+                        return path
+        return None
+
+    def _test(self, checkpoint: Path | None) -> dict[str, float]:
+        data = self.cli.datamodule
+        if not is_overridden("test_step", self.module) or not (
+            is_overridden("test_dataloader", self.module) or (data and is_overridden("test_dataloader", data))
+        ):
+            return {}
+        found = self.trainer.test(self.module, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
+        return {name: value for result in found for name, value in result.items()}
+
+    def evaluate(self) -> int:
+        """Validate or test a checkpoint, print the metrics."""
+        run = self.trainer.validate if self.options.verb == "validate" else self.trainer.test
+        results = run(
+            self.module,
+            datamodule=self.cli.datamodule,
+            ckpt_path=self.options.checkpoint,
+            weights_only=True,
+            verbose=False,
+        )
+        metrics = {name: value for result in results for name, value in result.items()}
+        self.console.say(evaluation_table(self.options, metrics))
+        return 0
+
+    def _greet(self) -> None:
+        count = sum(p.numel() for p in self.module.parameters())
+        where = f", into {self.run.folder}" if self.run else ", nothing is kept"
+        how = f"goes on from step {self.resumed_at}" if self.resumed_at is not None else "starts"
+        self.console.say(
+            f"{self.options.recipe.name} {how}: {type(self.module).__name__}, {count:,} parameters, on "
+            f"{self.trainer.world_size} x {self.trainer.strategy.root_device.type}{where}"
+        )
+
+    # The end --------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def cleaning_up(self) -> Iterator[None]:
+        """Whatever happens: no folder made for nothing, no process group and no W&B run left over."""
+        try:
+            yield
+        except MachineError:
+            raise
+        except Exception as error:
+            if self.started.yes and (full := disk_full(error)) is not None:
+                raise MachineError(f"cannot write {full.filename or 'into the run folder'}: {full.strerror}") from error
+            if self.started.yes:
+                raise Crash from error
+            self._discard()
+            raise
+        except BaseException:
+            self._discard()
+            raise
+        finally:
+            loggers.finish()
+            os.environ.pop(runs.FOLDER_VARIABLE, None)
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+
+    def _discard(self) -> None:
+        if self.run is not None and not self.started.yes:
+            loggers.finish()
+            self.console.forget_file()
+            self.run.discard()
