@@ -81,7 +81,7 @@ class Augmentation:
 def _windows(images: Tensor, corner: Tensor, pad: int) -> Tensor:
     """From each image, padded by zeros, the window of its old size that begins at ``corner``."""
     b, c, h, w = images.shape
-    padded = F.pad(images, (pad, pad, pad, pad))  # (B, C, H, W) -> (B, C, H + 2 pad, W + 2 pad)
+    padded = F.pad(images, (pad, pad, pad, pad)).contiguous()  # (B, C, H, W) -> (B, C, H + 2 pad, W + 2 pad)
     rows, columns = h + 2 * pad, w + 2 * pad
     # Every row of every window lies whole in memory: view all runs of W elements, and copy those that begin a row.
     runs = padded.as_strided((padded.numel() - w + 1, w), (1, 1))

@@ -1,0 +1,278 @@
+"""The image base: splits, statistics, batches, errors."""
+
+import os
+import signal
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from torch import Tensor, nn
+
+from datamodules import ImageDataModule
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+class Shapes(ImageDataModule):
+    """200 training and 20 test images of 12 x 10 pixels; example i of class i % 4."""
+
+    class_names = ["circle", "square", "star", "cross"]
+    native_shape = (3, 12, 10)
+
+    def read(self, part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
+        count = 200 if part == "train" else 20
+        g = torch.Generator().manual_seed(count)
+        return torch.randint(0, 256, (count, 3, 12, 10), generator=g, dtype=torch.uint8), torch.arange(count) % 4
+
+
+class Net(LightningModule):
+    """Keeps the batches it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.seen: dict[str, list[Any]] = {"train": [], "val": [], "test": []}
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.seen["train"].append(batch)
+        return self.weight * batch[0].mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.seen["val"].append(batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.seen["test"].append(batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def trainer(**kwargs: Any) -> Trainer:
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return Trainer(accelerator="cpu", **{"max_epochs": 1, **quiet, **kwargs})
+
+
+def fitted(data: ImageDataModule, seed: int = 0, **kwargs: Any) -> Net:
+    seed_everything(seed, verbose=False)
+    net = Net()
+    trainer(**kwargs).fit(net, datamodule=data)
+    return net
+
+
+def test_what_can_be_asked_before_fit() -> None:
+    data = Shapes()
+    assert (data.num_classes, data.input_shape, data.mean) == (4, (3, 12, 10), None)
+    assert Shapes(size=16).input_shape == (3, 16, 16)
+
+
+def test_validation_is_a_stratified_part_of_the_training_part_only() -> None:
+    data = Shapes(val_fraction=0.2)
+    data.setup("fit")
+    train, val = data._parts["train"], data._parts["val"]
+    assert (len(train), len(val)) == (160, 40)
+    assert val.labels.bincount().tolist() == [10] * 4
+    assert data.class_counts == [40] * 4
+    both = torch.cat([train.images, val.images]).flatten(1)
+    assert torch.equal(both.unique(dim=0), data.read("train")[0].flatten(1).unique(dim=0))
+    assert "test" not in data._parts
+
+
+def test_the_split_depends_on_its_own_seed_only() -> None:
+    def held_out(split_seed: int, run_seed: int) -> Tensor:
+        seed_everything(run_seed, verbose=False)
+        data = Shapes(split_seed=split_seed)
+        data.setup("fit")
+        return data._parts["val"].images
+
+    assert torch.equal(held_out(0, 1), held_out(0, 2))
+    assert not torch.equal(held_out(0, 1), held_out(1, 1))
+
+
+def test_mean_and_std_are_those_of_the_training_split() -> None:
+    data = Shapes(val_fraction=0.3)
+    data.setup("fit")
+    x = data._parts["train"].images.double() / 255
+    assert data.mean is not None
+    assert data.std is not None
+    torch.testing.assert_close(data.mean, x.mean((0, 2, 3)).float())
+    torch.testing.assert_close(data.std, x.std((0, 2, 3), correction=0).float())
+
+
+def test_a_constant_channel_has_std_one() -> None:
+    class Dark(Shapes):
+        def read(self, part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
+            images, labels = super().read(part)
+            images[:, 1] = 0
+            return images, labels
+
+    data = Dark()
+    data.setup("fit")
+    assert data.std is not None
+    assert data.std[1] == 1
+
+
+def test_resizing_is_bilinear_and_done_once() -> None:
+    from torchvision.transforms.v2.functional import resize
+
+    data = Shapes(size=7, val_fraction=0.0)
+    data.setup("fit")
+    wanted = resize(data.read("train")[0], [7, 7], antialias=True)
+    assert (data._parts["train"].images.int() - wanted.int()).abs().max() <= 1  # torchvision rounds in fixed point
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_floats_in_0_1_and_evaluation_is_never_augmented(workers: int) -> None:
+    data = Shapes(batch_size=32, val_fraction=0.2, num_workers=workers, crop=2, flip=True, cutout=4)
+    net = fitted(data)
+    trainer().test(net, datamodule=data, verbose=False)
+    for part, count in (("val", 40), ("test", 20)):
+        seen = net.seen[part] if part == "test" else net.seen[part][2:]  # after the sanity check's two
+        x, y = (torch.cat([batch[i] for batch in seen]) for i in (0, 1))
+        assert torch.equal(x, data._parts[part].images / 255)
+        assert torch.equal(y, data._parts[part].labels)
+        assert len(y) == count
+    assert len(net.seen["train"]) == 5
+    raw = {image.numpy().tobytes() for image in data._parts["train"].images / 255}
+    x = torch.cat([batch[0] for batch in net.seen["train"]])
+    assert x.dtype == torch.float32
+    assert 0 <= x.min() < 0.01 < 0.99 < x.max() <= 1
+    assert sum(image.numpy().tobytes() in raw for image in x) < 8
+
+
+def test_workers_do_not_change_a_bit() -> None:
+    args = {"batch_size": 32, "shift": 2, "flip": True}
+    none, two = (fitted(Shapes(num_workers=n, **args), max_epochs=2).seen["train"] for n in (0, 2))
+    assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(none, two, strict=True))
+
+
+def test_every_epoch_and_every_seed_has_its_own_order_and_augmentation() -> None:
+    class Same(Shapes):
+        """The order alone cannot be told from these images, so what differs is the augmentation."""
+
+        def read(self, part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
+            images, labels = super().read(part)
+            return images[:1].expand_as(images), labels
+
+    def batches(seed: int) -> list[bytes]:
+        seen = fitted(Same(batch_size=60, crop=3), seed, max_epochs=2).seen["train"]
+        return [x.numpy().tobytes() for x, _ in seen]
+
+    assert len({*batches(0), *batches(1)}) == 12
+    assert batches(0) == batches(0)
+
+
+def test_the_run_seed_follows_torch_without_seed_everything() -> None:
+    def order(seed: int) -> list[int]:
+        torch.manual_seed(seed)
+        data = Shapes(batch_size=60)
+        data.setup("fit")
+        return torch.cat([y for _, y in data.train_dataloader()]).tolist()
+
+    assert "PL_GLOBAL_SEED" not in os.environ
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+
+
+def test_neither_a_loader_nor_the_augmentation_touches_the_global_generators() -> None:
+    """So that what a net draws does not depend on the data, nor on how often a loader was started."""
+    with_them = fitted(Shapes(flip=True))
+    after = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    seed_everything(0, verbose=False)
+    assert len(with_them.seen["train"]) == 2
+    assert torch.equal(after[0], torch.get_rng_state())
+    assert after[1] == np.random.get_state()[1].tolist()  # noqa: NPY002
+
+
+def test_double_precision_gets_doubles() -> None:
+    assert fitted(Shapes(), precision="64-true").seen["train"][0][0].dtype == torch.float64
+
+
+def test_no_validation_is_no_noise() -> None:
+    net = fitted(Shapes(val_fraction=0.0))
+    assert (len(net.seen["train"]), len(net.seen["val"])) == (3, 0)
+
+
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
+def test_overfit_batches_sees_the_same_batch_again() -> None:
+    net = fitted(Shapes(batch_size=16), overfit_batches=1, max_epochs=2)
+    assert torch.equal(net.seen["train"][0][1], net.seen["train"][1][1])
+
+
+def test_a_second_fit_of_the_same_datamodule_begins_anew() -> None:
+    data = Shapes(batch_size=32, flip=True)
+    first, second = fitted(data).seen["train"], fitted(data).seen["train"]
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(first, second, strict=True))
+    assert not torch.equal(first[0][0], fitted(data, seed=1).seen["train"][0][0])
+
+
+def test_workers_outlive_signals_to_the_whole_process_group() -> None:
+    data = Shapes(batch_size=8, num_workers=2)
+    data.setup("fit")
+    loader = iter(data.train_dataloader())
+    count = len(next(loader)[1])
+    for worker in loader._workers:  # type: ignore[attr-defined]
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            os.kill(worker.pid, signum)
+    assert count + sum(len(y) for _, y in loader) == 176
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({"size": 0}, ValueError, "size must be an integer >= 1, got 0"),
+        ({"size": "8"}, TypeError, "size must be an integer >= 1, got '8'"),
+        ({"batch_size": 0}, ValueError, "batch_size must be an integer >= 1, got 0"),
+        ({"batch_size": 2.5}, TypeError, "batch_size must be an integer"),
+        ({"num_workers": -1}, ValueError, "num_workers must be an integer >= 0, got -1"),
+        ({"num_workers": True}, TypeError, "num_workers must be an integer"),
+        ({"val_fraction": 1.0}, ValueError, r"share of the training part in \[0, 1\), got 1.0"),
+        ({"val_fraction": -0.1}, ValueError, r"share of the training part in \[0, 1\), got -0.1"),
+        ({"split_seed": -1}, ValueError, "split_seed must be an integer in 0..4294967295, got -1"),
+        ({"shift": 10}, ValueError, "shift must be an integer in 0..9, got 10"),
+        ({"crop": -1}, ValueError, "crop must be an integer in 0..9, got -1"),
+        ({"cutout": 9, "size": 8}, ValueError, "cutout must be an integer in 0..8, got 9"),
+        ({"shift": 1, "crop": 1}, ValueError, "give one of them"),
+    ],
+)
+def test_bad_arguments(kwargs: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        Shapes(**kwargs)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: (x, y + 1), r"labels must lie in 0..3 .* has 4 at example 3"),
+        (lambda x, y: (x, y - 1), r"labels must lie in 0..3 .* has -1 at example 0"),
+        (lambda x, y: (x.float(), y), r"must be uint8 of shape \(N, 3, H, W\), got torch.float32"),
+        (lambda x, y: (x[:, :1], y), r"must be uint8 of shape \(N, 3, H, W\), got torch.uint8 \(200, 1, 12, 10\)"),
+        (lambda x, y: (x, y[:-1]), r"one int64 label an image, got torch.int64 \(199,\) for 200 images"),
+        (lambda x, y: (x, y.int()), r"one int64 label an image, got torch.int32"),
+        (lambda x, y: (x[:0], y[:0]), r"one int64 label an image, got .* for 0 images"),
+        (lambda x, y: (x[:5], y[:5]), r"val_fraction=0.1 of 5 examples cannot hold every class in both parts"),
+    ],
+)
+def test_bad_data(monkeypatch: pytest.MonkeyPatch, change: Any, message: str) -> None:
+    read = Shapes.read
+    monkeypatch.setattr(Shapes, "read", lambda self, part: change(*read(self, part)))
+    with pytest.raises(ValueError, match=message):
+        Shapes().setup("fit")
+
+
+def test_a_subclass_that_reads_nothing_is_told_so() -> None:
+    class Empty(ImageDataModule):
+        class_names = list("ab")
+        native_shape = (1, 2, 2)
+
+    with pytest.raises(TypeError, match="Empty does not say where its images come from"):
+        Empty().setup("fit")
