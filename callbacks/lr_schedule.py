@@ -1,0 +1,255 @@
+"""The learning rate over the run."""
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from torch import Tensor
+from typing_extensions import override
+
+Schedule = Literal[
+    "constant", "step", "exponential", "cosine", "linear", "inverse_time", "one_cycle", "inverse_sqrt", "plateau"
+]
+
+REQUIRED: Any = object()
+ARGUMENTS: dict[str, dict[str, Any]] = {  # what each schedule takes, and the defaults
+    "constant": {},
+    "step": {"milestones": REQUIRED, "gamma": 0.1},
+    "exponential": {"gamma": REQUIRED},
+    "cosine": {"final_factor": 0.0},
+    "linear": {"final_factor": 0.0},
+    "inverse_time": {"decay": REQUIRED},
+    "one_cycle": {"final_factor": 4e-6, "momentum": (0.85, 0.95)},
+    "inverse_sqrt": {},
+    "plateau": {"gamma": 0.1, "final_factor": 0.0, "patience": 10, "monitor": "val/loss", "mode": "min"},
+}
+SIZED = ("cosine", "linear", "one_cycle")  # these must know where the run ends
+
+
+class LRSchedule(Callback):
+    """Set the learning rate of every optimizer before each step: its own rate times a factor of the time n.
+
+    n counts optimizer steps (``interval="step"``) or epochs from 0; N is the length of the run as the trainer will really
+    run it (epochs, accumulation, ``limit_train_batches``, ``max_steps``). During the w counts of warm-up the factor is
+    (n + 1) / w; afterwards, with t = n - w and T = N - w:
+
+    - constant: 1
+    - step: gamma ^ (number of milestones <= n)
+    - exponential: gamma ^ t
+    - cosine, linear: over T from 1 to final_factor, along half a cosine (Loshchilov and Hutter 2017), or a line
+    - inverse_time: 1 / (1 + decay * t) (Robbins and Monro 1951)
+    - one_cycle: during warm-up (0.3 of the run by default) from 1/25 up to 1, then down to final_factor at the last step,
+      both along half a cosine; momentum (or Adam's first beta), where there is one, runs the opposite way between the two
+      given values (Smith and Topin 2017, arXiv:1708.07120, with the numbers of torch's ``OneCycleLR``)
+    - inverse_sqrt: sqrt(w / (n + 1)): Vaswani et al. 2017, section 5.3, arXiv:1706.03762, with its peak at 1
+    - plateau: times gamma, not below final_factor, whenever more than ``patience`` validations in a row bring no new best
+
+    The factor is a pure function of the trainer's progress, so a resumed run continues exactly (with another length: along
+    the schedule of the new length); plateau alone keeps a state, judged after each validation, before checkpoints are saved.
+    Parameter groups keep their ratio: the base is each group's first rate, kept in the optimizer as ``initial_lr``.
+    ``LearningRateMonitor`` sees the rates in use, in whatever order the callbacks stand.
+
+    Manual optimization: every optimizer follows, and a step is a training batch, whichever optimizers step in it. There
+    ``max_steps`` counts what the module makes ``global_step`` count; prefer ``max_epochs``.
+
+    Args:
+        schedule: one of the above.
+        warmup: below 1 a fraction of the run, otherwise a number of steps or epochs.
+        interval: what is counted, "step" or "epoch"; the rate changes after each.
+        final_factor: where the decay ends, in [0, 1]. Default 0; one_cycle 4e-6.
+        gamma: factor of each decay, in (0, 1]. Default 0.1; exponential has none.
+        milestones: when to decay, increasing: each below 1 a fraction of the run, otherwise a step or epoch.
+        decay: in 1 / (1 + decay * t), > 0.
+        momentum: lowest and highest momentum. Default (0.85, 0.95).
+        monitor, mode: a metric that validation logs, and whether its "min" or "max" is best. Default "val/loss", "min".
+        patience: validations without a new best that are borne. Default 10.
+
+    Raises:
+        ValueError: an argument that is out of range, missing or not of this schedule; a module that brings a scheduler of
+            its own; a run without end for what depends on it; no validation, or not this metric, for plateau.
+
+    Example:
+        >>> LRSchedule("step", milestones=[0.5, 0.75], warmup=5, interval="epoch").options
+        {'milestones': [0.5, 0.75], 'gamma': 0.1}
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule = "cosine",
+        *,
+        warmup: float | None = None,
+        interval: Literal["step", "epoch"] = "step",
+        final_factor: float | None = None,
+        gamma: float | None = None,
+        milestones: list[float] | None = None,
+        decay: float | None = None,
+        momentum: tuple[float, float] | None = None,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] | None = None,
+        patience: int | None = None,
+    ) -> None:
+        given: dict[str, Any] = {"final_factor": final_factor, "gamma": gamma, "milestones": milestones, "decay": decay}
+        given |= {"momentum": momentum, "monitor": monitor, "mode": mode, "patience": patience}
+        self.options = _options(schedule, given)
+        self.schedule, self.interval = schedule, interval
+        self.warmup = warmup if warmup is not None else 0.3 if schedule == "one_cycle" else 0
+        for name, value in {"interval": interval, "warmup": self.warmup, **self.options}.items():
+            if name in RANGES and not RANGES[name][1](value):
+                raise ValueError(f"{name} must be {RANGES[name][0]}, got {value!r}")
+        self._length = math.inf  # N, w and the milestones as counts are known when training starts
+        self._warmup, self._milestones = 0, list[int]()
+        self._plateau: dict[str, Any] = {"best": None, "waited": 0, "drops": 0}
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.lr_scheduler_configs:
+            raise ValueError("the module brings a scheduler of its own: return the optimizer alone, or drop LRSchedule")
+        if self.schedule == "plateau" and not trainer.enable_validation:
+            raise ValueError("schedule='plateau' judges a validation metric, but this run has no validation")
+        self._length = run_length(trainer, self.interval)
+        times = (self.warmup, *self.options.get("milestones", []))
+        fraction = any(0 < time < 1 for time in times)
+        if math.isinf(self._length) and (fraction or self.schedule in SIZED):
+            what = "a time as a fraction of the run" if fraction else f"schedule={self.schedule!r}"
+            raise ValueError(f"{what} needs a run with an end: give the Trainer max_epochs (or max_steps), got none")
+        w, *milestones = (round(time * self._length) if 0 < time < 1 else int(time) for time in times)
+        self._warmup, self._milestones = w, sorted(milestones)
+        for group in (group for optimizer in trainer.optimizers for group in optimizer.param_groups):
+            group.setdefault("initial_lr", float(group["lr"]))  # a resumed optimizer brings it along
+        self._apply(trainer)
+
+    @override
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._apply(trainer)
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._apply(trainer)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.schedule != "plateau" or trainer.sanity_checking:
+            return
+        monitor, metrics = self.options["monitor"], trainer.callback_metrics
+        if monitor not in metrics:
+            raise ValueError(f"monitor must be a metric that validation logs ({', '.join(metrics)}), got {monitor!r}")
+        value = float(trainer.strategy.reduce(metrics[monitor], reduce_op="mean"))  # one decision on all ranks
+        best, lower = self._plateau["best"], self.options["mode"] == "min"
+        better = best is None or (value < best if lower else value > best)
+        self._plateau |= {"best": value, "waited": 0} if better else {"waited": self._plateau["waited"] + 1}
+        if self._plateau["waited"] > self.options["patience"]:
+            self._plateau |= {"waited": 0, "drops": self._plateau["drops"] + 1}
+        self._apply(trainer)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self._plateau) if self.schedule == "plateau" else {}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._plateau = dict(state_dict)
+
+    def factor(self, n: int) -> float:
+        """What the optimizer's own rates are multiplied by at step (or epoch) n of the run that has started."""
+        w, t, options = self._warmup, n - self._warmup, self.options
+        if self.schedule == "one_cycle":
+            return self._cycle(n, 1 / 25, 1.0, options["final_factor"])
+        if t < 0:
+            return (n + 1) / w
+        part = min(t / max(self._length - w, 1), 1.0)
+        factors = {
+            "step": lambda: options["gamma"] ** bisect_right(self._milestones, n),
+            "exponential": lambda: options["gamma"] ** t,
+            "cosine": lambda: _cosine(1.0, options["final_factor"], part),
+            "linear": lambda: 1.0 + (options["final_factor"] - 1.0) * part,
+            "inverse_time": lambda: 1.0 / (1.0 + options["decay"] * t),
+            "inverse_sqrt": lambda: math.sqrt(max(w, 1) / (n + 1)),
+            "plateau": lambda: max(options["gamma"] ** self._plateau["drops"], options["final_factor"]),
+        }
+        return factors.get(self.schedule, lambda: 1.0)()
+
+    def _cycle(self, n: int, start: float, peak: float, end: float) -> float:
+        """From start to peak at the last step of the warm-up, on to end at the last step of the run."""
+        top = self._warmup - 1
+        if n <= top:
+            return _cosine(start, peak, n / top if top else 1.0)
+        return _cosine(peak, end, min((n - top) / max(self._length - 1 - top, 1), 1.0))
+
+    def _apply(self, trainer: Trainer) -> None:
+        """Write what the coming step uses into every group."""
+        n = _now(trainer, self.interval)
+        factor = self.factor(n)
+        for group in (group for optimizer in trainer.optimizers for group in optimizer.param_groups):
+            rate = group["initial_lr"] * factor
+            # a compiled or captured step reads a tensor: this very one
+            group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
+            if self.schedule == "one_cycle":
+                low, high = self.options["momentum"]
+                momentum = self._cycle(n, high, low, high)
+                if "betas" in group:
+                    group["betas"] = (momentum, *group["betas"][1:])
+                elif "momentum" in group:
+                    group["momentum"] = momentum
+
+
+def run_length(trainer: Trainer, interval: Literal["step", "epoch"]) -> float:
+    """Optimizer steps (in manual optimization: batches) or epochs of the whole run; infinite where nothing bounds it."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    accumulation = next((c for c in callbacks if isinstance(c, GradientAccumulationScheduler)), None)
+    max_steps, max_epochs = (math.inf if m in (-1, None) else m for m in (trainer.max_steps, trainer.max_epochs))
+    batches = trainer.num_training_batches
+    if math.isinf(batches) or max_steps == max_epochs == math.inf:
+        return max_steps if interval == "step" else max_epochs
+    epochs = steps = 0
+    while epochs < max_epochs and steps < max_steps:
+        every = accumulation.get_accumulate_grad_batches(epochs) if accumulation else trainer.accumulate_grad_batches
+        steps += math.ceil(batches / every)  # the last window of an epoch steps even if it is shorter
+        epochs += 1
+    return min(steps, max_steps) if interval == "step" else epochs
+
+
+def _now(trainer: Trainer, interval: str) -> int:
+    """The number of the coming step or epoch."""
+    loop: Any = trainer.fit_loop
+    if interval == "epoch":
+        return loop.epoch_progress.current.processed
+    automatic = trainer.lightning_module.automatic_optimization
+    return trainer.global_step if automatic else loop.epoch_loop.batch_progress.total.processed
+
+
+def _cosine(start: float, end: float, part: float) -> float:
+    return end + (start - end) * (1.0 + math.cos(math.pi * part)) / 2.0
+
+
+def _is_time(x: float) -> bool:
+    return 0 <= x < 1 or x == int(x) > 0
+
+
+TIME = "a fraction of the run in [0, 1) or a whole number of steps or epochs"
+RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "interval": ("'step' or 'epoch'", lambda x: x in ("step", "epoch")),
+    "warmup": (TIME, _is_time),
+    "final_factor": ("in [0, 1]", lambda x: 0 <= x <= 1),
+    "gamma": ("in (0, 1]", lambda x: 0 < x <= 1),
+    "milestones": (f"increasing, each {TIME}", lambda x: 0 not in x and [*x] == sorted({y for y in x if _is_time(y)})),
+    "decay": ("> 0", lambda x: x > 0),
+    "momentum": ("two numbers in [0, 1), the lower first", lambda x: len(x) == 2 and 0 <= x[0] <= x[1] < 1),
+    "mode": ("'min' or 'max'", lambda x: x in ("min", "max")),
+    "patience": (">= 0", lambda x: x >= 0),
+}
+
+
+def _options(schedule: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The schedule's own arguments, checked and completed."""
+    if schedule not in ARGUMENTS:
+        raise ValueError(f"schedule must be one of {', '.join(ARGUMENTS)}, got {schedule!r}")
+    takes = ARGUMENTS[schedule]
+    options = takes | {name: value for name, value in given.items() if value is not None}
+    wrong = [f"{name} is not used" for name in options if name not in takes]
+    if wrong := wrong + [f"{name} is missing" for name, value in options.items() if value is REQUIRED]:
+        known = ", ".join(takes) or "no argument of its own"
+        raise ValueError(f"schedule={schedule!r} takes {known}: {', '.join(wrong)}")
+    return options
