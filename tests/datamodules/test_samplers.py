@@ -1,5 +1,7 @@
 """The order of training is a pure function; evaluation shows every example once."""
 
+from itertools import chain
+
 import pytest
 import torch
 
@@ -42,7 +44,7 @@ def test_set_epoch_equals_a_sampler_of_that_epoch_and_ends_a_start() -> None:
 @pytest.mark.parametrize(("count", "world", "size"), [(101, 2, 8), (101, 4, 4), (64, 2, 8), (30, 4, 8), (7, 4, 8)])
 def test_the_ranks_batches_together_are_those_of_one_process(count: int, world: int, size: int) -> None:
     ranks = [TrainSampler(range(count), size, seed=9, epoch=2, num_replicas=world, rank=r) for r in range(world)]
-    together = [sorted(sum(parts, [])) for parts in zip(*(batches(list(r), size) for r in ranks), strict=True)]
+    together = [sorted(chain(*parts)) for parts in zip(*(batches(list(r), size) for r in ranks), strict=True)]
     one = list(TrainSampler(range(count), size * world, seed=9, epoch=2))
     one = one[: count // world * world]  # less than one global batch: a smaller one, of equal size on all ranks
     assert together == [sorted(batch) for batch in batches(one, size * world)]
