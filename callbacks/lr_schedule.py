@@ -64,7 +64,8 @@ class LRSchedule(Callback):
         milestones: when to decay, increasing: each below 1 a fraction of the run, otherwise a step or epoch.
         decay: in 1 / (1 + decay * t), > 0.
         momentum: lowest and highest momentum. Default (0.85, 0.95).
-        monitor, mode: a metric that validation logs, and whether its "min" or "max" is best. Default "val/loss", "min".
+        monitor: a metric that validation logs. Default "val/loss".
+        mode: whether the best ``monitor`` is the "min" or the "max". Default "min".
         patience: validations without a new best that are borne. Default 10.
 
     Raises:

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from fits import Memory, SaveEverywhere, make_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
-    Checkpoint,
     GradientAccumulationScheduler,
     LearningRateFinder,
     LearningRateMonitor,
 )
-from lightning.pytorch.loggers.logger import Logger
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer, lr_scheduler
 from torch.utils.data import DataLoader, IterableDataset
@@ -78,25 +77,6 @@ class Alternating(Line):
         return SGD([self.a], lr=LR), SGD([self.b], lr=LR / 10)
 
 
-class SaveEverywhere(Checkpoint):
-    """A checkpoint after every step, every validation and every epoch, saved where Lightning's own are."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def save(self, trainer: Trainer, kind: str) -> None:
-        trainer.save_checkpoint(self.folder / f"{kind}-{trainer.global_step}.ckpt")
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        self.save(trainer, "step")
-
-    def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
-        self.save(trainer, "validation")
-
-    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
-        self.save(trainer, "epoch")
-
-
 class Endless(IterableDataset):
     def __iter__(self) -> Any:
         while True:
@@ -107,11 +87,7 @@ def fit(
     *callbacks: Callback, module: Line | None = None, ckpt: Path | None = None, data: Any = None, **options: Any
 ) -> Line:
     module = module or Line()
-    defaults = {"max_epochs": EPOCHS, "limit_val_batches": 0, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
-    defaults |= {"accelerator": "cpu", "logger": False}
-    defaults |= {"enable_progress_bar": False, "enable_model_summary": False}
-    checkpointing = any(isinstance(c, Checkpoint) for c in callbacks)
-    trainer = Trainer(callbacks=list(callbacks), enable_checkpointing=checkpointing, **(defaults | options))
+    trainer = make_trainer(*callbacks, **({"max_epochs": EPOCHS} | options))
     train = DataLoader(torch.ones(BATCHES, 1), batch_size=1) if data is None else data
     trainer.fit(module, train, DataLoader(torch.ones(1, 1)), ckpt_path=ckpt, weights_only=True if ckpt else None)
     return module
@@ -314,27 +290,6 @@ def test_the_run_can_be_prolonged(tmp_path: Path) -> None:
     assert close(longer.rates, [LR * (1 - n / N) for n in range(2 * BATCHES, N)])
 
 
-class Memory(Logger):
-    """Keeps every row."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[tuple[int, dict[str, float]]] = []
-
-    @property
-    def name(self) -> str:
-        return "memory"
-
-    @property
-    def version(self) -> int:
-        return 0
-
-    def log_hyperparams(self, *_: Any, **__: Any) -> None: ...
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self.rows.append((int(step or 0), dict(metrics)))
-
-
 @pytest.mark.parametrize("first", [True, False], ids=["monitor-first", "monitor-last"])
 @pytest.mark.parametrize("interval", ["step", "epoch"])
 @pytest.mark.parametrize("looks", ["step", "epoch"])
@@ -342,7 +297,7 @@ def test_the_learning_rate_monitor_sees_the_rates_in_use(interval: Any, looks: A
     schedule, logger = LRSchedule("linear", warmup=0.25, interval=interval), Memory()
     monitor = LearningRateMonitor(logging_interval=looks)
     module = fit(*((monitor, schedule) if first else (schedule, monitor)), logger=logger)
-    seen = [(step, row["lr-SGD/pg1"]) for step, row in logger.rows if "lr-SGD/pg1" in row]
+    seen = logger.values("lr-SGD/pg1")
     assert [step for step, _ in seen] == list(range(0, N, 1 if looks == "step" else BATCHES))
     assert [rate for _, rate in seen] == [module.rates[step] for step, _ in seen]
 
