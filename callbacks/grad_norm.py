@@ -1,0 +1,121 @@
+"""The norm of the gradient, step by step."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+from typing_extensions import override
+
+
+class GradNorm(Callback):
+    """Log ``grad_norm``: the p-norm of the gradient over the optimizer's parameters, before clipping.
+
+    Unit: loss per unit of parameter. Under float16 mixed precision it is already unscaled (infinite on a step that the
+    scaler skips), with accumulation it is the gradient of the whole window, under data parallelism that of the global batch.
+    Several optimizers: ``grad_norm/0``, ``grad_norm/1`` ... Parameters without a gradient do not count.
+
+    Every value is logged at the step it was measured at, but read from the device only when the trainer writes a row, so
+    measuring every step makes the program wait no more often.
+
+    Manual optimization: the gradient as ``optimizer.step()`` finds it. A module that wants to clip does so in its
+    ``on_before_optimizer_step(optimizer)``, which runs after this callback and, under float16, on unscaled gradients; if it
+    clips in ``training_step``, the norm shown is the clipped one.
+
+    Args:
+        norm_type: p > 0 of the norm, ``inf`` for the largest component.
+        per_layer: also log the norm of each parameter's gradient, ``grad_norm/<parameter>``.
+        every_n_steps: measure every so many optimizer steps; by default those at which the trainer writes a row
+            (``log_every_n_steps``, where 0 turns it off).
+
+    Raises:
+        ValueError: ``norm_type`` or ``every_n_steps`` out of range.
+
+    Example:
+        >>> GradNorm(norm_type=float("inf"), every_n_steps=1).every_n_steps
+        1
+    """
+
+    def __init__(self, norm_type: float = 2.0, per_layer: bool = False, every_n_steps: int | None = None) -> None:
+        if not norm_type > 0:
+            raise ValueError(f"norm_type must be > 0 (2 Euclidean, 1 sum of sizes, inf largest), got {norm_type}")
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ValueError(
+                f"every_n_steps must be >= 1, or None for the trainer's log_every_n_steps, got {every_n_steps}"
+            )
+        self.norm_type = float(norm_type)
+        self.per_layer = per_layer
+        self.every_n_steps = every_n_steps
+        self._names: dict[int, str] = {}  # id of a parameter -> its name
+        self._pending: list[tuple[int, list[str], Tensor]] = []  # (step, names, values on the device), not logged yet
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._names = {id(p): name for name, p in pl_module.named_parameters()} if self.per_layer else {}
+
+    @override
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        step, log_every = trainer.fit_loop.epoch_loop._batches_that_stepped, _log_every_n_steps(trainer)
+        if log_every == 0 or (step + 1) % (self.every_n_steps or log_every):
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not parameters:
+            return
+        norms = _norms([p.grad for p in parameters], self.norm_type) / _scale(trainer, optimizer)
+        total = torch.linalg.vector_norm(norms, self.norm_type).reshape(1)
+        index = [id(o) for o in trainer.optimizers].index(id(optimizer))
+        names = ["grad_norm" if len(trainer.optimizers) == 1 else f"grad_norm/{index}"]
+        if self.per_layer:
+            names += [f"grad_norm/{self._names.get(id(p), f'unnamed{i}')}" for i, p in enumerate(parameters)]
+            total = torch.cat([total, norms])
+        self._pending.append((step, names, total))
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer._logger_connector.should_update_logs:
+            self._log(trainer)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log(trainer)
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._log(trainer)
+
+    def _log(self, trainer: Trainer) -> None:
+        """Send what was measured to the loggers, each row at its own step."""
+        if not self._pending:
+            return
+        values = iter(torch.cat([values for *_, values in self._pending]).tolist())  # the only wait for the device
+        rows: dict[int, dict[str, float]] = {}
+        for step, names, _ in self._pending:
+            rows.setdefault(step, {}).update({name: next(values) for name in names})
+        self._pending.clear()
+        for step, row in rows.items():
+            for logger in trainer.loggers:
+                logger.log_metrics(row, step=step)
+            trainer.callback_metrics.update({name: torch.tensor(value) for name, value in row.items()})
+
+
+def _log_every_n_steps(trainer: Trainer) -> int:
+    return int(getattr(trainer, "log_every_n_steps"))  # noqa: B009 (set outside the class, mypy does not see it)
+
+
+def _scale(trainer: Trainer, optimizer: Optimizer) -> Tensor | float:
+    """What the gradient is still multiplied by: an optimizer that unscales by itself (fused, float16) has not done so yet."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return scaler._get_scale_async() if scaler and getattr(optimizer, "_step_supports_amp_scaling", False) else 1.0
+
+
+@torch.no_grad()
+def _norms(grads: list[Tensor], norm_type: float) -> Tensor:
+    """The p-norm of each gradient, in float32 at least, on one device: ``(number of gradients,)``."""
+    grads = [g.coalesce().values() if g.is_sparse else g for g in grads]
+    half = any(g.dtype in (torch.float16, torch.bfloat16) for g in grads)
+    norms = torch._foreach_norm(grads, norm_type, dtype=torch.float32 if half else None)
+    stacked = torch.stack([norm.to(grads[0].device) for norm in norms])
+    return stacked.full_tensor() if hasattr(stacked, "full_tensor") else stacked  # sharded: a DTensor (FSDP2)
