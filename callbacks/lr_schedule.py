@@ -132,7 +132,7 @@ class LRSchedule(Callback):
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.schedule != "plateau" or trainer.sanity_checking:
+        if self.schedule != "plateau" or trainer.sanity_checking or trainer.state.fn != "fit":
             return
         monitor, metrics = self.options["monitor"], trainer.callback_metrics
         if monitor not in metrics:

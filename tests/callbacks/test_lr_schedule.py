@@ -197,6 +197,9 @@ def test_plateau_judges_each_validation() -> None:
     options = {"limit_val_batches": 1, "val_check_interval": 2, "num_sanity_val_steps": 1}  # the sanity check is none
     module = fit(schedule, module=Line(script=[1.0]), max_epochs=1, **options)
     assert module.rates == [LR, LR, LR, LR, LR / 2]
+    state = schedule.state_dict()
+    make_trainer(schedule, limit_val_batches=1).validate(Line(), DataLoader(torch.ones(1, 1)), verbose=False)
+    assert schedule.state_dict() == state  # nor is a validation of its own
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,230 @@
+"""The run as one picture."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.optim import Optimizer
+from typing_extensions import override
+
+EPOCH_METRIC = re.compile(r"(train|val)[/_](?!.*_(step|epoch)$)(.+)")  # train/loss, val/acc
+STEP_METRIC = re.compile(r"train[/_].+_step|grad_norm(/\d+)?")  # train/loss_step, grad_norm, grad_norm/0
+LOSS, RATE, NORM = "loss (nats)", "learning rate", "gradient norm"
+TRAIN, VAL = "#3b6fb6", "#d9722e"
+
+
+class LearningCurves(Callback):
+    """Draw the curves of the run into a PNG when fit ends, also by an error or a signal.
+
+    One panel a metric, ``train/<metric>`` and ``val/<metric>`` in it together, the running ``train/<metric>_step`` behind
+    them; the best value of the module's ``monitor`` marked, if it has one; the learning rate of each optimizer (the
+    largest of its groups) and ``grad_norm`` (:class:`callbacks.GradNorm`), where they are logged. Steps are recorded when
+    the trainer writes a row. What was recorded is part of every checkpoint: after a resume the picture shows the whole run.
+
+    Args:
+        dirpath: folder of the picture. Default: the trainer's ``log_dir``, else its ``default_root_dir``.
+        filename: name of the picture, ending in ``.png``.
+
+    Raises:
+        ValueError: another ending.
+
+    Example:
+        >>> LearningCurves("runs/digits").curves
+        {}
+    """
+
+    def __init__(self, dirpath: str | Path | None = None, filename: str = "curves.png") -> None:
+        if not filename.endswith(".png"):
+            raise ValueError(f"filename must end in .png, got {filename!r}")
+        self.dirpath, self.filename = dirpath, filename
+        self.curves: dict[str, tuple[list[float], list[float]]] = {}  # name -> (when, values)
+        self.unit = "epoch"  # of when: epochs done, with a fraction
+        self._path: Path | None = None
+        self._rates: dict[str, float] = {}
+        self._row_at: float | None = None  # when the last row was written and the last epoch ended, if not read yet:
+        self._epoch_at: float | None = None  # modules log in hooks that run after ours
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        folder = self.dirpath or trainer.log_dir or trainer.default_root_dir  # log_dir: all ranks must ask
+        self._path = None if getattr(trainer, "fast_dev_run", False) else Path(folder) / self.filename
+        self._row_at = self._epoch_at = None
+        if trainer.global_step == 0:  # what is resumed is loaded after this
+            self.curves = {}
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.unit = "training batch" if math.isinf(trainer.num_training_batches) else "epoch"
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._read_row(trainer)
+
+    @override
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        if not trainer._logger_connector.should_update_logs:
+            return
+        index = [id(o) for o in trainer.optimizers].index(id(optimizer))
+        name = "lr" if len(trainer.optimizers) == 1 else f"lr/{index}"
+        self._rates[name] = max(group["lr"] for group in optimizer.param_groups)
+
+    @override
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if self._rates:  # an optimizer has stepped, and a row is due
+            self._row_at = self._now(trainer)
+            self._add(self._row_at, self._rates)
+            self._rates = {}
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._read_row(trainer)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._add(self._now(trainer), _matching(trainer, EPOCH_METRIC, "val"))
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._read_row(trainer)
+        self._epoch_at = self._now(trainer)
+
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._epoch_at is not None:  # saved at the end of an epoch, after the module has logged its means
+            self._add(self._epoch_at, _matching(trainer, EPOCH_METRIC, "train"))
+            checkpoint["callbacks"][self.state_key] = self.state_dict()
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._read_epoch(trainer)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._read_epoch(trainer)
+        self._draw(trainer, pl_module)
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._draw(trainer, pl_module)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"curves": {name: [list(xs), list(ys)] for name, (xs, ys) in self.curves.items()}}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.curves = {name: (list(xs), list(ys)) for name, (xs, ys) in state_dict["curves"].items()}
+
+    def _now(self, trainer: Trainer) -> float:
+        batches: Any = trainer.fit_loop.epoch_loop.batch_progress
+        if self.unit == "epoch":
+            return trainer.current_epoch + batches.current.ready / trainer.num_training_batches
+        return batches.total.ready
+
+    def _read_row(self, trainer: Trainer) -> None:
+        if self._row_at is not None:
+            self._add(self._row_at, _matching(trainer, STEP_METRIC))
+            self._row_at = None
+
+    def _read_epoch(self, trainer: Trainer) -> None:
+        if self._epoch_at is not None:
+            self._add(self._epoch_at, _matching(trainer, EPOCH_METRIC, "train"))
+            self._epoch_at = None
+
+    def _add(self, x: float, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            xs, ys = self.curves.setdefault(name, ([], []))
+            if xs and xs[-1] == x:
+                ys[-1] = float(value)
+            else:
+                xs.append(x)
+                ys.append(float(value))
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._path is None or not self.curves or not trainer.is_global_zero:
+            return
+        name, mode = getattr(pl_module, "monitor", None) or (None, None)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            draw(self.curves, self._path, type(pl_module).__name__, name, mode, self.unit)
+        except Exception as error:  # a picture is not worth a run
+            rank_zero_warn(f"LearningCurves could not draw {self._path}: {error}")
+
+
+def draw(
+    curves: dict[str, tuple[list[float], list[float]]],
+    path: Path,
+    title: str = "",
+    monitor: str | None = None,
+    mode: str | None = None,
+    unit: str = "epoch",
+) -> None:
+    """Draw curves, ``name -> (when, values)``, into a PNG; the best ("min" or "max") of ``monitor`` is marked."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # the object interface: no display, no global state
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    panels: dict[str, list[str]] = {}
+    for name in curves:
+        panels.setdefault(_panel(name), []).append(name)
+    order = sorted(panels, key=lambda panel: (panel == NORM, panel == RATE, panel != LOSS, panel))
+    columns = len(order) if len(order) <= 3 else 2 if len(order) == 4 else 3
+    rows = math.ceil(len(order) / columns)
+    figure = Figure(
+        figsize=(4.8 * columns, 3.4 * rows + 0.3), dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    )
+    FigureCanvasAgg(figure)
+    end = max(x for xs, _ in curves.values() for x in xs)
+    for i, panel in enumerate(order):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        names = sorted(panels[panel], key=lambda name: (not name.endswith("_step"), name))  # the running mean behind
+        for name in names:
+            xs, ys = curves[name]
+            axes.plot(xs, ys, **_style(name, len(xs), single=len(names) == 1))
+        finite = [(x, y) for x, y in zip(*curves.get(monitor or "", ([], [])), strict=True) if math.isfinite(y)]
+        if monitor in names and finite:
+            x, y = (min if mode == "min" else max)(finite, key=lambda point: point[1])
+            axes.plot(
+                x, y, "*", color=VAL, ms=13, mec="black", mew=0.8, label=f"best {y:.4g} ({unit} {x:.4g})", zorder=5
+            )
+            title += f"  ·  best {monitor} {y:.4g}"
+        shown = [y for name in names for y in curves[name][1] if math.isfinite(y) and y > 0]
+        if panel in (LOSS, RATE, NORM) and shown and max(shown) > (100 if panel == LOSS else 10) * min(shown):
+            axes.set_yscale("log")
+            axes.set_ylim(bottom=max(min(shown), 1e-4 * max(shown)) / 1.5)
+        axes.set(xlabel=unit, ylabel=panel, xlim=(-0.02 * end, 1.02 * end))
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(frameon=False, fontsize="small")
+    figure.suptitle(title)
+    figure.savefig(path)
+
+
+def _panel(name: str) -> str:
+    """The label of the axis that a curve is drawn on."""
+    if match := EPOCH_METRIC.fullmatch(name.removesuffix("_step")):
+        return LOSS if match[3] == "loss" else match[3]
+    return RATE if name.startswith("lr") else NORM
+
+
+def _style(name: str, count: int, single: bool) -> dict[str, Any]:
+    """How a curve looks."""
+    if name.endswith("_step"):
+        return {"color": TRAIN, "alpha": 0.45, "lw": 0.8, "label": "train, running"}
+    if match := EPOCH_METRIC.fullmatch(name):
+        marker = "o" if count <= 30 else None
+        return {"color": TRAIN if match[1] == "train" else VAL, "lw": 1.6, "marker": marker, "ms": 3, "label": match[1]}
+    return {"lw": 1.2} | ({"color": "#555555"} if single else {"label": f"optimizer {name.split('/')[1]}"})
+
+
+def _matching(trainer: Trainer, pattern: re.Pattern[str], part: str = "") -> dict[str, Tensor]:
+    metrics = trainer.callback_metrics
+    return {name: value for name, value in metrics.items() if pattern.fullmatch(name) and name.startswith(part)}
