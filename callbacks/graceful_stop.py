@@ -133,7 +133,6 @@ class GracefulStop(Checkpoint):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._give_signals_back()
         self._raise_if_saved()
 
     def _raise_if_saved(self) -> None:

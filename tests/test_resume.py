@@ -343,6 +343,26 @@ def test_mid_epoch_resume_with_another_global_batch_is_refused(tmp_path: Path) -
         fit(tmp_path, ckpt=stopped.value.path, data=other)
 
 
+def test_evaluating_a_mid_epoch_checkpoint_asks_for_no_batch_size(tmp_path: Path) -> None:
+    with pytest.raises(Stopped) as stopped:
+        fit(tmp_path, Signal(2))
+    quiet = {"logger": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    trainer = Trainer(callbacks=[RandomState(), GracefulStop(tmp_path)], **quiet)
+    data = ToyData(batch_size=4, val_fraction=0.2)
+    trainer.validate(ToyModel(), data, ckpt_path=stopped.value.path, weights_only=True, verbose=False)
+
+
+def test_where_a_run_was_resumed_counts_for_that_epoch_only(tmp_path: Path) -> None:
+    data = ToyData(batch_size=8, val_fraction=0.2)
+    with pytest.raises(Stopped) as stopped:
+        fit(tmp_path, Signal(2), data=data)
+    resumed = fit(tmp_path, ckpt=stopped.value.path, data=data)
+    sampler = resumed.datamodule.train_dataloader().sampler  # type: ignore[attr-defined]
+    assert (sampler.epoch, sampler.start) == (EPOCHS, 0)
+    again = End(fit(tmp_path, data=data))  # a new fit with the same datamodule
+    assert differences(End(fit(tmp_path, data=ToyData(batch_size=8, val_fraction=0.2))), again) == []
+
+
 def test_a_digits_model_of_the_zoo_resumes_exactly(tmp_path: Path) -> None:
     from datamodules import DigitsDataModule
     from zoo import create_model

@@ -145,11 +145,29 @@ def test_when_early_stopping_ends_training_it_ends_normally(tmp_path: Path) -> N
     assert not (tmp_path / "last.ckpt").exists()
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("kwargs", [{}, {"limit_val_batches": 0}])
+def test_it_saves_once(tmp_path: Path, batch: int, kwargs: dict[str, Any]) -> None:
+    class Count(Callback):
+        saved = 0
+
+        def on_save_checkpoint(self, *args: Any) -> None:
+            self.saved += 1
+
+    count = Count()
+    with pytest.raises(Stopped):
+        fit(GracefulStop(tmp_path), count, At(batch, kill(signal.SIGTERM)), **kwargs)
+    assert count.saved == 1
+
+
 def test_the_same_callback_serves_another_fit(tmp_path: Path) -> None:
     callback = GracefulStop(tmp_path)
     with pytest.raises(Stopped):
         fit(callback, At(2, kill(signal.SIGTERM)))
     assert fit(callback).global_step == 10
+    assert fit(callback, max_epochs=0).global_step == 0
+    with pytest.raises(Stopped):
+        fit(callback, At(2, kill(signal.SIGTERM)))
 
 
 def test_a_fit_in_another_thread_takes_no_signals(tmp_path: Path) -> None:

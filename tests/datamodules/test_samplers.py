@@ -46,6 +46,7 @@ def test_the_ranks_batches_together_are_those_of_one_process(count: int, world: 
     ranks = [TrainSampler(range(count), size, seed=9, epoch=2, num_replicas=world, rank=r) for r in range(world)]
     together = [sorted(chain(*parts)) for parts in zip(*(batches(list(r), size) for r in ranks), strict=True)]
     one = list(TrainSampler(range(count), size * world, seed=9, epoch=2))
+    assert len(one) == (count // (size * world) * size * world or count)
     one = one[: count // world * world]  # less than one global batch: a smaller one, of equal size on all ranks
     assert together == [sorted(batch) for batch in batches(one, size * world)]
     assert {len(r) for r in ranks} == {len(one) // world}
