@@ -173,7 +173,8 @@ class Task(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the window when the trainer is about to write a row."""
         step = self.trainer.global_step
-        if step == self._last_logged or step % getattr(self.trainer, "log_every_n_steps"):  # noqa: B009 (mypy does not see it)
+        every = getattr(self.trainer, "log_every_n_steps")  # noqa: B009 (mypy does not see it)
+        if step == self._last_logged or not every or step % every:  # 0: never
             return
         self._last_logged = step
         for name, value in self._means.window(self._sum_over_ranks).items():

@@ -190,6 +190,13 @@ def test_training_means_are_exact_over_uneven_batches(logits: Tensor, labels: Te
     assert run.callback_metrics["train/acc"].item() == pytest.approx((logits.argmax(1) == labels).float().mean().item())
 
 
+def test_no_step_is_logged_where_none_is_wanted(logits: Tensor, labels: Tensor, tmp_path: Any) -> None:
+    run = trainer(tmp_path, log_every_n_steps=0)
+    run.fit(ClassificationTask(Table(), 4), datamodule=Data(logits, labels))
+    assert "train/loss" in run.callback_metrics
+    assert "train/loss_step" not in run.callback_metrics
+
+
 def test_a_closure_that_runs_a_batch_again_counts_it_once(logits: Tensor, labels: Tensor, tmp_path: Any) -> None:
     task = ClassificationTask(Table(), 4, optimizer="LBFGS", lr=1e-12)
     run = trainer(tmp_path)
