@@ -1,7 +1,6 @@
 """The base of all image datasets that fit into memory."""
 
 import os
-import signal
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -10,10 +9,11 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from sklearn.model_selection import train_test_split
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from datamodules.augment import Augmentation
+from datamodules.loading import ImageDataset, batch_loader
 from datamodules.samplers import EvaluationSampler, TrainSampler, generator_for
 
 
@@ -175,7 +175,7 @@ class ImageDataModule(LightningDataModule):
         sampler = TrainSampler(
             dataset, self.batch_size, seed=self._seed, epoch=epoch, start=start, **self._replica_kwargs()
         )
-        return self._loader(dataset, sampler)
+        return batch_loader(dataset, sampler, self.batch_size, self.num_workers)
 
     @override
     def val_dataloader(self) -> Any:
@@ -187,19 +187,8 @@ class ImageDataModule(LightningDataModule):
 
     def _evaluation_loader(self, part: str) -> DataLoader:
         dataset = self._parts[part]
-        return self._loader(dataset, EvaluationSampler(dataset, self.batch_size, **self._replica_kwargs()))
-
-    def _loader(self, dataset: "ImageDataset", sampler: TrainSampler | EvaluationSampler) -> DataLoader:
-        return ResumableLoader(
-            dataset,
-            self.batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            collate_fn=_identity,
-            worker_init_fn=_leave_signals_to_the_main_process,
-            # Only seeds workers, which draw nothing: that starting an epoch leaves the global generator alone is the point.
-            generator=torch.Generator(),
-        )
+        sampler = EvaluationSampler(dataset, self.batch_size, **self._replica_kwargs())
+        return batch_loader(dataset, sampler, self.batch_size, self.num_workers)
 
     def _replica_kwargs(self) -> dict[str, int]:
         """``num_replicas`` and ``rank`` of this process among those that see different data."""
@@ -276,59 +265,6 @@ class ImageDataModule(LightningDataModule):
         self._resume = (state_dict["epoch"], state_dict["batch"])
 
 
-class ImageDataset(Dataset):
-    """Images and labels in memory, read a whole batch at once (``__getitems__``).
-
-    An index -1 means: an example that does not count. A batch with one of them carries a third part, the weights 0 and 1.
-
-    Args:
-        images: uint8.
-        labels: int64.
-
-    Shape:
-        images ``(N, C, H, W)``, labels ``(N,)``; a batch: ``(B, C, H, W)``, ``(B,)`` and, rarely, ``(B,)``.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images = images
-        self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @override
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.images[index], self.labels[index]
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
-        index = torch.tensor(indices)
-        counts = index >= 0
-        index = index.clamp(min=0)
-        batch = self.images.index_select(0, index), self.labels.index_select(0, index)
-        return batch if counts.all() else (*batch, counts.float())
-
-
-class ResumableLoader(DataLoader):
-    """A loader that tells Lightning that it can continue in mid-epoch. It has no state: its sampler knows where to start."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: see :class:`~datamodules.TrainSampler`."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing: see :class:`~datamodules.TrainSampler`."""
-
-
-def _identity(batch: Any) -> Any:
-    return batch
-
-
-def _leave_signals_to_the_main_process(worker: int) -> None:
-    """A signal often goes to the whole process group; workers must live until the main process has saved."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
 def _check_integer(name: str, value: Any, least: int, most: int | None = None) -> None:
     wanted = f"an integer >= {least}" if most is None else f"an integer in {least}..{most}"
     if isinstance(value, bool) or not isinstance(value, int):
@@ -356,7 +292,6 @@ def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
         share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
         mean.append(share @ values)
         std.append((share @ (values - mean[-1]) ** 2).sqrt())
-    deviation = torch.stack(std)
-    return torch.stack(mean).float(), torch.where(
-        deviation > 0, deviation, 1.0
-    ).float()  # a constant channel: no scaling
+    deviation = torch.stack(std).float()
+    deviation[deviation == 0] = 1  # a constant channel is not scaled
+    return torch.stack(mean).float(), deviation
