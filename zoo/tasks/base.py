@@ -167,16 +167,18 @@ class Task(LightningModule):
             self._means.update(means, count)
         return loss
 
+    def _row_is_due(self) -> bool:
+        step, every = self.trainer.global_step, getattr(self.trainer, "log_every_n_steps")  # noqa: B009 (mypy does not see it)
+        return every > 0 and step != self._last_logged and step % every == 0  # every 0: never
+
     def _sum_over_ranks(self, value: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(value, reduce_op="sum")
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the window when the trainer is about to write a row."""
-        step = self.trainer.global_step
-        every = getattr(self.trainer, "log_every_n_steps")  # noqa: B009 (mypy does not see it)
-        if step == self._last_logged or not every or step % every:  # 0: never
+        if not self._row_is_due():
             return
-        self._last_logged = step
+        self._last_logged = self.trainer.global_step
         for name, value in self._means.window(self._sum_over_ranks).items():
             self.log(f"train/{name}_step", value, prog_bar=name == "loss", batch_size=1)
 
@@ -226,11 +228,12 @@ class Task(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Tell what is needed to rebuild the module, and to continue an epoch where it stopped."""
+        due = self._row_is_due()  # callbacks save at the end of a batch before we log it
         checkpoint["zoo"] = {
             "model": name_of(self),
             **self.data_description(),
-            "means": self._means.state_dict(self._sum_over_ranks),
-            "last_logged": self._last_logged,
+            "means": self._means.state_dict(self._sum_over_ranks, looked_at=due),
+            "last_logged": self.trainer.global_step if due else self._last_logged,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

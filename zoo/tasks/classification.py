@@ -96,7 +96,7 @@ class ClassificationTask(Task):
         if (count == 0).any():
             raise ValueError(f"class_weight='balanced' cannot weigh a class without training examples, counts {counts}")
         if self.mode == "multilabel":
-            return (data.num_train - count) / count
+            return (len(data.train_dataloader().dataset) - count) / count
         return count.sum() / (len(count) * count)
 
     def _losses(self, logits: Tensor, y: Tensor, training: bool) -> Tensor:

@@ -36,7 +36,7 @@ class RunningMeans:
             return {}
         sums = reduce(self._window).tolist()
         self._window = None
-        self._epoch = [a + b for a, b in zip(self._epoch or [0.0] * len(sums), sums, strict=True)]
+        self._epoch = _added(self._epoch, sums)
         return {name: s / sums[-1] for name, s in zip(self.names, sums, strict=False)}
 
     def epoch(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
@@ -46,9 +46,11 @@ class RunningMeans:
             {name: s / self._epoch[-1] for name, s in zip(self.names, self._epoch, strict=False)} if self._epoch else {}
         )
 
-    def state_dict(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """Plain data, summed over the ranks."""
+    def state_dict(self, reduce: Callable[[Tensor], Tensor], looked_at: bool = False) -> dict[str, Any]:
+        """Plain data, summed over the ranks; ``looked_at``: as it will be after the look at the window that is due."""
         window = None if self._window is None else reduce(self._window.clone()).tolist()
+        if looked_at and window is not None:
+            return {"names": self.names, "window": None, "epoch": _added(self._epoch, window)}
         return {"names": self.names, "window": window, "epoch": list(self._epoch)}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device, first_rank: bool) -> None:
@@ -56,3 +58,7 @@ class RunningMeans:
         self.names, self._epoch = list(state["names"]), list(state["epoch"])
         window = state["window"]
         self._window = None if window is None else torch.tensor(window, device=device) * float(first_rank)
+
+
+def _added(epoch: list[float], window: list[float]) -> list[float]:
+    return [a + b for a, b in zip(epoch or [0.0] * len(window), window, strict=True)]

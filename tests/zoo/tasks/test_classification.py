@@ -236,6 +236,10 @@ def test_balanced_weights(logits: Tensor, tmp_path: Any) -> None:
     task = ClassificationTask(Table(), 4, class_weight="balanced")
     trainer(tmp_path).fit(task, datamodule=Data(logits, y, class_counts=counts, num_classes=4))
     torch.testing.assert_close(task.class_weight, 50 / (4 * torch.tensor([20.0, 20.0, 8.0, 2.0])))
+    many = (torch.rand(50, 4) < 0.3).float()
+    several = ClassificationTask(Table(), 4, mode="multilabel", class_weight="balanced")
+    trainer(tmp_path).fit(several, datamodule=Data(logits, many, class_counts=many.sum(0).tolist()))
+    torch.testing.assert_close(several.class_weight, (1 - many).sum(0) / many.sum(0))
     task = ClassificationTask(Table(), 4, class_weight="balanced")
     with pytest.raises(ValueError, match="needs a datamodule with class_counts: give a list"):
         trainer(tmp_path).fit(task, datamodule=Data(logits, y))

@@ -14,14 +14,14 @@ from zoo.tasks import ClassificationTask
 
 
 class Log(Callback):
-    """Write what rank ``rank`` logged into a file, and a checkpoint in the middle of the epoch."""
+    """Write what rank ``rank`` logged into a file, and checkpoints in the middle of the epoch."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         self.folder, self.rank = folder, rank
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if trainer.global_step == 5:
-            trainer.save_checkpoint(self.folder / "middle.ckpt")
+        if trainer.global_step in (5, 6):
+            trainer.save_checkpoint(self.folder / f"step{trainer.global_step}.ckpt")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_rank == self.rank:
@@ -70,7 +70,7 @@ def test_two_ranks_log_what_one_logs(tmp_path: Path, watch: int) -> None:
 def test_the_epochs_mean_survives_a_checkpoint_in_the_middle(tmp_path: Path, ranks: int) -> None:
     """The first epoch's examples before the checkpoint count once after it, on one rank."""
     fit(tmp_path / "whole", ranks)
-    content = torch.load(tmp_path / "whole" / "middle.ckpt", weights_only=True)["zoo"]["means"]
+    content = torch.load(tmp_path / "whole" / "step5.ckpt", weights_only=True)["zoo"]["means"]
     assert content["epoch"][-1] == 24  # three steps of eight, in the window that was logged
     assert content["window"][-1] == 16  # two more since
     resumed = ClassificationTask(nn.Linear(5, 3), 3)
@@ -79,3 +79,6 @@ def test_the_epochs_mean_survives_a_checkpoint_in_the_middle(tmp_path: Path, ran
     second._means.load_state_dict(content, torch.device("cpu"), first_rank=False)
     window = resumed._means._window + second._means._window
     assert window[-1] == 16
+    # step 6 is logged just after callbacks save: the checkpoint must not hold its window once more
+    due = torch.load(tmp_path / "whole" / "step6.ckpt", weights_only=True)["zoo"]
+    assert (due["means"]["window"], due["means"]["epoch"][-1], due["last_logged"]) == (None, 48, 6)
