@@ -1,5 +1,6 @@
 """``zoo``: the command line. The fast verbs import neither torch nor lightning."""
 
+import contextlib
 import os
 import sys
 import traceback
@@ -98,7 +99,8 @@ def _help() -> str:
 
 def _complain(line: str, code: int) -> int:
     if not (code == USER and _is_child()):
-        print(f"zoo: error: {line}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # a full disk again
+            print(f"zoo: error: {line}", file=sys.stderr)
     return code
 
 

@@ -50,6 +50,7 @@ class RecipeCLI(LightningCLI):
         self._filled: set[str] = set()
         super().__init__(
             save_config_callback=None,
+            seed_everything_default=0,
             trainer_defaults={"devices": 1},  # the numbers in the recipes' heads are of one device
             parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
             args=args,
@@ -145,7 +146,7 @@ class RecipeCLI(LightningCLI):
 
     def config_text(self) -> str:
         """The configuration as YAML that can be run as it stands: without what the data told."""
-        text = self.parser.dump(self.config, skip_none=False, skip_validation=True, format="yaml")
+        text = self.parser.dump(self.config, skip_none=False, format="yaml")
         config = yaml.safe_load(text)
         for name in self._filled:
             config["model"].get("init_args", {}).pop(name, None)

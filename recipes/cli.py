@@ -69,24 +69,30 @@ def _run(verb: str, args: list[str]) -> int:
     if "--help" in args or "-h" in args:
         return _help(verb, [arg for arg in args if arg not in ("--help", "-h")])
     console = Console(silent=not runs.is_main_process())
-    with _own_process_state(), heard(console):
+    with _own_process_state():
         found = options.parse(verb, args)
         with NoCaches():
             from recipes.training import train_or_evaluate
-        try:
+        with heard(console), _kept(console):
             return train_or_evaluate(found, console)
-        except Crash as crash:
-            console.keep_traceback(crash.__cause__ or crash)
-            raise
-        except MachineError as error:
-            console.keep(f"zoo: error: {error}")
-            raise
-        except SystemExit as stop:
-            if (path := getattr(stop, "path", None)) is not None:
-                how = "Ctrl-C" if stop.code == 128 + signal.SIGINT else "SIGTERM"
-                run = path.parent.parent
-                console.say(f"stopped by {how} and saved; go on with: zoo fit --resume {os.path.relpath(run)}")
-            raise
+
+
+@contextlib.contextmanager
+def _kept(console: Console) -> Iterator[None]:
+    """Keep in the log how a run ended early."""
+    try:
+        yield
+    except Crash as crash:
+        console.keep_traceback(crash.__cause__ or crash)
+        raise
+    except MachineError as error:
+        console.keep(f"zoo: error: {error}")
+        raise
+    except SystemExit as stop:
+        if (path := getattr(stop, "path", None)) is not None:
+            how = "Ctrl-C" if stop.code == 128 + signal.SIGINT else "SIGTERM"
+            console.say(f"stopped by {how} and saved; go on with: zoo fit --resume {os.path.relpath(path.parent.parent)}")
+        raise
 
 
 def _help(verb: str, args: list[str]) -> int:
@@ -109,6 +115,7 @@ def _own_process_state() -> Iterator[None]:
     handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)} if main else {}
     if main:
         signal.signal(signal.SIGTERM, _terminate)
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # LightningCLI and we serve old versions too
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # at the end: a recipe may name classes of the user's, and none of them hides ours
     try:

@@ -19,7 +19,7 @@ from recipes.errors import one_line
 _CHATTER = re.compile(
     r"^(💡|GPU available: False|TPU available|HPU available|Seed set to|Restor|Loaded model weights|LOCAL_RANK|---"
     r"|`Trainer\.(fit|validate|test)` stopped|All distributed processes|Initializing distributed|distributed_backend"
-    r"|\[rank: \d+\] (Seed set to|Received SIGTERM)|Received SIGTERM|You are using a CUDA device)"
+    r"|`weights_only` was not set|\[rank: \d+\] (Seed set to|Received SIGTERM)|Received SIGTERM|You are using a CUDA device)"
     r"|litlogger|litmodels"
 )
 # warnings that do not hold here, with the reason
@@ -31,6 +31,7 @@ _UNFOUNDED = (
     ".*resuming from a checkpoint that ended before the epoch ended.*",  # the training sampler starts there
     ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
     ".*`ckpt_path=None` was called without a model.*",
+    ".*callbacks used to create the checkpoint need to be provided.*",  # an evaluation needs none of them
 )
 
 

@@ -35,8 +35,9 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def disk_full(error: BaseException) -> OSError | None:
-    """The error "no space left" (quota, file size limit) among what an exception came from."""
-    return next((e for e in chain(error) if isinstance(e, OSError) and e.errno in _FULL), None)
+    """The first error "no space left" (quota, file size limit) among what an exception came from, one that names its file."""
+    found = [e for e in chain(error) if isinstance(e, OSError) and e.errno in _FULL][::-1]
+    return next((e for e in found if e.filename), found[0] if found else None)
 
 
 def explain(error: Exception) -> tuple[int, str | None]:
@@ -84,7 +85,7 @@ def unwrap(error: BaseException) -> BaseException:
 
 # jsonargparse's errors ----------------------------------------------------------------------------------------------
 
-_WRAPPED = re.compile(r"\s*(- )?(Does not validate against|Expected a path but|Parser key|Not a valid subclass)")
+_WRAPPED = re.compile(r"\s*(- )?(Does not validate against|Expected a path but|Parser key|Not a valid subclass|Problem with given class)")
 _NOISE = {"<class 'NoneType'>": "null"}
 
 
@@ -110,8 +111,10 @@ def reduce_parse_error(text: str, options: Iterable[str], arguments_of: Callable
     if found := re.search(r"Option '([^']+)' is not accepted", text):
         name = found[1].removeprefix("init_args.").removeprefix("dict_kwargs.")
         if owner is None:
-            return f"unknown key {name!r} in the recipe" + did_you_mean(f"--{name}", options).replace(" --", " ")
+            return _unknown_key(name, options)
         return f"{owner[1]} has no argument {name!r}" + did_you_mean(name, arguments_of(owner[1]))
+    if found := re.search(r"Group '([^']+)' does not accept option '([^']+)'", text):
+        return _unknown_key(f"{found[1]}.{found[2]}", options)
     if found := re.search(r"the following arguments are required: (.*)", text):
         lacks = f"{owner[1]} wants a value for" if owner else "nothing is said about"
         cure = "" if owner else ": give a recipe (-c NAME; `zoo recipes` lists them)"
@@ -133,6 +136,14 @@ def reduce_parse_error(text: str, options: Iterable[str], arguments_of: Callable
         value = next((value for _, value in wanted if value), given[1] if given else "")
         return _wrong_type(where, [kind for kind, _ in wanted], value)
     return one_line(text)
+
+
+def _unknown_key(key: str, options: Iterable[str]) -> str:
+    """The sentence about a key of a recipe that no option has."""
+    known = {option.removeprefix("--") for option in options}
+    roots = {option.partition(".")[0] for option in known}
+    key = key if key.partition(".")[0] in roots else key.partition(".")[0]
+    return f"unknown key {key!r} in the recipe" + did_you_mean(key, known if "." in key else roots)
 
 
 def _closest_class(class_path: str) -> str:

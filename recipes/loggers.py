@@ -53,10 +53,14 @@ class MetricsFile:
             rows = self._rows_before_last()
             self.names = [*self.names[:2], *sorted({*self.names[2:], *self._row} - {"step", "epoch"})]
             self._rewrite(rows)
-        with self.path.open("r+", newline="") as file:
-            file.seek(self._tail)
-            csv.DictWriter(file, self.names).writerow(self._row)
-            file.truncate()
+        try:
+            with self.path.open("r+", newline="") as file:
+                file.seek(self._tail)
+                csv.DictWriter(file, self.names).writerow(self._row)
+                file.truncate()
+        except OSError as error:
+            error.filename = error.filename or str(self.path)  # a full disk does not name the file
+            raise
 
     def _rows_before_last(self) -> list[dict[str, Any]]:
         if not self.path.is_file():
@@ -149,7 +153,7 @@ def _wandb(run: Run, offline: bool) -> WandbLogger:
     for kind in ("CACHE", "CONFIG", "DATA"):
         os.environ.setdefault(f"WANDB_{kind}_DIR", str(run.folder.resolve() / "wandb" / kind.lower()))
     before = sorted((run.folder / "wandb").glob("*run-*-*"))
-    return WandbLogger(
+    logger = WandbLogger(
         name=f"{run.recipe}/{run.folder.name}",
         save_dir=run.folder,
         id=before[-1].name.rpartition("-")[2] if before else None,  # a resumed run goes on under its id
@@ -157,6 +161,8 @@ def _wandb(run: Run, offline: bool) -> WandbLogger:
         offline=offline,
         settings=wandb.Settings(silent=True, console="off", init_timeout=30),
     )
+    logger._wandb_init.pop("anonymous", None)  # W&B warns of it, even of None
+    return logger
 
 
 def finish() -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from recipes import runs
 from recipes.console import Console, NoCaches, heard
 from recipes.errors import UserError
-from recipes.images import find_images, read_image
 from recipes.options import Parser
 from recipes.text import columns
 
@@ -45,9 +44,13 @@ def run(args: list[str]) -> int:
     options = parser.parse_args(args)
     if options.top < 1 or options.batch_size < 1:
         raise UserError("--top and --batch-size must be 1 or more")
+    from recipes.images import find_images
+
     checkpoint = _checkpoint(Path(options.checkpoint))
     paths = find_images(options.inputs)
-    with heard(Console()), NoCaches():
+    with NoCaches():
+        import lightning.pytorch  # noqa: F401 (sets up its log, which is heard from then on)
+    with heard(Console()):
         model = _model(checkpoint, options.features)
         rows = list(_rows(model, paths, options.top, options.batch_size, options.features))
     if options.json:
@@ -94,6 +97,8 @@ def _model(path: Path, features: bool) -> "Task":
 
 def _rows(model: "Task", paths: Sequence[Path], top: int, batch_size: int, features: bool) -> Iterator[dict[str, Any]]:
     import torch
+
+    from recipes.images import read_image
 
     assert model.input_shape is not None
     shape = tuple(model.input_shape)

@@ -19,7 +19,7 @@ from recipes import loggers, runs
 from recipes.building import RecipeCLI, as_list
 from recipes.checkpoints import AtomicCheckpointIO, Best, Last, check_fits, load
 from recipes.console import Console
-from recipes.errors import Crash, MachineError, disk_full
+from recipes.errors import Crash, MachineError, chain, disk_full
 from recipes.options import Options
 from recipes.progress import Lines, Progress, Started
 from recipes.summary import evaluation_table, fit_summary
@@ -174,6 +174,10 @@ class Session:
                         return path
         return None
 
+    def _last_good(self) -> Path | None:
+        folder = None if self.run is None else self.run.folder / runs.CHECKPOINTS
+        return next((folder / n for n in (runs.LAST, runs.BEST) if (folder / n).is_file()), None) if folder else None
+
     def _test(self, checkpoint: Path | None) -> dict[str, float]:
         data = self.cli.datamodule
         if not is_overridden("test_step", self.module) or not (
@@ -213,11 +217,15 @@ class Session:
         """Whatever happens: no folder made for nothing, no process group and no W&B run left over."""
         try:
             yield
-        except MachineError:
-            raise
         except Exception as error:
+            # what ends a fit may fail on a full disk too: the first failure counts
+            if (machine := next((e for e in chain(error) if isinstance(e, MachineError)), None)) is not None:
+                raise machine from None
             if self.started.yes and (full := disk_full(error)) is not None:
-                raise MachineError(f"cannot write {full.filename or 'into the run folder'}: {full.strerror}") from error
+                raise MachineError(
+                    f"cannot write {full.filename or 'into the run folder'}: {full.strerror}; the last good checkpoint is "
+                    f"{self._last_good() or 'missing: there was none yet'}"
+                ) from error
             if self.started.yes:
                 raise Crash from error
             self._discard()

@@ -1,0 +1,40 @@
+"""The command line, called in this process, and one trained run to look at."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from cli_kit import RECIPE, SHORT, Result, Zoo
+
+from recipes.__main__ import main
+
+@pytest.fixture
+def zoo(tmp_cwd: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Zoo:
+    """``zoo("fit", "-c", RECIPE)`` in an empty folder."""
+    monkeypatch.setattr(sys, "argv", ["zoo"])
+
+    def run(*args: object) -> Result:
+        capsys.readouterr()
+        code = main([str(arg) for arg in args])
+        return Result(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of two epochs of three steps."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["zoo"])
+        assert main(["fit", "-c", RECIPE, "--trainer.max_epochs=2", *SHORT]) == 0
+    return folder
+
+
+@pytest.fixture
+def trained(run_template: Path, tmp_cwd: Path) -> Path:
+    """A run folder of its own, relative to the test's current folder."""
+    shutil.copytree(run_template / "runs", tmp_cwd / "runs")
+    return Path("runs", RECIPE, "version_0")

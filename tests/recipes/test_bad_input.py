@@ -1,0 +1,288 @@
+"""Bad input: one line, what came, what was wanted, the cure; exit code 2; nothing left behind."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from cli_kit import RECIPE, SHORT, Zoo, assert_one_line
+
+LENET = ("fit", "-c", "cnn/lenet_digits")
+MINE = """
+from lightning.pytorch import Callback, LightningModule
+import resource, torch
+from datamodules import DigitsDataModule
+import zoo
+
+class WrongLabels(DigitsDataModule):
+    class_names = list("01234")
+
+class Sneaky(DigitsDataModule):
+    "Labels that leave the range after setup: only the task can see it."
+    def setup(self, stage=None):
+        super().setup(stage)
+        for part in self._parts.values():
+            part.labels.add_(5)
+
+class Required(zoo.SoftmaxRegressionClassifier):
+    def __init__(self, num_classes: int, in_features: int, lr: float = 0.1):
+        super().__init__(in_features, num_classes, lr=lr)
+
+class Buggy(zoo.SoftmaxRegressionClassifier):
+    def __init__(self, lr: float = 0.1):
+        None.nothing
+
+class Mute(LightningModule):
+    def __init__(self, size: int): super().__init__()
+
+class Boom(Callback):
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            raise ValueError("boom in the middle")
+
+class Full(Callback):
+    "From the second epoch on no file may grow beyond a few bytes."
+    def __init__(self, size: int = 8000): self.size = size
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+"""
+
+
+@pytest.fixture
+def mine(tmp_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of the user's in the current folder."""
+    name = f"mine_{tmp_cwd.name}".replace("-", "_")
+    Path(f"{name}.py").write_text(MINE)
+    return name
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ([], ["no recipe given", "zoo fit -c NAME"]),
+        (["-c"], ["expected one argument"]),
+        (["-c", "cnn/lenet_digit"], ["unknown recipe 'cnn/lenet_digit'", "did you mean cnn/lenet_digits?"]),
+        (["--model.nun_classes", "3"], ["zoo.LeNetClassifier has no argument 'nun_classes'", "did you mean num_classes?"]),
+        (["--data.sise", "3"], ["datamodules.DigitsDataModule has no argument 'sise'", "did you mean size?"]),
+        (["--trainer.max_epoch", "3"], ["unknown option --trainer.max_epoch,", "did you mean --trainer.max_epochs?"]),
+        (["--lr", "3"], ["unknown option --lr"]),
+        (["stray"], ["unexpected argument 'stray'"]),
+        (["--model.lr", "fast"], ["model.lr wants float, got fast"]),
+        (["--trainer.max_epochs", "many"], ["trainer.max_epochs wants int, got many"]),
+        (["--model.variant", "new"], ["model.variant wants one of 'published', 'relu', got new"]),
+        (["--model", "zoo.LeNetClassifer"], ["cannot be imported", "did you mean LeNetClassifier?"]),
+        (["--model", "no.such.Model"], ["cannot be imported", "no module 'no.such'"]),
+        (["--model", "torch.nn.Linear"], ["model must name a LightningModule, got torch.nn.Linear"]),
+        (["--model", "lenet5"], ["model must be a class path such as zoo.LeNetClassifier, got lenet5"]),
+        (["--trainer.callbacks+=callbacks.GradNrm"], ["cannot be imported", "did you mean GradNorm?"]),
+        (["--trainer.callbacks+=callbacks.GradNorm", "--trainer.callbacks.norm", "2"], ["callbacks.GradNorm has no argument"]),
+        (["--trainer.callbacks+=callbacks.LRSchedule", "--trainer.callbacks.schedule", "x"], ["schedule wants one of", "got x"]),
+        (["--model.width", "0"], ["width must be 1 or more, got 0"]),
+        (["--model.optimizer", "Adamm"], ["'Adamm'", "did you mean 'Adam'?"]),
+        (["--data.batch_size", "0"], ["batch_size", "got 0"]),
+        (["--data.size", "30"], ["(1, 1, 30, 30)", "size=32"]),
+        (["--trainer.logger", "false"], ["--logger"]),
+        (["--trainer.default_root_dir", "x"], ["--runs"]),
+        (["--trainer.accelerator", "nothing"], ["nothing"]),
+        (["--logger", "wand"], ["--logger must be one of csv, tensorboard, wandb, wandb-offline, none", "did you mean wandb?"]),
+        (["--resume"], ["no run of cnn/lenet_digits", "zoo fit -c cnn/lenet_digits"]),
+        (["--resume", "version_3"], ["no run 'version_3'"]),
+        (["--ckpt", "x.ckpt"], ["unknown option --ckpt"]),
+    ],
+)
+def test_fit_refuses(zoo: Zoo, args: list[str], words: list[str]) -> None:
+    result = zoo("fit", *args) if args[:1] in ([], ["-c"]) else zoo(*LENET, *args)
+    if "--data.size" in args:  # found when the data are there: the run had been announced
+        result.out = ""
+    assert_one_line(result, *words)
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model: {class_path: zoo.LeNetClassifier, init_args: {lrr: 3}}", ["zoo.LeNetClassifier has no argument 'lrr', did you mean lr?"]),
+        ("modle: {class_path: zoo.LeNetClassifier}", ["unknown key 'modle", "did you mean model"]),
+        ("trainer: {max_epoch: 3}", ["max_epoch", "did you mean trainer.max_epochs?"]),
+        ("model: {class_path: zoo.LeNetClassifier, init_args: {lr", ["no valid YAML"]),
+        ("data: {class_path: datamodules.DigitsDataModule}", ["model"]),
+    ],
+)
+def test_a_recipe_of_the_users_with_a_mistake(zoo: Zoo, text: str, words: list[str]) -> None:
+    Path("mine.yaml").write_text(text)
+    assert_one_line(zoo("fit", "-c", "mine.yaml"), *words)
+    assert os.listdir() == ["mine.yaml"]
+
+
+@pytest.mark.parametrize(("name", "value", "has"), [("num_classes", 3, 10), ("in_features", 28, 64)])
+def test_a_linked_value_that_contradicts_the_data_is_refused(zoo: Zoo, name: str, value: int, has: int) -> None:
+    said = f"--model.{name} {value} contradicts the data, which has {has}: leave it out"
+    assert_one_line(zoo("fit", "-c", RECIPE, f"--model.{name}", value), said)
+    Path("mine.yaml").write_text(
+        "model: {class_path: zoo.SoftmaxRegressionClassifier, init_args: {%s: %d}}\n" % (name, value)  # noqa: UP031
+        + "data: {class_path: datamodules.DigitsDataModule}\n"
+    )
+    assert_one_line(zoo("fit", "-c", "mine.yaml"), said)
+    assert os.listdir() == ["mine.yaml"]
+
+
+def test_labels_out_of_range_are_found_before_training(zoo: Zoo, mine: str) -> None:
+    result = zoo("fit", "-c", RECIPE, "--data", f"{mine}.WrongLabels")
+    result.out = ""
+    assert_one_line(result, "labels must lie in 0..4", "number the classes from 0")
+    result = zoo("fit", "-c", RECIPE, "--data", f"{mine}.Sneaky")
+    result.out = ""
+    assert_one_line(result, "labels must lie in 0..9")
+    assert not Path("runs").exists()
+
+
+def test_a_value_the_model_wants_and_nobody_gives(zoo: Zoo, mine: str) -> None:
+    Path("r.yaml").write_text(f"model: {{class_path: {mine}.Mute}}\n")
+    assert_one_line(zoo("fit", "-c", "r.yaml"), f"{mine}.Mute wants a value for size")
+    Path("r.yaml").write_text(f"model: {{class_path: {mine}.Required}}\n")
+    assert_one_line(zoo("fit", "-c", "r.yaml"), f"{mine}.Required wants a value for in_features, num_classes")
+
+
+def test_a_bug_in_a_users_class_is_no_users_error(zoo: Zoo, mine: str) -> None:
+    result = zoo("fit", "-c", RECIPE, "--model", f"{mine}.Buggy")
+    assert result.code == 1
+    assert "AttributeError" in result.err
+    assert "Traceback" in result.err
+    assert not Path("runs").exists()
+
+
+def test_a_failure_inside_training_keeps_its_traceback(zoo: Zoo, mine: str) -> None:
+    result = zoo("fit", "-c", RECIPE, *SHORT, f"--trainer.callbacks+={mine}.Boom")
+    assert result.code == 1
+    assert "Traceback" in result.err
+    assert "boom in the middle" in result.err
+    log = Path("runs", RECIPE, "version_0/log.txt").read_text()
+    assert "boom in the middle" in log
+    assert Path("runs", RECIPE, "version_0/checkpoints/last.ckpt").is_file()
+
+
+def test_debug_shows_the_traceback_of_a_users_error(zoo: Zoo) -> None:
+    result = zoo(*LENET, "--model.width", "0", "--debug")
+    assert result.code == 2
+    assert "Traceback" in result.err
+    assert result.err.strip().splitlines()[-1] == "zoo: error: width must be 1 or more, got 0"
+
+
+def test_a_folder_that_cannot_be_written(zoo: Zoo) -> None:
+    Path("runs").write_text("a file stands here")
+    assert_one_line(zoo("fit", "-c", RECIPE), "cannot make a run folder", "--runs FOLDER")
+    assert os.listdir() == ["runs"]
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint_and_exits_with_75(zoo: Zoo, mine: str) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        result = zoo("fit", "-c", RECIPE, *SHORT, f"--trainer.callbacks+={mine}.Full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    result.out = ""
+    assert_one_line(result, "cannot save", "File too large", "is kept", code=75)
+    folder = Path("runs", RECIPE, "version_0/checkpoints")
+    assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
+    for path in folder.iterdir():
+        assert torch.load(path, weights_only=True)["epoch"] == 0
+    again = ("--trainer.callbacks.size=100000000", "--trainer.max_epochs=3")
+    assert zoo("fit", "-c", RECIPE, *SHORT, "--resume", *again).code == 0
+
+
+def test_a_disk_that_fills_up_in_between_names_the_file_and_the_last_good_checkpoint(zoo: Zoo, mine: str) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    options = [f"--trainer.callbacks+={mine}.Full", "--trainer.callbacks.size=300", "--trainer.enable_checkpointing=false"]
+    try:
+        result = zoo("fit", "-c", RECIPE, *SHORT, *options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    result.out = ""
+    assert_one_line(result, "metrics.csv", "File too large", "there was none yet", code=75)
+
+
+# Loggers ------------------------------------------------------------------------------------------------------------
+
+
+def test_wandb_without_a_key_is_refused_at_once(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("HOME", os.getcwd())
+    monkeypatch.delenv("NETRC", raising=False)
+    assert_one_line(zoo("fit", "-c", RECIPE, "--logger", "wandb"), "no W&B key", "wandb login", "wandb-offline")
+    assert os.listdir() == []
+
+
+def test_wandb_without_a_network_is_refused_at_once(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://localhost:9")
+    assert_one_line(zoo("fit", "-c", RECIPE, "--logger", "wandb"), "cannot reach localhost", "wandb-offline")
+    assert os.listdir() == []
+
+
+def test_a_logger_that_is_not_installed_names_the_extra(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert_one_line(zoo("fit", "-c", RECIPE, "--logger", "tensorboard"), "pip install 'lightning-zoo[tensorboard]'")
+
+
+# Checkpoints --------------------------------------------------------------------------------------------------------
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch PWNED",)
+
+
+@pytest.mark.parametrize("verb", ["test", "predict"])
+def test_a_bad_checkpoint_is_refused(zoo: Zoo, trained: Path, verb: str) -> None:
+    good = (trained / "checkpoints/best.ckpt").read_bytes()
+    flipped = bytearray(good)
+    weight = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)["state_dict"]["net.fc.weight"]
+    flipped[good.index(weight.numpy().tobytes()) + 200] ^= 16
+    torch.save({"state_dict": {}, "x": Evil()}, "hostile.ckpt")
+    torch.save([1, 2], "list.ckpt")
+    torch.save({"a": 1}, "foreign.ckpt")
+    Path("cut.ckpt").write_bytes(good[: len(good) // 2])
+    Path("flipped.ckpt").write_bytes(flipped)
+    Path("text.ckpt").write_text("hello")
+    Path("empty.ckpt").write_bytes(b"")
+    Path("x.png").write_bytes(b"")
+    for name, word in {
+        "hostile": "refused",
+        "list": "holds a list",
+        "foreign": "is no ",
+        "cut": "cut off",
+        "flipped": "damaged",
+        "text": "damaged",
+        "empty": "damaged",
+        "missing": "no such checkpoint",
+    }.items():
+        path = f"{name}.ckpt"
+        args = ("predict", path, "x.png") if verb == "predict" else ("test", "-c", RECIPE, "--ckpt", path)
+        assert_one_line(zoo(*args), path, word)
+    assert not Path("PWNED").exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused(zoo: Zoo, trained: Path) -> None:
+    result = zoo("test", "-c", "cnn/lenet_digits", "--ckpt", trained)
+    assert_one_line(result, "another model (softmax_regression) than LeNetClassifier")
+    result = zoo("fit", "-c", "cnn/lenet_digits", "--resume", trained)
+    assert_one_line(result, "is one of linear/softmax_digits, not of cnn/lenet_digits")
+
+
+def test_a_checkpoint_that_wants_an_import_is_refused(zoo: Zoo, trained: Path) -> None:
+    path = trained / "checkpoints/best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["hyper_parameters"]["optimizer"] = "os.system"
+    torch.save(checkpoint, path)
+    assert_one_line(zoo("test", "-c", RECIPE, "--ckpt", path), "'os.system' to be imported, which no file may")
+    Path("x.png").write_bytes(b"")
+    assert_one_line(zoo("predict", path, "x.png"), "os.system")

@@ -1,0 +1,80 @@
+"""The fast verbs: help, version, the list of recipes; exit codes; what is imported."""
+
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+from cli_kit import Zoo, assert_one_line
+
+from recipes.__main__ import VERBS
+
+
+@pytest.mark.parametrize("args", [[], ["--help"], ["-h"], ["help"]])
+def test_help_names_every_verb(zoo: Zoo, args: list[str]) -> None:
+    result = zoo(*args)
+    assert result.code == 0
+    assert all(re.search(rf"(?m)^  {verb} ", result.out) for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(zoo: Zoo, verb: str) -> None:
+    result = zoo(verb, "--help")
+    assert result.code == 0
+    assert f"\n  zoo {verb}" in result.out.partition("Examples:")[2]
+
+
+def test_help_of_a_recipe_lists_what_its_classes_take(zoo: Zoo) -> None:
+    out = zoo("fit", "-c", "cnn/lenet_digits", "--help").out
+    for option in ("--model.variant", "--model.lr", "--data.batch_size", "--trainer.max_epochs", "--resume"):
+        assert option in out, option
+
+
+def test_version_tells_the_environment(zoo: Zoo) -> None:
+    out = zoo("--version").out
+    assert out.startswith("lightning-zoo ")
+    for word in ("Python", version("torch"), version("lightning"), "GPU", "cores", "memory"):
+        assert word in out, word
+
+
+def test_unknown_verb_suggests_the_closest(zoo: Zoo) -> None:
+    assert_one_line(zoo("tets"), "'tets'", "did you mean test?")
+    assert_one_line(zoo("--versoin"), "did you mean --version?")
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["recipes"], ["fit", "--help"], ["predict", "--help"]])
+def test_fast_verbs_import_neither_torch_nor_lightning(args: list[str]) -> None:
+    code = (
+        f"import sys; from recipes.__main__ import main; code = main({args!r})\n"
+        "sys.exit(code or any(m in sys.modules for m in ('torch', 'lightning', 'numpy', 'rich')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_debug_shows_the_traceback(zoo: Zoo) -> None:
+    result = zoo("recipes", "nothing-like-it", "--debug")
+    assert result.code == 2
+    assert "Traceback" in result.err
+    assert "zoo: error: " in result.err
+
+
+def test_a_bug_keeps_its_traceback_and_exits_with_1(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(args: list[str]) -> int:
+        raise AttributeError("nobody's fault")
+
+    monkeypatch.setattr("recipes.catalog.run", broken)
+    result = zoo("recipes")
+    assert result.code == 1
+    assert "Traceback" in result.err
+    assert "nobody's fault" in result.err
+    assert "zoo: error" not in result.err
+
+
+def test_interrupt_before_training_exits_with_130(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(args: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recipes.catalog.run", interrupted)
+    assert zoo("recipes").code == 130

@@ -1,0 +1,137 @@
+"""The run folder: numbers, finding, cutting back, removing."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from recipes import runs
+from recipes.errors import UserError
+from recipes.loggers import MetricsFile
+
+
+def make(folder: Path, *checkpoints: str) -> Path:
+    (folder / runs.CHECKPOINTS).mkdir(parents=True)
+    (folder / runs.CONFIG).write_text("")
+    for name in checkpoints:
+        (folder / runs.CHECKPOINTS / name).write_text("")
+    return folder
+
+
+def test_versions_count_up_by_number(tmp_cwd: Path) -> None:
+    make(Path("runs/cnn/x/version_9"))
+    make(Path("runs/cnn/x/version_10"))
+    Path("runs/cnn/x/notes.txt").write_text("")
+    assert runs.create(Path("runs"), "cnn/x").folder == Path("runs/cnn/x/version_11")
+
+
+def test_discard_removes_what_was_made_and_nothing_else(tmp_cwd: Path) -> None:
+    make(Path("runs/cnn/other/version_0"))
+    run = runs.create(Path("runs"), "cnn/x")
+    (run.folder / "log.txt").write_text("x")
+    run.discard()
+    assert not Path("runs/cnn/x").exists()
+    assert Path("runs/cnn/other/version_0", runs.CONFIG).exists()
+
+
+def test_discard_keeps_a_folder_with_a_checkpoint_or_of_a_resumed_run(tmp_cwd: Path) -> None:
+    run = runs.create(Path("runs"), "x")
+    (run.folder / runs.CHECKPOINTS / "last.ckpt").write_text("")
+    run.discard()
+    assert run.folder.is_dir()
+    resumed = runs.Run(make(Path("runs/y/version_0")), "y")
+    resumed.discard()
+    assert resumed.folder.is_dir()
+
+
+def test_discard_keeps_a_root_that_was_there(tmp_cwd: Path) -> None:
+    Path("mine").mkdir()
+    runs.create(Path("mine"), "x").discard()
+    assert list(Path("mine").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_cwd: Path) -> None:
+    Path("runs").write_text("a file")
+    with pytest.raises(UserError, match=r"cannot make a run folder in runs/x: .*--runs FOLDER"):
+        runs.create(Path("runs"), "x")
+    Path("other").mkdir()
+    Path("other/cnn").write_text("a file")
+    with pytest.raises(UserError):
+        runs.create(Path("other"), "cnn/x")
+    assert Path("other/cnn").read_text() == "a file"
+
+
+def test_newest_is_by_number_and_has_a_checkpoint(tmp_cwd: Path) -> None:
+    root = Path("runs")
+    assert runs.newest(root, "x") is None
+    make(root / "x/version_2", "last.ckpt")
+    make(root / "x/version_10", "best.ckpt")
+    make(root / "x/version_11")
+    assert runs.newest(root, "x") == root / "x/version_10"
+
+
+@pytest.mark.parametrize("text", ["runs/a/x/version_0", "a/x/version_0", "version_0", "runs/a/x/version_0/checkpoints/last.ckpt"])
+def test_find_takes_a_path_a_name_or_a_checkpoint(tmp_cwd: Path, text: str) -> None:
+    folder = make(Path("runs/a/x/version_0"), "last.ckpt")
+    assert runs.find(text, Path("runs"), "a/x") == folder
+
+
+def test_find_tells_where_it_looked(tmp_cwd: Path) -> None:
+    with pytest.raises(UserError, match=r"no run 'version_7': looked for .*runs/x/version_7/config.yaml"):
+        runs.find("version_7", Path("runs"), "x")
+    Path("a.ckpt").write_text("")
+    with pytest.raises(UserError, match="lies in no run folder"):
+        runs.find("a.ckpt", Path("runs"), "x")
+
+
+def test_drop_rows_keeps_the_head_and_the_steps_before(tmp_cwd: Path) -> None:
+    path = Path("metrics.csv")
+    path.write_text("step,epoch,a\n0,0,1\n9,0,2\n10,1,3\n200,2,4\n")
+    runs.drop_rows_from(path, 10)
+    assert path.read_text().split() == ["step,epoch,a", "0,0,1", "9,0,2"]
+    runs.drop_rows_from(path, 0)
+    assert path.read_text().split() == ["step,epoch,a"]
+    runs.drop_rows_from(Path("none.csv"), 0)
+    assert not Path("none.csv").exists()
+
+
+def test_metrics_file_has_one_row_a_step_and_goes_on(tmp_cwd: Path) -> None:
+    path = Path("metrics.csv")
+    file = MetricsFile(path)
+    file.add({"epoch": 0, "b": 1.0}, 4)
+    file.save()
+    file.add({"a": 2.0}, 4)  # a new column joins the row of its step
+    file.add({"a": 3.0, "epoch": 1}, 5)
+    file.save()
+    file = MetricsFile(path)
+    file.add({"c": 5.0}, 5)
+    file.add({"a": 4.0}, 6)
+    file.save()
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert [list(row.values()) for row in rows] == [
+        ["4", "0", "2.0", "1.0", ""],
+        ["5", "1", "3.0", "", "5.0"],
+        ["6", "", "4.0", "", ""],
+    ]
+    assert list(rows[0]) == ["step", "epoch", "a", "b", "c"]
+    assert [p.name for p in Path().iterdir()] == ["metrics.csv"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "main"),
+    [
+        ({}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"RANK": "4", "LOCAL_RANK": "0"}, False),
+        ({"LOCAL_RANK": "1"}, False),
+        ({"NODE_RANK": "1"}, False),
+        ({"NODE_RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"SLURM_PROCID": "3"}, False),
+    ],
+)
+def test_rank_zero_is_known_before_training(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], main: bool
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert runs.is_main_process() is main
