@@ -36,7 +36,7 @@ bench: .venv/ready  ## all benchmarks; writes benchmarks/RESULTS.md
 	@$(RUN) benchmarks
 
 docs: .venv/ready  ## the API pages, in docs/api
-	@$(RUN) pdoc -d google -o docs/api zoo datamodules callbacks recipes
+	@.venv/bin/python docs/build.py
 
 fix: .venv/ready  ## format and mend what ruff can mend
 	@$(RUN) ruff format . && $(RUN) ruff check --fix .
