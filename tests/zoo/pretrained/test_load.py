@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import random
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,16 @@ def test_cut_off_files(folder: Path, checkpoint: Path, share: float) -> None:
             zoo.load(what)
         path.write_bytes(content)
     zoo.load(folder)
+
+
+def test_garbage(tmp_path: Path) -> None:
+    generator = random.Random(0)
+    path = tmp_path / "garbage.ckpt"
+    texts = [b"root:x:0:0:root:/root:/bin/bash\n", b"", b"\x80", b"PK\x03\x04", b"(lp0\n.", b"}."]
+    for content in [*texts, *(generator.randbytes(50) for _ in range(200))]:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"garbage.ckpt (is damaged|is no|holds a|asks)"):
+            zoo.load(path)
 
 
 def test_no_file_and_no_zoo_file(tmp_path: Path) -> None:
