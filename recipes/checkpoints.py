@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
 from typing_extensions import override
 
 from recipes.errors import MachineError, UserError, disk_full
@@ -56,6 +57,12 @@ class Best(ModelCheckpoint):
 
     def __init__(self, folder: Path, monitor: str, mode: str) -> None:
         super().__init__(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
+
+    @override
+    def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        # no validation, or none yet: there is no best one. A metric that is still missing after one is an error above
+        if self.monitor in monitor_candidates or trainer.fit_loop.epoch_loop.val_loop._has_run:
+            super()._save_topk_checkpoint(trainer, monitor_candidates)
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -91,7 +91,9 @@ def _kept(console: Console) -> Iterator[None]:
     except SystemExit as stop:
         if (path := getattr(stop, "path", None)) is not None:
             how = "Ctrl-C" if stop.code == 128 + signal.SIGINT else "SIGTERM"
-            console.say(f"stopped by {how} and saved; go on with: zoo fit --resume {os.path.relpath(path.parent.parent)}")
+            console.say(
+                f"stopped by {how} and saved; go on with: zoo fit --resume {os.path.relpath(path.parent.parent)}"
+            )
         raise
 
 

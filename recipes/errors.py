@@ -85,7 +85,9 @@ def unwrap(error: BaseException) -> BaseException:
 
 # jsonargparse's errors ----------------------------------------------------------------------------------------------
 
-_WRAPPED = re.compile(r"\s*(- )?(Does not validate against|Expected a path but|Parser key|Not a valid subclass|Problem with given class)")
+_WRAPPED = re.compile(
+    r"\s*(- )?(Does not validate against|Expected a path but|Parser key|Not a valid subclass|Problem with given class)"
+)
 _NOISE = {"<class 'NoneType'>": "null"}
 
 

@@ -155,7 +155,7 @@ def _wandb(run: Run, offline: bool) -> WandbLogger:
     before = sorted((run.folder / "wandb").glob("*run-*-*"))
     logger = WandbLogger(
         name=f"{run.recipe}/{run.folder.name}",
-        save_dir=run.folder,
+        save_dir=run.folder.resolve(),  # W&B works in another process, whose current folder may be another
         id=before[-1].name.rpartition("-")[2] if before else None,  # a resumed run goes on under its id
         project=os.environ.get("WANDB_PROJECT", "lightning-zoo"),
         offline=offline,

@@ -9,6 +9,7 @@ from cli_kit import RECIPE, SHORT, Result, Zoo
 
 from recipes.__main__ import main
 
+
 @pytest.fixture
 def zoo(tmp_cwd: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Zoo:
     """``zoo("fit", "-c", RECIPE)`` in an empty folder."""

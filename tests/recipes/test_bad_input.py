@@ -63,7 +63,10 @@ def mine(tmp_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         ([], ["no recipe given", "zoo fit -c NAME"]),
         (["-c"], ["expected one argument"]),
         (["-c", "cnn/lenet_digit"], ["unknown recipe 'cnn/lenet_digit'", "did you mean cnn/lenet_digits?"]),
-        (["--model.nun_classes", "3"], ["zoo.LeNetClassifier has no argument 'nun_classes'", "did you mean num_classes?"]),
+        (
+            ["--model.nun_classes", "3"],
+            ["zoo.LeNetClassifier has no argument 'nun_classes'", "did you mean num_classes?"],
+        ),
         (["--data.sise", "3"], ["datamodules.DigitsDataModule has no argument 'sise'", "did you mean size?"]),
         (["--trainer.max_epoch", "3"], ["unknown option --trainer.max_epoch,", "did you mean --trainer.max_epochs?"]),
         (["--lr", "3"], ["unknown option --lr"]),
@@ -76,8 +79,14 @@ def mine(tmp_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         (["--model", "torch.nn.Linear"], ["model must name a LightningModule, got torch.nn.Linear"]),
         (["--model", "lenet5"], ["model must be a class path such as zoo.LeNetClassifier, got lenet5"]),
         (["--trainer.callbacks+=callbacks.GradNrm"], ["cannot be imported", "did you mean GradNorm?"]),
-        (["--trainer.callbacks+=callbacks.GradNorm", "--trainer.callbacks.norm", "2"], ["callbacks.GradNorm has no argument"]),
-        (["--trainer.callbacks+=callbacks.LRSchedule", "--trainer.callbacks.schedule", "x"], ["schedule wants one of", "got x"]),
+        (
+            ["--trainer.callbacks+=callbacks.GradNorm", "--trainer.callbacks.norm", "2"],
+            ["callbacks.GradNorm has no argument"],
+        ),
+        (
+            ["--trainer.callbacks+=callbacks.LRSchedule", "--trainer.callbacks.schedule", "x"],
+            ["schedule wants one of", "got x"],
+        ),
         (["--model.width", "0"], ["width must be 1 or more, got 0"]),
         (["--model.optimizer", "Adamm"], ["'Adamm'", "did you mean 'Adam'?"]),
         (["--data.batch_size", "0"], ["batch_size", "got 0"]),
@@ -85,7 +94,10 @@ def mine(tmp_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         (["--trainer.logger", "false"], ["--logger"]),
         (["--trainer.default_root_dir", "x"], ["--runs"]),
         (["--trainer.accelerator", "nothing"], ["nothing"]),
-        (["--logger", "wand"], ["--logger must be one of csv, tensorboard, wandb, wandb-offline, none", "did you mean wandb?"]),
+        (
+            ["--logger", "wand"],
+            ["--logger must be one of csv, tensorboard, wandb, wandb-offline, none", "did you mean wandb?"],
+        ),
         (["--resume"], ["no run of cnn/lenet_digits", "zoo fit -c cnn/lenet_digits"]),
         (["--resume", "version_3"], ["no run 'version_3'"]),
         (["--ckpt", "x.ckpt"], ["unknown option --ckpt"]),
@@ -102,7 +114,10 @@ def test_fit_refuses(zoo: Zoo, args: list[str], words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("model: {class_path: zoo.LeNetClassifier, init_args: {lrr: 3}}", ["zoo.LeNetClassifier has no argument 'lrr', did you mean lr?"]),
+        (
+            "model: {class_path: zoo.LeNetClassifier, init_args: {lrr: 3}}",
+            ["zoo.LeNetClassifier has no argument 'lrr', did you mean lr?"],
+        ),
         ("modle: {class_path: zoo.LeNetClassifier}", ["unknown key 'modle", "did you mean model"]),
         ("trainer: {max_epoch: 3}", ["max_epoch", "did you mean trainer.max_epochs?"]),
         ("model: {class_path: zoo.LeNetClassifier, init_args: {lr", ["no valid YAML"]),
@@ -197,7 +212,11 @@ def test_a_disk_that_fills_up_in_between_names_the_file_and_the_last_good_checkp
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    options = [f"--trainer.callbacks+={mine}.Full", "--trainer.callbacks.size=300", "--trainer.enable_checkpointing=false"]
+    options = [
+        f"--trainer.callbacks+={mine}.Full",
+        "--trainer.callbacks.size=300",
+        "--trainer.enable_checkpointing=false",
+    ]
     try:
         result = zoo("fit", "-c", RECIPE, *SHORT, *options)
     finally:

@@ -70,7 +70,9 @@ def test_newest_is_by_number_and_has_a_checkpoint(tmp_cwd: Path) -> None:
     assert runs.newest(root, "x") == root / "x/version_10"
 
 
-@pytest.mark.parametrize("text", ["runs/a/x/version_0", "a/x/version_0", "version_0", "runs/a/x/version_0/checkpoints/last.ckpt"])
+@pytest.mark.parametrize(
+    "text", ["runs/a/x/version_0", "a/x/version_0", "version_0", "runs/a/x/version_0/checkpoints/last.ckpt"]
+)
 def test_find_takes_a_path_a_name_or_a_checkpoint(tmp_cwd: Path, text: str) -> None:
     folder = make(Path("runs/a/x/version_0"), "last.ckpt")
     assert runs.find(text, Path("runs"), "a/x") == folder

@@ -1,0 +1,154 @@
+"""Checkpoint files: the previous one is whole at every moment; what is read is checked."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recipes.checkpoints import AtomicCheckpointIO, check_undamaged, load
+from recipes.errors import MachineError
+from zoo import create_model
+
+PATH = Path("checkpoints/last.ckpt")
+
+
+class Unsavable:
+    def __reduce__(self) -> Any:
+        raise RuntimeError("cannot be saved")
+
+
+def saved(path: Path = PATH) -> Any:
+    return torch.load(path, weights_only=True)
+
+
+def test_save_and_load(tmp_cwd: Path) -> None:
+    io = AtomicCheckpointIO()
+    io.save_checkpoint({"state_dict": {"a": torch.arange(3)}}, PATH)
+    assert io.load_checkpoint(PATH)["state_dict"]["a"].tolist() == [0, 1, 2]
+    assert os.listdir("checkpoints") == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("failure", [Unsavable(), KeyboardInterrupt])
+def test_a_failure_keeps_the_previous_and_leaves_nothing(
+    tmp_cwd: Path, failure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    io = AtomicCheckpointIO()
+    io.save_checkpoint({"step": 1}, PATH)
+    if failure is KeyboardInterrupt:
+
+        def interrupted(descriptor: int) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("os.fsync", interrupted)
+        failure = 2
+    with pytest.raises((RuntimeError, KeyboardInterrupt)):
+        io.save_checkpoint({"step": failure}, PATH)
+    assert saved() == {"step": 1}
+    assert os.listdir("checkpoints") == ["last.ckpt"]
+
+
+def test_the_new_file_is_complete_before_it_takes_the_place(tmp_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the moment of the exchange the new one is written out, in the same folder; a move between disks is no exchange."""
+    io = AtomicCheckpointIO()
+    io.save_checkpoint({"step": 1}, PATH)
+    synced: list[int] = []
+    replace = os.replace
+
+    def look(source: Path, target: Path) -> None:
+        assert synced
+        assert Path(source).parent == Path(target).parent
+        assert saved(Path(source)) == {"step": 2}
+        assert saved(Path(target)) == {"step": 1}
+        replace(source, target)
+
+    monkeypatch.setattr("os.fsync", synced.append)
+    monkeypatch.setattr("os.replace", look)
+    io.save_checkpoint({"step": 2}, PATH)
+    assert saved() == {"step": 2}
+
+
+def test_full_disk_is_the_machines_fault(tmp_cwd: Path) -> None:
+    import resource
+
+    io = AtomicCheckpointIO()
+    io.save_checkpoint({"step": 1}, PATH)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(
+            MachineError, match=r"cannot save checkpoints/last.ckpt: File too large; the previous last.ckpt is kept"
+        ):
+            io.save_checkpoint({"step": torch.zeros(1_000_000)}, PATH)
+        with pytest.raises(MachineError, match="there is no earlier one"):
+            io.save_checkpoint({"step": torch.zeros(1_000_000)}, Path("checkpoints/best.ckpt"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert saved() == {"step": 1}
+    assert os.listdir("checkpoints") == ["last.ckpt"]
+
+
+def test_a_flipped_bit_is_seen_which_torch_does_not_see(tmp_cwd: Path) -> None:
+    AtomicCheckpointIO().save_checkpoint({"state_dict": {"a": torch.full((1000,), 7.0)}}, PATH)
+    data = bytearray(PATH.read_bytes())
+    data[data.index(torch.full((1000,), 7.0).numpy().tobytes()) + 1234] ^= 1
+    PATH.write_bytes(data)
+    torch.load(PATH, weights_only=True)  # not a word
+    with pytest.raises(ValueError, match="damaged: .*data/0 does not match its checksum"):
+        check_undamaged(PATH)
+    with pytest.raises(ValueError, match="damaged"):
+        load(PATH)
+
+
+def test_load_wants_a_state_dict(tmp_cwd: Path) -> None:
+    torch.save({"epoch": 1}, "x.ckpt")
+    with pytest.raises(ValueError, match=r"x.ckpt is no Lightning checkpoint: it has no state_dict"):
+        load(Path("x.ckpt"))
+    with pytest.raises(FileNotFoundError, match=r"none.ckpt"):
+        load(Path("none.ckpt"))
+
+
+def test_check_fits_names_the_first_difference(tmp_cwd: Path) -> None:
+    from recipes.checkpoints import check_fits
+    from recipes.errors import UserError
+
+    model = create_model("lenet5")
+    state = model.state_dict()
+    check_fits({"state_dict": {**state, "mean": torch.zeros(3)}}, model, PATH)  # filled at the first fit
+    for change, words in (
+        ({"net.fc3.weight": torch.zeros(7, 84)}, r"net.fc3.weight has shape \(7, 84\) there and \(10, 84\) here"),
+        ({"net.new": torch.zeros(1)}, "it has net.new"),
+    ):
+        with pytest.raises(UserError, match=words):
+            check_fits({"state_dict": {**state, **change}}, model, PATH)
+    del state["net.fc3.bias"]
+    with pytest.raises(UserError, match="it lacks net.fc3.bias"):
+        check_fits({"state_dict": state, "zoo": {"model": "resnet18"}}, model, PATH)
+
+
+@pytest.mark.slow
+def test_a_kill_while_saving_leaves_a_whole_checkpoint(tmp_cwd: Path) -> None:
+    script = (
+        "import torch; from pathlib import Path; from recipes.checkpoints import AtomicCheckpointIO\n"
+        "io, step = AtomicCheckpointIO(), 0\n"
+        "while True:\n"
+        "    step += 1; io.save_checkpoint({'step': step, 'x': torch.full((3_000_000,), step)}, Path('checkpoints/last.ckpt'))\n"
+        "    print(step, flush=True)\n"
+    )
+    for delay in (0.0, 0.03, 0.07):
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        assert process.stdout
+        while int(process.stdout.readline()) < 3:
+            pass
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        content = saved()
+        assert content["step"] >= 3
+        assert (content["x"] == content["step"]).all()
+        assert set(os.listdir("checkpoints")) <= {"last.ckpt", ".last.ckpt.tmp"}

@@ -1,0 +1,86 @@
+"""Every YAML: its head, its form, one batch; slow: what it expects; by hand (`make evidence`): the same on three seeds."""
+
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from cli_kit import Zoo
+
+from recipes import catalog
+
+RECIPES = catalog.shipped()
+every_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+
+
+def test_no_yaml_is_left_out() -> None:
+    found = [path for path in catalog.PACKAGE.rglob("*") if path.suffix in (".yaml", ".yml", ".json")]
+    assert sorted(found) == sorted(recipe.path for recipe in RECIPES)
+    assert len(RECIPES) >= 3
+
+
+@every_recipe
+def test_form(recipe: catalog.Recipe) -> None:
+    text = recipe.path.read_text()
+    assert len(text.splitlines()) <= 40
+    assert recipe.what
+    assert f"#   run     zoo fit -c {recipe.name}\n" in text
+    assert recipe.takes
+    assert recipe.bound or "published, not reproduced by us" in recipe.expect
+    assert recipe.bound is None or re.search(r"\(measured [\d.]+, [\d.]+-[\d.]+ over 3 seeds\)", recipe.expect)
+    config = yaml.safe_load(text)
+    assert isinstance(config["seed_everything"], int)
+    assert "precision" not in config["trainer"]  # 32 bits where a number is expected
+    assert not set(config) - {"seed_everything", "model", "data", "trainer"}
+
+
+@every_recipe
+def test_measured_values_meet_the_bound(recipe: catalog.Recipe) -> None:
+    found = re.search(r"measured ([\d.]+), ([\d.]+)-([\d.]+)", recipe.expect)
+    if found and recipe.bound:
+        mean, low, high = (float(text) for text in found.groups())
+        assert low <= mean <= high
+        assert low >= recipe.bound[2] if recipe.bound[1] == ">=" else high <= recipe.bound[2]
+
+
+@every_recipe
+def test_one_batch(zoo: Zoo, recipe: catalog.Recipe) -> None:
+    limits = [f"--trainer.limit_{part}_batches=1" for part in ("train", "val", "test")]
+    result = zoo("fit", "-c", recipe.name, "--trainer.max_epochs=1", *limits)
+    assert result.code == 0, result.err
+    assert result.err == ""
+    assert Path("runs", recipe.name, "version_0/checkpoints/last.ckpt").is_file()
+
+
+def measure(zoo: Zoo, recipe: catalog.Recipe, *options: object) -> float:
+    assert recipe.bound is not None
+    result = zoo("fit", "-c", recipe.name, *options)
+    assert result.code == 0, result.err
+    found = re.search(rf"(?m)^{recipe.bound[0]} +([\d.]+)", result.out)
+    assert found
+    assert f"{recipe.bound[0]} {recipe.bound[1]} {recipe.bound[2]:g}: met" in result.out
+    return float(found[1])
+
+
+@pytest.mark.slow
+@every_recipe
+def test_expectation_is_met(zoo: Zoo, recipe: catalog.Recipe) -> None:
+    if recipe.bound is None:
+        pytest.fail("a recipe without a bound needs a fake tree of its data here")
+    measure(zoo, recipe)
+
+
+@pytest.mark.evidence
+@every_recipe
+def test_three_seeds(zoo: Zoo, recipe: catalog.Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    begin = time.monotonic()
+    values = [measure(zoo, recipe, f"--seed_everything={seed}") for seed in range(3)]
+    seconds = (time.monotonic() - begin) / 3
+    with capsys.disabled():
+        mean = sum(values) / 3
+        print(
+            f"\n{recipe.name}: measured {mean:.4f}, {min(values):.4f}-{max(values):.4f} over 3 seeds; {seconds:.1f} s each "
+            f"on {os.cpu_count()} cores, {os.environ.get('OMP_NUM_THREADS')} thread"
+        )

@@ -1,0 +1,242 @@
+"""The run folder whatever the logger, and nothing anywhere else."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from cli_kit import RECIPE, SHORT, Zoo
+from PIL import Image
+
+OURS = {"config.yaml", "metrics.csv", "curves.png", "log.txt", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+EVERY_LOGGER = """
+import json, os, sys
+from pathlib import Path
+from recipes.__main__ import main
+
+def files(root):
+    return sorted(str(p) for p in Path(root).rglob("*") if not p.is_dir() or not any(p.iterdir()))
+
+found = {}
+for i, logger in enumerate(["csv", "tensorboard", "wandb-offline", "none"]):
+    cwd = Path("work", logger)
+    cwd.mkdir(parents=True)
+    before = os.getcwd()
+    os.chdir(cwd)
+    code = main(["fit", "-c", "RECIPE", "--logger", logger, "--trainer.max_epochs=1", "--trainer.limit_train_batches=3"])
+    os.chdir(before)
+    assert code == 0
+    found[logger] = files(cwd)
+print(json.dumps(found))
+"""
+
+
+def test_every_logger_writes_into_the_run_folder_and_nothing_elsewhere(tmp_path: Path) -> None:
+    for name in ("home", "tmp"):
+        (tmp_path / name).mkdir()
+    variables = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "MPL", "XDG"))}
+    variables |= {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp")}
+    script = EVERY_LOGGER.replace("RECIPE", RECIPE)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=variables, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert [str(path) for name in ("home", "tmp") for path in (tmp_path / name).rglob("*")] == []
+    for logger, paths in told.items():
+        run = f"work/{logger}/runs/{RECIPE}/version_0/"
+        inside = {path.removeprefix(run) for path in paths}
+        extra = inside - OURS
+        assert inside >= OURS
+        if logger == "tensorboard":
+            assert extra
+            assert all(path.startswith("events.out.tfevents") for path in extra)
+        elif logger == "wandb-offline":
+            assert all(path.startswith("wandb/") for path in extra)
+            assert sum(path.endswith(".wandb") for path in extra) == 1
+        else:
+            assert not extra
+
+
+def test_what_the_files_hold(trained: Path) -> None:
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["trainer"]["max_epochs"] == 2
+    assert "num_classes" not in config["model"]["init_args"]  # the data tell it
+    assert config["model"]["init_args"]["optimizer"] == "AdamW"  # defaults are kept
+    rows = list(csv.DictReader((trained / "metrics.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows] == ["0", "1", "2", "3", "4", "5", "6"]
+    assert rows[2]["val/acc"]
+    assert rows[2]["train/loss"]
+    assert rows[6]["test/acc"]
+    with Image.open(trained / "curves.png") as picture:
+        assert picture.size[0] > 100
+    for name in ("best", "last"):
+        assert "state_dict" in torch.load(trained / f"checkpoints/{name}.ckpt", weights_only=True)
+    assert torch.load(trained / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 6
+    log = (trained / "log.txt").read_text()
+    for text in ("starts: SoftmaxRegressionClassifier, 650 parameters", "epoch 1/2  train/acc", "test/acc", "expected"):
+        assert text in log, text
+    assert "\x1b" not in log
+
+
+def test_config_runs_as_it_stands_and_gives_the_same_weights(zoo: Zoo, trained: Path) -> None:
+    result = zoo("fit", "-c", trained / "config.yaml")
+    assert result.code == 0
+    again = Path("runs", RECIPE, "version_1")
+    assert again.is_dir()
+    for name in ("config.yaml", "metrics.csv"):
+        assert (again / name).read_text() == (trained / name).read_text()
+    one, two = (torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (trained, again))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_summary_says_whether_the_expectation_is_met(zoo: Zoo) -> None:
+    out = zoo("fit", "-c", RECIPE, *SHORT, "--trainer.max_epochs=1").out
+    line = re.search(r"expected +(.*)", out)
+    assert line
+    assert re.match(r"test/acc >= 0\.965: NOT met, got 0\.\d{4} \(with .*max_epochs=1\)", line[1])
+    assert re.search(rf"run folder +runs/{RECIPE}/version_0\n", out)
+    Path("easy.yaml").write_text("# easy\n#   expect  test/acc >= 0.01\n" + _yaml())
+    assert "test/acc >= 0.01: met" in zoo("fit", "-c", "easy.yaml", *SHORT).out
+    assert Path("runs/easy/version_0").is_dir()
+
+
+def _yaml(data: str = "{}", **trainer: object) -> str:
+    return (
+        "model: {class_path: zoo.SoftmaxRegressionClassifier}\n"
+        f"data: {{class_path: datamodules.DigitsDataModule, init_args: {data}}}\n"
+        f"trainer: {json.dumps({'max_epochs': 1, **trainer})}\n"
+    )
+
+
+def test_without_validation_the_last_checkpoint_is_tested(zoo: Zoo) -> None:
+    Path("r.yaml").write_text(_yaml("{val_fraction: 0}"))
+    result = zoo("fit", "-c", "r.yaml", *SHORT)
+    assert result.code == 0, result.err
+    assert "(last.ckpt)" in result.out
+    assert [path.name for path in Path("runs/r/version_0/checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_last_is_saved_when_the_metric_does_not_improve(zoo: Zoo) -> None:
+    """Stock Lightning saves last.ckpt only together with a new best one."""
+    options = ("--trainer.max_epochs=3", "--model.lr=1e-12")
+    assert zoo("fit", "-c", RECIPE, *SHORT, *options).code == 0
+    folder = Path("runs", RECIPE, "version_0/checkpoints")
+    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 2
+    assert torch.load(folder / "best.ckpt", weights_only=True)["epoch"] < 2
+
+
+def test_fast_dev_run_leaves_nothing(zoo: Zoo) -> None:
+    assert zoo("fit", "-c", RECIPE, "--trainer.fast_dev_run=true").code == 0
+    assert os.listdir() == []
+
+
+def test_runs_folder_can_be_elsewhere(zoo: Zoo) -> None:
+    assert zoo("fit", "-c", RECIPE, *SHORT, "--trainer.max_epochs=1", "--runs", "deep/er").code == 0
+    assert Path("deep/er", RECIPE, "version_0/log.txt").is_file()
+    assert os.listdir() == ["deep"]
+    assert zoo("test", "-c", RECIPE, "--runs", "deep/er").code == 0
+
+
+def test_users_callbacks_come_besides_ours_and_replace_their_kind(zoo: Zoo) -> None:
+    options = ("--trainer.callbacks+=callbacks.LearningCurves", "--trainer.callbacks.filename=mine.png")
+    assert zoo("fit", "-c", RECIPE, *SHORT, "--trainer.max_epochs=1", *options).code == 0
+    names = {path.name for path in Path("runs", RECIPE, "version_0").iterdir()}
+    assert "mine.png" in names
+    assert "curves.png" not in names
+
+
+def test_evaluation_prints_the_metrics_and_writes_nothing(zoo: Zoo, trained: Path) -> None:
+    before = sorted(Path().rglob("*"))
+    wanted = list(csv.DictReader((trained / "metrics.csv").read_text().splitlines()))[-1]["test/acc"]
+    for args in (["-c", RECIPE], ["--ckpt", trained], ["--ckpt", trained / "checkpoints/best.ckpt"]):
+        out = zoo("test", *args).out
+        assert f"{float(wanted):.4f}" in out
+        assert "test/f1" in out
+    out = zoo("validate", "-c", RECIPE).out
+    assert "val/acc" in out
+    assert "test/acc" not in out
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_evaluation_writes_a_run_folder_when_a_logger_is_named(zoo: Zoo, trained: Path) -> None:
+    assert zoo("test", "-c", RECIPE, "--logger", "csv").code == 0
+    rows = (trained.parent / "version_1/metrics.csv").read_text().splitlines()
+    assert len(rows) == 2
+    assert "test/acc" in rows[0]
+
+
+def test_evaluation_builds_the_model_of_the_checkpoint(zoo: Zoo) -> None:
+    """LeNet's variants have the same weights' shapes: the recipe's default must not win over the checkpoint."""
+    options = ("--model.variant=relu", "--trainer.max_epochs=1", "--trainer.limit_train_batches=3")
+    out = zoo("fit", "-c", "cnn/lenet_digits", *options).out
+    trained_loss = re.search(r"test/loss +(\S+)", out)
+    assert trained_loss
+    run = "runs/cnn/lenet_digits/version_0"
+    for args in (["--ckpt", run], ["-c", "cnn/lenet_digits", "--ckpt", run]):
+        loss = re.search(r"test/loss +(\S+)", zoo("test", *args).out)
+        assert loss
+        assert loss[1] == trained_loss[1]
+    result = zoo("test", "-c", "cnn/lenet_digits", "--ckpt", run, "--model.variant=published")
+    assert result.code == 2
+    assert "--model.variant published contradicts the checkpoint, which was trained with relu" in result.err
+
+
+def test_linked_values_reach_the_model(zoo: Zoo) -> None:
+    assert zoo("fit", "-c", "cnn/resnet_digits", "--trainer.max_epochs=1", "--trainer.limit_train_batches=1").code == 0
+    checkpoint = torch.load("runs/cnn/resnet_digits/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["in_channels"] == 1  # the class says 3
+    assert checkpoint["hyper_parameters"]["num_classes"] == 10
+    assert zoo("fit", "-c", RECIPE, *SHORT, "--model.in_features=64", "--trainer.max_epochs=1").code == 0
+
+
+def test_required_arguments_that_the_data_tell(zoo: Zoo, tmp_cwd: Path) -> None:
+    name = f"required_{tmp_cwd.name}"
+    Path(f"{name}.py").write_text(
+        "import zoo\nclass Mine(zoo.SoftmaxRegressionClassifier):\n"
+        "    def __init__(self, num_classes: int, in_features: int, lr: float = 0.1) -> None:\n"
+        "        super().__init__(in_features, num_classes, lr=lr)\n"
+    )
+    Path("r.yaml").write_text(_yaml().replace("zoo.SoftmaxRegressionClassifier", f"{name}.Mine"))
+    result = zoo("fit", "-c", "r.yaml", *SHORT)
+    assert result.code == 0, result.err
+    assert "num_classes" not in Path("runs/r/version_0/config.yaml").read_text()
+    assert zoo("fit", "-c", "runs/r/version_0/config.yaml", *SHORT).code == 0
+    assert zoo("test", "-c", "r.yaml").code == 0
+
+
+def test_process_state_is_put_back(zoo: Zoo) -> None:
+    import logging
+    import signal
+    import warnings
+
+    def state() -> tuple[object, ...]:
+        handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+        return (
+            sys.path[:],
+            dict(os.environ),
+            handlers,
+            logging.getLogger("lightning.pytorch").handlers[:],
+            warnings.filters[:],
+        )
+
+    before = state()
+    assert zoo("fit", "-c", RECIPE, *SHORT, "--trainer.max_epochs=1", "--logger=wandb-offline").code == 0
+    assert state() == before
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "wandb-offline"])
+def test_two_fits_in_one_process_keep_their_logs_apart(zoo: Zoo, logger: str) -> None:
+    for _ in range(2):
+        assert zoo("fit", "-c", RECIPE, *SHORT, "--trainer.max_epochs=1", "--logger", logger).code == 0
+    pattern = "events*" if logger == "tensorboard" else "wandb/offline-run-*/*.wandb"
+    one, two = (sorted(Path("runs", RECIPE, f"version_{i}").glob(pattern)) for i in (0, 1))
+    assert len(one) == len(two) > 0
+    assert {path.name for path in one}.isdisjoint(path.name for path in two)
