@@ -99,7 +99,7 @@ def test_a_flipped_bit_is_seen_which_torch_does_not_see(tmp_cwd: Path) -> None:
     data[data.index(torch.full((1000,), 7.0).numpy().tobytes()) + 1234] ^= 1
     PATH.write_bytes(data)
     torch.load(PATH, weights_only=True)  # not a word
-    with pytest.raises(ValueError, match="damaged: .*data/0 does not match its checksum"):
+    with pytest.raises(ValueError, match=r"damaged: .*data/0 does not match its checksum"):
         check_undamaged(PATH)
     with pytest.raises(ValueError, match="damaged"):
         load(PATH)
@@ -127,7 +127,7 @@ def test_check_fits_names_the_first_difference(tmp_cwd: Path) -> None:
         with pytest.raises(UserError, match=words):
             check_fits({"state_dict": {**state, **change}}, model, PATH)
     del state["net.fc3.bias"]
-    with pytest.raises(UserError, match="it lacks net.fc3.bias"):
+    with pytest.raises(UserError, match=r"it lacks net\.fc3\.bias"):
         check_fits({"state_dict": state, "zoo": {"model": "resnet18"}}, model, PATH)
 
 

@@ -126,7 +126,7 @@ def test_two_processes_train_in_one_run_folder(tmp_cwd: Path) -> None:
 
 
 def test_two_processes_tell_an_error_once(tmp_cwd: Path) -> None:
-    out, err = finish(start("fit", "-c", "cnn/lenet_digits", "--trainer.devices=2", "--data.size=30"), 2)
+    _, err = finish(start("fit", "-c", "cnn/lenet_digits", "--trainer.devices=2", "--data.size=30"), 2)
     assert err.count("zoo: error: ") == 1
     assert "set the datamodule's size=32" in err
     assert os.listdir() == []
