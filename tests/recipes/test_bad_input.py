@@ -35,6 +35,10 @@ class Buggy(zoo.SoftmaxRegressionClassifier):
 class Mute(LightningModule):
     def __init__(self, size: int): super().__init__()
 
+class Early(Callback):
+    def on_train_start(self, trainer, pl_module):
+        raise ValueError("not like this")
+
 class Boom(Callback):
     def on_train_epoch_start(self, trainer, pl_module):
         if trainer.current_epoch == 1:
@@ -164,6 +168,13 @@ def test_a_bug_in_a_users_class_is_no_users_error(zoo: Zoo, mine: str) -> None:
     assert result.code == 1
     assert "AttributeError" in result.err
     assert "Traceback" in result.err
+    assert not Path("runs").exists()
+
+
+def test_an_error_between_the_sanity_check_and_the_first_batch_is_one_of_setting_up(zoo: Zoo, mine: str) -> None:
+    result = zoo("fit", "-c", RECIPE, *SHORT, f"--trainer.callbacks+={mine}.Early")
+    result.out = ""
+    assert_one_line(result, "not like this")
     assert not Path("runs").exists()
 
 

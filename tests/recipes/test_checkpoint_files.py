@@ -58,6 +58,7 @@ def test_the_new_file_is_complete_before_it_takes_the_place(tmp_cwd: Path, monke
     io = AtomicCheckpointIO()
     io.save_checkpoint({"step": 1}, PATH)
     synced: list[int] = []
+    looked = []
     replace = os.replace
 
     def look(source: Path, target: Path) -> None:
@@ -66,10 +67,12 @@ def test_the_new_file_is_complete_before_it_takes_the_place(tmp_cwd: Path, monke
         assert saved(Path(source)) == {"step": 2}
         assert saved(Path(target)) == {"step": 1}
         replace(source, target)
+        looked.append(target)
 
     monkeypatch.setattr("os.fsync", synced.append)
     monkeypatch.setattr("os.replace", look)
     io.save_checkpoint({"step": 2}, PATH)
+    assert looked == [PATH]
     assert saved() == {"step": 2}
 
 

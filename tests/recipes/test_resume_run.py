@@ -76,7 +76,7 @@ def test_after_a_kill_no_step_stands_twice(zoo: Zoo, trained: Path) -> None:
     finished = rows(trained)
     with (trained / "metrics.csv").open("a") as file:
         file.write("7,2\n8,2\n")
-    (trained / "checkpoints/.last.ckpt.tmp").write_text("half a checkpoint")
+    (trained / "checkpoints/.old.ckpt.tmp").write_text("half a checkpoint")
     assert zoo("fit", "--resume", trained, "--trainer.max_epochs=3").code == 0
     found = rows(trained)
     assert [row["step"] for row in found] == [str(i) for i in range(10)]

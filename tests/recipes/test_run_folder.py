@@ -40,7 +40,7 @@ print(json.dumps(found))
 def test_every_logger_writes_into_the_run_folder_and_nothing_elsewhere(tmp_path: Path) -> None:
     for name in ("home", "tmp"):
         (tmp_path / name).mkdir()
-    variables = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "MPL", "XDG"))}
+    variables = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "MPL", "XDG", "TORCHINDUCTOR"))}
     variables |= {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp")}
     script = EVERY_LOGGER.replace("RECIPE", RECIPE)
     done = subprocess.run(
@@ -227,6 +227,7 @@ def test_process_state_is_put_back(zoo: Zoo) -> None:
             warnings.filters[:],
         )
 
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     before = state()
     assert zoo("fit", "-c", RECIPE, *SHORT, "--trainer.max_epochs=1", "--logger=wandb-offline").code == 0
     assert state() == before
