@@ -13,9 +13,14 @@ from typing import Any
 
 _HOME = {
     "Augmentation": "datamodules.augment",
+    "CIFAR100DataModule": "datamodules.cifar",
+    "CIFAR10DataModule": "datamodules.cifar",
     "DigitsDataModule": "datamodules.digits",
+    "DownloadedImages": "datamodules.downloads",
     "EvaluationSampler": "datamodules.samplers",
+    "FashionMNISTDataModule": "datamodules.mnist",
     "ImageDataModule": "datamodules.images",
+    "MNISTDataModule": "datamodules.mnist",
     "TrainSampler": "datamodules.samplers",
 }
 
