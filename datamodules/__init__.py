@@ -12,15 +12,18 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "ArrayDataModule": "datamodules.arrays",
     "Augmentation": "datamodules.augment",
     "CIFAR100DataModule": "datamodules.cifar",
     "CIFAR10DataModule": "datamodules.cifar",
+    "DataModule": "datamodules.base",
     "DigitsDataModule": "datamodules.digits",
     "DownloadedImages": "datamodules.downloads",
     "EvaluationSampler": "datamodules.samplers",
     "FashionMNISTDataModule": "datamodules.mnist",
     "ImageDataModule": "datamodules.images",
     "MNISTDataModule": "datamodules.mnist",
+    "TableDataModule": "datamodules.arrays",
     "TrainSampler": "datamodules.samplers",
 }
 
