@@ -19,6 +19,7 @@ _HOME = {
     "SoftmaxRegressionClassifier": "zoo.linear",
     "Task": "zoo.tasks",
     "ClassificationTask": "zoo.tasks",
+    "RegressionTask": "zoo.tasks",
     "LoadReport": "zoo.pretrained",
     "load": "zoo.pretrained",
     "create_model": "zoo.registry",
