@@ -15,8 +15,10 @@ from typing import Any
 _HOME = {
     "CIFARResNetClassifier": "zoo.cnn",
     "LeNetClassifier": "zoo.cnn",
+    "LinearRegressor": "zoo.linear",
     "ResNetClassifier": "zoo.cnn",
     "SoftmaxRegressionClassifier": "zoo.linear",
+    "fit_closed_form": "zoo.linear",
     "Task": "zoo.tasks",
     "ClassificationTask": "zoo.tasks",
     "RegressionTask": "zoo.tasks",

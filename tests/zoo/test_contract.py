@@ -18,9 +18,14 @@ def images(channels: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.rand(8, channels, size, size), torch.arange(8)
 
 
+def table(columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(8, columns), torch.randn(8)
+
+
 # name -> (arguments that shrink it, batch, reasons for checks that are impossible)
 CASES = {
     "softmax_regression": ({}, images(1, 28), {}),
+    "linear_regression": ({"in_features": 64}, table(64), {}),
     "lenet5": ({}, images(1, 32), {}),
     "lenet5_relu": ({}, images(3, 32), {}),
     **{f"resnet{d}": ({"width": 4, "num_classes": 10}, images(3, 32), {}) for d in (18, 34, 50, 101, 152)},

@@ -69,7 +69,7 @@ class RegressionTask(Task):
     def setup(self, stage: str) -> None:
         """Take the target's statistics from the datamodule, and compare the number of outputs with the data's."""
         super().setup(stage)
-        data = getattr(self.trainer, "datamodule", None)
+        data: Any = getattr(self.trainer, "datamodule", None)
         mean = getattr(data, "target_mean", None)
         if stage != "fit" or mean is None or self._target_known:
             return
