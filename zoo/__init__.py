@@ -14,8 +14,10 @@ from typing import Any
 
 _HOME = {
     "CIFARResNetClassifier": "zoo.cnn",
+    "GLMRegressor": "zoo.linear",
     "LeNetClassifier": "zoo.cnn",
     "LinearRegressor": "zoo.linear",
+    "LogisticRegressionClassifier": "zoo.linear",
     "ResNetClassifier": "zoo.cnn",
     "SoftmaxRegressionClassifier": "zoo.linear",
     "fit_closed_form": "zoo.linear",
