@@ -18,6 +18,7 @@ _HOME = {
     "CIFAR100DataModule": "datamodules.cifar",
     "CIFAR10DataModule": "datamodules.cifar",
     "CirclesDataModule": "datamodules.toys",
+    "CSVDataModule": "datamodules.csv_table",
     "DataModule": "datamodules.base",
     "DiabetesDataModule": "datamodules.tabular",
     "DigitsDataModule": "datamodules.digits",
