@@ -18,6 +18,8 @@ _HOME = {
     "LeNetClassifier": "zoo.cnn",
     "LinearRegressor": "zoo.linear",
     "LogisticRegressionClassifier": "zoo.linear",
+    "MLPClassifier": "zoo.linear",
+    "MLPRegressor": "zoo.linear",
     "ResNetClassifier": "zoo.cnn",
     "SoftmaxRegressionClassifier": "zoo.linear",
     "fit_closed_form": "zoo.linear",

@@ -1,17 +1,21 @@
-"""Linear models."""
+"""Linear models and dense nets."""
 
 from zoo.linear.glm import GLM, GLMRegressor
 from zoo.linear.linear_regression import LinearRegression, LinearRegressor, NormalEquations, fit_closed_form
 from zoo.linear.logistic_regression import LogisticRegression, LogisticRegressionClassifier
+from zoo.linear.mlp import MLP, MLPClassifier, MLPRegressor
 from zoo.linear.softmax_regression import SoftmaxRegression, SoftmaxRegressionClassifier
 
 __all__ = [
     "GLM",
+    "MLP",
     "GLMRegressor",
     "LinearRegression",
     "LinearRegressor",
     "LogisticRegression",
     "LogisticRegressionClassifier",
+    "MLPClassifier",
+    "MLPRegressor",
     "NormalEquations",
     "SoftmaxRegression",
     "SoftmaxRegressionClassifier",
