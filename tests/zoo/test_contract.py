@@ -12,6 +12,7 @@ from zoo.tasks import ClassificationTask
 from zoo.testing import check_module
 
 ENTROPY = {"memorization": "the likelihood of a count stays below 1, however well its mean is known"}
+DENSITY = {"memorization": "a density has an entropy, which no fit goes below"}
 DEEP_PLAIN = {"memorization": "110 plain layers do not learn: the degradation that the paper's figure 6 shows"}
 
 
@@ -35,6 +36,9 @@ CASES = {
     "mlp": ({"widths": [32, 32]}, images(1, 28), {}),
     "mlp_maxout": ({"widths": [32, 32]}, images(1, 28), {}),
     "mlp_regression": ({}, table(10), {}),
+    "perceptron": ({"in_features": 64}, (torch.randn(8, 64), torch.arange(8) % 2), {}),
+    "perceptron_hinge": ({"in_features": 64}, (torch.randn(8, 64), torch.arange(8) % 2), {}),
+    "max_likelihood_gumbel": ({}, table(1), DENSITY),
     "lenet5": ({}, images(1, 32), {}),
     "lenet5_relu": ({}, images(3, 32), {}),
     **{f"resnet{d}": ({"width": 4, "num_classes": 10}, images(3, 32), {}) for d in (18, 34, 50, 101, 152)},

@@ -3,12 +3,15 @@
 from zoo.linear.glm import GLM, GLMRegressor
 from zoo.linear.linear_regression import LinearRegression, LinearRegressor, NormalEquations, fit_closed_form
 from zoo.linear.logistic_regression import LogisticRegression, LogisticRegressionClassifier
+from zoo.linear.max_likelihood import FittedDistribution, MaximumLikelihood, fit_distribution
 from zoo.linear.mlp import MLP, MLPClassifier, MLPRegressor
+from zoo.linear.perceptron import Perceptron, PerceptronClassifier
 from zoo.linear.softmax_regression import SoftmaxRegression, SoftmaxRegressionClassifier
 
 __all__ = [
     "GLM",
     "MLP",
+    "FittedDistribution",
     "GLMRegressor",
     "LinearRegression",
     "LinearRegressor",
@@ -16,8 +19,12 @@ __all__ = [
     "LogisticRegressionClassifier",
     "MLPClassifier",
     "MLPRegressor",
+    "MaximumLikelihood",
     "NormalEquations",
+    "Perceptron",
+    "PerceptronClassifier",
     "SoftmaxRegression",
     "SoftmaxRegressionClassifier",
     "fit_closed_form",
+    "fit_distribution",
 ]
