@@ -24,6 +24,7 @@ _HOME = {
     "PerceptronClassifier": "zoo.linear",
     "ResNetClassifier": "zoo.cnn",
     "SoftmaxRegressionClassifier": "zoo.linear",
+    "draw_regions": "zoo.linear",
     "fit_closed_form": "zoo.linear",
     "fit_distribution": "zoo.linear",
     "Task": "zoo.tasks",
@@ -32,6 +33,7 @@ _HOME = {
     "LoadReport": "zoo.pretrained",
     "load": "zoo.pretrained",
     "create_model": "zoo.registry",
+    "linear_regions": "zoo.linear",
     "list_models": "zoo.registry",
     "register": "zoo.registry",
 }

@@ -6,6 +6,7 @@ from zoo.linear.logistic_regression import LogisticRegression, LogisticRegressio
 from zoo.linear.max_likelihood import FittedDistribution, MaximumLikelihood, fit_distribution
 from zoo.linear.mlp import MLP, MLPClassifier, MLPRegressor
 from zoo.linear.perceptron import Perceptron, PerceptronClassifier
+from zoo.linear.regions import Region, draw_regions, linear_regions
 from zoo.linear.softmax_regression import SoftmaxRegression, SoftmaxRegressionClassifier
 
 __all__ = [
@@ -23,8 +24,11 @@ __all__ = [
     "NormalEquations",
     "Perceptron",
     "PerceptronClassifier",
+    "Region",
     "SoftmaxRegression",
     "SoftmaxRegressionClassifier",
+    "draw_regions",
     "fit_closed_form",
     "fit_distribution",
+    "linear_regions",
 ]
