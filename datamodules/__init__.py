@@ -26,6 +26,8 @@ _HOME = {
     "EvaluationSampler": "datamodules.samplers",
     "FashionMNISTDataModule": "datamodules.mnist",
     "ImageDataModule": "datamodules.images",
+    "ImageFolderDataModule": "datamodules.image_folder",
+    "ImageNetDataModule": "datamodules.image_folder",
     "IrisDataModule": "datamodules.tabular",
     "MNISTDataModule": "datamodules.mnist",
     "MoonsDataModule": "datamodules.toys",

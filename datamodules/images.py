@@ -1,5 +1,6 @@
 """The base of all image datasets that fit into memory."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -96,7 +97,7 @@ class ImageDataModule(DataModule):
 
     @override
     def describe(self, train: Examples) -> None:
-        self.mean, self.std = _statistics(train.x)
+        self.mean, self.std = statistics([train.x])
 
     def _checked(self, part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
         images, labels = self.read(part)
@@ -154,15 +155,19 @@ def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.cat(chunks)
 
 
-def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel in units of [0, 1]; exact, from counts of the 256 values."""
+def statistics(chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel in units of [0, 1]; exact, from counts of the 256 values.
+
+    Args:
+        chunks: uint8 ``(N, C, H, W)``, in any number of pieces.
+    """
+    counts: Any = 0
+    for images in chunks:
+        counts = counts + torch.stack(
+            [torch.bincount(c.flatten(), minlength=256) for c in images.unbind(1)]
+        )  # (C, 256)
+    share = counts.double() / counts.sum(1, keepdim=True)
     values = torch.arange(256, dtype=torch.float64) / 255
-    mean, std = [], []
-    for channel in images.unbind(1):
-        share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
-        mean.append(share @ values)
-        std.append((share @ (values - mean[-1]) ** 2).sqrt())
-    deviation = torch.stack(std)
-    return torch.stack(mean).float(), torch.where(
-        deviation > 0, deviation, 1.0
-    ).float()  # a constant channel: no scaling
+    mean = share @ values  # (C,)
+    std = (share * (values - mean[:, None]) ** 2).sum(1).sqrt()
+    return mean.float(), torch.where(std > 0, std, 1.0).float()  # a constant channel: no scaling
