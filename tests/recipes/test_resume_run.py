@@ -3,6 +3,7 @@
 import csv
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,20 @@ def test_ctrl_c_saves_and_exits_with_130(zoo: Zoo, stopper: str) -> None:
     assert result.code == 130
     assert "stopped by Ctrl-C and saved" in result.out
     assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_a_second_ctrl_c_ends_at_once(zoo: Zoo, stopper: str) -> None:
+    path = Path(f"{stopper.partition('.')[0]}.py")
+    path.write_text(
+        path.read_text() + "class Twice(StopAt):\n"
+        "    def on_train_batch_start(self, *args):\n"
+        "        if args[0].global_step == self.step:\n"
+        "            os.kill(os.getpid(), 2); os.kill(os.getpid(), 2)\n"
+    )
+    result = zoo("fit", "-c", RECIPE, *SHORT, f"--trainer.callbacks+={stopper.replace('StopAt', 'Twice')}")
+    assert result.code == 130
+    assert "saved" not in result.out
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_after_a_kill_no_step_stands_twice(zoo: Zoo, trained: Path) -> None:

@@ -133,6 +133,26 @@ def test_last_is_saved_when_the_metric_does_not_improve(zoo: Zoo) -> None:
     assert torch.load(folder / "best.ckpt", weights_only=True)["epoch"] < 2
 
 
+def test_a_second_file_adds_to_the_first(zoo: Zoo) -> None:
+    Path("short.yaml").write_text("trainer: {max_epochs: 1, limit_train_batches: 2}\n")
+    assert zoo("fit", "-c", RECIPE, "-c", "short.yaml").code == 0
+    run = Path("runs", RECIPE, "version_0")
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_a_run_inside_a_run_has_its_own_folder(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOO_RUN_FOLDER", "elsewhere")
+    assert zoo("fit", "-c", RECIPE, *SHORT, "--trainer.max_epochs=1").code == 0
+    assert os.listdir() == ["runs"]
+
+
+def test_print_config_does_nothing_else(zoo: Zoo) -> None:
+    result = zoo("fit", "-c", RECIPE, "--model.lr=0.25", "--print_config")
+    assert result.code == 0
+    assert yaml.safe_load(result.out)["model"]["init_args"]["lr"] == 0.25
+    assert os.listdir() == []
+
+
 def test_fast_dev_run_leaves_nothing(zoo: Zoo) -> None:
     assert zoo("fit", "-c", RECIPE, "--trainer.fast_dev_run=true").code == 0
     assert os.listdir() == []
