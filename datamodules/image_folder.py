@@ -44,7 +44,14 @@ class ImageFolderDataModule(ImageDataModule):
         ValueError: a class without images, other classes in ``val`` or ``test``; later, a file that cannot be decoded.
 
     Example:
-        >>> data = ImageFolderDataModule("flowers", size=128, flip=True, crop=8)  # doctest: +SKIP
+        >>> from PIL import Image
+        >>> for i in range(40):
+        ...     path = Path("flowers", ("daisy", "rose")[i % 2], f"{i}.png")
+        ...     path.parent.mkdir(parents=True, exist_ok=True)
+        ...     Image.new("RGB", (40, 30)).save(path)
+        >>> data = ImageFolderDataModule("flowers", size=32, flip=True, crop=4)
+        >>> data.class_names, data.input_shape
+        (['daisy', 'rose'], (3, 32, 32))
     """
 
     def __init__(
