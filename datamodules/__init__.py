@@ -12,11 +12,31 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "ArrayDataModule": "datamodules.arrays",
     "Augmentation": "datamodules.augment",
+    "BreastCancerDataModule": "datamodules.tabular",
+    "CIFAR100DataModule": "datamodules.cifar",
+    "CIFAR10DataModule": "datamodules.cifar",
+    "CirclesDataModule": "datamodules.toys",
+    "CSVDataModule": "datamodules.csv_table",
+    "DataModule": "datamodules.base",
+    "DiabetesDataModule": "datamodules.tabular",
     "DigitsDataModule": "datamodules.digits",
+    "DownloadedImages": "datamodules.downloads",
     "EvaluationSampler": "datamodules.samplers",
+    "FashionMNISTDataModule": "datamodules.mnist",
     "ImageDataModule": "datamodules.images",
+    "ImageFolderDataModule": "datamodules.image_folder",
+    "ImageNetDataModule": "datamodules.image_folder",
+    "IrisDataModule": "datamodules.tabular",
+    "MNISTDataModule": "datamodules.mnist",
+    "MoonsDataModule": "datamodules.toys",
+    "SinusoidDataModule": "datamodules.toys",
+    "SpiralsDataModule": "datamodules.toys",
+    "TableDataModule": "datamodules.arrays",
     "TrainSampler": "datamodules.samplers",
+    "WineDataModule": "datamodules.tabular",
+    "XORDataModule": "datamodules.toys",
 }
 
 __all__ = sorted(_HOME)

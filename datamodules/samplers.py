@@ -90,7 +90,7 @@ class EvaluationSampler(DistributedSampler[int]):
     The stock sampler repeats examples until the ranks have equally many, so metrics are wrong. Here ranks differ by up to one
     example. All have the same number of BATCHES, though: Lightning refuses a loader without any, and ranks that share one
     model's parts meet at each. So a rank that would lack its last batch gets the index -1 instead, an example that does not
-    count (see ``ImageDataset``).
+    count (see ``datamodules.base.Examples``).
 
     Args:
         dataset: what is sampled; only its length is used.

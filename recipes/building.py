@@ -154,12 +154,12 @@ class RecipeCLI(LightningCLI):
         return yaml.safe_dump(config, sort_keys=False, width=120)
 
 
-_LINKED = {"num_classes", "in_channels", "in_features", "image_size"}
+_LINKED = {"num_classes", "num_outputs", "in_channels", "in_features", "image_size"}
 
 
 def linked_values(data: LightningDataModule | None) -> dict[str, Any]:
     """What a data module tells a model before anything is read: the model's argument -> its value."""
-    values: dict[str, Any] = {"num_classes": getattr(data, "num_classes", None)}
+    values: dict[str, Any] = {name: getattr(data, name, None) for name in ("num_classes", "num_outputs")}
     shape = getattr(data, "input_shape", None)
     if shape:
         values["in_features"] = math.prod(shape)

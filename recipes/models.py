@@ -65,7 +65,7 @@ def _list(names: list[str]) -> str:
 def _one(entry: "Entry", size: int | None) -> str:
     model = _on_meta(entry)
     net = model.net.eval()
-    x = _input(net, size)
+    x = _input(net, model.hparams.get("in_features"), size)
     facts = [
         ("model", entry.name),
         ("class", f"zoo.{entry.cls.__name__}({', '.join(f'{k}={v!r}' for k, v in entry.preset.items())})"),
@@ -100,13 +100,15 @@ def _count(net: "nn.Module") -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-def _input(net: "nn.Module", size: int | None) -> "Tensor":
+def _input(net: "nn.Module", in_features: int | None, size: int | None) -> "Tensor":
     """One example on the meta device. Without a size: 32 pixels, or 224 for a net that leaves 1 of them (or refuses them)."""
     import torch
 
+    if in_features is not None:
+        return torch.empty(1, in_features, device="meta")
     channels = getattr(net, "in_channels", None)
-    if channels is None:
-        return torch.empty(1, net.num_features, device="meta")  # type: ignore[call-overload]
+    if channels is None:  # a distribution: single numbers
+        return torch.empty(1, device="meta")
     x = torch.empty(1, channels, size or 32, size or 32, device="meta")
     if size is None:
         try:

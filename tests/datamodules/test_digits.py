@@ -12,9 +12,9 @@ def test_sizes_and_shapes() -> None:
     data.setup()
     parts = data._parts
     assert {name: len(part) for name, part in parts.items()} == {"train": 1293, "val": 144, "test": 360}
-    assert parts["train"].images.shape[1:] == data.input_shape == (1, 32, 32)
+    assert parts["train"].x.shape[1:] == data.input_shape == (1, 32, 32)
     assert (data.num_classes, data.class_names) == (10, list("0123456789"))
-    assert all(35 <= count <= 37 for count in parts["test"].labels.bincount())
+    assert all(35 <= count <= 37 for count in parts["test"].y.bincount())
 
 
 def test_pixels_are_the_seventeen_levels_spread_over_a_byte() -> None:

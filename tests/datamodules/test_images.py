@@ -80,9 +80,9 @@ def test_validation_is_a_stratified_part_of_the_training_part_only() -> None:
     data.setup("fit")
     train, val = data._parts["train"], data._parts["val"]
     assert (len(train), len(val)) == (160, 40)
-    assert val.labels.bincount().tolist() == [10] * 4
+    assert val.y.bincount().tolist() == [10] * 4
     assert data.class_counts == [40] * 4
-    both = torch.cat([train.images, val.images]).flatten(1)
+    both = torch.cat([train.x, val.x]).flatten(1)
     assert torch.equal(both.unique(dim=0), data.read("train")[0].flatten(1).unique(dim=0))
     assert "test" not in data._parts
 
@@ -92,7 +92,7 @@ def test_the_split_depends_on_its_own_seed_only() -> None:
         seed_everything(run_seed, verbose=False)
         data = Shapes(split_seed=split_seed)
         data.setup("fit")
-        return data._parts["val"].images
+        return data._parts["val"].x
 
     assert torch.equal(held_out(0, 1), held_out(0, 2))
     assert not torch.equal(held_out(0, 1), held_out(1, 1))
@@ -101,7 +101,7 @@ def test_the_split_depends_on_its_own_seed_only() -> None:
 def test_mean_and_std_are_those_of_the_training_split() -> None:
     data = Shapes(val_fraction=0.3)
     data.setup("fit")
-    x = data._parts["train"].images.double() / 255
+    x = data._parts["train"].x.double() / 255
     assert data.mean is not None
     assert data.std is not None
     torch.testing.assert_close(data.mean, x.mean((0, 2, 3)).float())
@@ -127,7 +127,7 @@ def test_resizing_is_bilinear_and_done_once() -> None:
     data = Shapes(size=7, val_fraction=0.0)
     data.setup("fit")
     wanted = resize(data.read("train")[0], [7, 7], antialias=True)
-    assert (data._parts["train"].images.int() - wanted.int()).abs().max() <= 1  # torchvision rounds in fixed point
+    assert (data._parts["train"].x.int() - wanted.int()).abs().max() <= 1  # torchvision rounds in fixed point
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -138,11 +138,11 @@ def test_batches_are_floats_in_0_1_and_evaluation_is_never_augmented(workers: in
     for part, count in (("val", 40), ("test", 20)):
         seen = net.seen[part] if part == "test" else net.seen[part][2:]  # after the sanity check's two
         x, y = (torch.cat([batch[i] for batch in seen]) for i in (0, 1))
-        assert torch.equal(x, data._parts[part].images / 255)
-        assert torch.equal(y, data._parts[part].labels)
+        assert torch.equal(x, data._parts[part].x / 255)
+        assert torch.equal(y, data._parts[part].y)
         assert len(y) == count
     assert len(net.seen["train"]) == 5
-    raw = {image.numpy().tobytes() for image in data._parts["train"].images / 255}
+    raw = {image.numpy().tobytes() for image in data._parts["train"].x / 255}
     x = torch.cat([batch[0] for batch in net.seen["train"]])
     assert x.dtype == torch.float32
     assert 0 <= x.min() < 0.01 < 0.99 < x.max() <= 1

@@ -22,7 +22,7 @@ class Sneaky(DigitsDataModule):
     def setup(self, stage=None):
         super().setup(stage)
         for part in self._parts.values():
-            part.labels.add_(5)
+            part.y.add_(5)
 
 class Required(zoo.SoftmaxRegressionClassifier):
     def __init__(self, num_classes: int, in_features: int, lr: float = 0.1):

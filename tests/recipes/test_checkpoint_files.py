@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from recipes.checkpoints import AtomicCheckpointIO, check_undamaged, load
+from recipes.checkpoints import AtomicCheckpointIO, load
 from recipes.errors import MachineError
 from zoo import create_model
 
@@ -103,8 +103,6 @@ def test_a_flipped_bit_is_seen_which_torch_does_not_see(tmp_cwd: Path) -> None:
     PATH.write_bytes(data)
     torch.load(PATH, weights_only=True)  # not a word
     with pytest.raises(ValueError, match=r"damaged: .*data/0 does not match its checksum"):
-        check_undamaged(PATH)
-    with pytest.raises(ValueError, match="damaged"):
         load(PATH)
 
 

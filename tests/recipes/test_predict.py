@@ -133,8 +133,8 @@ def test_resizing_is_the_data_modules(tmp_cwd: Path) -> None:
     data.setup("test")
     native = DigitsDataModule()
     native.setup("test")
-    Image.fromarray(native._parts["test"].images[0, 0].numpy()).save("x.png")
-    wanted = data._parts["test"].images[0].float() / 255
+    Image.fromarray(native._parts["test"].x[0, 0].numpy()).save("x.png")
+    wanted = data._parts["test"].x[0].float() / 255
     assert torch.allclose(read_image(Path("x.png"), (1, 20, 20)), wanted, atol=0.51 / 255)
 
 

@@ -11,6 +11,8 @@ from zoo import testing
 from zoo.tasks import ClassificationTask
 from zoo.testing import check_module
 
+ENTROPY = {"memorization": "the likelihood of a count stays below 1, however well its mean is known"}
+DENSITY = {"memorization": "a density has an entropy, which no fit goes below"}
 DEEP_PLAIN = {"memorization": "110 plain layers do not learn: the degradation that the paper's figure 6 shows"}
 
 
@@ -18,9 +20,25 @@ def images(channels: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.rand(8, channels, size, size), torch.arange(8)
 
 
+def table(columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(8, columns), torch.randn(8)
+
+
 # name -> (arguments that shrink it, batch, reasons for checks that are impossible)
 CASES = {
     "softmax_regression": ({}, images(1, 28), {}),
+    "linear_regression": ({"in_features": 64}, table(64), {}),
+    "logistic_regression": ({"in_features": 64}, (torch.randn(8, 64), torch.arange(8) % 2), {}),
+    "glm_gaussian": ({"in_features": 64}, table(64), {}),
+    "glm_bernoulli": ({"in_features": 64}, (torch.randn(8, 64), torch.arange(8) % 2), {}),
+    "glm_categorical": ({"in_features": 64}, (torch.randn(8, 64), torch.arange(8) % 3), {}),
+    "glm_poisson": ({}, (torch.randn(8, 10), torch.arange(8)), ENTROPY),
+    "mlp": ({"widths": [32, 32]}, images(1, 28), {}),
+    "mlp_maxout": ({"widths": [32, 32]}, images(1, 28), {}),
+    "mlp_regression": ({}, table(10), {}),
+    "perceptron": ({"in_features": 64}, (torch.randn(8, 64), torch.arange(8) % 2), {}),
+    "perceptron_hinge": ({"in_features": 64}, (torch.randn(8, 64), torch.arange(8) % 2), {}),
+    "max_likelihood_gumbel": ({}, table(1), DENSITY),
     "lenet5": ({}, images(1, 32), {}),
     "lenet5_relu": ({}, images(3, 32), {}),
     **{f"resnet{d}": ({"width": 4, "num_classes": 10}, images(3, 32), {}) for d in (18, 34, 50, 101, 152)},

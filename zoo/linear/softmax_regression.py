@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from zoo.blocks import Classifier
+from zoo.blocks import Classifier, flatten_features
 from zoo.registry import register
 from zoo.tasks import ClassificationTask
 
@@ -34,12 +34,7 @@ class SoftmaxRegression(Classifier):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits divided by the temperature."""
-        x = x.flatten(1)  # (B, ...) -> (B, D)
-        if x.shape[1] != self.num_features:
-            raise ValueError(
-                f"SoftmaxRegression takes {self.num_features} numbers an example, got {x.shape[1]}: set in_features={x.shape[1]}"
-            )
-        return self.fc(x) / self.temperature
+        return self.fc(flatten_features(self, x, self.num_features)) / self.temperature
 
 
 class SoftmaxRegressionClassifier(ClassificationTask):

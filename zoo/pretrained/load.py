@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
+    _check_sums(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd pickles: they are refused in plain words below
@@ -100,3 +102,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint")  # noqa: TRY004
     return content
+
+
+def _check_sums(path: Path) -> None:
+    """Compare the checksums of a checkpoint, which torch itself does not: a flipped bit would load without a word."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:
+        if zipfile.is_zipfile(path):
+            raise ValueError(f"{path} is damaged: {error}") from error
+        return  # an older format, or no checkpoint at all: the reader will tell
+    if damaged is not None:
+        raise ValueError(f"{path} is damaged: {damaged} does not match its checksum")

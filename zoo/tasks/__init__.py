@@ -2,5 +2,6 @@
 
 from zoo.tasks.base import Task
 from zoo.tasks.classification import ClassificationTask
+from zoo.tasks.regression import RegressionTask
 
-__all__ = ["ClassificationTask", "Task"]
+__all__ = ["ClassificationTask", "RegressionTask", "Task"]

@@ -146,10 +146,9 @@ class ClassificationTask(Task):
 
     def _check_labels(self, y: Tensor) -> None:
         top = 1 if self.mode == "multilabel" else self.num_classes - 1
-        if y.numel() and (y.min() < 0 or y.max() > top):
-            raise ValueError(
-                f"labels must lie in 0..{top} for num_classes={self.num_classes}, got {y.min()}..{y.max()}"
-            )
+        lowest, highest = (value.item() for value in y.aminmax())
+        if lowest < 0 or highest > top:
+            raise ValueError(f"labels must lie in 0..{top} for num_classes={self.num_classes}, got {lowest}..{highest}")
         if self.mode == "multilabel" and y.shape[1:] != (self.num_classes,):
             raise ValueError(f"multi-label targets must have shape (B, {self.num_classes}), got {tuple(y.shape)}")
 

@@ -20,24 +20,32 @@ class RunningMeans:
 
     def reset(self) -> None:
         """Forget everything: a new epoch."""
-        self._window: Tensor | None = None  # sums of the names, then the number of examples
-        self._epoch: list[float] = []
+        self._window: Tensor | None = None  # sums of the names
+        self._count = 0.0  # examples in the window
+        self._epoch: list[float] = []  # sums of the names, then the number of examples
 
     def update(self, means: dict[str, Tensor], count: int) -> None:
         """Add a batch of ``count`` examples; ``means`` are scalars, means over the batch."""
         self.names = list(means)
-        first = next(iter(means.values()))
-        sums = torch.stack([*(m.detach().float() for m in means.values()), torch.ones((), device=first.device)]) * count
-        self._window = sums if self._window is None else self._window.add_(sums)
+        batch = torch.stack([mean.detach() for mean in means.values()])
+        if self._window is None:
+            self._window = torch.zeros_like(batch, dtype=torch.float32)
+        self._window.add_(batch, alpha=count)
+        self._count += count
 
     def window(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """The means since the last look, over all ranks (``reduce`` sums over them); empty if there was no example."""
-        if self._window is None:
+        sums = self._window_sums(reduce)
+        if sums is None:
             return {}
-        sums = reduce(self._window).tolist()
-        self._window = None
+        self._window, self._count = None, 0.0
         self._epoch = _added(self._epoch, sums)
         return {name: s / sums[-1] for name, s in zip(self.names, sums, strict=False)}
+
+    def _window_sums(self, reduce: Callable[[Tensor], Tensor]) -> list[float] | None:
+        if self._window is None:
+            return None
+        return reduce(torch.cat([self._window, self._window.new_tensor([self._count])])).tolist()
 
     def epoch(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """The means over the epoch so far, over all ranks."""
@@ -48,7 +56,7 @@ class RunningMeans:
 
     def state_dict(self, reduce: Callable[[Tensor], Tensor], looked_at: bool = False) -> dict[str, Any]:
         """Plain data, summed over the ranks; ``looked_at``: as it will be after the look at the window that is due."""
-        window = None if self._window is None else reduce(self._window.clone()).tolist()
+        window = self._window_sums(reduce)
         if looked_at and window is not None:
             return {"names": self.names, "window": None, "epoch": _added(self._epoch, window)}
         return {"names": self.names, "window": window, "epoch": list(self._epoch)}
@@ -57,7 +65,9 @@ class RunningMeans:
         """Continue from a state; the unfinished window is a sum over ranks, so only the first one takes it up."""
         self.names, self._epoch = list(state["names"]), list(state["epoch"])
         window = state["window"]
-        self._window = None if window is None else torch.tensor(window, device=device) * float(first_rank)
+        self._window, self._count = None, 0.0
+        if window is not None:  # on every rank, or the ranks would not meet at the next sum
+            self._window, self._count = torch.tensor(window[:-1], device=device) * first_rank, window[-1] * first_rank
 
 
 def _added(epoch: list[float], window: list[float]) -> list[float]:

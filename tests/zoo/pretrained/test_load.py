@@ -158,6 +158,15 @@ def test_cut_off_files(folder: Path, checkpoint: Path, share: float) -> None:
     zoo.load(folder)
 
 
+def test_a_flipped_bit_is_seen(checkpoint: Path, task: zoo.Task) -> None:
+    data = bytearray(checkpoint.read_bytes())
+    data[data.index(task.net.fc1.weight.detach().numpy().tobytes()) + 1234] ^= 1
+    checkpoint.write_bytes(data)
+    torch.load(checkpoint, weights_only=True)  # torch says not a word
+    with pytest.raises(ValueError, match="does not match its checksum"):
+        zoo.load(checkpoint)
+
+
 def test_garbage(tmp_path: Path) -> None:
     generator = random.Random(0)
     path = tmp_path / "garbage.ckpt"

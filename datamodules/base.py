@@ -1,0 +1,268 @@
+"""What all datamodules share: splits, the order of training, evaluation that never repeats an example, resuming."""
+
+import os
+import signal
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from typing_extensions import override
+
+from datamodules.samplers import EvaluationSampler, TrainSampler
+from datamodules.splits import digest, held_out
+
+
+class DataModule(LightningDataModule):
+    """Examples that are numbered: a subclass gives them, this class splits, orders and loads them.
+
+    The order of training is a pure function of (run seed, epoch, position in the global batch). So a run that was stopped
+    anywhere continues exactly, with any number of workers, and several processes see what one with the same global batch
+    would. The run seed is the one of ``seed_everything`` (else drawn); a checkpoint remembers it. Evaluation may give
+    ``(x, y, weight)`` where a process has run out of examples: rows of weight 0 must not count.
+
+    A subclass defines :meth:`examples` and ``input_shape``, sets ``class_names`` where there are classes, and may define
+    :meth:`ready` and :meth:`describe`.
+
+    Args:
+        batch_size: examples a batch, of each process: the global batch is ``batch_size * devices * nodes``.
+        num_workers: processes that load; 0 is the fastest for data in memory.
+        val_fraction: share of the TRAINING part that is held out for validation, stratified by class, in [0, 1).
+        split_seed: chooses the held-out examples; it is apart from the run's seed so that runs can be compared.
+
+    Attributes:
+        mean, std: of the training split, one number a channel or column, after ``setup("fit")``.
+        class_counts: examples of each class in the training split, after ``setup("fit")``; None without classes.
+        fingerprint: 16 hexadecimal digits that tell training data and their split from any others, after ``setup("fit")``.
+
+    Raises:
+        ValueError, TypeError: an argument out of its range, or of another type.
+    """
+
+    class_names: list[str] | None = None
+
+    def __init__(
+        self, batch_size: int = 64, num_workers: int = 0, val_fraction: float = 0.1, split_seed: int = 0
+    ) -> None:
+        super().__init__()
+        check_integer("batch_size", batch_size, 1)
+        check_integer("num_workers", num_workers, 0)
+        if not 0 <= val_fraction < 1:
+            raise ValueError(f"val_fraction is a share of the training part in [0, 1), got {val_fraction}")
+        check_integer("split_seed", split_seed, 0, 2**32 - 1)
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
+        self.mean: Tensor | None = None
+        self.std: Tensor | None = None
+        self.class_counts: list[int] | None = None
+        self.fingerprint: str | None = None
+        self._parts: dict[str, Examples] = {}
+        self._seed = 0
+        self._resume: tuple[int, int] | None = None  # (epoch, batches done in it) of the checkpoint
+
+    # What a subclass gives ------------------------------------------------------------------------------------------
+
+    def examples(self, part: Literal["train", "test"]) -> "Examples":
+        """The whole training or test part, as it was read."""
+        raise TypeError(f"{type(self).__name__} does not say where its examples come from: define examples(part)")
+
+    def ready(self, examples: "Examples") -> "Examples":
+        """The examples of a split as training shall have them; what takes long is done here, once."""
+        return examples
+
+    def describe(self, train: "Examples") -> None:
+        """Set what the training split alone may tell: ``mean``, ``std``."""
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes K, labels are 0..K-1; None where the target is no class."""
+        return None if self.class_names is None else len(self.class_names)
+
+    # Splits ---------------------------------------------------------------------------------------------------------
+
+    @override
+    def setup(self, stage: str | None = None) -> None:
+        if stage in ("fit", None):
+            self._resume = None  # a checkpoint to resume from is loaded after this
+            self._seed = self._run_seed()
+        if stage in ("fit", "validate", None) and "train" not in self._parts:
+            examples = self.examples("train")
+            validates = self._held_out(examples.y)
+            self.fingerprint = examples.fingerprint(validates)
+            self._parts["train"] = self.ready(examples.subset(~validates))
+            self._parts["val"] = self.ready(examples.subset(validates))
+            if self.num_classes is not None:
+                self.class_counts = torch.bincount(self._parts["train"].y, minlength=self.num_classes).tolist()
+            self.describe(self._parts["train"])
+        if stage in ("fit", None) and self.trainer is not None and not len(self._parts["val"]):
+            self.trainer.limit_val_batches = 0  # it would warn of an empty loader, which was asked for
+        if stage in ("test", None) and "test" not in self._parts:
+            self._parts["test"] = self.ready(self.examples("test"))
+
+    def _held_out(self, y: Tensor) -> Tensor:
+        """True for the examples of the training part that validate: ``(N,)``."""
+        labels = None if self.num_classes is None else y
+        return held_out("val_fraction", self.val_fraction, len(y), self.split_seed, labels)
+
+    # Loaders --------------------------------------------------------------------------------------------------------
+
+    @override
+    def train_dataloader(self) -> DataLoader:
+        epoch, start = self._position()
+        dataset = self._parts["train"]
+        sampler = TrainSampler(
+            dataset, self.batch_size, seed=self._seed, epoch=epoch, start=start, **self._replica_kwargs()
+        )
+        return self._loader(dataset, sampler)
+
+    @override
+    def val_dataloader(self) -> Any:
+        return self._evaluation_loader("val") if len(self._parts["val"]) else []
+
+    @override
+    def test_dataloader(self) -> DataLoader:
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, part: str) -> DataLoader:
+        dataset = self._parts[part]
+        return self._loader(dataset, EvaluationSampler(dataset, self.batch_size, **self._replica_kwargs()))
+
+    def _loader(self, dataset: "Examples", sampler: TrainSampler | EvaluationSampler) -> DataLoader:
+        return ResumableLoader(
+            dataset,
+            self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=_identity,
+            worker_init_fn=_leave_signals_to_the_main_process,
+            # Only seeds workers, which draw nothing: that starting an epoch leaves the global generator alone is the point.
+            generator=torch.Generator(),
+        )
+
+    def _replica_kwargs(self) -> dict[str, int]:
+        """``num_replicas`` and ``rank`` of this process among those that see different data."""
+        several = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
+        return several or {"num_replicas": 1, "rank": 0}
+
+    # Resuming -------------------------------------------------------------------------------------------------------
+
+    def _run_seed(self) -> int:
+        """The seed of ``seed_everything``; without it one that follows ``torch.manual_seed``, the same on all processes."""
+        given = os.environ.get("PL_GLOBAL_SEED")
+        seed = int(given) if given else int(torch.randint(2**31, ()))
+        return seed if self.trainer is None else int(self.trainer.strategy.broadcast(seed))
+
+    def _position(self) -> tuple[int, int]:
+        """(epoch, batches done in it) that training stands at, or shall continue from.
+
+        It comes with our own state, which is loaded before anything else: callbacks may ask for the number of training steps,
+        and so for this loader, before the trainer has restored its own progress.
+        """
+        loop: Any = None if self.trainer is None else self.trainer.fit_loop
+        done = 0 if loop is None else loop.epoch_progress.current.processed
+        return self._resume if self._resume is not None and done <= self._resume[0] else (done, 0)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        if self.trainer is None:
+            return {}
+        loop: Any = self.trainer.fit_loop
+        epoch = loop.epoch_progress.current
+        unfinished = epoch.started > epoch.processed
+        return {
+            "seed": self._seed,
+            "epoch": epoch.processed,
+            "batch": loop.epoch_loop.batch_progress.current.processed if unfinished else 0,
+            "global_batch": self.batch_size * self._replica_kwargs()["num_replicas"],
+        }
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        now = self.batch_size * self._replica_kwargs()["num_replicas"]
+        if state_dict["batch"] and state_dict["global_batch"] != now:
+            raise ValueError(
+                f"the checkpoint was saved in the middle of an epoch with a global batch (batch_size x processes) of "
+                f"{state_dict['global_batch']}, now it is {now}: resume with the same one"
+            )
+        self._seed = state_dict["seed"]
+        self._resume = (state_dict["epoch"], state_dict["batch"])
+
+
+class Examples(Dataset):
+    """Inputs and targets in memory, read a whole batch at once (``__getitems__``).
+
+    An index -1 means: an example that does not count. A batch with one of them carries a third part, the weights 0 and 1.
+
+    Args:
+        x: inputs.
+        y: targets: int64 labels, or float.
+
+    Shape:
+        x ``(N, ...)``, y ``(N,)`` or ``(N, K)``; a batch: ``(B, ...)``, ``(B,)`` or ``(B, K)`` and, rarely, ``(B,)``.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x = x
+        self.y = y
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @override
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.inputs(torch.tensor([index]))[0], self.y[index]
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
+        index = torch.tensor(indices)
+        counts = index >= 0
+        index = index.clamp(min=0)
+        batch = self.inputs(index), self.y.index_select(0, index)
+        return batch if counts.all() else (*batch, counts.float())
+
+    def inputs(self, index: Tensor) -> Tensor:
+        """The inputs at some places: ``(B,)`` -> ``(B, ...)``."""
+        return self.x.index_select(0, index)
+
+    def subset(self, chosen: Tensor) -> "Examples":
+        """Those where ``chosen``, a mask ``(N,)``, is True."""
+        return type(self)(self.x[chosen], self.y[chosen])
+
+    def fingerprint(self, validates: Tensor) -> str:
+        """16 hexadecimal digits that tell these examples, with those of them held out, from others."""
+        return digest(self.x, self.y, validates)
+
+
+class ResumableLoader(DataLoader):
+    """A loader that tells Lightning that it can continue in mid-epoch. It has no state: its sampler knows where to start."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: see :class:`~datamodules.TrainSampler`."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing: see :class:`~datamodules.TrainSampler`."""
+
+
+def _identity(batch: Any) -> Any:
+    return batch
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """A signal often goes to the whole process group; workers must live until the main process has saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def check_integer(name: str, value: Any, least: int, most: int | None = None) -> None:
+    """Refuse what is not an integer in ``least..most``."""
+    wanted = f"an integer >= {least}" if most is None else f"an integer in {least}..{most}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be {wanted}, got {value!r}")
+    if value < least or (most is not None and value > most):
+        raise ValueError(f"{name} must be {wanted}, got {value}")

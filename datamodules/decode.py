@@ -1,0 +1,71 @@
+"""An image file of any kind -> uint8 pixels of a wanted size; everything that files in the wild can be."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+MAX_PIXELS = 178_956_970  # Pillow's own bound against decompression bombs: half a gigabyte of RGB
+
+
+def decode(path: str | Path, channels: int, size: int) -> Tensor:
+    """The middle square of an image file, resized (bilinear, antialiased).
+
+    Turned upright as its EXIF orientation says. What is transparent becomes white. 16-bit gray levels are divided by 257, so a
+    ramp stays a ramp. Gray becomes RGB, or RGB gray (ITU-R 601 luma), as ``channels`` asks.
+
+    Args:
+        path: of the file, in any format and mode that Pillow reads.
+        channels: 3 (RGB) or 1 (gray).
+        size: height and width of the result.
+
+    Shape:
+        uint8 ``(channels, size, size)``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a truncated file, one that is no image, or one that is too large; the message names it.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is an error, with the file's name
+            with Image.open(path) as image:
+                image.load()
+                upright = ImageOps.exif_transpose(image)
+        plain = _eight_bits(upright)
+    except FileNotFoundError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{path} has more than {MAX_PIXELS:,} pixels ({error}): make it smaller, or remove it"
+        ) from error
+    except (
+        Exception
+    ) as error:  # Pillow's readers raise whatever they stumble over: OSError, SyntaxError, struct.error ...
+        raise ValueError(
+            f"{path} cannot be read as an image ({error}): it is damaged or none; replace or remove it"
+        ) from error
+    plain = plain.convert("RGB" if channels == 3 else "L")
+    side = min(plain.size)
+    left, top = ((length - side) / 2 for length in plain.size)
+    square = plain.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    pixels = torch.from_numpy(np.array(square))  # (H, W) or (H, W, 3)
+    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1).contiguous()
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Without transparency, and no more than eight bits a channel."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floats, of an unknown range")
+    if image.mode.startswith("I"):  # 16 bits of gray, in one of several modes
+        levels = np.asarray(image).astype(np.int64)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ValueError(f"gray levels {levels.min()}..{levels.max()} are not those of 16 bits")
+        return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        colors = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", colors.size, "white"), colors).convert("RGB")
+    return image

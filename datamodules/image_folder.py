@@ -1,0 +1,236 @@
+"""Images of the user's own, a folder a class, decoded when they are needed; and ImageNet, which is that."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from typing_extensions import override
+
+from datamodules.base import Examples
+from datamodules.decode import decode
+from datamodules.images import ImageDataModule, statistics
+from datamodules.splits import digest, held_out
+
+_SAMPLE = 512  # training images that tell mean and std: their means are good to half a percent
+
+
+class ImageFolderDataModule(ImageDataModule):
+    """A folder of image files: one folder a class, either in ``train``, ``val`` and ``test``, or all together.
+
+    With ``root/train/<class>/...``: ``root/val`` validates, without it ``val_fraction`` of the training images do; ``root/test``
+    tests. With ``root/<class>/...``: ``test_fraction`` of the images test (stratified, always chosen with seed 0), and
+    ``val_fraction`` of the others validate. Files in deeper folders count too; those without the name of an image do not.
+
+    Workers decode the files and resize their middle square (gray, RGB, RGBA, CMYK, palettes, 16 bits, EXIF orientation: see
+    :func:`~datamodules.decode.decode`); the rest happens to the whole batch on the device, as for every
+    :class:`~datamodules.ImageDataModule`. ``mean`` and ``std`` are those of up to 512 training images, evenly spread.
+    The ``fingerprint`` is that of the files' names, classes and split, not of their pixels.
+
+    Args:
+        root: the folder.
+        size: height and width of an image.
+        color: "rgb" or "gray"; all files are turned into that.
+        test_fraction: share of all images that tests where there are no folders train and test, in [0, 1).
+        num_workers: processes that decode; None takes one for each CPU core, at most 8.
+        **images: the others of :class:`~datamodules.ImageDataModule`.
+
+    Raises:
+        FileNotFoundError: no such folder, or no classes in it.
+        ValueError: a class without images, other classes in ``val`` or ``test``; later, a file that cannot be decoded.
+
+    Example:
+        >>> from PIL import Image
+        >>> for i in range(40):
+        ...     path = Path("flowers", ("daisy", "rose")[i % 2], f"{i}.png")
+        ...     path.parent.mkdir(parents=True, exist_ok=True)
+        ...     Image.new("RGB", (40, 30)).save(path)
+        >>> data = ImageFolderDataModule("flowers", size=32, flip=True, crop=4)
+        >>> data.class_names, data.input_shape
+        (['daisy', 'rose'], (3, 32, 32))
+    """
+
+    def __init__(
+        self,
+        root: str,
+        size: int = 224,
+        color: Literal["rgb", "gray"] = "rgb",
+        test_fraction: float = 0.2,
+        num_workers: int | None = None,
+        **images: Any,
+    ) -> None:
+        if color not in ("rgb", "gray"):
+            raise ValueError(f'color must be "rgb" or "gray", got {color!r}')
+        if not 0 <= test_fraction < 1:
+            raise ValueError(f"test_fraction is a share of all images in [0, 1), got {test_fraction}")
+        self.native_shape = (3 if color == "rgb" else 1, 0, 0)  # type: ignore[misc]
+        workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
+        super().__init__(size=size, num_workers=workers, **images)
+        self.root = Path(root).expanduser()
+        self.test_fraction = test_fraction
+        self.folders = self._find_folders()
+        self.class_names = classes_in(self.folders["train"])
+        self._validating = 0  # files of the folder val: the last of the training part
+
+    def _find_folders(self) -> dict[str, Path]:
+        """Where the parts are: "train" always, "val" and "test" if they have their own folder."""
+        if not self.root.is_dir():
+            raise FileNotFoundError(
+                f"{self.root.absolute()} is no folder: give the one with train/<class>/ or <class>/ in it"
+            )
+        if not (self.root / "train").is_dir():
+            return {"train": self.root}
+        return {part: self.root / part for part in ("train", "val", "test") if (self.root / part).is_dir()}
+
+    # Splits ---------------------------------------------------------------------------------------------------------
+
+    @override
+    def examples(self, part: Literal["train", "test"]) -> "ImageFiles":
+        if "test" in self.folders or self.folders["train"] != self.root:
+            if part == "test" and "test" not in self.folders:
+                raise ValueError(f"there is no folder {self.root / 'test'}: make one to test on, with a folder a class")
+            found = self._files(part)
+            if part == "train" and "val" in self.folders:
+                more = self._files("val")
+                self._validating = len(more)
+                found = found.joined(more)
+            return found
+        found = self._files("train")
+        tests = held_out("test_fraction", self.test_fraction, len(found), 0, found.y)
+        if part == "test" and not tests.any():
+            raise ValueError("there is no test part: give test_fraction > 0, or folders train and test")
+        return found.subset(tests if part == "test" else ~tests)
+
+    @override
+    def _held_out(self, y: Tensor) -> Tensor:
+        if "val" not in self.folders:
+            return super()._held_out(y)
+        return torch.arange(len(y)) >= len(y) - self._validating
+
+    @override
+    def ready(self, examples: Examples) -> Examples:
+        return examples
+
+    @override
+    def describe(self, train: Examples) -> None:
+        places = torch.linspace(0, len(train) - 1, min(len(train), _SAMPLE)).round().long()
+        self.mean, self.std = statistics(train.inputs(some) for some in places.split(32))
+
+    def _files(self, part: str) -> "ImageFiles":
+        folder = self.folders[part]
+        other = [name for name in classes_in(folder) if name not in self.class_names]
+        if other:
+            raise ValueError(
+                f"{folder / other[0]} is a class that {self.folders['train']} does not have: {self.class_names}"
+            )
+        paths, labels = [], []
+        for label, name in enumerate(self.class_names):
+            found = files_in(folder / name)
+            if not found and part == "train":
+                raise ValueError(
+                    f"{folder / name} has no images ({', '.join(IMG_EXTENSIONS)}): add some, or remove the folder"
+                )
+            paths += found
+            labels += [label] * len(found)
+        if not paths:
+            raise ValueError(f"{folder} has no images ({', '.join(IMG_EXTENSIONS)}): add some, or remove the folder")
+        names = np.array([os.fsencode(path) for path in paths])
+        return ImageFiles(self.root, names, torch.tensor(labels), self.input_shape)
+
+
+class ImageNetDataModule(ImageFolderDataModule):
+    """ImageNet-1k (ILSVRC 2012): 1,281,167 photographs of 1,000 classes to train, 50,000 to test (arXiv:1409.0575).
+
+    Source: https://www.image-net.org, after registration; for non-commercial research and education only, so it is not
+    downloaded here. ``root`` holds ``train/<wnid>/*.JPEG`` and ``val/<wnid>/*.JPEG``, the usual layout. The labels of the
+    official test part are secret: as in the literature one tests on the official validation part, so here ``root/val`` tests,
+    and ``val_fraction`` of the training part validates. ``mean`` and ``std`` are the published ones.
+
+    Args:
+        root: the folder with ``train`` and ``val``.
+        size: height and width of an image.
+        val_fraction: share of the training images that validates.
+        **folder: the others of :class:`~datamodules.ImageFolderDataModule`.
+
+    Raises:
+        FileNotFoundError: ``train`` or ``val`` is not there.
+    """
+
+    def __init__(self, root: str = "data/imagenet", size: int = 224, val_fraction: float = 0.01, **folder: Any) -> None:
+        super().__init__(root, size=size, val_fraction=val_fraction, **folder)
+
+    @override
+    def _find_folders(self) -> dict[str, Path]:
+        for part in ("train", "val"):
+            if not (self.root / part).is_dir():
+                raise FileNotFoundError(
+                    f"{(self.root / part).absolute()} is no folder: get ImageNet (ILSVRC 2012) from https://www.image-net.org and "
+                    f"unpack it as {part}/<wnid>/*.JPEG"
+                )
+        return {"train": self.root / "train", "test": self.root / "val"}
+
+    @override
+    def describe(self, train: Examples) -> None:
+        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        if self.input_shape[0] == 1:
+            super().describe(train)
+        else:
+            self.mean, self.std = mean, std
+
+
+class ImageFiles(Examples):
+    """Image files and their labels, decoded when a batch is asked for.
+
+    Args:
+        root: what names are told relative to.
+        names: paths, encoded: one array, which workers share instead of copying a list.
+        y: int64 labels ``(N,)``.
+        shape: (C, H, W) of an image.
+    """
+
+    def __init__(self, root: Path, names: np.ndarray, y: Tensor, shape: Sequence[int]) -> None:
+        super().__init__(torch.empty(0), y)
+        self.root = root
+        self.names = names
+        self.shape = tuple(shape)
+
+    @override
+    def inputs(self, index: Tensor) -> Tensor:
+        channels, size, _ = self.shape
+        return torch.stack([decode(os.fsdecode(self.names[i]), channels, size) for i in index.tolist()])
+
+    @override
+    def subset(self, chosen: Tensor) -> "ImageFiles":
+        return ImageFiles(self.root, self.names[chosen.numpy()], self.y[chosen], self.shape)
+
+    def joined(self, other: "ImageFiles") -> "ImageFiles":
+        """These, then the others."""
+        return ImageFiles(
+            self.root, np.concatenate([self.names, other.names]), torch.cat([self.y, other.y]), self.shape
+        )
+
+    @override
+    def fingerprint(self, validates: Tensor) -> str:
+        names = [Path(os.fsdecode(name)).relative_to(self.root).as_posix() for name in self.names]
+        return digest("\n".join(names), self.y, validates)
+
+
+def classes_in(folder: Path) -> list[str]:
+    """The names of the class folders in a folder, sorted."""
+    names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith((".", "__")))
+    if not names:
+        raise FileNotFoundError(f"{folder.absolute()} has no folders in it: one for each class is wanted")
+    return names
+
+
+def files_in(folder: Path) -> list[str]:
+    """All image files below a folder, sorted by their path, which does not depend on the language of the machine."""
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
+        found += [f"{place}/{n}" for n in names if n.lower().endswith(IMG_EXTENSIONS) and not n.startswith(".")]
+    return sorted(found)

@@ -1,0 +1,282 @@
+"""Image folders: every kind of file, both layouts, what the files of each split are, and every bad folder by name."""
+
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from datamodules import ImageFolderDataModule, ImageNetDataModule
+from datamodules.decode import decode
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+def save(path: Path, pixels: Any = (200, 100, 50), mode: str = "RGB", side: int = 16, **kwargs: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = pixels if isinstance(pixels, Image.Image) else Image.new(mode, (side, side), pixels)
+    image.save(path, **kwargs)
+    return path
+
+
+def tree(root: Path, counts: dict[str, int]) -> Path:
+    """So many gray files for each "part/class"; each file's gray level tells which it is."""
+    level = 0
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            save(root / name / f"{i:02}.png", level, "L", 4)
+            level += 1
+    return root
+
+
+def levels(part: Any) -> list[int]:
+    return part.inputs(torch.arange(len(part)))[:, 0, 0, 0].tolist()
+
+
+# Files ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "color", "suffix", "rgb"),
+    [
+        ("RGB", (200, 100, 50), "png", (200, 100, 50)),
+        ("L", 77, "png", (77, 77, 77)),
+        ("1", 1, "png", (255, 255, 255)),
+        ("RGBA", (200, 100, 50, 255), "png", (200, 100, 50)),
+        ("RGBA", (200, 100, 50, 0), "png", (255, 255, 255)),
+        ("LA", (100, 51), "png", (224, 224, 224)),
+        ("CMYK", (0, 255, 255, 0), "tif", (255, 0, 0)),
+        ("CMYK", (0, 255, 255, 0), "jpg", (254, 0, 0)),
+        ("I;16", 257 * 100, "png", (100, 100, 100)),
+        ("I;16", 65535, "tif", (255, 255, 255)),
+    ],
+)
+def test_every_mode_becomes_rgb_and_gray(
+    tmp_path: Path, mode: str, color: Any, suffix: str, rgb: tuple[int, ...]
+) -> None:
+    path = save(tmp_path / f"a.{suffix}", color, mode)
+    x = decode(path, 3, 8)
+    assert (x.dtype, x.shape, x.is_contiguous()) == (torch.uint8, (3, 8, 8), True)
+    assert (x.int() - torch.tensor(rgb).view(3, 1, 1)).abs().max() <= (1 if suffix == "jpg" else 0)
+    gray = decode(path, 1, 8)
+    assert gray.shape == (1, 8, 8)
+    assert abs(int(gray[0, 0, 0]) - (0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2])) <= 1.5
+
+
+def test_palettes_with_and_without_transparency(tmp_path: Path) -> None:
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    assert decode(save(tmp_path / "a.png", image), 3, 4)[:, 0, 0].tolist() == [10, 20, 30]
+    assert decode(save(tmp_path / "b.png", image, transparency=1), 3, 4)[:, 0, 0].tolist() == [255, 255, 255]
+    assert decode(save(tmp_path / "c.gif", image), 3, 4)[:, 0, 0].tolist() == [10, 20, 30]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_ramp_of_sixteen_bits_stays_a_ramp(tmp_path: Path, suffix: str) -> None:
+    path = save(tmp_path / f"a.{suffix}", Image.fromarray(RAMP.astype(np.uint16) * 257))
+    assert torch.equal(decode(path, 1, 16)[0], torch.from_numpy(RAMP))
+    assert torch.equal(decode(path, 3, 16)[2], torch.from_numpy(RAMP))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_upright(tmp_path: Path, orientation: int) -> None:
+    shown = np.kron(np.array([[0, 60], [120, 240]], np.uint8), np.ones((16, 16), np.uint8))
+    image = Image.fromarray(shown)
+    flip, turn = Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose
+    # what the EXIF standard says of row 0 and column 0 of the stored pixels: they are the shown image's ...
+    stored = {
+        1: image,  # top, left
+        2: image.transpose(flip),  # top, right
+        3: image.transpose(turn.ROTATE_180),  # bottom, right
+        4: image.transpose(turn.FLIP_TOP_BOTTOM),  # bottom, left
+        5: image.transpose(turn.TRANSPOSE),  # left, top
+        6: image.transpose(turn.ROTATE_90),  # right, top
+        7: image.transpose(turn.TRANSVERSE),  # right, bottom
+        8: image.transpose(turn.ROTATE_270),  # left, bottom
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found = decode(save(tmp_path / "a.jpg", stored, exif=exif, quality=95), 1, 32)[0].int()
+    assert (found[4::16, 4::16] - torch.tensor([[0, 60], [120, 240]])).abs().max() <= 4
+
+
+def test_the_middle_square_is_kept_whatever_the_shape(tmp_path: Path) -> None:
+    wide = np.zeros((4, 12), np.uint8)
+    wide[:, 4:8] = 255
+    assert (decode(save(tmp_path / "a.png", Image.fromarray(wide)), 1, 4) == 255).all()
+    assert (decode(save(tmp_path / "b.png", Image.fromarray(wide.T.copy())), 1, 4) == 255).all()
+    line = Image.new("L", (20_000, 1), 9)
+    assert decode(save(tmp_path / "c.png", line), 1, 224).shape == (1, 224, 224)
+
+
+def test_resizing_averages(tmp_path: Path) -> None:
+    checks = Image.fromarray((np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8))
+    assert (decode(save(tmp_path / "a.png", checks), 1, 8).int() - 127).abs().max() <= 2
+
+
+def png_header(side: int) -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+
+def spoil(path: Path, kind: str) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "huge":
+        path.write_bytes(png_header(40_000))
+    elif kind == "text":
+        path.write_text("not an image")
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "float":
+        save(path, Image.fromarray(np.zeros((4, 4), np.float32)), format="tiff")
+    else:
+        save(path, noise, format=kind)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("kind", ["huge", "text", "empty", "float", "jpeg", "png", "tiff", "bmp", "webp"])
+def test_a_bad_file_is_named(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "bad.png"
+    spoil(path, kind)
+    wanted = (
+        "has more than 178,956,970 pixels" if kind == "huge" else r"cannot be read as an image \(.+\): it is damaged"
+    )
+    with pytest.raises(ValueError, match=f"{path} {wanted}"):
+        decode(path, 3, 8)
+
+
+def test_a_missing_file_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="gone"):
+        decode(tmp_path / "gone.png", 3, 8)
+
+
+# Folders ----------------------------------------------------------------------------------------------------------------
+
+
+def test_folders_of_their_own(tmp_path: Path) -> None:
+    tree(tmp_path, {"train/cat": 3, "train/dog": 3, "val/cat": 2, "val/dog": 1, "test/dog": 4})
+    save(tmp_path / "train/cat/deep/er/x.JPG", 250, "L", 4)
+    (tmp_path / "train/cat/notes.txt").write_text("no image")
+    (tmp_path / "train/.hidden").mkdir()
+    data = ImageFolderDataModule(str(tmp_path), size=4, num_workers=0)
+    assert (data.class_names, data.num_classes, data.input_shape) == (["cat", "dog"], 2, (3, 4, 4))
+    data.setup()
+    parts = data._parts
+    assert {name: len(part) for name, part in parts.items()} == {"train": 7, "val": 3, "test": 4}
+    assert levels(parts["train"]) == [0, 1, 2, 250, 3, 4, 5]
+    assert parts["train"].y.tolist() == [0] * 4 + [1] * 3
+    assert (levels(parts["val"]), parts["val"].y.tolist()) == ([6, 7, 8], [0, 0, 1])
+    assert (levels(parts["test"]), parts["test"].y.tolist()) == ([9, 10, 11, 12], [1] * 4)
+    assert data.class_counts == [4, 3]
+    torch.testing.assert_close(data.mean, torch.tensor([265 / 7 / 255] * 3))
+
+
+def test_validation_from_training_where_there_is_no_folder(tmp_path: Path) -> None:
+    tree(tmp_path, {"train/a": 10, "train/b": 10, "test/a": 1, "test/b": 1})
+    data = ImageFolderDataModule(str(tmp_path), size=4, num_workers=0, val_fraction=0.2)
+    data.setup()
+    assert [len(data._parts[name]) for name in ("train", "val", "test")] == [16, 4, 2]
+    assert sorted(levels(data._parts["train"]) + levels(data._parts["val"])) == list(range(20))
+
+
+def test_one_folder_is_split_with_seeds(tmp_path: Path) -> None:
+    tree(tmp_path, {"a": 20, "b": 20})
+
+    def parts(split_seed: int) -> tuple[list[list[int]], str | None]:
+        data = ImageFolderDataModule(str(tmp_path), size=4, num_workers=0, val_fraction=0.25, split_seed=split_seed)
+        data.setup()
+        found = [data._parts[name] for name in ("train", "val", "test")]
+        for part in found:
+            assert part.y.tolist() == [int(level >= 20) for level in levels(part)]
+        return [levels(part) for part in found], data.fingerprint
+
+    (train, val, test), mark = parts(0)
+    assert (len(train), len(val), len(test)) == (24, 8, 8)
+    assert sorted(train + val + test) == list(range(40))
+    (_, other_val, other_test), other_mark = parts(1)
+    assert (val != other_val, test == other_test, mark != other_mark) == (True, True, True)
+    assert parts(0)[1] == mark
+    (tmp_path / "a").rename(tmp_path / "aa")
+    assert parts(0)[1] != mark
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_and_the_name_of_a_bad_file(tmp_path: Path, workers: int) -> None:
+    tree(tmp_path, {"train/a": 4, "train/b": 4})
+    spoil(tmp_path / "val/a/cut.jpg", "jpeg")
+    data = ImageFolderDataModule(str(tmp_path), size=6, color="gray", num_workers=workers, batch_size=3)
+    data.setup("fit")
+    batches = list(data.train_dataloader())
+    assert [(x.shape, x.dtype) for x, _ in batches] == [((3, 1, 6, 6), torch.uint8)] * 2
+    assert all((x[:, 0, 0, 0] // 4).tolist() == y.tolist() for x, y in batches)
+    loader = data.val_dataloader()
+    assert isinstance(loader, DataLoader)
+    with pytest.raises(ValueError, match=r"val/a/cut.jpg cannot be read"):
+        list(loader)
+
+
+def test_imagenet_tests_on_its_validation_part(tmp_path: Path) -> None:
+    tree(tmp_path, {"train/n01": 10, "train/n02": 10, "val/n01": 1, "val/n02": 2})
+    data = ImageNetDataModule(str(tmp_path), size=4, val_fraction=0.2, num_workers=0)
+    data.setup()
+    assert [len(data._parts[name]) for name in ("train", "val", "test")] == [16, 4, 3]
+    assert levels(data._parts["test"]) == [20, 21, 22]
+    torch.testing.assert_close(data.mean, torch.tensor([0.485, 0.456, 0.406]))
+    with pytest.raises(FileNotFoundError, match=r"none/train is no folder: get ImageNet .* from https"):
+        ImageNetDataModule(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("counts", "kwargs", "error", "message"),
+    [
+        ({}, {}, FileNotFoundError, "root has no folders in it: one for each class"),
+        ({"train": 3}, {}, FileNotFoundError, "root/train has no folders in it"),
+        ({"a": 5, "b": 0}, {}, ValueError, "root/b has no images .* add some, or remove"),
+        (
+            {"train/a": 5, "train/b": 5, "test/c": 1},
+            {},
+            ValueError,
+            r"test/c is a class that .*train does not have: \['a', 'b'\]",
+        ),
+        ({"train/a": 5, "train/b": 5, "test/a": 0}, {}, ValueError, "root/test has no images"),
+        ({"train/a": 5, "train/b": 5}, {}, ValueError, "there is no folder .*root/test: make one"),
+        (
+            {"a": 5, "b": 5},
+            {"test_fraction": 0.0, "val_fraction": 0.4},
+            ValueError,
+            "there is no test part: give test_fraction",
+        ),
+        ({"a": 5, "b": 1}, {}, ValueError, "test_fraction=0.2 of 6 examples cannot hold every class"),
+        ({"a": 5, "b": 5}, {"color": "cmyk"}, ValueError, 'color must be "rgb" or "gray"'),
+        ({"a": 5, "b": 5}, {"test_fraction": -1}, ValueError, "test_fraction is a share"),
+        ({"a": 5, "b": 5}, {"size": 0}, ValueError, "size must be an integer >= 1"),
+    ],
+)
+def test_bad_folders(tmp_path: Path, counts: dict[str, int], kwargs: Any, error: type[Exception], message: str) -> None:
+    (tmp_path / "root").mkdir()
+    tree(tmp_path / "root", counts)
+    with pytest.raises(error, match=message):
+        ImageFolderDataModule(
+            **{"root": str(tmp_path / "root"), "size": 4, "num_workers": 0, "val_fraction": 0.2, **kwargs}
+        ).setup()
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/none is no folder: give the one with"):
+        ImageFolderDataModule(str(tmp_path / "none"))

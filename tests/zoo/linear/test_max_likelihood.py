@@ -1,0 +1,119 @@
+"""Maximum likelihood against closed forms, scipy, and the equations that a solution must solve."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from torch import distributions as td
+
+import zoo
+from zoo.linear.max_likelihood import FittedDistribution, fit_distribution
+from zoo.testing import check_module
+
+
+def values(fit: FittedDistribution) -> dict[str, Any]:
+    return {name: value.detach().squeeze().tolist() for name, value in fit.parameters_of().items()}
+
+
+def test_gumbel_is_scipys_fit() -> None:
+    x = td.Gumbel(torch.tensor(12.0), torch.tensor(3.0)).sample((500,)).double()
+    fit = fit_distribution("Gumbel", x)
+    loc, scale = scipy.stats.gumbel_r.fit(x.numpy())
+    assert values(fit) == pytest.approx({"loc": loc, "scale": scale}, rel=1e-5)
+    # the likelihood equations: scale = mean - sum(x e^(-x/s)) / sum(e^(-x/s)), loc = -s ln mean(e^(-x/s))
+    got = values(fit)
+    weight = torch.exp(-x / got["scale"])
+    assert got["scale"] == pytest.approx((x.mean() - (x * weight).sum() / weight.sum()).item(), rel=1e-6)
+    assert got["loc"] == pytest.approx((-got["scale"] * weight.mean().log()).item(), rel=1e-6)
+
+
+def test_closed_forms() -> None:
+    x = torch.randn(400, dtype=torch.float64) * 3 + 50
+    assert values(fit_distribution("Normal", x)) == pytest.approx(
+        {"loc": x.mean().item(), "scale": x.std(correction=0).item()}, rel=1e-6
+    )
+    count = torch.poisson(torch.full((400,), 3.0))
+    assert values(fit_distribution("Poisson", count)) == pytest.approx({"rate": count.mean().item()}, rel=1e-6)
+    coin = td.Binomial(10, torch.tensor(0.3)).sample((400,))
+    fit = fit_distribution("Binomial", coin, fixed={"total_count": 10})
+    assert fit.distribution().mean.item() == pytest.approx(coin.mean().item(), rel=1e-6)
+    label = torch.tensor([0, 0, 0, 2, 1, 2, 0, 2])
+    assert fit_distribution("Categorical", label).distribution().probs.tolist() == pytest.approx([4 / 8, 1 / 8, 3 / 8])
+
+
+def test_columns_are_fitted_by_themselves_and_vectors_together() -> None:
+    x = torch.randn(400, 3, dtype=torch.float64) @ torch.randn(3, 3, dtype=torch.float64) + 5
+    fit = fit_distribution("Laplace", x)
+    alone = [fit_distribution("Laplace", x[:, i]) for i in range(3)]
+    nll = -fit(x).mean().item()
+    assert nll == pytest.approx(sum(-f(x[:, i]).mean().item() for i, f in enumerate(alone)), rel=1e-6)
+    together = fit_distribution("MultivariateNormal", x)
+    np.testing.assert_allclose(together.parameters_of()["loc"].detach(), x.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(
+        together.distribution().covariance_matrix.detach(), np.cov(x.T.numpy(), bias=True), rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("family", ["Gamma", "Beta", "StudentT", "Weibull", "LogNormal", "Gumbel"])
+def test_the_fit_is_a_maximum(family: str) -> None:
+    """No small step in any parameter makes the data more likely, and the true parameters are not more likely either."""
+    made = {
+        "Gamma": td.Gamma(3.0, 2.0),
+        "Beta": td.Beta(2.0, 5.0),
+        "StudentT": td.StudentT(4.0, 1.0, 2.0),
+        "Weibull": td.Weibull(2.0, 1.5),
+        "LogNormal": td.LogNormal(1.0, 0.5),
+        "Gumbel": td.Gumbel(1.0, 2.0),
+    }[family]
+    x = made.sample((300,)).double()
+    fit = fit_distribution(family, x)
+    best = fit(x).sum().item()
+    assert best >= made.log_prob(x).sum().item()
+    for parameter in fit.parameters():
+        for step in (1e-3, -1e-3):
+            parameter.data += step
+            assert fit(x).sum().item() < best
+            parameter.data -= step
+
+
+def test_log_likelihood_and_its_mean() -> None:
+    task = zoo.MaximumLikelihood("Normal", 2)
+    x = torch.randn(9, 2)
+    wanted = td.Normal(0.0, 1.0).log_prob(x).sum(1)
+    torch.testing.assert_close(task.predict_step(x)["log_likelihood"], wanted)
+    assert task.training_losses((x, None))[0].item() == pytest.approx(-wanted.mean().item())
+    metrics = task.build_metrics()
+    weight = (torch.arange(9) % 3 > 0).float()
+    task.update_metrics(metrics, (x, x, weight))
+    assert metrics["loss"].compute().item() == pytest.approx(-wanted[weight > 0].mean().item())
+
+
+@pytest.mark.parametrize("family", ["Normal", "Gamma", "StudentT", "Gumbel"])
+def test_contract(family: str) -> None:
+    task = zoo.MaximumLikelihood(family)
+    reason = "a density has an entropy"
+    report = check_module(task, (torch.rand(8, 1) + 0.1,), skip={"memorization": reason})
+    assert {name for name, result in report.items() if result != "ok"} == {"memorization"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"family": "Gumbell"}, "unknown family 'Gumbell', did you mean 'Gumbel'"),
+        ({"family": "Binomial"}, "total_count of Binomial cannot be learned by gradient: give it in fixed="),
+        ({"family": "Normal", "fixed": {"sale": 1.0}}, "Normal has no parameter 'sale', did you mean 'scale'"),
+        ({"family": "Poisson", "fixed": {"rate": 1.0}}, r"no parameter \(left\) that a gradient can learn"),
+        ({"family": "Uniform"}, "Uniform has no parameter"),
+        ({"size": 0}, "size must be 1 or more"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FittedDistribution(**arguments)
+
+
+def test_data_outside_the_support_are_refused() -> None:
+    with pytest.raises(ValueError, match="Gamma cannot have made these data: they must be"):
+        fit_distribution("Gamma", torch.tensor([1.0, -1.0]))

@@ -1,0 +1,169 @@
+"""Generalized linear models with canonical links: McCullagh and Nelder 1989, "Generalized Linear Models", chapter 2.
+
+Here with unit dispersion: the gaussian family has variance 1, so its scale is not estimated.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Categorical, Distribution, Normal, Poisson
+from torchmetrics import MeanMetric, Metric
+
+from zoo.blocks import flatten_features
+from zoo.registry import register
+from zoo.tasks import Task
+
+Family = Literal["gaussian", "bernoulli", "categorical", "poisson"]
+FAMILIES = ("gaussian", "bernoulli", "categorical", "poisson")
+
+
+class GLM(nn.Module):
+    """The natural parameters eta = W x + b of a distribution of the exponential family.
+
+    The canonical link makes the mean of y a fixed function of eta: identity (gaussian), sigmoid (bernoulli), softmax
+    (categorical), exp (poisson).
+
+    Args:
+        in_features: number of inputs D; images are flattened.
+        num_outputs: number of natural parameters K: targets an example, or classes (categorical).
+        family: "gaussian", "bernoulli", "categorical" or "poisson".
+
+    Shape:
+        ``(B, ...)`` with D numbers an example -> eta ``(B, K)``.
+
+    Raises:
+        ValueError: an unknown family, one class only, or input that has not D numbers an example.
+    """
+
+    def __init__(self, in_features: int = 10, num_outputs: int = 1, family: Family = "gaussian") -> None:
+        super().__init__()
+        if family not in FAMILIES:
+            raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}")
+        if num_outputs < (2 if family == "categorical" else 1):
+            raise ValueError(
+                f"num_outputs must be 1 or more (categorical: 2 or more), got {num_outputs} for the {family} family"
+            )
+        self.num_features = in_features
+        self.family = family
+        self.fc = nn.Linear(in_features, num_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Natural parameters."""
+        return self.fc(flatten_features(self, x, self.num_features))
+
+    def distribution(self, eta: Tensor) -> Distribution:
+        """The distribution of y with natural parameters ``eta (B, K)``; its batch shape is ``(B, K)``, categorical ``(B,)``."""
+        if self.family == "gaussian":
+            return Normal(eta, torch.ones_like(eta), validate_args=False)
+        if self.family == "bernoulli":
+            return Bernoulli(logits=eta, validate_args=False)
+        if self.family == "categorical":
+            return Categorical(logits=eta, validate_args=False)
+        return Poisson(eta.exp(), validate_args=False)
+
+    def expectation(self, eta: Tensor) -> Tensor:
+        """The mean of y, ``(B, K)``; categorical: the probabilities of the classes."""
+        if self.family == "categorical":
+            return eta.softmax(dim=1)
+        return self.distribution(eta).mean
+
+
+class GLMRegressor(Task):
+    """:class:`GLM`, trained by maximum likelihood. Arguments: those of the net, then ``**task``.
+
+    The loss is the negative log-likelihood in nats, a mean over examples and targets. Logs ``loss`` and ``mae``, the mean
+    absolute difference of y from its expectation (categorical: of the probability of the true class from 1).
+
+    Shape:
+        batch: ``(x, y)`` with y ``(B, K)``, with one output also ``(B,)``; categorical: int64 ``(B,)``; evaluation also takes
+        ``(x, y, weight)``: rows of weight 0 count nowhere.
+
+    Raises:
+        ValueError: an argument out of its range, or targets of another shape or outside the family's support.
+    """
+
+    net: GLM
+
+    def __init__(self, in_features: int = 10, num_outputs: int = 1, family: Family = "gaussian", **task: Any) -> None:
+        super().__init__(GLM(in_features, num_outputs, family), **task)
+
+    def _targets(self, y: Tensor, outputs: int) -> Tensor:
+        """Targets in the shape of the distribution, ``(B, K)`` or, categorical, ``(B,)``."""
+        if self.net.family == "categorical":
+            if y.ndim != 1:
+                raise ValueError(f"categorical targets are class numbers (B,), got shape {tuple(y.shape)}")
+            return y.long()
+        columns = y.unsqueeze(1) if y.ndim == 1 else y
+        if columns.ndim != 2 or columns.shape[1] != outputs:
+            raise ValueError(f"targets must have shape (B, {outputs}) for num_outputs={outputs}, got {tuple(y.shape)}")
+        return columns
+
+    def _check_support(self, y: Tensor) -> None:
+        """Refuse targets that the family cannot have made."""
+        family = self.net.family
+        if family == "gaussian" or not y.numel():
+            return
+        top = {"bernoulli": 1, "categorical": self.hparams["num_outputs"] - 1}.get(family)
+        if y.min() < 0 or (top is not None and y.max() > top) or (y != y.round()).any():
+            wanted = "whole numbers from 0" if top is None else f"whole numbers in 0..{top}"
+            raise ValueError(f"{family} targets must be {wanted}, got values in {y.min():g}..{y.max():g}")
+
+    def _losses(self, eta: Tensor, y: Tensor) -> Tensor:
+        """Negative log-likelihood of each example in nats, a mean over its targets, ``(B,)``."""
+        target = self._targets(y, eta.shape[1])
+        if self.net.family != "categorical":
+            target = target.to(eta.dtype)
+        return -self.net.distribution(eta).log_prob(target).reshape(len(y), -1).mean(dim=1)
+
+    def _errors(self, eta: Tensor, y: Tensor) -> Tensor:
+        """|y - E y| of each example, a mean over its targets, ``(B,)``."""
+        target, mean = self._targets(y, eta.shape[1]), self.net.expectation(eta)
+        if self.net.family == "categorical":
+            return 1 - mean.gather(1, target.unsqueeze(1)).squeeze(1)
+        return (target - mean).abs().mean(dim=1)
+
+    def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int]:
+        """Mean negative log-likelihood."""
+        x, y = batch[0], batch[1]
+        eta = self(x).to(self.mean.dtype)  # under autocast too: the exponential of the poisson link wants the digits
+        loss = self._losses(eta, y).mean()
+        return loss, {"loss": loss, "mae": self._errors(eta.detach(), y).mean()}, len(y)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Look at the targets in the first epoch."""
+        if self.trainer.current_epoch == 0:
+            self._check_support(batch[1])
+
+    def build_metrics(self) -> dict[str, Metric]:
+        """Negative log-likelihood and mean absolute error."""
+        return {name: MeanMetric(nan_strategy="disable") for name in ("loss", "mae")}
+
+    def update_metrics(self, metrics: dict[str, Metric], batch: Any) -> None:
+        """Add a batch; rows of weight 0 count nowhere."""
+        x, y, *rest = batch
+        self._check_support(y)
+        eta = self(x).to(self.mean.dtype)
+        kept = rest[0] > 0 if rest else torch.ones(len(y), dtype=torch.bool, device=eta.device)
+        metrics["loss"].update(self._losses(eta, y)[kept])
+        metrics["mae"].update(self._errors(eta, y)[kept])
+
+    def predict_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
+        """What a user can read.
+
+        Returns:
+            ``value``: the expectation of y, ``(B, K)``, with one output ``(B,)``; categorical: the probabilities ``(B, K)``.
+        """
+        eta = self(batch if isinstance(batch, Tensor) else batch[0]).float()
+        value = self.net.expectation(eta)
+        return {"value": value.squeeze(1) if value.shape[1] == 1 else value}
+
+    def loss_floor(self) -> float:
+        """ln(2 pi) / 2 for a gaussian of variance 1; counts of a poisson have an entropy of their own, not known here."""
+        return 0.9189385332046727 if self.net.family == "gaussian" else 0.0
+
+
+register("glm_gaussian", GLMRegressor)
+for family in ("bernoulli", "poisson"):
+    register(f"glm_{family}", GLMRegressor, family=family)
+register("glm_categorical", GLMRegressor, family="categorical", num_outputs=3)

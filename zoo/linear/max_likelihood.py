@@ -1,0 +1,190 @@
+"""Maximum likelihood by gradient, for any family of ``torch.distributions``.
+
+The worked case is Gumbel's distribution of extremes: Gumbel 1958, "Statistics of Extremes". Its location and scale have no
+closed form; the scale stays above 0 because it is learned through ``torch.distributions.transform_to``.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, distributions, nn
+from torch.distributions import Distribution, transform_to
+from torchmetrics import MeanMetric, Metric
+
+from zoo.registry import register, suggest
+from zoo.tasks import Task
+
+# of several arguments that say the same, the one that is learned
+_REDUNDANT = {"probs": "logits", "covariance_matrix": "scale_tril", "precision_matrix": "scale_tril"}
+
+
+class FittedDistribution(nn.Module):
+    """A distribution whose parameters are learned, each without bounds and mapped into its constraint.
+
+    Args:
+        family: a class of ``torch.distributions``: "Gumbel", "Normal", "Gamma", "MultivariateNormal" ...
+        size: number of columns D. A family of numbers is fitted to each column by itself; one of vectors has D entries.
+        fixed: arguments of the family that are not learned, e.g. ``{"total_count": 10}`` of "Binomial".
+
+    Shape:
+        ``(B, D)``, of numbers with D = 1 also ``(B,)``, of classes ``(B,)`` -> log-likelihood of each example in nats ``(B,)``.
+
+    Raises:
+        ValueError: an unknown family, an argument it does not have, or one that no gradient can learn and that is not fixed.
+    """
+
+    def __init__(self, family: str = "Gumbel", size: int = 1, fixed: dict[str, float] | None = None) -> None:
+        super().__init__()
+        known = {name for name in distributions.__all__ if isinstance(getattr(distributions, name), type)}
+        if family not in known:
+            raise ValueError(f"unknown family {family!r}{suggest(family, known)}; it is a class of torch.distributions")
+        if size < 1:
+            raise ValueError(f"size must be 1 or more, got {size}")
+        self.family: Any = getattr(distributions, family)
+        found = getattr(self.family, "arg_constraints", {})
+        limits = dict(found) if isinstance(found, dict) else {}
+        self.fixed = dict(fixed or {})
+        for name in self.fixed:
+            if name not in limits:
+                raise ValueError(
+                    f"{family} has no parameter {name!r}{suggest(name, limits)}; it has {', '.join(limits)}"
+                )
+        names = [n for n in limits if n not in self.fixed and _REDUNDANT.get(n) not in limits]
+        self.transforms = {}
+        self.free = nn.ParameterDict()
+        for name in names:
+            try:
+                self.transforms[name] = transform_to(limits[name])
+            except NotImplementedError as error:
+                raise ValueError(
+                    f"{name} of {family} cannot be learned by gradient: give it in fixed={{{name!r}: ...}}, or take another family"
+                ) from error
+            self.free[name] = nn.Parameter(torch.zeros((size,) * max(1, limits[name].event_dim)))
+        if not self.free:
+            raise ValueError(f"{family} has no parameter (left) that a gradient can learn")
+
+    def parameters_of(self) -> dict[str, Tensor]:
+        """The parameters within their constraints, by name."""
+        return {name: transform(self.free[name]) for name, transform in self.transforms.items()}
+
+    def distribution(self) -> Distribution:
+        """The distribution as it is now."""
+        learned = self.parameters_of()
+        like = next(iter(learned.values()))
+        fixed = {
+            name: torch.as_tensor(value, dtype=like.dtype, device=like.device) for name, value in self.fixed.items()
+        }
+        return self.family(**learned, **fixed, validate_args=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Log-likelihood of each example, summed over the columns of a family of numbers."""
+        made = self.distribution()
+        if x.ndim == 1 and made.batch_shape == (1,) and not made.event_shape:
+            x = x.unsqueeze(1)  # (B,) -> (B, 1)
+        likelihood = made.log_prob(x)
+        return likelihood.flatten(1).sum(dim=1) if likelihood.ndim > 1 else likelihood
+
+
+class MaximumLikelihood(Task):
+    """:class:`FittedDistribution`, trained on the negative log-likelihood in nats. Arguments: those of the net, then ``**task``.
+
+    The data are taken as they are: a density has the unit of its data, so nothing is standardized. :func:`fit_distribution`
+    gives the solution at once where the data fit into memory.
+
+    Shape:
+        batch: ``x`` or ``(x, ...)``; evaluation takes rows of weight 0 in ``(x, y, weight)``, which count nowhere.
+
+    Raises:
+        ValueError: as the net, or data outside the family's support.
+    """
+
+    net: FittedDistribution
+
+    def __init__(
+        self, family: str = "Gumbel", size: int = 1, fixed: dict[str, float] | None = None, **task: Any
+    ) -> None:
+        super().__init__(FittedDistribution(family, size, fixed), **task)
+
+    def standardize(self, x: Tensor) -> Tensor:
+        """The data as they are."""
+        return x
+
+    def _check_support(self, x: Tensor) -> None:
+        support: Any = self.net.distribution().support
+        if not support.check(x).all():
+            raise ValueError(f"{self.hparams['family']} cannot have made these data: they must be {support}")
+
+    def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int]:
+        """Mean negative log-likelihood."""
+        x = batch if isinstance(batch, Tensor) else batch[0]
+        loss = -self(x).mean()
+        return loss, {"loss": loss}, len(x)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Look at the data in the first epoch."""
+        if self.trainer.current_epoch == 0:
+            self._check_support(batch if isinstance(batch, Tensor) else batch[0])
+
+    def build_metrics(self) -> dict[str, Metric]:
+        """Negative log-likelihood."""
+        return {"loss": MeanMetric(nan_strategy="disable")}
+
+    def update_metrics(self, metrics: dict[str, Metric], batch: Any) -> None:
+        """Add a batch; rows of weight 0 count nowhere."""
+        x = batch if isinstance(batch, Tensor) else batch[0]
+        self._check_support(x)
+        losses = -self(x)
+        kept = losses[batch[2] > 0] if not isinstance(batch, Tensor) and len(batch) > 2 else losses
+        metrics["loss"].update(kept)
+
+    def predict_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
+        """``log_likelihood``: of each example in nats, ``(B,)``."""
+        return {"log_likelihood": self(batch if isinstance(batch, Tensor) else batch[0])}
+
+
+def fit_distribution(
+    family: str, x: Tensor, fixed: dict[str, float] | None = None, steps: int = 500
+) -> FittedDistribution:
+    """Fit a family to data in memory, in float64, by L-BFGS on all of them.
+
+    Args:
+        family: a class of ``torch.distributions``.
+        x: ``(N,)`` or ``(N, D)``; of classes ``(N,)``, numbered from 0.
+        fixed: arguments of the family that are not learned.
+        steps: L-BFGS iterations at most.
+
+    Returns:
+        The fit; ``parameters_of()`` are its parameters.
+
+    Raises:
+        ValueError: as :class:`FittedDistribution`, data outside the family's support, or a fit that comes to no end.
+
+    Example:
+        >>> fit = fit_distribution("Exponential", torch.tensor([1.0, 2.0, 3.0]))
+        >>> round(fit.parameters_of()["rate"].item(), 6)  # 1 / mean
+        0.5
+    """
+    classes = family == "Categorical"
+    size = int(x.max()) + 1 if classes else (1 if x.ndim == 1 else x.shape[1])
+    task = MaximumLikelihood(family, size, fixed).double()
+    x = x.double()
+    task._check_support(x)
+    optimizer = torch.optim.LBFGS(
+        task.parameters(), max_iter=steps, tolerance_grad=1e-9, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = task.training_losses(x)[0]
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    if not torch.isfinite(closure()):
+        raise ValueError(
+            f"the fit of {family} came to no end: the likelihood of these data has no maximum, or is not finite"
+        )
+    return task.net
+
+
+register("max_likelihood_gumbel", MaximumLikelihood)

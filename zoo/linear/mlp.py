@@ -1,0 +1,150 @@
+"""Multi-layer perceptron: Goodfellow, Bengio and Courville 2016, "Deep Learning", chapter 6."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from zoo.blocks import Activation, Classifier, build_activation, expansion, flatten_features
+from zoo.registry import register
+from zoo.tasks import ClassificationTask, RegressionTask
+
+Norm = Literal["none", "batch", "layer"]
+Skip = Literal["none", "residual", "dense"]
+
+
+class MLPLayer(nn.Module):
+    """One hidden layer: linear, normalization, activation, dropout.
+
+    Shape:
+        ``(B, D)`` -> ``(B, W)``.
+    """
+
+    def __init__(
+        self, in_features: int, width: int, activation: Activation, pieces: int, norm: Norm, dropout: float
+    ) -> None:
+        super().__init__()
+        units = width * expansion(activation, pieces)
+        self.linear = nn.Linear(in_features, units)
+        self.norm = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}[norm](units)
+        self.activation = build_activation(activation, pieces)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The hidden units."""
+        return self.dropout(self.activation(self.norm(self.linear(x))))
+
+
+class MLP(Classifier):
+    """Hidden layers of any widths, then a linear output.
+
+    Args:
+        in_features: number of inputs D; images are flattened.
+        num_outputs: number of outputs K.
+        widths: units of each hidden layer; none makes a linear model.
+        activation: of the hidden units, a name of :func:`zoo.blocks.build_activation`.
+        pieces: linear pieces of a unit, for activation "maxout".
+        norm: between linear map and activation: "none", "batch" or "layer".
+        dropout: probability in [0, 1) that a hidden unit is dropped in training.
+        skip: edges that skip layers: "none"; "residual", each layer but the first adds its input to its output (all widths must
+            be equal); or "dense", each layer and the output see the input and all hidden layers before them.
+
+    Shape:
+        ``(B, ...)`` with D numbers an example -> ``(B, K)``.
+
+    Raises:
+        ValueError: an argument out of its range, or input that has not D numbers an example.
+    """
+
+    def __init__(
+        self,
+        in_features: int = 784,
+        num_outputs: int = 10,
+        widths: Sequence[int] = (512, 512),
+        activation: Activation = "relu",
+        pieces: int = 2,
+        norm: Norm = "none",
+        dropout: float = 0.0,
+        skip: Skip = "none",
+    ) -> None:
+        super().__init__()
+        if any(width < 1 for width in widths):
+            raise ValueError(f"widths must be 1 or more each, got {list(widths)}")
+        for name, value, known in (
+            ("norm", norm, ("none", "batch", "layer")),
+            ("skip", skip, ("none", "residual", "dense")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is a probability in [0, 1), got {dropout}")
+        if skip == "residual" and len(set(widths)) > 1:
+            raise ValueError(
+                f"skip='residual' adds layers, so all widths must be equal, got {list(widths)}: or skip='dense'"
+            )
+        self.in_features = in_features
+        self.skip = skip
+        layers, size = [], in_features
+        for width in widths:
+            layers.append(MLPLayer(size, width, activation, pieces, norm, dropout))
+            size = size + width if skip == "dense" else width
+        self.layers = nn.ModuleList(layers)
+        self.num_features = size
+        self.fc = nn.Linear(size, num_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs."""
+        x = flatten_features(self, x, self.in_features)
+        for i, layer in enumerate(self.layers):
+            y = layer(x)
+            if self.skip == "dense":
+                x = torch.cat([x, y], dim=1)  # (B, D) and (B, W) -> (B, D + W)
+            else:
+                x = x + y if self.skip == "residual" and i else y
+        return self.fc(x)
+
+
+class MLPClassifier(ClassificationTask):
+    """:class:`MLP`, trained as a classifier. Arguments: those of the net, then ``**task``."""
+
+    def __init__(
+        self,
+        in_features: int = 784,
+        num_classes: int = 10,
+        widths: Sequence[int] = (512, 512),
+        activation: Activation = "relu",
+        pieces: int = 2,
+        norm: Norm = "none",
+        dropout: float = 0.0,
+        skip: Skip = "none",
+        **task: Any,
+    ) -> None:
+        widths = list(widths)  # a hyperparameter is as JSON gives it back
+        net = MLP(in_features, num_classes, widths, activation, pieces, norm, dropout, skip)
+        super().__init__(net, num_classes, **task)
+
+
+class MLPRegressor(RegressionTask):
+    """:class:`MLP`, trained to predict numbers. Arguments: those of the net, then ``**task``."""
+
+    def __init__(
+        self,
+        in_features: int = 10,
+        num_outputs: int = 1,
+        widths: Sequence[int] = (64, 64),
+        activation: Activation = "relu",
+        pieces: int = 2,
+        norm: Norm = "none",
+        dropout: float = 0.0,
+        skip: Skip = "none",
+        **task: Any,
+    ) -> None:
+        widths = list(widths)
+        net = MLP(in_features, num_outputs, widths, activation, pieces, norm, dropout, skip)
+        super().__init__(net, num_outputs, **task)
+
+
+register("mlp", MLPClassifier)
+register("mlp_maxout", MLPClassifier, activation="maxout")
+register("mlp_regression", MLPRegressor)

@@ -1,0 +1,195 @@
+"""The linear regions of a rectifier net: Montufar et al. 2014, "On the Number of Linear Regions of Deep Neural Networks".
+
+arXiv:1402.1869. Exact in one and two dimensions: the window is cut, layer by layer, along the line where each unit changes
+its side. A region is a set of inputs for which every unit is on one side; within it the net is linear. (Two neighbors can have
+the same map all the same, where later layers ignore the unit between them.)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zoo.linear.mlp import MLP, MLPLayer
+
+_TINY = 1e-12  # relative to the window: a cut closer to a corner than that is no cut
+
+
+@dataclass(frozen=True)
+class Region:
+    """A convex piece of the window on which the net is ``weight @ x + bias``.
+
+    Attributes:
+        corners: ``(V, D)``; an interval has two, a polygon's go around it.
+        weight: ``(K, D)``.
+        bias: ``(K,)``.
+    """
+
+    corners: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
+def linear_regions(net: MLP, window: Sequence[tuple[float, float]] = ((-1.0, 1.0),)) -> list[Region]:
+    """All linear regions of a net within a window, in float64 and as in evaluation.
+
+    Args:
+        net: an :class:`zoo.linear.MLP` of one or two inputs whose activation is "relu", "leaky_relu", "prelu" or "identity"; norm
+            "none" or "batch"; any skip edges.
+        window: (low, high) of each input, in units of the net's input (that is, standardized).
+
+    Returns:
+        The regions; together they fill the window.
+
+    Raises:
+        ValueError: another number of inputs than the window has, more than two, or an empty window.
+        TypeError: a net that is not piecewise linear, or whose pieces are not told by signs of its units.
+
+    Example:
+        >>> len(linear_regions(MLP(1, 1, [3]), [(-100.0, 100.0)])) <= 4
+        True
+    """
+    if net.in_features != len(window) or len(window) not in (1, 2):
+        raise ValueError(
+            f"wanted a (low, high) for each of one or two inputs, got {len(window)} for {net.in_features} inputs"
+        )
+    if any(not low < high for low, high in window):
+        raise ValueError(f"window wants low < high, got {list(window)}")
+    layers = [layer for layer in net.layers if isinstance(layer, MLPLayer)]
+    size = max(high - low for low, high in window)
+    pieces = [
+        (_corners(window), torch.eye(len(window), dtype=torch.float64), torch.zeros(len(window), dtype=torch.float64))
+    ]
+    for index, layer in enumerate(layers):
+        slope, (matrix, offset) = _slope(layer), _affine(layer)
+        grown = []
+        for corners, weight, bias in pieces:
+            w, b = (
+                matrix @ weight,
+                matrix @ bias + offset,
+            )  # the units before the activation, on this piece: (W, D), (W,)
+            parts = [corners]
+            if slope != 1.0:
+                for unit in range(len(b)):
+                    parts = [part for whole in parts for part in _cut(whole, w[unit], b[unit], size)]
+            for part in parts:
+                center = part.mean(dim=0)
+                side = torch.where(w @ center + b > 0, torch.ones_like(b), torch.full_like(b, slope))
+                hidden, shift = side.unsqueeze(1) * w, side * b
+                if net.skip == "dense":
+                    hidden, shift = torch.cat([weight, hidden]), torch.cat([bias, shift])
+                elif net.skip == "residual" and index:
+                    hidden, shift = weight + hidden, bias + shift
+                grown.append((part, hidden, shift))
+        pieces = grown
+    if isinstance(net.fc, nn.Linear):
+        matrix, offset = net.fc.weight.detach().double().cpu(), net.fc.bias.detach().double().cpu()
+        pieces = [(part, matrix @ weight, matrix @ bias + offset) for part, weight, bias in pieces]
+    return [Region(*piece) for piece in pieces]
+
+
+def draw_regions(
+    net: MLP, window: Sequence[tuple[float, float]], path: str | Path | None = None, output: int = 0
+) -> np.ndarray:
+    """Picture of the regions: in two dimensions each polygon in the color of the net's output at its center; in one the graph.
+
+    Args:
+        net, window: as :func:`linear_regions` takes them.
+        path: where to write the picture too (png, pdf, svg); None writes nothing.
+        output: which of the net's outputs is drawn.
+
+    Returns:
+        The picture, uint8 ``(H, W, 3)``.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.collections import PolyCollection
+    from matplotlib.figure import Figure
+
+    regions = linear_regions(net, window)
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(f"{len(regions)} linear regions")
+    axes.set_xlim(*window[0])
+    if len(window) == 2:
+        value = [float((r.weight @ r.corners.mean(dim=0) + r.bias)[output]) for r in regions]
+        polygons = PolyCollection(
+            [r.corners.numpy() for r in regions], edgecolors="black", linewidths=0.4, cmap="viridis"
+        )
+        polygons.set_array(np.asarray(value))
+        axes.add_collection(polygons)
+        axes.set_ylim(*window[1])
+    else:
+        for r in regions:
+            x = r.corners.sort(dim=0).values
+            axes.plot(x[:, 0].numpy(), (x @ r.weight[output] + r.bias[output]).numpy(), marker=".")
+    canvas.draw()
+    if path is not None:
+        figure.savefig(path)
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _corners(window: Sequence[tuple[float, float]]) -> Tensor:
+    """The window as a region: ``(2, 1)`` or, counterclockwise, ``(4, 2)``."""
+    (left, right), *rest = window
+    corners = [[left], [right]]
+    if rest:
+        low, high = rest[0]
+        corners = [[left, low], [right, low], [right, high], [left, high]]
+    return torch.tensor(corners, dtype=torch.float64)
+
+
+def _slope(layer: MLPLayer) -> float:
+    """The activation's slope below 0; above it is 1."""
+    activation = layer.activation
+    if isinstance(activation, nn.Identity):
+        return 1.0
+    if isinstance(activation, nn.ReLU):
+        return 0.0
+    if isinstance(activation, nn.LeakyReLU):
+        return activation.negative_slope
+    if isinstance(activation, nn.PReLU):
+        return activation.weight.item()
+    raise TypeError(f"linear regions want relu, leaky_relu, prelu or identity, got {type(activation).__name__}")
+
+
+def _affine(layer: MLPLayer) -> tuple[Tensor, Tensor]:
+    """Linear map and normalization as one: ``(W, D)`` and ``(W,)``."""
+    weight, bias = layer.linear.weight.detach().double().cpu(), layer.linear.bias.detach().double().cpu()
+    norm = layer.norm
+    if isinstance(norm, nn.BatchNorm1d):
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach().double().cpu()
+        shift = norm.bias.detach().double().cpu() - scale * norm.running_mean.double().cpu()
+        return scale.unsqueeze(1) * weight, scale * bias + shift
+    if not isinstance(norm, nn.Identity):
+        raise TypeError(f"linear regions want norm 'none' or 'batch', got {type(norm).__name__}: it is not linear")
+    return weight, bias
+
+
+def _cut(corners: Tensor, weight: Tensor, bias: Tensor, size: float) -> list[Tensor]:
+    """A convex piece cut along ``weight @ x + bias = 0``: one piece or two."""
+    height = corners @ weight + bias  # (V,)
+    near = _TINY * (size * float(weight.norm()) + abs(float(bias)))
+    if not (bool((height > near).any()) and bool((height < -near).any())):
+        return [corners]
+    if len(corners) == 2:  # an interval
+        middle = corners[0] - height[0] / (height[1] - height[0]) * (corners[1] - corners[0])
+        return [torch.stack([corners[0], middle]), torch.stack([middle, corners[1]])]
+    above: list[Tensor] = []
+    below: list[Tensor] = []
+    for i in range(len(corners)):  # around the polygon: corners go to their side, crossings to both
+        here, there = height[i], height[(i + 1) % len(corners)]
+        if here >= -near:
+            above.append(corners[i])
+        if here <= near:
+            below.append(corners[i])
+        if (here > near and there < -near) or (here < -near and there > near):
+            crossing = corners[i] - here / (there - here) * (corners[(i + 1) % len(corners)] - corners[i])
+            above.append(crossing)
+            below.append(crossing)
+    return [torch.stack(above), torch.stack(below)]
