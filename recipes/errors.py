@@ -9,7 +9,7 @@ from importlib import import_module
 OK, BUG, USER, MACHINE, INTERRUPTED, TERMINATED = 0, 1, 2, 75, 130, 143
 
 # what components raise when their input is to blame; other exceptions are bugs and keep their traceback
-_USERS_FAULT = (ValueError, TypeError, LookupError, OSError, ImportError)
+_USERS_FAULT = (ValueError, TypeError, KeyError, OSError, ImportError)
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
