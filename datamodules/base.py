@@ -2,6 +2,8 @@
 
 import os
 import signal
+import weakref
+from multiprocessing.util import Finalize
 from typing import Any, Literal
 
 import torch
@@ -138,7 +140,6 @@ class DataModule(LightningDataModule):
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=_identity,
-            worker_init_fn=_leave_signals_to_the_main_process,
             # Only seeds workers, which draw nothing: that starting an epoch leaves the global generator alone is the point.
             generator=torch.Generator(),
         )
@@ -239,7 +240,24 @@ class Examples(Dataset):
 
 
 class ResumableLoader(DataLoader):
-    """A loader that tells Lightning that it can continue in mid-epoch. It has no state: its sampler knows where to start."""
+    """A loader that tells Lightning that it can continue in mid-epoch. It has no state: its sampler knows where to start.
+
+    A signal often goes to the whole process group, and workers must live until the main process has saved: they are born
+    with SIGINT and SIGTERM blocked, so there is no moment in which one could end them. Python would end them by SIGTERM
+    when it exits, and then wait for ever: here they are killed.
+    """
+
+    @override
+    def __iter__(self) -> Any:
+        if not self.num_workers:
+            return super().__iter__()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            iterator: Any = super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        Finalize(iterator, _end_workers, (weakref.ref(iterator), iterator._workers), exitpriority=0)
+        return iterator
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: see :class:`~datamodules.TrainSampler`."""
@@ -253,10 +271,13 @@ def _identity(batch: Any) -> Any:
     return batch
 
 
-def _leave_signals_to_the_main_process(worker: int) -> None:
-    """A signal often goes to the whole process group; workers must live until the main process has saved."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _end_workers(iterator: weakref.ref[Any], workers: list[Any]) -> None:
+    """When the iterator is gone, or Python exits."""
+    living = iterator()
+    if living is not None:
+        living._shutdown_workers()
+    for worker in workers:
+        worker.kill()
 
 
 def check_integer(name: str, value: Any, least: int, most: int | None = None) -> None:

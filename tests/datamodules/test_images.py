@@ -1,5 +1,6 @@
 """The image base: splits, statistics, batches, errors."""
 
+import multiprocessing
 import os
 import signal
 from typing import Any, Literal
@@ -219,11 +220,30 @@ def test_workers_outlive_signals_to_the_whole_process_group() -> None:
     data = Shapes(batch_size=8, num_workers=2)
     data.setup("fit")
     loader = iter(data.train_dataloader())
-    count = len(next(loader)[1])
     for worker in loader._workers:  # type: ignore[attr-defined]
         for signum in (signal.SIGINT, signal.SIGTERM):
-            os.kill(worker.pid, signum)
-    assert count + sum(len(y) for _, y in loader) == 176
+            os.kill(worker.pid, signum)  # they have only just been started
+    assert sum(len(y) for _, y in loader) == 176
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {signal.SIGINT, signal.SIGTERM}
+
+
+left_open: list[Any] = []
+
+
+def _leave_a_loader_open() -> None:
+    data = Shapes(batch_size=8, num_workers=2)
+    data.setup("fit")
+    left_open.append(iter(data.train_dataloader()))
+    os.kill(left_open[0]._workers[0].pid, signal.SIGKILL)
+
+
+def test_a_process_with_workers_ends() -> None:
+    process = multiprocessing.get_context("fork").Process(target=_leave_a_loader_open)
+    process.start()
+    process.join(timeout=60)
+    if process.exitcode is None:  # it waits for the worker that is left
+        process.kill()
+    assert process.exitcode == 0
 
 
 @pytest.mark.parametrize(
