@@ -3,6 +3,7 @@
 import os
 import signal
 import weakref
+from contextlib import suppress
 from multiprocessing.util import Finalize
 from typing import Any, Literal
 
@@ -275,7 +276,8 @@ def _end_workers(iterator: weakref.ref[Any], workers: list[Any]) -> None:
     """When the iterator is gone, or Python exits."""
     living = iterator()
     if living is not None:
-        living._shutdown_workers()
+        with suppress(RuntimeError):  # one of them has died; training has been told
+            living._shutdown_workers()
     for worker in workers:
         worker.kill()
 
