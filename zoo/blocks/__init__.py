@@ -2,6 +2,29 @@
 
 from zoo.blocks.activations import Activation, build_activation, expansion
 from zoo.blocks.classifier import Classifier
+from zoo.blocks.convnet import ConvNet, FullyConvolutional
 from zoo.blocks.flat import flatten_features
+from zoo.blocks.kernels import kernel
+from zoo.blocks.layers import layer_groups
+from zoo.blocks.norm import Dropout, Norm, Style, build_dropout, build_norm, map_activation
+from zoo.blocks.receptive_field import FeatureMap, feature_maps
 
-__all__ = ["Activation", "Classifier", "build_activation", "expansion", "flatten_features"]
+__all__ = [
+    "Activation",
+    "Classifier",
+    "ConvNet",
+    "Dropout",
+    "FeatureMap",
+    "FullyConvolutional",
+    "Norm",
+    "Style",
+    "build_activation",
+    "build_dropout",
+    "build_norm",
+    "expansion",
+    "feature_maps",
+    "flatten_features",
+    "kernel",
+    "layer_groups",
+    "map_activation",
+]

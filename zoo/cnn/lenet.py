@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from zoo.blocks import Classifier
+from zoo.blocks import ConvNet
 from zoo.blocks.classifier import check_images
 from zoo.registry import register
 from zoo.tasks import ClassificationTask
 
 
-class LeNet(Classifier):
+class LeNet(ConvNet):
     """Two 5x5 convolutions, each followed by 2x2 pooling, then three dense layers (fig. 2).
 
     Args:
@@ -31,6 +31,8 @@ class LeNet(Classifier):
     """
 
     head_name = "fc3"
+    image_size = 32
+    map_size = 5
 
     def __init__(
         self,
@@ -56,14 +58,21 @@ class LeNet(Classifier):
 
     def features(self, x: Tensor) -> list[Tensor]:
         """The maps after each pooling, S2 and S4: ``(B, 6, 14, 14)`` and ``(B, 16, 5, 5)``."""
-        check_images(self, x.shape, self.in_channels, 32)
+        check_images(self, x.shape, self.in_channels)
         s2 = self.pool(self.activation(self.conv1(x)))
         return [s2, self.pool(self.activation(self.conv2(s2)))]
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
+        check_images(self, x.shape, self.in_channels, 32)
         x = self.features(x)[-1].flatten(1)  # (B, 16, 5, 5) -> (B, 400)
-        return self.fc3(self.activation(self.fc2(self.activation(self.fc1(x)))))
+        for layer in self.dense_layers():
+            x = layer(x)
+        return x
+
+    def dense_layers(self) -> list[nn.Module]:
+        """C5, F6 and the output."""
+        return [self.fc1, self.activation, self.fc2, self.activation, self.fc3]
 
 
 class LeNetClassifier(ClassificationTask):

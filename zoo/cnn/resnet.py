@@ -1,6 +1,7 @@
 """ResNet: He et al. 2015, "Deep Residual Learning for Image Recognition", arXiv:1512.03385.
 
-Deviations from the paper: in a bottleneck the stride sits on the 3x3 convolution (torchvision's "v1.5").
+Deviations from the paper: in a bottleneck the stride sits on the 3x3 convolution (torchvision's "v1.5"). Dropout, off by default,
+stands before the last convolution of a block (Zagoruyko and Komodakis 2016, arXiv:1605.07146, section 2.4).
 """
 
 from typing import Any, ClassVar, Literal
@@ -8,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.blocks import Classifier
+from zoo.blocks import Activation, ConvNet, Dropout, Norm, Style
 from zoo.blocks.classifier import check_images
 from zoo.registry import register
 from zoo.tasks import ClassificationTask
@@ -26,19 +27,20 @@ class BasicBlock(nn.Module):
 
     expansion: ClassVar[int] = 1
 
-    def __init__(self, in_channels: int, width: int, stride: int, shortcut: nn.Module | None) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int, shortcut: nn.Module | None, style: Style) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=style.bias)
+        self.bn1 = style.build_norm(width)
+        self.relu = style.build_activation()
+        self.dropout = style.build_dropout()
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=style.bias)
+        self.bn2 = style.build_norm(width)
         self.downsample = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
         """relu(F(x) + shortcut(x))."""
         y = self.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
+        y = self.bn2(self.conv2(self.dropout(y)))
         return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
@@ -51,26 +53,27 @@ class Bottleneck(nn.Module):
 
     expansion: ClassVar[int] = 4
 
-    def __init__(self, in_channels: int, width: int, stride: int, shortcut: nn.Module | None) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int, shortcut: nn.Module | None, style: Style) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(4 * width)
-        self.relu = nn.ReLU(inplace=True)
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=style.bias)
+        self.bn1 = style.build_norm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=style.bias)
+        self.bn2 = style.build_norm(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=style.bias)
+        self.bn3 = style.build_norm(4 * width)
+        self.relu = style.build_activation()
+        self.dropout = style.build_dropout()
         self.downsample = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
         """relu(F(x) + shortcut(x))."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
+        y = self.bn3(self.conv3(self.dropout(y)))
         return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
-class ResNet(Classifier):
+class ResNet(ConvNet):
     """The ImageNet ResNet; state-dict keys, logits and gradients are torchvision's.
 
     Args:
@@ -78,29 +81,45 @@ class ResNet(Classifier):
         num_classes: number of classes K.
         in_channels: channels C of the image.
         width: channels of the first stage, 64 in the paper; each stage doubles them.
+        norm: after each convolution: "batch" as in the paper, "layer", "group", "instance" or "none".
+        activation: "relu" as in the paper, or another name of :func:`zoo.blocks.build_activation` but "maxout".
+        dropout: probability in [0, 1) of dropping before the last convolution of a block; 0 in the paper.
+        dropout_kind: "element", or "spatial" (whole maps).
 
     Shape:
         ``(B, C, H, W)`` -> logits ``(B, K)``.
 
     Raises:
-        ValueError: another depth, a width below 1, or images with another number of channels.
+        ValueError: an argument out of its range, or images with another number of channels.
     """
 
-    def __init__(self, depth: Depth = 18, num_classes: int = 1000, in_channels: int = 3, width: int = 64) -> None:
+    def __init__(
+        self,
+        depth: Depth = 18,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        width: int = 64,
+        norm: Norm = "batch",
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+        dropout_kind: Dropout = "element",
+    ) -> None:
         super().__init__()
         if depth not in STAGES:
             raise ValueError(f"depth must be one of {', '.join(map(str, STAGES))}, got {depth}")
         if width < 1:
             raise ValueError(f"width must be 1 or more, got {width}")
         self.in_channels = in_channels
+        style = Style(norm, activation, dropout, dropout_kind)
         block = BasicBlock if depth < 50 else Bottleneck
-        self.conv1 = nn.Conv2d(in_channels, width, 7, 2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
+        self.conv1 = nn.Conv2d(in_channels, width, 7, 2, padding=3, bias=style.bias)
+        self.bn1 = style.build_norm(width)
+        self.relu = style.build_activation()
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
         channels = width
         for i, blocks in enumerate(STAGES[depth]):
-            self.add_module(f"layer{i + 1}", _stage(block, channels, width * 2**i, blocks, stride=1 if i == 0 else 2))
+            stride = 1 if i == 0 else 2
+            self.add_module(f"layer{i + 1}", _stage(block, channels, width * 2**i, blocks, stride, style))
             channels = width * 2**i * block.expansion
         self.num_features = channels
         self.fc = nn.Linear(channels, num_classes)
@@ -122,14 +141,16 @@ class ResNet(Classifier):
         return self.fc(x.flatten(1))  # (B, C, 1, 1) -> (B, K)
 
 
-def _stage(block: type[BasicBlock | Bottleneck], channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+def _stage(
+    block: type[BasicBlock | Bottleneck], channels: int, width: int, blocks: int, stride: int, style: Style
+) -> nn.Sequential:
     """``blocks`` blocks, the first with the stride and, where the shape changes, a projection shortcut (option B)."""
     out = width * block.expansion
     shortcut = None
     if stride != 1 or channels != out:
-        shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
-    rest = [block(out, width, 1, None) for _ in range(blocks - 1)]
-    return nn.Sequential(block(channels, width, stride, shortcut), *rest)
+        shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=style.bias), style.build_norm(out))
+    rest = [block(out, width, 1, None, style) for _ in range(blocks - 1)]
+    return nn.Sequential(block(channels, width, stride, shortcut, style), *rest)
 
 
 def initialize(net: nn.Module) -> None:
@@ -143,9 +164,19 @@ class ResNetClassifier(ClassificationTask):
     """:class:`ResNet`, trained as a classifier. Arguments: those of the net, then ``**task``."""
 
     def __init__(
-        self, depth: Depth = 18, num_classes: int = 1000, in_channels: int = 3, width: int = 64, **task: Any
+        self,
+        depth: Depth = 18,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        width: int = 64,
+        norm: Norm = "batch",
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+        dropout_kind: Dropout = "element",
+        **task: Any,
     ) -> None:
-        super().__init__(ResNet(depth, num_classes, in_channels, width), num_classes, **task)
+        net = ResNet(depth, num_classes, in_channels, width, norm, activation, dropout, dropout_kind)
+        super().__init__(net, num_classes, **task)
 
 
 for _depth in STAGES:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.blocks import Classifier
+from zoo.blocks import Activation, ConvNet, Dropout, Norm, Style
 from zoo.blocks.classifier import check_images
 from zoo.cnn.resnet import initialize
 from zoo.registry import register
@@ -24,27 +24,29 @@ class Block(nn.Module):
         ``(B, in_channels, H, W)`` -> ``(B, width, H / stride, W / stride)``, rounded up.
     """
 
-    def __init__(self, in_channels: int, width: int, stride: int, residual: bool) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int, residual: bool, style: Style) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=style.bias)
+        self.bn1 = style.build_norm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=style.bias)
+        self.bn2 = style.build_norm(width)
+        self.activation, self.dropout = style.build_activation(), style.build_dropout()
         self.stride, self.new_channels, self.residual = stride, width - in_channels, residual
 
     def forward(self, x: Tensor) -> Tensor:
         """relu(F(x) + shortcut(x)), or relu(F(x)) in the plain net."""
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        y = self.dropout(self.activation(self.bn1(self.conv1(x))))
+        y = self.bn2(self.conv2(y))
         if self.residual:
             half = self.new_channels // 2
             shortcut = x[:, :, :: self.stride, :: self.stride]
             y = y + F.pad(
                 shortcut, (0, 0, 0, 0, half, self.new_channels - half)
             )  # (B, in_channels, ...) -> (B, width, ...)
-        return F.relu(y)
+        return self.activation(y)
 
 
-class CIFARResNet(Classifier):
+class CIFARResNet(ConvNet):
     """A 3x3 stem and three stages of n blocks with 16, 32, 64 channels: 6n + 2 layers.
 
     Args:
@@ -53,13 +55,16 @@ class CIFARResNet(Classifier):
         in_channels: channels C of the image.
         width: channels of the first stage, 16 in the paper.
         shortcut: "identity" (the paper's option A) or "none" (the plain net).
+        norm, activation, dropout, dropout_kind: as in :class:`~zoo.cnn.ResNet`.
 
     Shape:
         ``(B, C, H, W)`` -> logits ``(B, K)``; the paper's images are 32x32.
 
     Raises:
-        ValueError: a depth that is not 6n + 2, a width below 1, or images with another number of channels.
+        ValueError: an argument out of its range, a depth that is not 6n + 2, or images with another number of channels.
     """
+
+    image_size = 32
 
     def __init__(
         self,
@@ -68,6 +73,10 @@ class CIFARResNet(Classifier):
         in_channels: int = 3,
         width: int = 16,
         shortcut: Literal["identity", "none"] = "identity",
+        norm: Norm = "batch",
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+        dropout_kind: Dropout = "element",
     ) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
@@ -77,13 +86,15 @@ class CIFARResNet(Classifier):
         if shortcut not in ("identity", "none"):
             raise ValueError(f"shortcut must be 'identity' or 'none', got {shortcut!r}")
         self.in_channels = in_channels
-        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        style = Style(norm, activation, dropout, dropout_kind)
+        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=style.bias)
+        self.bn1 = style.build_norm(width)
+        self.activation = style.build_activation()
         residual, channels = shortcut == "identity", width
         for i in range(3):
             out = width * 2**i
-            first = Block(channels, out, 1 if i == 0 else 2, residual)
-            rest = [Block(out, out, 1, residual) for _ in range((depth - 2) // 6 - 1)]
+            first = Block(channels, out, 1 if i == 0 else 2, residual, style)
+            rest = [Block(out, out, 1, residual, style) for _ in range((depth - 2) // 6 - 1)]
             self.add_module(f"layer{i + 1}", nn.Sequential(first, *rest))
             channels = out
         self.num_features = channels
@@ -93,7 +104,7 @@ class CIFARResNet(Classifier):
     def features(self, x: Tensor) -> list[Tensor]:
         """The maps of the three stages, finest first: strides 1, 2, 4."""
         check_images(self, x.shape, self.in_channels)
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.activation(self.bn1(self.conv1(x)))
         maps = []
         for name in ("layer1", "layer2", "layer3"):
             x = self.get_submodule(name)(x)
@@ -115,9 +126,14 @@ class CIFARResNetClassifier(ClassificationTask):
         in_channels: int = 3,
         width: int = 16,
         shortcut: Literal["identity", "none"] = "identity",
+        norm: Norm = "batch",
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+        dropout_kind: Dropout = "element",
         **task: Any,
     ) -> None:
-        super().__init__(CIFARResNet(depth, num_classes, in_channels, width, shortcut), num_classes, **task)
+        net = CIFARResNet(depth, num_classes, in_channels, width, shortcut, norm, activation, dropout, dropout_kind)
+        super().__init__(net, num_classes, **task)
 
 
 for _depth in DEPTHS:

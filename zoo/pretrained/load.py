@@ -56,7 +56,7 @@ def load(path: str | Path, strict: bool = True, **overrides: Any) -> Task:
     module, state = _build(told, {**hparams, **overrides}, dict(state), strict, changed=overrides.keys())
     module.load_report = load_weights(module, state, strict=strict, assign=strict)
     module._standardized = True
-    return module
+    return module.freeze(told.get("frozen", 0))
 
 
 def _build(

@@ -2,6 +2,7 @@
 
 from zoo.tasks.base import Task
 from zoo.tasks.classification import ClassificationTask
+from zoo.tasks.initializers import initialize
 from zoo.tasks.regression import RegressionTask
 
-__all__ = ["ClassificationTask", "RegressionTask", "Task"]
+__all__ = ["ClassificationTask", "RegressionTask", "Task", "initialize"]

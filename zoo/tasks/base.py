@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from zoo.registry import name_of
+from zoo.tasks.freezing import Freezable
+from zoo.tasks.initializers import initialize
 from zoo.tasks.means import RunningMeans
 from zoo.tasks.optimizers import build_optimizer, check_optimizer
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from zoo.pretrained import LoadReport
 
 
-class Task(LightningModule):
+class Task(Freezable):
     """A net and how it is trained. Subclasses give the loss, the metrics and the prediction.
 
     Input comes in units of the data (images: floats in [0, 1]); the task standardizes it with its own ``mean`` and ``std``
@@ -34,9 +35,13 @@ class Task(LightningModule):
         weight_decay: >= 0, as the optimizer understands it (decoupled for AdamW, L2 for SGD).
         optimizer_args: further arguments of the optimizer, e.g. ``{"momentum": 0.9, "nesterov": True}``.
         decay_norm_and_bias: let weight decay act on norms and biases too.
+        layer_decay: layer-wise rate decay: each layer group (see :meth:`layer_groups`) has the rate of the one above it times
+            this, in (0, 1]; the head has ``lr``.
+        init: draw the net's weights by this name, see :func:`zoo.tasks.initialize`; None: as the net itself does.
+        init_args: further arguments of the initialization, e.g. ``{"std": 0.02}``.
 
     Raises:
-        ValueError, TypeError: an unknown optimizer, an argument it does not have, or a value out of range.
+        ValueError, TypeError: an unknown optimizer or initialization, an argument it does not have, or a value out of range.
     """
 
     mean: Tensor
@@ -52,8 +57,17 @@ class Task(LightningModule):
         weight_decay: float = 0.0,
         optimizer_args: dict[str, Any] | None = None,
         decay_norm_and_bias: bool = False,
+        layer_decay: float = 1.0,
+        init: str | None = None,
+        init_args: dict[str, Any] | None = None,
     ) -> None:
         check_optimizer(optimizer, lr, weight_decay, optimizer_args or {})
+        if not 0 < layer_decay <= 1:
+            raise ValueError(f"layer_decay must lie in (0, 1], got {layer_decay}")
+        if init is not None:
+            initialize(net, init, init_args)
+        elif init_args:
+            raise ValueError(f"init_args {init_args} belong to an init, and none is given")
         super().__init__()
         self.save_hyperparameters(ignore=["net"])
         self.net = net
@@ -111,6 +125,7 @@ class Task(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Take what the datamodule tells, and refuse data that the net cannot take."""
+        super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit":  # a checkpoint to resume from is loaded after this
             self._means.reset()
@@ -133,8 +148,8 @@ class Task(LightningModule):
             raise ValueError(
                 f"the model was standardized for {self.mean.numel()} channels, the data have {shape[0]} (shape {shape})"
             )
-        training = self.net.training
-        self.net.eval()
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
         try:
             with torch.no_grad():
                 self(torch.zeros(1, *shape, device=self.mean.device))
@@ -143,7 +158,8 @@ class Task(LightningModule):
                 f"{type(self.net).__name__} cannot take the data's input of shape {shape}: {error}"
             ) from error
         finally:
-            self.net.train(training)
+            for module, mode in modes.items():
+                module.training = mode
 
     # Optimization ---------------------------------------------------------------------------------------------------
 
@@ -157,6 +173,7 @@ class Task(LightningModule):
             h["weight_decay"],
             h["optimizer_args"] or {},
             decay_norm_and_bias=h["decay_norm_and_bias"],
+            layer_decay=h["layer_decay"],
         )
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -231,6 +248,7 @@ class Task(LightningModule):
         due = self._row_is_due()  # callbacks save at the end of a batch before we log it
         checkpoint["zoo"] = {
             "model": name_of(self),
+            "frozen": self._frozen,
             **self.data_description(),
             "means": self._means.state_dict(self._sum_over_ranks, looked_at=due),
             "last_logged": self.trainer.global_step if due else self._last_logged,
@@ -242,6 +260,7 @@ class Task(LightningModule):
         if told is None:
             return
         self.describe_data(told)
+        self.freeze(told.get("frozen", 0))
         self._last_logged = told["last_logged"]
         self._means.load_state_dict(
             told["means"], self.device, first_rank=self._trainer is None or self.global_rank == 0

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from zoo.blocks.layers import layer_groups, parameters_of
 from zoo.registry import suggest
 
 
@@ -117,28 +118,56 @@ def check_optimizer(name: str, lr: float, weight_decay: float, arguments: dict[s
             raise TypeError(f"{name} has no argument {argument!r}{suggest(argument, known)}")
 
 
-def parameter_groups(net: nn.Module, weight_decay: float, decay_norm_and_bias: bool) -> list[dict[str, Any]]:
+def parameter_groups(
+    net: nn.Module, lr: float, weight_decay: float, decay_norm_and_bias: bool, layer_decay: float = 1.0
+) -> list[dict[str, Any]]:
     """Named parameter groups of a net: norms and biases (one dimension or none) get no weight decay unless told otherwise.
 
+    Args:
+        net: gives the parameters; all are in a group, frozen ones too.
+        lr: rate of the head.
+        weight_decay: of weights.
+        decay_norm_and_bias: whether of norms and biases too.
+        layer_decay: each layer group below the head has the rate of the one above it times this, in (0, 1].
+
     Returns:
-        One group "all", or "decay" and "no_decay" where the difference matters.
+        One group "all", or "decay" and "no_decay" where the difference matters; with ``layer_decay`` those of each layer group,
+        from the input to the head: "0/decay", "0/no_decay", "1/decay" ..., each with its ``lr``.
     """
-    parameters = list(net.parameters())
+    if layer_decay == 1:
+        return _by_decay("", list(net.parameters()), weight_decay, decay_norm_and_bias)
+    layers, found = layer_groups(net), []
+    for i, names in enumerate(layers):
+        parameters = parameters_of(net, names)
+        rate = lr * layer_decay ** (len(layers) - 1 - i)
+        found += [{**group, "lr": rate} for group in _by_decay(f"{i}/", parameters, weight_decay, decay_norm_and_bias)]
+    return found
+
+
+def _by_decay(
+    prefix: str, parameters: list[nn.Parameter], weight_decay: float, decay_norm_and_bias: bool
+) -> list[dict[str, Any]]:
     if not weight_decay or decay_norm_and_bias:
-        return [{"name": "all", "params": parameters, "weight_decay": weight_decay}]
+        return [{"name": f"{prefix}all", "params": parameters, "weight_decay": weight_decay}]
     groups = [
-        {"name": "decay", "params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"name": "no_decay", "params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"name": f"{prefix}decay", "params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"name": f"{prefix}no_decay", "params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 
 
 def build_optimizer(
-    net: nn.Module, name: str, lr: float, weight_decay: float, arguments: dict[str, Any], decay_norm_and_bias: bool
+    net: nn.Module,
+    name: str,
+    lr: float,
+    weight_decay: float,
+    arguments: dict[str, Any],
+    decay_norm_and_bias: bool,
+    layer_decay: float = 1.0,
 ) -> Optimizer:
     """The optimizer of a name over the groups of :func:`parameter_groups`."""
     cls = optimizer_class(name)
-    groups = parameter_groups(net, weight_decay, decay_norm_and_bias)
+    groups = parameter_groups(net, lr, weight_decay, decay_norm_and_bias, layer_decay)
     if "weight_decay" not in inspect.signature(cls).parameters:
         for group in groups:
             del group["weight_decay"]

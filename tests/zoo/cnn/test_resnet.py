@@ -7,6 +7,7 @@ import torchvision
 from torch import nn
 
 import zoo
+from zoo.blocks import Style
 from zoo.cnn import CIFARResNet, ResNet
 from zoo.cnn.resnet import BasicBlock
 from zoo.cnn.resnet_cifar import Block
@@ -55,16 +56,16 @@ def test_cifar_parameter_count(depth: int, count: int, shortcut: str) -> None:
 
 
 def test_a_zeroed_residual_is_the_identity() -> None:
-    block, x = BasicBlock(4, 4, 1, None).eval(), torch.rand(2, 4, 5, 5)
+    block, x = BasicBlock(4, 4, 1, None, Style()).eval(), torch.rand(2, 4, 5, 5)
     nn.init.zeros_(block.bn2.weight)
     assert torch.equal(block(x), x)
-    cifar = Block(4, 8, 2, residual=True).eval()
+    cifar = Block(4, 8, 2, residual=True, style=Style()).eval()
     nn.init.zeros_(cifar.bn2.weight)
     y = cifar(x)  # every second pixel; the new channels, half in front and half behind, are zero
     assert torch.equal(y[:, 2:6], x[:, :, ::2, ::2])
     assert not y[:, :2].any()
     assert not y[:, 6:].any()
-    plain = Block(4, 4, 1, residual=False).eval()
+    plain = Block(4, 4, 1, residual=False, style=Style()).eval()
     nn.init.zeros_(plain.bn2.weight)
     assert not plain(x).any()
 

@@ -63,14 +63,14 @@ def test_newton_solves_least_squares_in_one_step() -> None:
 
 def test_norms_and_biases_get_no_weight_decay() -> None:
     net = zoo.create_model("resnet20", width=2).net
-    decay, no_decay = parameter_groups(net, 0.1, decay_norm_and_bias=False)
+    decay, no_decay = parameter_groups(net, 1e-3, 0.1, decay_norm_and_bias=False)
     assert (decay["name"], decay["weight_decay"]) == ("decay", 0.1)
     assert (no_decay["name"], no_decay["weight_decay"]) == ("no_decay", 0.0)
     names = {id(p): name for name, p in net.named_parameters()}
     assert all(".weight" in names[id(p)] and "bn" not in names[id(p)] for p in decay["params"])
     assert all("bias" in names[id(p)] or "bn" in names[id(p)] for p in no_decay["params"])
     assert len(decay["params"]) + len(no_decay["params"]) == len(names)
-    assert [g["name"] for g in parameter_groups(net, 0.1, decay_norm_and_bias=True)] == ["all"]
+    assert [g["name"] for g in parameter_groups(net, 1e-3, 0.1, decay_norm_and_bias=True)] == ["all"]
 
 
 @pytest.mark.parametrize(
@@ -101,3 +101,15 @@ def test_an_optimizer_of_ones_own() -> None:
     assert optimizer_class("zoo.tasks.optimizers.Newton") is Newton
     with pytest.raises(ValueError, match="one parameter group"):
         Newton([{"params": [nn.Parameter(torch.ones(1))]}, {"params": [nn.Parameter(torch.ones(1))]}])
+
+
+def test_layer_decay_gives_each_layer_group_its_rate() -> None:
+    task = zoo.create_model("resnet18", width=2, lr=1.0, layer_decay=0.5, weight_decay=0.1)
+    groups = task.configure_optimizers().param_groups
+    assert [g["name"] for g in groups[:3]] == ["0/decay", "0/no_decay", "1/decay"]
+    assert [g["lr"] for g in groups] == [
+        rate for k in range(5, -1, -1) for rate in [0.5**k] * 2
+    ]  # stem, 4 stages, head
+    assert sum(len(g["params"]) for g in groups) == len(list(task.net.parameters()))
+    with pytest.raises(ValueError, match=r"layer_decay must lie in \(0, 1\], got 0"):
+        zoo.create_model("lenet5", layer_decay=0)

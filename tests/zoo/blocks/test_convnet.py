@@ -1,0 +1,35 @@
+"""A classifier as a convolution."""
+
+import pytest
+import torch
+
+import zoo
+
+
+def test_lenet_slides() -> None:
+    net = zoo.create_model("lenet5").net.eval()
+    slid, x = net.as_convolution(), torch.rand(2, 1, 40, 36)
+    y = slid(x)
+    assert y.shape == (2, 10, 3, 2)
+    for i in range(3):
+        for j in range(2):
+            window = x[:, :, 4 * i : 4 * i + 32, 4 * j : 4 * j + 32]
+            torch.testing.assert_close(y[:, :, i, j], net(window), atol=1e-6, rtol=1e-5)
+
+
+def test_the_mean_over_the_places_is_the_averaging_nets_own_output() -> None:
+    net, x = zoo.create_model("resnet18", width=4, num_classes=7).net.eval(), torch.rand(2, 3, 96, 64)
+    y = net.as_convolution()(x)
+    assert y.shape == (2, 7, 3, 2)
+    torch.testing.assert_close(y.mean(dim=(2, 3)), net(x), atol=1e-5, rtol=1e-4)
+
+
+def test_the_parameters_stay_the_nets_own() -> None:
+    net = zoo.create_model("lenet5").net
+    net.as_convolution()(torch.rand(1, 1, 36, 36)).sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_lenet_itself_still_refuses_larger_images() -> None:
+    with pytest.raises(ValueError, match="datamodule's size=32"):
+        zoo.create_model("lenet5").net(torch.rand(1, 1, 40, 40))

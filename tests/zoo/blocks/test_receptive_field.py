@@ -1,0 +1,96 @@
+"""What a value of a map sees: by hand, and by changing pixels."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import zoo
+from zoo.blocks import ConvNet, FeatureMap, feature_maps
+
+CNNS = [
+    name
+    for name in zoo.list_models()
+    if name in ("lenet5", "lenet5_relu", "resnet18", "resnet50", "resnet20", "plain20")
+]
+
+
+def test_the_worked_example() -> None:
+    """conv3, pool2/2, conv1, pool4/2 see 3, 4, 4 and 10 pixels."""
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2, 2), nn.Conv2d(2, 2, 1), nn.AvgPool2d(4, 2))
+    found = [feature_maps(net, net[: i + 1], (1, 64, 64))[0] for i in range(4)]
+    assert [f.receptive_field for f in found] == [3, 4, 4, 10]
+    assert [f.stride for f in found] == [1, 2, 2, 4]
+
+
+def test_the_first_dense_layer_of_lenet_sees_the_whole_image() -> None:
+    net = zoo.create_model("lenet5").net
+    assert net.feature_maps() == [FeatureMap(6, 2, 6), FeatureMap(16, 4, 16)]
+    dense = nn.Sequential(
+        nn.Conv2d(1, 6, 5), nn.AvgPool2d(2), nn.Conv2d(6, 16, 5), nn.AvgPool2d(2), nn.Conv2d(16, 9, 5)
+    )
+    assert feature_maps(dense, dense, (1, 32, 32)) == [FeatureMap(9, 4, 32)]
+    assert feature_maps(net, net.as_convolution(), (1, 32, 32)) == [FeatureMap(10, 4, 32)]
+
+
+def test_published_values() -> None:
+    """Araujo et al. 2019, "Computing Receptive Fields of Convolutional Neural Networks", Distill: VGG-16 212, ResNet-50 v1 483."""
+    assert zoo.create_model("resnet18").net.receptive_field() == [7, 43, 99, 211, 435]
+
+
+class Branches(ConvNet):
+    """A dilated and a strided branch, padded unevenly."""
+
+    image_size, in_channels = 32, 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(1, 2, 3, stride=2, padding=2, dilation=2)
+        self.b = nn.Conv2d(1, 3, 5, padding=2)
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        b = self.b(x)[:, :, ::2, ::2]
+        return [torch.cat([self.a(x), b], 1), nn.functional.pad(b, (1, 1, 1, 1))[:, :, 1:, 1:]]
+
+
+def test_branches_join_to_what_both_see() -> None:
+    assert Branches().feature_maps() == [FeatureMap(5, 2, 5), FeatureMap(3, 2, 5)]
+
+
+@pytest.mark.parametrize("name", ["lenet5_relu", "resnet20", "resnet18"])
+def test_changing_pixels_finds_the_same_field(name: str) -> None:
+    """With positive weights and average pooling every pixel that can matter does."""
+    net = zoo.create_model(name, width=2).net.double().eval()
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.constant_(module.weight, 1.0)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    side = 32 if name != "resnet18" else 160
+    for i, told in enumerate(net.feature_maps()):
+        if told.receptive_field > side // 2:
+            continue
+        x = torch.full((1, net.in_channels, side, side), 0.1, dtype=torch.float64)
+        middle = net.features(x)[i].shape[-1] // 2
+        seen = []
+        for column in range(side):
+            y = x.clone()
+            y[:, :, :, column] += 1.0
+            if (net.features(y)[i] - net.features(x)[i])[..., middle].abs().max() > 1e-12:
+                seen.append(column)
+        assert seen[-1] - seen[0] + 1 == told.receptive_field
+
+
+def test_the_net_is_left_as_it_was() -> None:
+    net = zoo.create_model("resnet20", width=2).net
+    net.layer1.eval()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    modes = [m.training for m in net.modules()]
+    net.feature_maps()
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert [m.training for m in net.modules()] == modes
+
+
+def test_a_dense_layer_is_refused() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    with pytest.raises(ValueError, match="receptive field behind"):
+        feature_maps(net, net, (1, 8, 8))

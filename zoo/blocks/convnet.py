@@ -1,0 +1,80 @@
+"""What every convolutional classifier shares: its maps, what they see, and itself as a convolution over larger images."""
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from typing_extensions import override
+
+from zoo.blocks.classifier import Classifier
+from zoo.blocks.receptive_field import FeatureMap, feature_maps
+
+
+class ConvNet(Classifier):
+    """A net that makes maps of an image and classifies the last of them.
+
+    A subclass sets ``in_channels`` and defines :meth:`features`; where the head reads more than the mean of the last map,
+    it sets ``map_size`` and defines :meth:`dense_layers`.
+    """
+
+    image_size: ClassVar[int] = 224  # side in pixels of the paper's images
+    map_size: ClassVar[int | None] = None  # side of the map that the first dense layer reads; None: the mean of any map
+    in_channels: int
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """The maps of the stages, finest first: ``(B, C, H, W)`` each."""
+        raise TypeError(f"{type(self).__name__} does not say what its maps are: define features(x)")
+
+    def dense_layers(self) -> list[nn.Module]:
+        """What leads from the last map, flattened or averaged, to the logits."""
+        return [self.get_submodule(self.head_name)]
+
+    def feature_maps(self) -> list[FeatureMap]:
+        """Channels, stride and receptive field in pixels of each map of :meth:`features`."""
+        return feature_maps(self, self.features, (self.in_channels, self.image_size, self.image_size))
+
+    def receptive_field(self) -> list[int]:
+        """Side in pixels of the square of the image that one value of each map of :meth:`features` depends on."""
+        return [found.receptive_field for found in self.feature_maps()]
+
+    def as_convolution(self) -> "FullyConvolutional":
+        """The same net, with the same parameters, that slides over images of any larger size.
+
+        Example:
+            >>> from zoo.cnn import LeNet
+            >>> net = LeNet()
+            >>> net.as_convolution()(torch.zeros(1, 1, 40, 36)).shape
+            torch.Size([1, 10, 3, 2])
+        """
+        return FullyConvolutional(self)
+
+
+class FullyConvolutional(nn.Module):
+    """A classifier whose dense layers are convolutions: Long et al. 2015, arXiv:1411.4038, section 3.1.
+
+    Each place of the output is what the net itself says of the image there. A net that averages its last map becomes 1x1
+    convolutions: the mean of the output over an image is what the net says of it.
+
+    Args:
+        net: gives the parameters, which stay its own.
+
+    Shape:
+        ``(B, C, H, W)`` -> logits ``(B, K, h, w)``.
+    """
+
+    def __init__(self, net: ConvNet) -> None:
+        super().__init__()
+        self.net = net
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.net.features(x)[-1]
+        size = self.net.map_size or 1
+        for layer in self.net.dense_layers():
+            if isinstance(layer, nn.Linear):
+                # (K, C size size) -> (K, C, size, size)
+                x = F.conv2d(x, layer.weight.unflatten(1, (-1, size, size)), layer.bias)
+                size = 1  # the layers after the first read one value a channel
+            else:
+                x = layer(x)
+        return x

@@ -1,0 +1,138 @@
+"""What part of the image a value of a map sees: r_l = r_{l-1} + (k_l - 1) * s_1 ... s_{l-1}, along any graph."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from typing_extensions import override
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """A map of a net.
+
+    Attributes:
+        channels: its number of channels.
+        stride: pixels of the image from one value of the map to the next.
+        receptive_field: side in pixels of the square of the image that one value depends on.
+    """
+
+    channels: int
+    stride: int
+    receptive_field: int
+
+
+@dataclass(frozen=True)
+class _Field:
+    """The first value of a row of a map sees the pixels ``low..high`` of a row; each further one, ``stride`` pixels further."""
+
+    low: int
+    high: int
+    stride: int
+
+    def slid(self, kernel: int, stride: int, padding: int, dilation: int = 1) -> "_Field":
+        low = self.low - padding * self.stride
+        return _Field(low, low + self.high - self.low + (kernel - 1) * dilation * self.stride, self.stride * stride)
+
+
+class _Tracker(TorchDispatchMode):
+    """Follows the fields through every operation on tensors that have one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fields: dict[int, tuple[Tensor, _Field]] = {}  # by id; the tensor is kept so that its id stays its own
+
+    def give(self, x: Tensor, field: _Field) -> None:
+        self.fields[id(x)] = (x, field)
+
+    @override
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        seen = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and id(x) in self.fields]
+        if not seen:
+            return out
+        fields = [self.fields[id(x)][1] for x in seen]
+        if len({field.stride for field in fields}) > 1:
+            raise ValueError(f"{func} joins maps of different strides: they have no common receptive field")
+        joined = _Field(min(f.low for f in fields), max(f.high for f in fields), fields[0].stride)
+        field = self._through(func, seen[0], args, joined, tree_leaves(out)[0])
+        for result in tree_leaves(out):
+            if isinstance(result, Tensor):
+                self.give(result, field)
+        return out
+
+    def _through(self, func: Any, x: Tensor, args: Any, field: _Field, out: Any) -> _Field:
+        packet = func.overloadpacket
+        if packet is aten.convolution:
+            weight, stride, padding, dilation = args[1], args[3], args[4], args[5]
+            if args[6]:
+                raise ValueError("a transposed convolution has no receptive field of one size")
+            return field.slid(weight.shape[-1], stride[-1], padding[-1], dilation[-1])
+        if packet in (aten.max_pool2d_with_indices, aten.max_pool2d, aten.avg_pool2d):
+            kernel = args[1]
+            stride = args[2] if len(args) > 2 and args[2] else kernel
+            padding = args[3] if len(args) > 3 else [0]
+            return field.slid(kernel[-1], stride[-1], padding[-1])
+        if packet is aten.slice and args[1] in (x.ndim - 1, -1):
+            start, step = (args[2] or 0) if len(args) > 2 else 0, args[4] if len(args) > 4 else 1
+            return _Field(field.low + start * field.stride, field.high + start * field.stride, field.stride * step)
+        if packet is aten.constant_pad_nd:
+            return field.slid(1, 1, args[1][0])
+        if isinstance(out, Tensor) and out.ndim == x.ndim and out.shape[-1] == x.shape[-1]:
+            return field  # value by value, or across channels
+        raise ValueError(
+            f"the receptive field behind {func} is not known: it changes {tuple(x.shape)} to {tuple(out.shape)}"
+        )
+
+
+def feature_maps(net: nn.Module, function: Callable[[Tensor], Any], shape: tuple[int, int, int]) -> list[FeatureMap]:
+    """The maps that a net makes of an image, found by following its operations; nothing is computed.
+
+    Args:
+        net: holds all parameters that ``function`` uses; it is left as it is.
+        function: image ``(1, C, H, W)`` -> a map or a list of maps, by convolutions, poolings, norms, sums, concatenations ...
+        shape: (C, H, W) of an image that it takes.
+
+    Raises:
+        ValueError: an operation whose receptive field is not known, such as a dense layer.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2))
+        >>> feature_maps(net, net, (3, 32, 32))
+        [FeatureMap(channels=8, stride=2, receptive_field=4)]
+    """
+    training = {module: module.training for module in net.modules()}
+    tracker = _Tracker()
+    dtype = next((p.dtype for p in net.parameters()), None)
+    x = torch.empty(1, *shape, device="meta", dtype=dtype)
+    tracker.give(x, _Field(0, 0, 1))
+    try:
+        net.eval()
+        with torch.no_grad(), tracker:
+            maps = torch.func.functional_call(
+                _Call(net, function), {f"net.{k}": v.to("meta") for k, v in net.state_dict().items()}, x
+            )
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    found = []
+    for y in [maps] if isinstance(maps, Tensor) else maps:
+        field = tracker.fields[id(y)][1]
+        found.append(FeatureMap(y.shape[1], field.stride, field.high - field.low + 1))
+    return found
+
+
+class _Call(nn.Module):
+    def __init__(self, net: nn.Module, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.net, self.function = net, function if not isinstance(function, nn.Module) else function.forward
+
+    @override
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)

@@ -1,0 +1,109 @@
+"""Initialization by name."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.blocks.kernels import kernel
+from zoo.registry import suggest
+
+
+def _lecun_normal(weight: Tensor) -> None:
+    nn.init.kaiming_normal_(weight, nonlinearity="linear")
+
+
+def _lecun_uniform(weight: Tensor) -> None:
+    nn.init.kaiming_uniform_(weight, nonlinearity="linear")
+
+
+def _kaiming_normal(weight: Tensor, mode: str = "fan_in", nonlinearity: str = "relu") -> None:
+    nn.init.kaiming_normal_(weight, mode=mode, nonlinearity=nonlinearity)  # type: ignore[arg-type]
+
+
+def _kaiming_uniform(weight: Tensor, mode: str = "fan_in", nonlinearity: str = "relu") -> None:
+    nn.init.kaiming_uniform_(weight, mode=mode, nonlinearity=nonlinearity)  # type: ignore[arg-type]
+
+
+def _gaussian(weight: Tensor, std: float = 0.01) -> None:
+    nn.init.normal_(weight, std=std)
+
+
+def _constant(weight: Tensor, value: float = 0.0) -> None:
+    nn.init.constant_(weight, value)
+
+
+def _orthogonal(weight: Tensor, gain: float = 1.0) -> None:
+    nn.init.orthogonal_(weight, gain)
+
+
+_DRAWS: dict[str, Callable[..., Any]] = {
+    "xavier_normal": nn.init.xavier_normal_,
+    "xavier_uniform": nn.init.xavier_uniform_,
+    "lecun_normal": _lecun_normal,
+    "lecun_uniform": _lecun_uniform,
+    "kaiming_normal": _kaiming_normal,
+    "kaiming_uniform": _kaiming_uniform,
+    "orthogonal": _orthogonal,
+    "gaussian": _gaussian,
+    "constant": _constant,
+}
+KNOWN = (*_DRAWS, "kernels")
+
+
+def initialize(net: nn.Module, name: str, arguments: dict[str, Any] | None = None) -> None:
+    """Draw the weights of a net's linear and convolution layers anew; their biases become 0, norms stay as they are.
+
+    Args:
+        net: changed in place.
+        name: variance of a weight, n_in and n_out being the layer's fans:
+            "xavier_normal", "xavier_uniform": 2 / (n_in + n_out) (Glorot and Bengio 2010, eq. 16); ``gain``.
+            "lecun_normal", "lecun_uniform": 1 / n_in, the other "Xavier" (LeCun et al. 1998, "Efficient BackProp", eq. 16).
+            "kaiming_normal", "kaiming_uniform": 2 / n_in (He et al. 2015, arXiv:1502.01852); ``mode``, ``nonlinearity``.
+            "orthogonal": rows (or columns) orthonormal (Saxe et al. 2014, arXiv:1312.6120); ``gain``.
+            "gaussian": ``std`` ** 2, 0.01 ** 2 by default.
+            "constant": all weights ``value``, 0 by default; it shows that units which start equal stay equal.
+            "kernels": the first convolution gets hand-crafted kernels, ``names`` in turn (see :func:`zoo.blocks.kernel`), the
+            same for each image channel and averaged over them; all other layers stay as they are.
+        arguments: those named above.
+
+    Raises:
+        ValueError: an unknown name, or kernels for a net that has no convolution they fit.
+        TypeError: an argument that the initialization does not have.
+    """
+    arguments = arguments or {}
+    check_init(name, arguments)
+    if name == "kernels":
+        _set_kernels(net, **arguments)
+        return
+    for module in net.modules():
+        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+            _DRAWS[name](module.weight, **arguments)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def check_init(name: str, arguments: dict[str, Any]) -> None:
+    """Refuse what :func:`initialize` could not do."""
+    if name not in KNOWN:
+        raise ValueError(f"unknown init {name!r}{suggest(name, KNOWN)}; known: {', '.join(KNOWN)}")
+    known = list(inspect.signature(_set_kernels if name == "kernels" else _DRAWS[name]).parameters)[1:]
+    for argument in arguments:
+        if argument not in known or argument == "generator":
+            raise TypeError(f"init {name!r} has no argument {argument!r}{suggest(argument, known)}")
+
+
+@torch.no_grad()
+def _set_kernels(net: nn.Module, names: list[str] | None = None) -> None:
+    names = ["sobel_x", "sobel_y", "laplacian", "sharpen", "gaussian", "box"] if names is None else names
+    first = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
+    if first is None or first.kernel_size[0] != first.kernel_size[1]:
+        raise ValueError(f"init 'kernels' is for a net that begins with a square convolution, got {type(net).__name__}")
+    if not names:
+        raise ValueError("init 'kernels' needs at least one name")
+    for i, weight in enumerate(first.weight):  # (in_channels, k, k)
+        weight.copy_(kernel(names[i % len(names)], weight.shape[-1]) / weight.shape[0])
+    if first.bias is not None:
+        nn.init.zeros_(first.bias)
