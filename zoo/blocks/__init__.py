@@ -2,7 +2,7 @@
 
 from zoo.blocks.activations import Activation, build_activation, expansion
 from zoo.blocks.classifier import Classifier
-from zoo.blocks.convnet import ConvNet, FullyConvolutional
+from zoo.blocks.convnet import ConvNet, Features, FullyConvolutional
 from zoo.blocks.flat import flatten_features
 from zoo.blocks.kernels import kernel
 from zoo.blocks.layers import layer_groups
@@ -15,6 +15,7 @@ __all__ = [
     "ConvNet",
     "Dropout",
     "FeatureMap",
+    "Features",
     "FullyConvolutional",
     "Norm",
     "Style",

@@ -31,20 +31,30 @@ class Classifier(nn.Module):
         setattr(self.get_submodule(parent), name, head)
 
 
-def check_images(net: nn.Module, shape: tuple[int, ...], channels: int, size: int | None = None) -> None:
+def check_images(
+    net: nn.Module | str, shape: tuple[int, ...], channels: int, size: int | None = None, smallest: int = 1
+) -> None:
     """Refuse a batch of images that a net cannot take.
 
     Args:
-        net: named in the message.
+        net: the net or its name, for the message.
         shape: of the batch.
         channels: wanted number of channels C.
         size: wanted height and width, in pixels; None if any will do.
+        smallest: least height and width, in pixels.
 
     Raises:
         ValueError: what came, what was wanted, the cure.
     """
-    if len(shape) == 4 and shape[1] == channels and (size is None or shape[2:] == (size, size)):
-        return
-    wanted = f"(B, {channels}, {size or 'H'}, {size or 'W'})"
-    cure = f"in_channels={shape[1]}" if len(shape) == 4 and shape[1] != channels else f"the datamodule's size={size}"
-    raise ValueError(f"{type(net).__name__} takes images of shape {wanted}, got {tuple(shape)}: set {cure}")
+    name = net if isinstance(net, str) else type(net).__name__
+    if len(shape) != 4 or shape[1] != channels or (size is not None and shape[2:] != (size, size)):
+        wanted = f"(B, {channels}, {size or 'H'}, {size or 'W'})"
+        cure = (
+            f"in_channels={shape[1]}" if len(shape) == 4 and shape[1] != channels else f"the datamodule's size={size}"
+        )
+        raise ValueError(f"{name} takes images of shape {wanted}, got {tuple(shape)}: set {cure}")
+    if min(shape[2:]) < smallest:
+        raise ValueError(
+            f"{name} takes images of {smallest}x{smallest} pixels or more, got {shape[2]}x{shape[3]}: set the datamodule's "
+            f"size={smallest}"
+        )

@@ -1,40 +1,41 @@
 """What every convolutional classifier shares: its maps, what they see, and itself as a convolution over larger images."""
 
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from zoo.blocks.classifier import Classifier
+from zoo.blocks.classifier import Classifier, check_images
 from zoo.blocks.receptive_field import FeatureMap, feature_maps
 
 
 class ConvNet(Classifier):
     """A net that makes maps of an image and classifies the last of them.
 
-    A subclass sets ``in_channels`` and defines :meth:`features`; where the head reads more than the mean of the last map,
-    it sets ``map_size`` and defines :meth:`dense_layers`.
+    A subclass sets ``in_channels`` and gives ``features``, a method or a module; where the head reads more than the mean of the
+    last map, it sets ``map_size`` and defines :meth:`dense_layers`.
+
+    Attributes:
+        features: image -> the maps of the stages, finest first: ``(B, C, H, W)`` each.
     """
 
     image_size: ClassVar[int] = 224  # side in pixels of the paper's images
     map_size: ClassVar[int | None] = None  # side of the map that the first dense layer reads; None: the mean of any map
     in_channels: int
-
-    def features(self, x: Tensor) -> list[Tensor]:
-        """The maps of the stages, finest first: ``(B, C, H, W)`` each."""
-        raise TypeError(f"{type(self).__name__} does not say what its maps are: define features(x)")
+    features: Callable[[Tensor], list[Tensor]]
 
     def dense_layers(self) -> list[nn.Module]:
         """What leads from the last map, flattened or averaged, to the logits."""
         return [self.get_submodule(self.head_name)]
 
     def feature_maps(self) -> list[FeatureMap]:
-        """Channels, stride and receptive field in pixels of each map of :meth:`features`."""
+        """Channels, stride and receptive field in pixels of each map of ``features``."""
         return feature_maps(self, self.features, (self.in_channels, self.image_size, self.image_size))
 
     def receptive_field(self) -> list[int]:
-        """Side in pixels of the square of the image that one value of each map of :meth:`features` depends on."""
+        """Side in pixels of the square of the image that one value of each map of ``features`` depends on."""
         return [found.receptive_field for found in self.feature_maps()]
 
     def as_convolution(self) -> "FullyConvolutional":
@@ -49,10 +50,40 @@ class ConvNet(Classifier):
         return FullyConvolutional(self)
 
 
+class Features(nn.Sequential):
+    """Layers in a row, and the maps that some of them make.
+
+    Args:
+        net: whose layers they are; its ``in_channels`` is asked of an image.
+        layers: by name, input first. A layer after one that makes a map must not work in place.
+        maps: names of those whose output is a map of the net, in the same order.
+
+    Shape:
+        ``(B, C, H, W)`` -> a list of maps, finest first.
+    """
+
+    def __init__(self, net: ConvNet, layers: dict[str, nn.Module], maps: Iterable[str]) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self.net, self.in_channels, self.maps = type(net).__name__, net.in_channels, frozenset(maps)
+
+    @override
+    def forward(self, x: Tensor) -> list[Tensor]:
+        check_images(self.net, x.shape, self.in_channels)
+        maps = []
+        for name, layer in self.named_children():
+            x = layer(x)
+            if name in self.maps:
+                maps.append(x)
+        return maps
+
+
 class FullyConvolutional(nn.Module):
     """A classifier whose dense layers are convolutions: Long et al. 2015, arXiv:1411.4038, section 3.1.
 
-    Each place of the output is what the net itself says of the image there. A net that averages its last map becomes 1x1
+    Each place of the output is what the net itself says of the image there, but that it sees the image beyond where the net
+    pads with zeros. A net that averages its last map becomes 1x1
     convolutions: the mean of the output over an image is what the net says of it.
 
     Args:

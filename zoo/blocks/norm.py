@@ -14,7 +14,7 @@ Dropout = Literal["element", "spatial"]
 NORMS = ("batch", "layer", "group", "instance", "none")
 
 
-def build_norm(name: str, channels: int, groups: int = 32) -> nn.Module:
+def build_norm(name: str, channels: int, groups: int = 32, eps: float = 1e-5) -> nn.Module:
     """A fresh normalization of maps ``(B, C, H, W)``, each with a learned scale and shift a channel.
 
     Args:
@@ -23,16 +23,17 @@ def build_norm(name: str, channels: int, groups: int = 32) -> nn.Module:
             itself) or "none".
         channels: C.
         groups: of "group"; where it does not divide C, the largest common divisor of both.
+        eps: added to the variance.
 
     Raises:
         ValueError: an unknown name; the message suggests the closest.
     """
     if name == "batch":
-        return nn.BatchNorm2d(channels)
+        return nn.BatchNorm2d(channels, eps=eps)
     if name == "instance":
-        return nn.InstanceNorm2d(channels, affine=True)
+        return nn.InstanceNorm2d(channels, eps=eps, affine=True)
     if name in ("layer", "group"):
-        return nn.GroupNorm(1 if name == "layer" else math.gcd(groups, channels), channels)
+        return nn.GroupNorm(1 if name == "layer" else math.gcd(groups, channels), channels, eps=eps)
     if name == "none":
         return nn.Identity()
     raise ValueError(f"unknown norm {name!r}{suggest(name, NORMS)}; known: {', '.join(NORMS)}")
@@ -65,7 +66,7 @@ def map_activation(name: Activation) -> nn.Module:
         return nn.ReLU(inplace=True)
     if expansion(name) != 1:
         raise ValueError(
-            f"activation {name!r} takes several channels for one, which this net's shortcuts cannot follow"
+            f"activation {name!r} takes several channels for one, which the layers of this net do not give"
         )
     return build_activation(name)
 
@@ -79,16 +80,18 @@ class Style:
         activation: see :func:`map_activation`.
         dropout: probability, see :func:`build_dropout`.
         dropout_kind: "element" or "spatial".
+        norm_eps: added to the variance by the norm.
     """
 
     norm: Norm = "batch"
     activation: Activation = "relu"
     dropout: float = 0.0
     dropout_kind: Dropout = "element"
+    norm_eps: float = 1e-5
 
     def build_norm(self, channels: int) -> nn.Module:
         """A fresh norm of ``channels`` maps."""
-        return build_norm(self.norm, channels)
+        return build_norm(self.norm, channels, eps=self.norm_eps)
 
     def build_activation(self) -> nn.Module:
         """A fresh activation."""
