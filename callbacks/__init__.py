@@ -12,9 +12,11 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "EMA": "callbacks.ema",
     "GradNorm": "callbacks.grad_norm",
     "GracefulStop": "callbacks.graceful_stop",
     "LRSchedule": "callbacks.lr_schedule",
+    "LayerFreezing": "callbacks.layer_freezing",
     "LearningCurves": "callbacks.learning_curves",
     "RandomState": "callbacks.random_state",
 }

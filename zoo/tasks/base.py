@@ -1,8 +1,7 @@
 """What every task shares: standardized input, the optimizer by name, exact logging, and what a checkpoint tells."""
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,16 +9,13 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from zoo.registry import name_of
-from zoo.tasks.freezing import Freezable
 from zoo.tasks.initializers import initialize
 from zoo.tasks.means import RunningMeans
 from zoo.tasks.optimizers import build_optimizer, check_optimizer
-
-if TYPE_CHECKING:
-    from zoo.pretrained import LoadReport
+from zoo.tasks.portable import Portable
 
 
-class Task(Freezable):
+class Task(Portable):
     """A net and how it is trained. Subclasses give the loss, the metrics and the prediction.
 
     Input comes in units of the data (images: floats in [0, 1]); the task standardizes it with its own ``mean`` and ``std``
@@ -39,13 +35,14 @@ class Task(Freezable):
             this, in (0, 1]; the head has ``lr``.
         init: draw the net's weights by this name, see :func:`zoo.tasks.initialize`; None: as the net itself does.
         init_args: further arguments of the initialization, e.g. ``{"std": 0.02}``.
+        weights: where the net's weights come from, see :func:`zoo.create_model`. No hyperparameter: a checkpoint of the task has
+            the weights itself, and loads nothing else.
 
     Raises:
-        ValueError, TypeError: an unknown optimizer or initialization, an argument it does not have, or a value out of range.
+        ValueError, TypeError: an unknown optimizer or initialization, an argument it does not have, a value out of range, or
+            weights that do not fit.
     """
 
-    mean: Tensor
-    std: Tensor
     metrics: dict[str, Metric]
 
     def __init__(
@@ -60,7 +57,16 @@ class Task(Freezable):
         layer_decay: float = 1.0,
         init: str | None = None,
         init_args: dict[str, Any] | None = None,
+        weights: str | None = None,
     ) -> None:
+        if not isinstance(net, nn.Module):  # a checkpoint tells what came from outside by its class's name alone
+            cls = type(self).__name__
+            raise TypeError(
+                f"{cls} was given its net, a {net}, from outside, and no file holds a net: build it again and give it, "
+                f"{cls}.load_from_checkpoint(path, net=net)"
+            )
+        if weights is not None and init is not None:
+            raise ValueError(f"weights {weights!r} would replace what init {init!r} draws: give one of them")
         check_optimizer(optimizer, lr, weight_decay, optimizer_args or {})
         if not 0 < layer_decay <= 1:
             raise ValueError(f"layer_decay must lie in (0, 1], got {layer_decay}")
@@ -69,19 +75,20 @@ class Task(Freezable):
         elif init_args:
             raise ValueError(f"init_args {init_args} belong to an init, and none is given")
         super().__init__()
-        self.save_hyperparameters(ignore=["net"])
+        self.save_hyperparameters(ignore=["net", "weights"])
+        if "net" in inspect.signature(type(self).__init__).parameters:
+            self.hparams["net"] = f"{type(net).__module__}.{type(net).__qualname__}"
         self.net = net
-        self.register_buffer("mean", torch.zeros(1))
-        self.register_buffer("std", torch.ones(1))
-        self.class_names: list[str] | None = None
-        self.input_shape: tuple[int, ...] | None = None
-        self.load_report: LoadReport | None = None  # what zoo.load found
-        self._standardized = False  # whether mean and std are known: copied from data, or loaded
+        self.register_task_buffers()
         self._means = RunningMeans()
         self._last_batch = (-1, -1)  # (epoch, batch): an optimizer's closure may run a batch more than once
         self._last_logged = 0  # optimizer step of the last window that was logged
         # no submodule: made when evaluation starts, so a task built on the meta device leaves nothing there
         self.__dict__["metrics"] = {}
+        if weights is not None:
+            from zoo.pretrained import use_weights
+
+            use_weights(self, weights)
 
     # What a subclass gives ------------------------------------------------------------------------------------------
 
@@ -94,13 +101,10 @@ class Task(Freezable):
         """The loss to minimize, the means over the batch to log (``"loss"`` among them), and the number of examples."""
         raise TypeError(f"{type(self).__name__} does not say how it is trained: define training_losses")
 
-    def build_metrics(self) -> dict[str, Metric]:
-        """Fresh torchmetrics objects by name for one evaluation; they gather over ranks by themselves."""
-        raise TypeError(f"{type(self).__name__} does not say how it is evaluated: define build_metrics")
-
-    def update_metrics(self, metrics: dict[str, Metric], batch: Any) -> None:
-        """Add one evaluation batch to the metrics."""
-        raise TypeError(f"{type(self).__name__} does not say how it is evaluated: define update_metrics")
+    @property
+    def output_size(self) -> int | None:
+        """What the net must give an example, ``(B, output_size)``; None where the task does not say."""
+        return None
 
     def expected_initial_loss(self) -> float | None:
         """The loss in nats of a fresh net that knows nothing, or None where there is no such number."""
@@ -111,11 +115,6 @@ class Task(Freezable):
         return 0.0
 
     # The forward pass -----------------------------------------------------------------------------------------------
-
-    def standardize(self, x: Tensor) -> Tensor:
-        """``(x - mean) / std``, channel by channel (images, ``(B, C, ...)``) or column by column (``(B, D)``)."""
-        shape = (-1, *[1] * (x.ndim - 2))
-        return (x - self.mean.view(shape)) / self.std.view(shape)
 
     def forward(self, x: Tensor) -> Any:
         """The net's output for input in units of the data."""
@@ -152,7 +151,7 @@ class Task(Freezable):
         self.eval()
         try:
             with torch.no_grad():
-                self(torch.zeros(1, *shape, device=self.mean.device))
+                output = self(torch.zeros(1, *shape, device=self.mean.device))
         except (RuntimeError, IndexError) as error:
             raise ValueError(
                 f"{type(self.net).__name__} cannot take the data's input of shape {shape}: {error}"
@@ -160,6 +159,12 @@ class Task(Freezable):
         finally:
             for module, mode in modes.items():
                 module.training = mode
+        wanted = self.output_size
+        if wanted is not None and (got := tuple(getattr(output, "shape", ()))[1:]) != (wanted,):
+            raise ValueError(
+                f"{type(self.net).__name__} gives {got or type(output).__name__} an example, {type(self).__name__} wants "
+                f"({wanted},): build the net with {wanted} outputs, or the task with what the net gives"
+            )
 
     # Optimization ---------------------------------------------------------------------------------------------------
 
@@ -256,6 +261,9 @@ class Task(Freezable):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up what :meth:`on_save_checkpoint` told."""
+        fitting = self._trainer is not None and self.trainer.state.fn == "fit"
+        if "ema" in checkpoint and fitting and not any(hasattr(c, "average") for c in self.trainer.callbacks):
+            raise ValueError("the checkpoint's weights are an average: resume with callbacks.EMA, as it was trained")
         told = checkpoint.get("zoo")
         if told is None:
             return
@@ -265,37 +273,3 @@ class Task(Freezable):
         self._means.load_state_dict(
             told["means"], self.device, first_rank=self._trainer is None or self.global_rank == 0
         )
-
-    def data_description(self) -> dict[str, Any]:
-        """What the module remembers of its data, as plain data: class names and the shape of an example."""
-        return {
-            "class_names": self.class_names,
-            "input_shape": None if self.input_shape is None else list(self.input_shape),
-        }
-
-    def describe_data(self, description: Mapping[str, Any]) -> None:
-        """Set what :meth:`data_description` gave."""
-        names, shape = description.get("class_names"), description.get("input_shape")
-        self.class_names = None if names is None else list(names)
-        self.input_shape = None if shape is None else tuple(shape)
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        for name in ("mean", "std"):  # one number before the first fit, one a channel afterwards
-            loaded, buffer = state_dict.get(prefix + name), getattr(self, name)
-            if loaded is not None and loaded.shape != buffer.shape:
-                setattr(self, name, torch.empty(loaded.shape, dtype=buffer.dtype, device=buffer.device))
-        self._standardized = self._standardized or prefix + "mean" in state_dict
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write a folder that :func:`zoo.load` reads: ``config.json``, ``model.safetensors`` (the net's keys), ``README.md``.
-
-        Returns:
-            The folder.
-
-        Raises:
-            ValueError: the class is not registered (``zoo.register``), so nobody could rebuild it from the folder.
-        """
-        from zoo.pretrained import save_folder
-
-        return save_folder(self, Path(folder))

@@ -25,6 +25,19 @@ class Freezable(LightningModule):
         """The net's modules by depth, input first, head last; see :func:`zoo.blocks.layer_groups`."""
         return layer_groups(self.net)
 
+    def group_of(self, layer: str) -> int:
+        """The number of the layer group that a module, by its name in the net, belongs to.
+
+        Raises:
+            ValueError: no such module; the message suggests the closest.
+        """
+        places = {name: i for i, group in enumerate(self.layer_groups()) for name in group}
+        found = next((i for name, i in places.items() if layer == name or layer.startswith(f"{name}.")), None)
+        if found is None:
+            first = [group[0] for group in self.layer_groups()]
+            raise ValueError(f"no layer {layer!r}{suggest(layer, places)}; the layers are {', '.join(first)}")
+        return found
+
     @property
     def frozen(self) -> int:
         """How many of the lowest layer groups are frozen."""
@@ -49,12 +62,7 @@ class Freezable(LightningModule):
         if below is None:
             below = len(groups)
         if isinstance(below, str):
-            places = {name: i for i, group in enumerate(groups) for name in group}
-            found = next((i for name, i in places.items() if below == name or below.startswith(f"{name}.")), None)
-            if found is None:
-                first = [group[0] for group in groups]
-                raise ValueError(f"no layer {below!r}{suggest(below, places)}; the layers are {', '.join(first)}")
-            below = found
+            below = self.group_of(below)
         count = below + len(groups) if below < 0 else below
         if not 0 <= count <= len(groups):
             raise ValueError(

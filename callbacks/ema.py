@@ -1,0 +1,150 @@
+"""The exponential moving average of the weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from typing_extensions import override
+
+
+class EMA(Callback):
+    """Keep an exponential moving average of the weights, and evaluate with it: Polyak and Juditsky 1992; Tarvainen and Valpola
+    2017, arXiv:1703.01780.
+
+    At the first update the average is a copy of the weights; afterwards ``average <- decay * average + (1 - decay) * weights``
+    for parameters and for buffers of floating point (a norm's statistics); other buffers are copied. Before the first update
+    nothing is averaged, so nothing is exchanged.
+
+    A checkpoint holds both sets, and a resumed run continues exactly. Its ``state_dict`` is the set that was evaluated, so
+    whatever loads the file (``zoo.load``, ``zoo test``, ``load_from_checkpoint``) has the weights whose metrics it tells;
+    ``zoo.load(path, average=...)`` chooses. After the fit the module holds the evaluated set too.
+
+    Args:
+        decay: share of the average that stays at each update, in [0, 1).
+        start_step: optimizer step of the first update, >= 0 (1 is the first there is).
+        every_n_steps: optimizer steps from one update to the next, >= 1.
+        evaluate: validate, test and keep the average; False: the weights themselves, the average is only kept beside them.
+
+    Raises:
+        ValueError: an argument out of its range.
+
+    Example:
+        >>> EMA(decay=0.99, start_step=100).decay
+        0.99
+    """
+
+    KEY = "ema"  # in the checkpoint
+
+    def __init__(
+        self, decay: float = 0.999, start_step: int = 0, every_n_steps: int = 1, evaluate: bool = True
+    ) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must lie in [0, 1), got {decay}")
+        if start_step < 0 or every_n_steps < 1:
+            raise ValueError(f"start_step must be >= 0 and every_n_steps >= 1, got {start_step} and {every_n_steps}")
+        self.decay, self.start_step, self.every_n_steps, self.evaluate = decay, start_step, every_n_steps, evaluate
+        self.average: dict[str, Tensor] = {}  # by state-dict key; empty before the first update
+        self._updated_at = 0  # optimizer step of the last update
+        self._exchanged = False
+        self._average = get_ema_multi_avg_fn(decay)
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self.average, self._updated_at = {}, 0  # a checkpoint to resume from is loaded after this
+
+    @override
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        step = trainer.global_step
+        first = max(self.start_step, 1)
+        if step == self._updated_at or step < first or (step - first) % self.every_n_steps:
+            return  # within an accumulation window the step stays what it was
+        self._updated_at = step
+        now = _tensors(pl_module)
+        if not self.average:
+            self.average = {name: tensor.clone() for name, tensor in now.items()}
+            return
+        floating = [name for name, tensor in now.items() if tensor.is_floating_point()]
+        self._average([self.average[name] for name in floating], [now[name] for name in floating], 1)
+        for name in now.keys() - set(floating):
+            self.average[name].copy_(now[name])
+
+    # Evaluation -----------------------------------------------------------------------------------------------------
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.evaluate:
+            self._exchange(pl_module, True)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._exchange(pl_module, False)
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._exchange(pl_module, False)
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.evaluate and self.average:
+            _load(pl_module, self.average)
+            self.average = {}
+
+    @torch.no_grad()
+    def _exchange(self, module: LightningModule, wanted: bool) -> None:
+        """Let the module hold the average, or its own weights again."""
+        if wanted == self._exchanged or not self.average:
+            return
+        self._exchanged = wanted
+        for name, tensor in _tensors(module).items():
+            kept = tensor.clone()
+            tensor.copy_(self.average[name])
+            self.average[name].copy_(kept)
+
+    # Checkpoints ----------------------------------------------------------------------------------------------------
+
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if not self.average:
+            return
+        weights, average = checkpoint["state_dict"], {k: v.clone() for k, v in self.average.items()}
+        if self._exchanged:  # saved while it is evaluated
+            weights, average = average, weights
+        checkpoint[self.KEY] = {"evaluate": self.evaluate, "other": weights if self.evaluate else average}
+        checkpoint["state_dict"] = average if self.evaluate else weights
+
+    @override
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or (kept := checkpoint.get(self.KEY)) is None:
+            return
+        average, weights = checkpoint["state_dict"], kept["other"]
+        if not kept["evaluate"]:
+            average, weights = weights, average
+        _load(pl_module, weights)
+        self.average = {
+            name: average[name].to(tensor.device, copy=True) for name, tensor in _tensors(pl_module).items()
+        }
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"updated_at": self._updated_at}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._updated_at = state_dict["updated_at"]
+
+
+def _tensors(module: LightningModule) -> dict[str, Tensor]:
+    """The tensors of the state dict, which share the module's memory."""
+    return {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
+
+
+@torch.no_grad()
+def _load(module: LightningModule, state: Mapping[str, Tensor]) -> None:
+    for name, tensor in _tensors(module).items():
+        tensor.copy_(state[name])

@@ -1,0 +1,167 @@
+"""Train the head first, then more layers."""
+
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+from torch.nn.parallel import DistributedDataParallel
+from typing_extensions import override
+
+Layers = (
+    int | str
+)  # so many of the highest layer groups, "head", "all", or the name of the lowest layer that is trained
+
+
+class LayerFreezing(Callback):
+    """Freeze the lower layers of a module at the start of a fit, and set them free later.
+
+    The state is the module's own (``module.freeze``): it is in the checkpoint, norms and dropout of what is frozen are off in
+    training too, and the optimizer holds all parameters from the first step, so any schedule goes on undisturbed. Changes are
+    made at the start of an epoch, on all processes alike; the distributed wrapper is built anew, since it synchronizes the
+    parameters that were free when it was made.
+
+    Layers are given as a number of the highest layer groups (1: the head), as "head" or "all", or as the name of the lowest
+    layer that is trained ("layer4"); ``module.layer_groups()`` tells the groups.
+
+    Args:
+        train: what is trained at first.
+        every: gradual unfreezing (Howard and Ruder 2018, arXiv:1801.06146, section 3.3): ``groups`` more layer groups after each
+            so many epochs, >= 1.
+        milestones: or what is trained from an epoch (counted from 0) on: ``{3: "layer4", 6: "all"}``.
+        patience: or ``groups`` more after so many validations in a row without a new best of the module's ``monitor``, >= 1.
+        groups: layer groups a time, >= 1.
+        down_to: the lowest layers that ``every`` and ``patience`` ever set free.
+
+    Raises:
+        ValueError: an argument out of its range, more than one schedule, layers that the module does not have, milestones that
+            freeze again, or a schedule that does not end within the run.
+        TypeError: a module without layer groups, or a strategy that shards the parameters.
+
+    Example:
+        >>> LayerFreezing("head", every=2).train
+        'head'
+    """
+
+    def __init__(
+        self,
+        train: Layers = "head",
+        *,
+        every: int | None = None,
+        milestones: dict[int, Layers] | None = None,
+        patience: int | None = None,
+        groups: int = 1,
+        down_to: Layers = "all",
+    ) -> None:
+        schedules = {"every": every, "milestones": milestones, "patience": patience}
+        if len(given := [name for name, value in schedules.items() if value is not None]) > 1:
+            raise ValueError(f"give one of every, milestones and patience, got {' and '.join(given)}")
+        for name, value in (("every", every), ("patience", patience), ("groups", groups)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be 1 or more, got {value}: the schedule would never end")
+        if milestones is not None and (not milestones or min(milestones) < 1):
+            raise ValueError(f"milestones are epochs from 1 on, each with the layers trained then, got {milestones}")
+        self.train, self.every, self.patience = train, every, patience
+        self.milestones = dict(sorted((milestones or {}).items()))
+        self.groups, self.down_to = groups, down_to
+        self._state: dict[str, Any] = {"best": None, "waited": 0, "released": 0}  # of patience
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        module: Any = pl_module
+        if not hasattr(module, "layer_groups"):
+            raise TypeError(f"{type(module).__name__} has no layer_groups(): LayerFreezing is for tasks of the zoo")
+        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+            raise TypeError(
+                f"{type(trainer.strategy).__name__} shards parameters, which must be frozen alike in each shard: LayerFreezing "
+                "works on a single device and with ddp"
+            )
+        steps = [_trained(module, layers) for layers in (self.train, *self.milestones.values())]
+        if steps != sorted(set(steps)) and self.milestones:
+            raise ValueError(f"each milestone must set more layers free, got {self.train!r}, then {self.milestones}")
+        self._check_end(trainer, module)
+        self._state = {"best": None, "waited": 0, "released": 0}
+        module.freeze(
+            len(module.layer_groups()) - self._target(module, 0)
+        )  # a checkpoint to resume from is loaded after this
+
+    def _check_end(self, trainer: Trainer, module: Any) -> None:
+        if self.every:
+            missing = _trained(module, self.down_to) - _trained(module, self.train)
+            last = self.every * -(-missing // self.groups)
+        else:
+            last = max([0, *self.milestones])
+        epochs = trainer.max_epochs
+        if epochs is not None and 0 <= epochs <= last:
+            raise ValueError(
+                f"the last layers would be set free in epoch {last}, but the run has {epochs} epochs (0..{epochs - 1}): unfreeze "
+                "more often or more groups a time, stop at a layer (down_to), or train longer"
+            )
+
+    def _target(self, module: Any, epoch: int) -> int:
+        """How many of the highest layer groups are trained in an epoch."""
+        trained = _trained(module, self.train)
+        if self.milestones:
+            return max([trained, *(_trained(module, layers) for at, layers in self.milestones.items() if at <= epoch)])
+        releases = epoch // self.every if self.every else self._state["released"]
+        return max(trained, min(trained + releases * self.groups, _trained(module, self.down_to)))
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if (
+            batch_idx > 0
+        ):  # at the epoch's first batch: a run resumed from the last one's end gets no on_train_epoch_start
+            return
+        module: Any = pl_module
+        groups = module.layer_groups()
+        frozen = len(groups) - self._target(module, trainer.current_epoch)
+        if frozen == module.frozen:
+            return
+        module.freeze(frozen)
+        if isinstance(trainer.strategy, DDPStrategy) and isinstance(trainer.strategy.model, DistributedDataParallel):
+            trainer.strategy.model = trainer.strategy._setup_model(module)
+            trainer.strategy._register_ddp_hooks()
+        rank_zero_info(
+            f"Epoch {trainer.current_epoch}: trained from {groups[frozen][0]} on, {frozen} layer groups frozen."
+        )
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.patience is None or trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+            return
+        name, mode = pl_module.monitor
+        if name not in trainer.callback_metrics:
+            raise ValueError(
+                f"patience waits for {name!r}, which is not logged; there are {', '.join(trainer.callback_metrics)}"
+            )
+        value = float(
+            trainer.strategy.reduce(trainer.callback_metrics[name], reduce_op="mean")
+        )  # one decision on all ranks
+        best = self._state["best"]
+        better = best is None or (value < best if mode == "min" else value > best)
+        self._state |= {"best": value, "waited": 0} if better else {"waited": self._state["waited"] + 1}
+        if self._state["waited"] >= self.patience:
+            self._state |= {"waited": 0, "released": self._state["released"] + 1}
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self._state)
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._state = dict(state_dict)
+
+
+def _trained(module: Any, layers: Layers | Literal["head", "all"]) -> int:
+    """How many of the highest layer groups are meant."""
+    count = len(module.layer_groups())
+    if layers in ("head", "all"):
+        return 1 if layers == "head" else count
+    if isinstance(layers, str):
+        return count - module.group_of(layers)
+    if not 1 <= layers <= count:
+        raise ValueError(f"{type(module).__name__} has {count} layer groups: train 1..{count} of them, got {layers}")
+    return layers

@@ -1,0 +1,158 @@
+"""The average by its formula, what is evaluated with it, and what a checkpoint holds."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fits import SaveEverywhere
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch import Tensor
+from transfer_kit import BATCHES, Task, fit, same
+
+from callbacks import EMA
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+]
+
+
+def by_hand(weights: list[dict[str, Tensor]], decay: float, start: int = 1, every: int = 1) -> dict[str, Tensor]:
+    """In float64, from the weights after each step."""
+    average: dict[str, Tensor] = {}
+    for step, now in enumerate(weights, start=1):
+        if step < start or (step - start) % every:
+            continue
+        for name, value in now.items():
+            if not average.get(name, value).is_floating_point() or name not in average:
+                average[name] = value.double() if value.is_floating_point() else value
+            else:
+                average[name] = decay * average[name] + (1 - decay) * value
+    return average
+
+
+@pytest.mark.parametrize(("start", "every"), [(0, 1), (3, 1), (2, 4)])
+def test_formula(start: int, every: int) -> None:
+    task, _ = fit(EMA(0.7, start_step=start, every_n_steps=every), epochs=2)
+    expected = by_hand(task.weights, 0.7, max(start, 1), every)
+    for name, value in task.state_dict().items():  # after the fit the module holds the average
+        torch.testing.assert_close(value, expected[name].to(value.dtype), atol=1e-6, rtol=1e-5)
+    counted = task.state_dict()["net.1.num_batches_tracked"]
+    updates = [step for step in range(1, 2 * BATCHES + 1) if step >= start and (step - max(start, 1)) % every == 0]
+    assert int(counted) == updates[-1]
+
+
+def test_training_is_the_same_run_without_it() -> None:
+    averaged, _ = fit(EMA(0.9))
+    plain, _ = fit()
+    assert all(torch.equal(a[k], b[k]) for a, b in zip(averaged.weights, plain.weights, strict=True) for k in a)
+    assert not same(averaged, plain)
+
+
+def test_accumulated_steps_update_once() -> None:
+    task, _ = fit(EMA(0.5), accumulate_grad_batches=2, epochs=2)
+    assert len(task.weights) == 6  # 2 + 2 + 1 batches an epoch
+    expected = by_hand(task.weights, 0.5)
+    torch.testing.assert_close(
+        task.state_dict()["net.13.weight"].double(), expected["net.13.weight"], atol=1e-6, rtol=0
+    )
+
+
+def test_a_start_that_is_never_reached_leaves_the_trained_weights(tmp_path: Path) -> None:
+    task, trainer = fit(EMA(0.9, start_step=10_000))
+    plain, _ = fit()
+    assert same(task, plain)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert "ema" not in torch.load(tmp_path / "a.ckpt", weights_only=True)
+
+
+def test_stock_averaging_ends_with_the_initial_weights() -> None:
+    task = Task()
+    start = {name: value.clone() for name, value in task.named_parameters()}
+    fit(EMAWeightAveraging(decay=0.9, update_starting_at_step=10_000), task=task)
+    assert all(torch.equal(value, start[name]) for name, value in task.named_parameters())
+
+
+class Watch(Callback):
+    """The weights that validation sees, and those after it."""
+
+    def __init__(self) -> None:
+        self.during: list[Tensor] = []
+        self.after: list[Tensor] = []
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self.during.append(pl_module.state_dict()["net.13.weight"].clone())
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.after.append(pl_module.state_dict()["net.13.weight"].clone())
+
+
+@pytest.mark.parametrize("evaluate", [True, False])
+def test_validation_sees_the_average(evaluate: bool) -> None:
+    watch = Watch()
+    task, _ = fit(EMA(0.9, evaluate=evaluate), watch, epochs=2, num_sanity_val_steps=1)
+    raw = [task.weights[BATCHES - 1], task.weights[2 * BATCHES - 1]]
+    assert torch.equal(watch.during[0], watch.after[0])  # the sanity check: nothing is averaged yet
+    for seen, own in zip(watch.during[1:], raw, strict=True):
+        assert torch.equal(seen, own["net.13.weight"]) != evaluate
+    for left, own in zip(watch.after[1:], raw, strict=True):
+        assert torch.equal(left, own["net.13.weight"])
+    assert torch.equal(task.state_dict()["net.13.weight"], watch.during[-1])
+
+
+@pytest.mark.parametrize("evaluate", [True, False])
+def test_resuming_is_the_uninterrupted_run(tmp_path: Path, evaluate: bool) -> None:
+    def ema() -> EMA:
+        return EMA(0.8, start_step=3, every_n_steps=2, evaluate=evaluate)
+
+    first = ema()
+    whole, _ = fit(first, SaveEverywhere(tmp_path), epochs=3)
+    for path in sorted(tmp_path.glob("*.ckpt")):
+        again = ema()
+        resumed, _ = fit(again, ckpt=path, epochs=3, seed=8)
+        assert same(resumed, whole), path.name
+        assert all(torch.equal(value, again.average[name]) for name, value in first.average.items())
+
+
+def test_a_checkpoint_holds_what_was_evaluated_and_the_other_set(tmp_path: Path) -> None:
+    task, _ = fit(EMA(0.8), SaveEverywhere(tmp_path), epochs=1)
+    loaded = Task.load_from_checkpoint(tmp_path / f"epoch-{BATCHES}.ckpt")
+    assert same(loaded, task)
+    kept = torch.load(tmp_path / f"epoch-{BATCHES}.ckpt", weights_only=True)["ema"]
+    assert all(torch.equal(value, task.weights[-1][name]) for name, value in kept["other"].items())
+    fit(EMA(0.8, evaluate=False), SaveEverywhere(tmp_path), epochs=1)
+    beside = torch.load(tmp_path / f"epoch-{BATCHES}.ckpt", weights_only=True)["ema"]
+    assert all(torch.equal(value, task.state_dict()[name]) for name, value in beside["other"].items())
+
+
+def test_a_failure_in_validation_gives_the_weights_back() -> None:
+    class Fails(Callback):
+        def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
+            if trainer.global_step:
+                raise RuntimeError("broken")
+
+    task = Task()
+    with pytest.raises(RuntimeError, match="broken"):
+        fit(EMA(0.8), Fails(), task=task)
+    assert all(torch.equal(value, task.state_dict()[name]) for name, value in task.weights[-1].items())
+
+
+def test_resuming_without_it_is_refused(tmp_path: Path) -> None:
+    fit(EMA(0.8), SaveEverywhere(tmp_path), epochs=1)
+    with pytest.raises(ValueError, match=r"are an average: resume with callbacks.EMA"):
+        fit(ckpt=tmp_path / f"epoch-{BATCHES}.ckpt", epochs=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"decay": 1.0}, r"decay must lie in \[0, 1\), got 1.0"),
+        ({"every_n_steps": 0}, "every_n_steps >= 1, got 0 and 0"),
+        ({"start_step": -1}, "start_step must be >= 0"),
+    ],
+)
+def test_bad_arguments(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EMA(**arguments)

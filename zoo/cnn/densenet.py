@@ -1,0 +1,189 @@
+"""DenseNet: Huang et al. 2017, "Densely Connected Convolutional Networks", arXiv:1608.06993.
+
+Deviations from the paper: none. Weights are drawn by He et al. 2015 with the fan-in, as in the authors' code.
+"""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.blocks import Activation, ConvNet, Dropout, Features, Norm, Style, build_activation
+from zoo.registry import register
+from zoo.tasks import ClassificationTask
+
+Depth = Literal[121, 161, 169, 201]
+BLOCKS = {121: (6, 12, 24, 16), 161: (6, 12, 36, 24), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}  # table 1
+
+
+class DenseLayer(nn.Module):
+    """norm-relu-conv 1x1 to four times the growth rate, norm-relu-conv 3x3 to the growth rate (DenseNet-B, section 3).
+
+    Shape:
+        maps of the block's input and of all layers before, ``(B, ..., H, W)``, ``in_channels`` together -> new maps
+        ``(B, growth_rate, H, W)``.
+    """
+
+    def __init__(self, in_channels: int, growth_rate: int, style: Style) -> None:
+        super().__init__()
+        self.norm1 = style.build_norm(in_channels)
+        self.relu1 = style.build_activation()
+        self.conv1 = nn.Conv2d(in_channels, 4 * growth_rate, 1, bias=style.bias)
+        self.norm2 = style.build_norm(4 * growth_rate)
+        self.relu2 = style.build_activation()
+        self.conv2 = nn.Conv2d(4 * growth_rate, growth_rate, 3, padding=1, bias=style.bias)
+        self.dropout = style.build_dropout()
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """H([x_0, x_1, ...]), equation 2."""
+        y = self.conv1(self.relu1(self.norm1(torch.cat(maps, dim=1))))
+        return self.dropout(self.conv2(self.relu2(self.norm2(y))))
+
+
+class DenseBlock(nn.Module):
+    """Dense layers, each of which reads the block's input and what all before it made (fig. 1).
+
+    Shape:
+        ``(B, in_channels, H, W)`` -> ``(B, in_channels + layers * growth_rate, H, W)``: the input, then each layer's maps.
+    """
+
+    def __init__(self, layers: int, in_channels: int, growth_rate: int, style: Style) -> None:
+        super().__init__()
+        for i in range(layers):
+            self.add_module(f"denselayer{i + 1}", DenseLayer(in_channels + i * growth_rate, growth_rate, style))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[x_0, x_1, ..., x_layers]."""
+        maps = [x]
+        for layer in self.children():
+            maps.append(layer(maps))
+        return torch.cat(maps, dim=1)
+
+
+class Transition(nn.Sequential):
+    """Half the channels, by a 1x1 convolution, and half the side (DenseNet-C with compression 0.5, section 3).
+
+    Shape:
+        ``(B, C, H, W)`` -> ``(B, C / 2, H / 2, W / 2)``, rounded down.
+    """
+
+    def __init__(self, in_channels: int, style: Style) -> None:
+        super().__init__()
+        self.norm = style.build_norm(in_channels)
+        # not in place: where there is no norm before it, its input is a map that the net gives away
+        self.relu = build_activation(style.activation)
+        self.conv = nn.Conv2d(in_channels, in_channels // 2, 1, bias=style.bias)
+        self.pool = nn.AvgPool2d(2)
+
+
+def dense_stages(blocks: tuple[int, ...], channels: int, growth_rate: int, style: Style) -> dict[str, nn.Module]:
+    """Dense blocks with a transition after each but the last, which a norm and an activation follow."""
+    layers: dict[str, nn.Module] = {}
+    for i, count in enumerate(blocks, start=1):
+        layers[f"denseblock{i}"] = DenseBlock(count, channels, growth_rate, style)
+        channels += count * growth_rate
+        if i < len(blocks):
+            layers[f"transition{i}"] = Transition(channels, style)
+            channels //= 2
+    layers[f"norm{len(blocks) + 1}"] = style.build_norm(channels)
+    layers[f"relu{len(blocks) + 1}"] = style.build_activation()
+    return layers
+
+
+def stage_channels(blocks: tuple[int, ...], channels: int, growth_rate: int) -> int:
+    """Channels of the last map of :func:`dense_stages`."""
+    for i, count in enumerate(blocks):
+        channels = (channels if i == 0 else channels // 2) + count * growth_rate
+    return channels
+
+
+def initialize(net: nn.Module) -> None:
+    """Draw convolutions by He et al. 2015 (arXiv:1502.01852, eq. 10, fan-in); norms start as the identity."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+
+
+class DenseNet(ConvNet):
+    """The ImageNet DenseNet-BC; state-dict keys, logits and gradients are torchvision's.
+
+    Args:
+        depth: 121, 161, 169 or 201 layers (table 1).
+        num_classes: number of classes K.
+        in_channels: channels C of the image.
+        growth_rate: maps that each layer adds, k in the paper; the first convolution makes 2 k. None: 48 for depth 161, 32 for the
+            others.
+        norm, activation: as in :class:`~zoo.cnn.ResNet`.
+        dropout: probability in [0, 1) of dropping a value that a layer adds; 0 in the paper for ImageNet.
+        dropout_kind: "element", or "spatial" (whole maps).
+
+    Shape:
+        ``(B, C, H, W)``, 29x29 pixels or more -> logits ``(B, K)``. ``features`` gives the maps of the stem and of the four blocks,
+        strides 2, 4, 8, 16, 32, the last one normalized.
+
+    Raises:
+        ValueError: an argument out of its range, or images that are too small or have another number of channels.
+    """
+
+    head_name = "classifier"
+
+    def __init__(
+        self,
+        depth: Depth = 121,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        growth_rate: int | None = None,
+        norm: Norm = "batch",
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+        dropout_kind: Dropout = "element",
+    ) -> None:
+        super().__init__()
+        if depth not in BLOCKS:
+            raise ValueError(f"depth must be one of {', '.join(map(str, BLOCKS))}, got {depth}")
+        k = (48 if depth == 161 else 32) if growth_rate is None else growth_rate
+        if k < 1:
+            raise ValueError(f"growth_rate must be 1 or more, got {growth_rate}")
+        self.in_channels = in_channels
+        style = Style(norm, activation, dropout, dropout_kind)
+        stem = {
+            "conv0": nn.Conv2d(in_channels, 2 * k, 7, 2, padding=3, bias=style.bias),
+            "norm0": style.build_norm(2 * k),
+            "relu0": style.build_activation(),
+            "pool0": nn.MaxPool2d(3, 2, padding=1),
+        }
+        layers = stem | dense_stages(BLOCKS[depth], 2 * k, k, style)
+        maps = ("relu0", "denseblock1", "denseblock2", "denseblock3", "relu5")
+        self.features = Features(self, layers, maps, smallest=29)
+        self.num_features = stage_channels(BLOCKS[depth], 2 * k, k)
+        self.classifier = nn.Linear(self.num_features, num_classes)
+        initialize(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        x = F.adaptive_avg_pool2d(self.features(x)[-1], 1)  # (B, C, H, W) -> (B, C, 1, 1)
+        return self.classifier(x.flatten(1))  # (B, C, 1, 1) -> (B, K)
+
+
+class DenseNetClassifier(ClassificationTask):
+    """:class:`DenseNet`, trained as a classifier. Arguments: those of the net, then ``**task``."""
+
+    def __init__(
+        self,
+        depth: Depth = 121,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        growth_rate: int | None = None,
+        norm: Norm = "batch",
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+        dropout_kind: Dropout = "element",
+        **task: Any,
+    ) -> None:
+        net = DenseNet(depth, num_classes, in_channels, growth_rate, norm, activation, dropout, dropout_kind)
+        super().__init__(net, num_classes, **task)
+
+
+for _depth in BLOCKS:
+    register(f"densenet{_depth}", DenseNetClassifier, depth=_depth)
