@@ -101,6 +101,9 @@ def test_stock_finetuning_is_frozen_for_ever_after_a_resume(tmp_path: Path) -> N
         def backbone(self) -> torch.nn.Module:
             return torch.nn.Sequential(*list(self.net)[:12])
 
+        def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            """Nothing: our task would repair what the callback forgets."""
+
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.01)
 
