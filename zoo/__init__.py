@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "AlexNetClassifier": "zoo.cnn",
     "CIFARResNetClassifier": "zoo.cnn",
     "GLMRegressor": "zoo.linear",
     "LeNetClassifier": "zoo.cnn",
@@ -24,6 +25,7 @@ _HOME = {
     "PerceptronClassifier": "zoo.linear",
     "ResNetClassifier": "zoo.cnn",
     "SoftmaxRegressionClassifier": "zoo.linear",
+    "VGGClassifier": "zoo.cnn",
     "draw_regions": "zoo.linear",
     "fit_closed_form": "zoo.linear",
     "fit_distribution": "zoo.linear",

@@ -1,7 +1,8 @@
 """What every convolutional classifier shares: its maps, what they see, and itself as a convolution over larger images."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ class ConvNet(Classifier):
 
     image_size: ClassVar[int] = 224  # side in pixels of the paper's images
     map_size: ClassVar[int | None] = None  # side of the map that the first dense layer reads; None: the mean of any map
+    smallest: ClassVar[int] = 1  # side in pixels of the smallest images that leave a map; asked by Features
     in_channels: int
     features: Callable[[Tensor], list[Tensor]]
 
@@ -54,7 +56,7 @@ class Features(nn.Sequential):
     """Layers in a row, and the maps that some of them make.
 
     Args:
-        net: whose layers they are; its ``in_channels`` is asked of an image.
+        net: whose layers they are; its ``in_channels`` and ``smallest`` are asked of an image.
         layers: by name, input first. A layer after one that makes a map must not work in place.
         maps: names of those whose output is a map of the net, in the same order.
 
@@ -66,11 +68,12 @@ class Features(nn.Sequential):
         super().__init__()
         for name, layer in layers.items():
             self.add_module(name, layer)
-        self.net, self.in_channels, self.maps = type(net).__name__, net.in_channels, frozenset(maps)
+        self.net, self.in_channels, self.smallest = type(net).__name__, net.in_channels, net.smallest
+        self.maps = frozenset(maps)
 
     @override
     def forward(self, x: Tensor) -> list[Tensor]:
-        check_images(self.net, x.shape, self.in_channels)
+        check_images(self.net, x.shape, self.in_channels, smallest=self.smallest)
         maps = []
         for name, layer in self.named_children():
             x = layer(x)
@@ -78,13 +81,20 @@ class Features(nn.Sequential):
                 maps.append(x)
         return maps
 
+    @override
+    def __getitem__(self, index: Any) -> Any:
+        """A layer; or some of them as a plain sequence, image -> the last one's output."""
+        if isinstance(index, slice):
+            return nn.Sequential(OrderedDict(list(self.named_children())[index]))
+        return super().__getitem__(index)
+
 
 class FullyConvolutional(nn.Module):
     """A classifier whose dense layers are convolutions: Long et al. 2015, arXiv:1411.4038, section 3.1.
 
     Each place of the output is what the net itself says of the image there, but that it sees the image beyond where the net
-    pads with zeros. A net that averages its last map becomes 1x1
-    convolutions: the mean of the output over an image is what the net says of it.
+    pads with zeros. A net that averages its last map becomes 1x1 convolutions: the mean of the output over an image is what the
+    net says of it.
 
     Args:
         net: gives the parameters, which stay its own.

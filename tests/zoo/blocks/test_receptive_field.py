@@ -33,8 +33,10 @@ def test_the_first_dense_layer_of_lenet_sees_the_whole_image() -> None:
 
 
 def test_published_values() -> None:
-    """Araujo et al. 2019, "Computing Receptive Fields of Convolutional Neural Networks", Distill: VGG-16 212, ResNet-50 v1 483."""
+    """Araujo et al. 2019, "Computing Receptive Fields of Convolutional Neural Networks", Distill: AlexNet 195, VGG-16 212."""
     assert zoo.create_model("resnet18").net.receptive_field() == [7, 43, 99, 211, 435]
+    assert zoo.create_model("vgg16", width=2).net.receptive_field() == [6, 16, 44, 100, 212]
+    assert zoo.create_model("alexnet", width=2).net.receptive_field() == [19, 67, 195]
 
 
 class Branches(ConvNet):
