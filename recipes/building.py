@@ -98,6 +98,8 @@ class RecipeCLI(LightningCLI):
         model = self.config.model.clone()
         for name, value in self._values_to_fill(linked_values(self.datamodule)).items():
             model[f"init_args.{name}"] = value
+        if self.told and "init_args.weights" in model:
+            model["init_args.weights"] = None  # the checkpoint has them
         self.model = self._build("model", model)
         self.config_init = Namespace(trainer=self._build("trainer", self.config.trainer))
 
@@ -111,7 +113,7 @@ class RecipeCLI(LightningCLI):
         given = {k: v for k, v in self._init_args(self.given, "model").items() if k not in self._filled}
         strict = self._typed() if self.told_wins else given
         names = arguments_of(self.config.model.class_path)
-        told = {name: value for name, value in self.told.items() if name in names}
+        told = {name: value for name, value in self.told.items() if name in names and name != "net"}
         if "." in str(told.get("optimizer", "")) and told["optimizer"] != given.get("optimizer"):
             raise UserError(
                 f"the checkpoint asks for the optimizer {told['optimizer']!r} to be imported, which no file may: "

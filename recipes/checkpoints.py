@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from recipes.errors import MachineError, UserError, disk_full
-from zoo.pretrained.load import read_checkpoint
+from zoo.pretrained.files import read_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -68,20 +69,38 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(names, key=lambda name: [int(c) if c.isdigit() else c for c in _split_digits(name)])
 
 
-def create_model(name: str, **kwargs: Any) -> "Task":
-    """Build a registered model.
+def create_model(name: str, weights: str | Path | None = None, **kwargs: Any) -> "Task":
+    """Build a registered model, with fresh or with trained weights.
+
+    With weights the net is built without drawing a random number, and a file is mapped into memory: do not write over it while
+    the model is in use. Standardization, class names and the shape of an example come with the weights where they know them
+    (a file of tensors alone does not: standardization then comes from the data). A head for another ``num_classes`` is drawn
+    anew, the first convolution is adapted to other ``in_channels``, all else must fit; ``model.load_report`` tells what became
+    of each tensor.
 
     Args:
         name: one of :func:`list_models`.
+        weights: "imagenet" (torchvision's default for the model) or another of torchvision's names ("IMAGENET1K_V1"); a bundled
+            name; a folder that ``save_pretrained`` wrote; a checkpoint (.ckpt) or a file of tensors (.pt, .pth, .safetensors);
+            "owner/name" on the Hugging Face hub. `zoo models NAME` lists the names.
         kwargs: arguments of the model's class; they win over the preset.
 
     Raises:
-        ValueError: unknown name, or an argument out of its range.
+        ValueError: unknown name, an argument out of its range, or weights that are damaged, hostile or of another architecture.
         TypeError: an argument that the class does not have; the message suggests the closest.
+        FileNotFoundError, ConnectionError: weights that are not there, or not to be reached.
     """
     entry = get(name)
     check_arguments(entry.cls, kwargs)
-    return entry.cls(**{**entry.preset, **kwargs})
+    arguments = {**entry.preset, **kwargs}
+    if weights is None:
+        return entry.cls(**arguments)
+    from zoo.pretrained import skeleton, use_weights
+
+    with skeleton():
+        module = entry.cls(**arguments)
+    use_weights(module, str(weights), name)
+    return module
 
 
 def name_of(module: "Task") -> str | None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from zoo.pretrained.files import read_tensors
 from zoo.registry import name_of
 from zoo.tasks import Task
 
@@ -56,11 +57,11 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         buffers = {k: torch.tensor(v, dtype=torch.float32) for k, v in config["buffers"].items()}
         config["model"], config["hparams"].items()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / CONFIG} is damaged: {type(error).__name__} {error}") from error
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except Exception as error:  # the library raises its own SafetensorError
-        raise ValueError(f"{folder / WEIGHTS} is damaged or cut off: {error}") from error
+        raise ValueError(
+            f"{folder / CONFIG} is damaged, or not of lightning-zoo (then give {WEIGHTS} alone as weights=): "
+            f"{type(error).__name__} {error}"
+        ) from error
+    weights = read_tensors(folder / WEIGHTS)
     return config, {**{f"net.{k}": v for k, v in weights.items()}, **buffers}
 
 

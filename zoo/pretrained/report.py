@@ -56,19 +56,8 @@ def load_weights(
     Raises:
         ValueError: ``strict``, and a tensor is missing, unexpected, or of another shape; or nothing fits at all.
     """
-    wanted, report, taken = module.state_dict(), LoadReport(), {}
-    for key, target in wanted.items():
-        if key not in state:
-            report.missing.append(key)
-        elif state[key].shape == target.shape:
-            report.loaded.append(key)
-            taken[key] = state[key]
-        elif (adapted := _other_channels(state[key], target)) is not None:
-            report.adapted.append(key)
-            taken[key] = adapted
-        else:
-            report.reinitialized.append(key)
-    report.unexpected = [key for key in state if key not in wanted]
+    wanted = module.state_dict()
+    report, taken = compare(wanted, state, tied(module))
     if strict and not report.complete:
         shapes = [
             f"{k} is {tuple(state[k].shape)}, wanted {tuple(wanted[k].shape)}"
@@ -80,8 +69,81 @@ def load_weights(
         )
     if not taken:
         raise ValueError(f"no tensor of the file fits {type(module).__name__}: {report}")
-    module.load_state_dict(taken, strict=False, assign=assign)
+    put(module, taken, assign)
     return report
+
+
+def compare(
+    wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], tied: list[list[str]]
+) -> tuple[LoadReport, dict[str, Tensor]]:
+    """What would become of every tensor, and those to load, nothing done yet.
+
+    Args:
+        wanted: a module's state dict.
+        state: tensors by key.
+        tied: names of one and the same parameter of the module: the file may hold it under one of them.
+    """
+    twins = {name: group for group in tied for name in group}
+    report, taken = LoadReport(), {}
+    for key, target in wanted.items():
+        if key not in state:
+            if not any(twin in state for twin in twins.get(key, [])):
+                report.missing.append(key)
+        elif state[key].shape == target.shape:
+            report.loaded.append(key)
+            taken[key] = state[key]
+        elif (adapted := _other_channels(state[key], target)) is not None:
+            report.adapted.append(key)
+            taken[key] = adapted
+        else:
+            report.reinitialized.append(key)
+    report.unexpected = [key for key in state if key not in wanted]
+    return report, taken
+
+
+def tied(module: nn.Module) -> list[list[str]]:
+    """The names of each parameter that has several."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [group for group in names.values() if len(group) > 1]
+
+
+def put(module: nn.Module, state: Mapping[str, Tensor], assign: bool) -> None:
+    """Load tensors that fit, by copying or by taking themselves; ties hold, and nothing stays on the meta device.
+
+    Raises:
+        ValueError: a tensor is not in ``state``, is on the meta device, and its module cannot draw it (``reset_parameters``).
+    """
+    groups = tied(module)
+    if assign:  # the module's precision, not the file's
+        dtypes = {name: t.dtype for name, t in module.state_dict().items()}
+        state = {name: t.to(dtypes[name]) for name, t in state.items()}
+    module.load_state_dict(state, strict=False, assign=assign)
+    _tie(module, groups, state)
+    for name, part in module.named_modules():
+        own = {k: t for k, t in (part._parameters | part._buffers).items() if t is not None}
+        if not any(t.is_meta for t in own.values()):
+            continue
+        if not hasattr(part, "reset_parameters"):
+            raise ValueError(
+                f"{name} ({type(part).__name__}) lacks weights and has no reset_parameters to draw them by"
+            )
+        kept = {k: t.detach() for k, t in own.items() if not t.is_meta}
+        part.to_empty(device="cpu", recurse=False)
+        part.reset_parameters()
+        for k, t in kept.items():
+            getattr(part, k).data = t
+    _tie(module, groups, state)
+
+
+def _tie(module: nn.Module, groups: list[list[str]], state: Mapping[str, Tensor]) -> None:
+    """Make the parameters of each group one again: the one that was loaded."""
+    for names in groups:
+        first = module.get_parameter(next((name for name in names if name in state), names[0]))
+        for name in names:
+            path, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(path), leaf, first)
 
 
 def _other_channels(weight: Tensor, target: Tensor) -> Tensor | None:

@@ -59,14 +59,13 @@ class Task(Portable):
         init_args: dict[str, Any] | None = None,
         weights: str | None = None,
     ) -> None:
-        if not isinstance(net, nn.Module):  # a checkpoint tells what came from outside by its class's name alone
+        given: Any = net
+        if isinstance(given, str):  # all that a checkpoint tells of a net from outside
             cls = type(self).__name__
             raise TypeError(
-                f"{cls} was given its net, a {net}, from outside, and no file holds a net: build it again and give it, "
+                f"{cls} was given its net, a {given}, from outside, and no file holds a net: build it again and give it, "
                 f"{cls}.load_from_checkpoint(path, net=net)"
             )
-        if weights is not None and init is not None:
-            raise ValueError(f"weights {weights!r} would replace what init {init!r} draws: give one of them")
         check_optimizer(optimizer, lr, weight_decay, optimizer_args or {})
         if not 0 < layer_decay <= 1:
             raise ValueError(f"layer_decay must lie in (0, 1], got {layer_decay}")
@@ -100,6 +99,14 @@ class Task(Portable):
     def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int]:
         """The loss to minimize, the means over the batch to log (``"loss"`` among them), and the number of examples."""
         raise TypeError(f"{type(self).__name__} does not say how it is trained: define training_losses")
+
+    def build_metrics(self) -> dict[str, Metric]:
+        """Fresh torchmetrics objects by name for one evaluation; they gather over ranks by themselves."""
+        raise TypeError(f"{type(self).__name__} does not say how it is evaluated: define build_metrics")
+
+    def update_metrics(self, metrics: dict[str, Metric], batch: Any) -> None:
+        """Add one evaluation batch to the metrics."""
+        raise TypeError(f"{type(self).__name__} does not say how it is evaluated: define update_metrics")
 
     @property
     def output_size(self) -> int | None:

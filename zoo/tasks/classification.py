@@ -10,6 +10,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics import classification as tm
 
 from zoo.tasks.base import Task
+from zoo.tasks.portable import real_device
 
 IGNORED = -1  # the label of a row that no metric counts
 
@@ -23,6 +24,7 @@ class ClassificationTask(Task):
 
     Args:
         net: ``(B, ...)`` -> logits ``(B, K)``. In binary mode K is 1: a net that has ``reset_head`` gets its one output here.
+            In training it may also give (logits, [logits of its auxiliary heads, ...]).
         num_classes: number of classes K >= 2 (labels, in multi-label mode >= 1).
         mode: "multiclass", "binary" or "multilabel".
         class_weight: "balanced", or K weights >= 0 that multiply the TRAINING loss of an example of that class (multi-label:
@@ -32,6 +34,8 @@ class ClassificationTask(Task):
         top_k: also log top-k accuracy, 2 <= top_k < K (multi-class only).
         threshold: probability from which a binary or multi-label output counts as positive, in (0, 1).
         monitor: the metric that decides which checkpoint is best: "val/acc", "val/loss" ...
+        aux_weight: what the loss of each auxiliary head counts, >= 0, for a net that has such; 0.3 in Szegedy et al. 2014
+            (arXiv:1409.4842, section 5). ``train/loss`` is without them; they are ``train/aux1_loss`` ...
         task: arguments of :class:`zoo.Task`.
 
     Shape:
@@ -41,6 +45,8 @@ class ClassificationTask(Task):
     Raises:
         ValueError: an argument out of its range, or data with another number of classes.
     """
+
+    class_weight: Tensor
 
     def __init__(
         self,
@@ -52,19 +58,26 @@ class ClassificationTask(Task):
         top_k: int | None = None,
         threshold: float = 0.5,
         monitor: str = "val/acc",
+        aux_weight: float = 0.3,
         **task: Any,
     ) -> None:
         _check(num_classes, mode, class_weight, label_smoothing, top_k, threshold, monitor)
+        if not aux_weight >= 0:
+            raise ValueError(f"aux_weight must be 0 or more, got {aux_weight}")
         reset_head = getattr(net, "reset_head", None)
         if mode == "binary" and reset_head is not None:
             reset_head(1)
         super().__init__(net, **task)
         self.num_classes = num_classes
         self.mode = mode
-        weights = [1.0] * num_classes if class_weight in (None, "balanced") else class_weight
-        self.register_buffer("class_weight", torch.tensor(weights))
-        self.class_weight: Tensor
         self._weighted = class_weight is not None
+
+    def register_task_buffers(self) -> None:
+        """The weights of the classes too."""
+        super().register_task_buffers()
+        given, count = self.hparams["class_weight"], self.hparams["num_classes"]
+        weights = [1.0] * count if given in (None, "balanced") else given
+        self.register_buffer("class_weight", torch.tensor(weights, device=real_device()))
 
     @property
     def monitor(self) -> tuple[str, str]:
@@ -85,6 +98,11 @@ class ClassificationTask(Task):
         super().setup(stage)
         if stage == "fit" and self.hparams["class_weight"] == "balanced" and not known:
             self.class_weight = self._balanced(data).to(self.class_weight.device)
+
+    @property
+    def output_size(self) -> int:
+        """One logit a class; one in binary mode."""
+        return 1 if self.mode == "binary" else self.num_classes
 
     def _balanced(self, data: Any) -> Tensor:
         counts = getattr(data, "class_counts", None)
@@ -131,13 +149,22 @@ class ClassificationTask(Task):
         positive = logits.squeeze(1) >= cut if self.mode == "binary" else logits >= cut
         return (positive == (y > 0.5)).float().mean()
 
+    def _outputs(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits, and those of the auxiliary heads: in training, where the net has such."""
+        output = self(x)
+        return output if isinstance(output, tuple) else (output, [])
+
     def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int]:
-        """Mean cross-entropy; its value and the accuracy are logged."""
+        """Mean cross-entropy, and that of auxiliary heads by their weight; each of them and the accuracy are logged."""
         x, y = batch[0], batch[1]
-        logits = self(x)
+        logits, auxiliary = self._outputs(x)
         loss = self._losses(logits, y, training=True).mean()
         with torch.no_grad():
-            return loss, {"loss": loss, "acc": self._hits(logits, y)}, len(y)
+            means = {"loss": loss, "acc": self._hits(logits, y)}
+        for i, other in enumerate(auxiliary, start=1):
+            means[f"aux{i}_loss"] = self._losses(other, y, training=True).mean()
+            loss = loss + self.hparams["aux_weight"] * means[f"aux{i}_loss"]
+        return loss, means, len(y)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Look at the labels in the first epoch: on a GPU a label out of range would be an unreadable device assert."""
@@ -187,7 +214,7 @@ class ClassificationTask(Task):
         """Add a batch; rows of weight 0 count nowhere."""
         x, y, *rest = batch
         self._check_labels(y)
-        logits = self(x).float()
+        logits = self._outputs(x)[0].float()
         losses = self._losses(logits, y, training=False)
         weight = rest[0] if rest else torch.ones_like(losses)
         target = y.long().masked_fill((weight == 0).view(-1, *[1] * (y.ndim - 1)), IGNORED)
@@ -211,7 +238,7 @@ class ClassificationTask(Task):
             of the most probable one), ``probabilities``: ``(B, K)``.
         """
         x = batch if isinstance(batch, Tensor) else batch[0]
-        p = self.probabilities(self(x).float())
+        p = self.probabilities(self._outputs(x)[0].float())
         names = self.class_names or [str(k) for k in range(self.num_classes)]
         if self.mode == "multilabel":
             label: list[Any] = [[names[k] for k in row.nonzero().flatten()] for row in p >= self.hparams["threshold"]]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError, Metric, R2Score
 
 from zoo.tasks.base import Task
+from zoo.tasks.portable import real_device
 
 
 class RegressionTask(Task):
@@ -36,6 +37,7 @@ class RegressionTask(Task):
 
     target_mean: Tensor
     target_std: Tensor
+    _target_known = False  # whether they are known: copied from data, or loaded
 
     def __init__(
         self,
@@ -56,9 +58,18 @@ class RegressionTask(Task):
             raise ValueError(f"monitor names a logged metric such as 'val/loss' or 'val/r2', got {monitor!r}")
         super().__init__(net, **task)
         self.num_outputs = num_outputs
-        self.register_buffer("target_mean", torch.zeros(num_outputs))
-        self.register_buffer("target_std", torch.ones(num_outputs))
-        self._target_known = False  # whether they are known: copied from data, or loaded
+
+    def register_task_buffers(self) -> None:
+        """Mean and standard deviation of the target too."""
+        super().register_task_buffers()
+        count = self.hparams["num_outputs"]
+        self.register_buffer("target_mean", torch.zeros(count, device=real_device()))
+        self.register_buffer("target_std", torch.ones(count, device=real_device()))
+
+    @property
+    def output_size(self) -> int:
+        """The number of outputs."""
+        return self.num_outputs
 
     @property
     def monitor(self) -> tuple[str, str]:

@@ -1,0 +1,60 @@
+"""The Hugging Face hub: a ``save_pretrained`` folder up and down; the library checks what it downloads."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo.pretrained.bundled import names
+from zoo.pretrained.folder import CARD, CONFIG, WEIGHTS, save_folder
+
+if TYPE_CHECKING:
+    from zoo.tasks import Task
+
+
+def download(repository: str) -> Path:
+    """The local copy of a repository, as new as the hub's; the last one where the hub cannot be reached.
+
+    Raises:
+        FileNotFoundError: the hub has no such repository, or it is not open to everybody.
+        ConnectionError: the hub cannot be reached, and there is no copy.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _told(repository):
+        return Path(snapshot_download(repository, allow_patterns=[CONFIG, WEIGHTS, CARD]))
+
+
+def upload(module: "Task", repository: str, private: bool) -> str:
+    """See :meth:`zoo.Task.push_to_hub`."""
+    from huggingface_hub import HfApi
+
+    hub = HfApi()
+    with tempfile.TemporaryDirectory() as folder, _told(repository):
+        save_folder(module, Path(folder))
+        address = hub.create_repo(repository, private=private, exist_ok=True)
+        hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload by lightning-zoo")
+        return str(address)
+
+
+@contextmanager
+def _told(repository: str) -> Iterator[None]:
+    """Errors as ours: which repository, and the cure."""
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        yield
+    except RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"there is no folder {repository}, and no such repository on the Hugging Face hub, or only for those who log in: "
+            "hf auth login"
+        ) from error
+    except HFValidationError as error:
+        raise ValueError(f"{repository!r} is no name of a repository: {error}") from error
+    except (OSError, LocalEntryNotFoundError) as error:
+        raise ConnectionError(
+            f"there is no folder {repository}, and the Hugging Face hub cannot be reached for it "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}): give a folder or file that is here, or a bundled name "
+            f"({', '.join(names())})"
+        ) from error

@@ -1,0 +1,32 @@
+"""Building a net without memory and without random numbers, for weights to come."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from typing_extensions import override
+
+_DRAWS = {
+    *(draw for name, draw in vars(nn.init).items() if name.endswith("_") and not name.startswith("_")),
+    *(Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_),
+}
+
+
+class _NoDraws(TorchFunctionMode):
+    """What would fill a tensor on the meta device does nothing: there it is slow, and to no end."""
+
+    @override
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _DRAWS and args and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def skeleton() -> Iterator[None]:
+    """Build nets on the meta device, quickly; the task's own tensors are real."""
+    with torch.device("meta"), _NoDraws():
+        yield

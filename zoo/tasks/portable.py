@@ -1,0 +1,95 @@
+"""What a task keeps of its data and takes along: standardization, class names, the shape of an example."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from zoo.tasks.freezing import Freezable
+
+if TYPE_CHECKING:
+    from zoo.pretrained import LoadReport
+    from zoo.tasks import Task
+
+
+def real_device() -> torch.device:
+    """The default device, but the CPU for the meta device: there only nets are built, for weights to come."""
+    device = torch.get_default_device()
+    return torch.device("cpu") if device.type == "meta" else device
+
+
+class Portable(Freezable):
+    """A module that knows what its input means, and goes as a whole into a folder or to the hub."""
+
+    mean: Tensor
+    std: Tensor
+    class_names: list[str] | None = None
+    input_shape: tuple[int, ...] | None = None
+    load_report: "LoadReport | None" = None  # what became of every tensor of the weights
+    _standardized = False  # whether mean and std are known: copied from data, or loaded
+
+    def register_task_buffers(self) -> None:
+        """Register the tensors that are the task's, not the net's; ``hparams`` are known. Call the parent's first."""
+        self.register_buffer("mean", torch.zeros(1, device=real_device()))
+        self.register_buffer("std", torch.ones(1, device=real_device()))
+
+    def standardize(self, x: Tensor) -> Tensor:
+        """``(x - mean) / std``, channel by channel (images, ``(B, C, ...)``) or column by column (``(B, D)``)."""
+        shape = (-1, *[1] * (x.ndim - 2))
+        return (x - self.mean.view(shape)) / self.std.view(shape)
+
+    def data_description(self) -> dict[str, Any]:
+        """What the module remembers of its data, as plain data: class names and the shape of an example."""
+        return {
+            "class_names": self.class_names,
+            "input_shape": None if self.input_shape is None else list(self.input_shape),
+        }
+
+    def describe_data(self, description: Mapping[str, Any]) -> None:
+        """Set what :meth:`data_description` gave."""
+        names, shape = description.get("class_names"), description.get("input_shape")
+        self.class_names = None if names is None else list(names)
+        self.input_shape = None if shape is None else tuple(shape)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        for name in ("mean", "std"):  # one number before the first fit, one a channel afterwards
+            loaded, buffer = state_dict.get(prefix + name), getattr(self, name)
+            if loaded is not None and loaded.shape != buffer.shape:
+                setattr(self, name, torch.empty(loaded.shape, dtype=buffer.dtype, device=buffer.device))
+        self._standardized = self._standardized or prefix + "mean" in state_dict
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write a folder that :func:`zoo.load` reads: ``config.json``, ``model.safetensors`` (the net's keys), ``README.md``.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: the class is not registered (``zoo.register``), so nobody could rebuild it from the folder.
+        """
+        from zoo.pretrained import save_folder
+
+        return save_folder(cast("Task", self), Path(folder))
+
+    def push_to_hub(self, repository: str, private: bool = False) -> str:
+        """Put what :meth:`save_pretrained` writes into a repository of the Hugging Face hub, made if there is none.
+
+        Log in once before, with ``hf auth login`` or the variable ``HF_TOKEN``.
+
+        Args:
+            repository: ``"owner/name"``; ``zoo.load`` and ``weights=`` take it.
+            private: whether a repository that is made now is for its owner only.
+
+        Returns:
+            The address of the repository.
+
+        Raises:
+            ValueError: the class is not registered, or the name is none.
+            ConnectionError: the hub cannot be reached, or refuses.
+        """
+        from zoo.pretrained.hub import upload
+
+        return upload(cast("Task", self), repository, private)
