@@ -3,18 +3,19 @@
 Deviations from the paper: none. Weights are drawn by He et al. 2015 with the fan-in, as in the authors' code.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.blocks import Activation, ConvNet, Dropout, Features, Norm, Style, build_activation
+from zoo.cnn.resnet import initialize
 from zoo.registry import register
 from zoo.tasks import ClassificationTask
 
-Depth = Literal[121, 161, 169, 201]
-BLOCKS = {121: (6, 12, 24, 16), 161: (6, 12, 36, 24), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}  # table 1
+# table 1, by the number of layers
+BLOCKS = {121: [6, 12, 24, 16], 161: [6, 12, 36, 24], 169: [6, 12, 32, 32], 201: [6, 12, 48, 32]}
 
 
 class DenseLayer(nn.Module):
@@ -77,8 +78,8 @@ class Transition(nn.Sequential):
         self.pool = nn.AvgPool2d(2)
 
 
-def dense_stages(blocks: tuple[int, ...], channels: int, growth_rate: int, style: Style) -> dict[str, nn.Module]:
-    """Dense blocks with a transition after each but the last, which a norm and an activation follow."""
+def dense_stages(blocks: list[int], channels: int, growth_rate: int, style: Style) -> tuple[dict[str, nn.Module], int]:
+    """Dense blocks, a transition after each but the last, a norm and an activation; and the channels of their last map."""
     layers: dict[str, nn.Module] = {}
     for i, count in enumerate(blocks, start=1):
         layers[f"denseblock{i}"] = DenseBlock(count, channels, growth_rate, style)
@@ -88,32 +89,18 @@ def dense_stages(blocks: tuple[int, ...], channels: int, growth_rate: int, style
             channels //= 2
     layers[f"norm{len(blocks) + 1}"] = style.build_norm(channels)
     layers[f"relu{len(blocks) + 1}"] = style.build_activation()
-    return layers
-
-
-def stage_channels(blocks: tuple[int, ...], channels: int, growth_rate: int) -> int:
-    """Channels of the last map of :func:`dense_stages`."""
-    for i, count in enumerate(blocks):
-        channels = (channels if i == 0 else channels // 2) + count * growth_rate
-    return channels
-
-
-def initialize(net: nn.Module) -> None:
-    """Draw convolutions by He et al. 2015 (arXiv:1502.01852, eq. 10, fan-in); norms start as the identity."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
+    return layers, channels
 
 
 class DenseNet(ConvNet):
     """The ImageNet DenseNet-BC; state-dict keys, logits and gradients are torchvision's.
 
     Args:
-        depth: 121, 161, 169 or 201 layers (table 1).
+        blocks: layers of each of the four dense blocks (table 1); None: those of DenseNet-121, 6, 12, 24, 16.
         num_classes: number of classes K.
         in_channels: channels C of the image.
-        growth_rate: maps that each layer adds, k in the paper; the first convolution makes 2 k. None: 48 for depth 161, 32 for the
-            others.
+        growth_rate: maps that each layer adds, k in the paper (48 in DenseNet-161, 32 in the others); the first convolution makes
+            2 k.
         norm, activation: as in :class:`~zoo.cnn.ResNet`.
         dropout: probability in [0, 1) of dropping a value that a layer adds; 0 in the paper for ImageNet.
         dropout_kind: "element", or "spatial" (whole maps).
@@ -127,38 +114,38 @@ class DenseNet(ConvNet):
     """
 
     head_name = "classifier"
+    smallest = 29
 
     def __init__(
         self,
-        depth: Depth = 121,
+        blocks: list[int] | None = None,
         num_classes: int = 1000,
         in_channels: int = 3,
-        growth_rate: int | None = None,
+        growth_rate: int = 32,
         norm: Norm = "batch",
         activation: Activation = "relu",
         dropout: float = 0.0,
         dropout_kind: Dropout = "element",
     ) -> None:
         super().__init__()
-        if depth not in BLOCKS:
-            raise ValueError(f"depth must be one of {', '.join(map(str, BLOCKS))}, got {depth}")
-        k = (48 if depth == 161 else 32) if growth_rate is None else growth_rate
-        if k < 1:
+        blocks = BLOCKS[121] if blocks is None else blocks
+        if len(blocks) != 4 or min(blocks) < 1:
+            raise ValueError(f"blocks must be four numbers of layers, each 1 or more, got {blocks}")
+        if growth_rate < 1:
             raise ValueError(f"growth_rate must be 1 or more, got {growth_rate}")
         self.in_channels = in_channels
-        style = Style(norm, activation, dropout, dropout_kind)
+        style, k = Style(norm, activation, dropout, dropout_kind), growth_rate
         stem = {
             "conv0": nn.Conv2d(in_channels, 2 * k, 7, 2, padding=3, bias=style.bias),
             "norm0": style.build_norm(2 * k),
             "relu0": style.build_activation(),
             "pool0": nn.MaxPool2d(3, 2, padding=1),
         }
-        layers = stem | dense_stages(BLOCKS[depth], 2 * k, k, style)
+        stages, self.num_features = dense_stages(blocks, 2 * k, k, style)
         maps = ("relu0", "denseblock1", "denseblock2", "denseblock3", "relu5")
-        self.features = Features(self, layers, maps, smallest=29)
-        self.num_features = stage_channels(BLOCKS[depth], 2 * k, k)
+        self.features = Features(self, stem | stages, maps)
         self.classifier = nn.Linear(self.num_features, num_classes)
-        initialize(self)
+        initialize(self, "fan_in")
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
@@ -171,19 +158,19 @@ class DenseNetClassifier(ClassificationTask):
 
     def __init__(
         self,
-        depth: Depth = 121,
+        blocks: list[int] | None = None,
         num_classes: int = 1000,
         in_channels: int = 3,
-        growth_rate: int | None = None,
+        growth_rate: int = 32,
         norm: Norm = "batch",
         activation: Activation = "relu",
         dropout: float = 0.0,
         dropout_kind: Dropout = "element",
         **task: Any,
     ) -> None:
-        net = DenseNet(depth, num_classes, in_channels, growth_rate, norm, activation, dropout, dropout_kind)
+        net = DenseNet(blocks, num_classes, in_channels, growth_rate, norm, activation, dropout, dropout_kind)
         super().__init__(net, num_classes, **task)
 
 
-for _depth in BLOCKS:
-    register(f"densenet{_depth}", DenseNetClassifier, depth=_depth)
+for _depth, _blocks in BLOCKS.items():
+    register(f"densenet{_depth}", DenseNetClassifier, blocks=_blocks, growth_rate=48 if _depth == 161 else 32)

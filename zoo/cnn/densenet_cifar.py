@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.blocks import Activation, ConvNet, Dropout, Features, Norm, Style
-from zoo.cnn.densenet import dense_stages, initialize, stage_channels
+from zoo.cnn.densenet import dense_stages
+from zoo.cnn.resnet import initialize
 from zoo.registry import register
 from zoo.tasks import ClassificationTask
 
@@ -39,6 +40,7 @@ class CIFARDenseNet(ConvNet):
 
     image_size = 32
     head_name = "classifier"
+    smallest = 4
 
     def __init__(
         self,
@@ -58,13 +60,12 @@ class CIFARDenseNet(ConvNet):
             raise ValueError(f"growth_rate must be 1 or more, got {growth_rate}")
         self.in_channels = in_channels
         style, k = Style(norm, activation, dropout, dropout_kind), growth_rate
-        blocks = ((depth - 4) // 6,) * 3
+        blocks = [(depth - 4) // 6] * 3
         stem: dict[str, nn.Module] = {"conv0": nn.Conv2d(in_channels, 2 * k, 3, padding=1, bias=style.bias)}
-        layers = stem | dense_stages(blocks, 2 * k, k, style)
-        self.features = Features(self, layers, ("denseblock1", "denseblock2", "relu4"), smallest=4)
-        self.num_features = stage_channels(blocks, 2 * k, k)
+        stages, self.num_features = dense_stages(blocks, 2 * k, k, style)
+        self.features = Features(self, stem | stages, ("denseblock1", "denseblock2", "relu4"))
         self.classifier = nn.Linear(self.num_features, num_classes)
-        initialize(self)
+        initialize(self, "fan_in")
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""

@@ -153,11 +153,11 @@ def _stage(
     return nn.Sequential(block(channels, width, stride, shortcut, style), *rest)
 
 
-def initialize(net: nn.Module) -> None:
-    """Draw convolutions by He et al. 2015 (arXiv:1502.01852, eq. 10, fan-out); norms start as the identity."""
+def initialize(net: nn.Module, mode: Literal["fan_in", "fan_out"] = "fan_out") -> None:
+    """Draw convolutions by He et al. 2015 (arXiv:1502.01852, section 2.2); norms start as the identity."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
 
 
 class ResNetClassifier(ClassificationTask):
