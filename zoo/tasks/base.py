@@ -61,6 +61,7 @@ class Task(LightningModule):
         self.register_buffer("std", torch.ones(1))
         self.class_names: list[str] | None = None
         self.input_shape: tuple[int, ...] | None = None
+        self.preparation: dict[str, Any] | None = None  # how files become input, in the datamodule's words
         self.load_report: LoadReport | None = None  # what zoo.load found
         self._standardized = False  # whether mean and std are known: copied from data, or loaded
         self._means = RunningMeans()
@@ -123,6 +124,7 @@ class Task(LightningModule):
             self._standardized = True
         if getattr(data, "class_names", None) is not None:
             self.class_names = [str(name) for name in data.class_names]
+        self.preparation = getattr(data, "preparation", None)
         if getattr(data, "input_shape", None) is not None:
             self.input_shape = tuple(int(n) for n in data.input_shape)
             self._try_input(self.input_shape)
@@ -248,10 +250,11 @@ class Task(LightningModule):
         )
 
     def data_description(self) -> dict[str, Any]:
-        """What the module remembers of its data, as plain data: class names and the shape of an example."""
+        """What the module remembers of its data, as plain data: class names, the shape of an example, how files become one."""
         return {
             "class_names": self.class_names,
             "input_shape": None if self.input_shape is None else list(self.input_shape),
+            "preparation": self.preparation,
         }
 
     def describe_data(self, description: Mapping[str, Any]) -> None:
@@ -259,6 +262,7 @@ class Task(LightningModule):
         names, shape = description.get("class_names"), description.get("input_shape")
         self.class_names = None if names is None else list(names)
         self.input_shape = None if shape is None else tuple(shape)
+        self.preparation = description.get("preparation")
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         for name in ("mean", "std"):  # one number before the first fit, one a channel afterwards
