@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fakes import save, tree
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -21,24 +22,6 @@ def _one_thread() -> None:
 
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
-
-
-def save(path: Path, pixels: Any = (200, 100, 50), mode: str = "RGB", side: int = 16, **kwargs: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = pixels if isinstance(pixels, Image.Image) else Image.new(mode, (side, side), pixels)
-    image.save(path, **kwargs)
-    return path
-
-
-def tree(root: Path, counts: dict[str, int]) -> Path:
-    """So many gray files for each "part/class"; each file's gray level tells which it is."""
-    level = 0
-    for name, count in counts.items():
-        (root / name).mkdir(parents=True, exist_ok=True)
-        for i in range(count):
-            save(root / name / f"{i:02}.png", level, "L", 4)
-            level += 1
-    return root
 
 
 def levels(part: Any) -> list[int]:
