@@ -17,6 +17,7 @@ _HOME = {
     "LRSchedule": "callbacks.lr_schedule",
     "LearningCurves": "callbacks.learning_curves",
     "RandomState": "callbacks.random_state",
+    "Samples": "callbacks.samples",
 }
 
 __all__ = sorted(_HOME)

@@ -89,6 +89,13 @@ class Task(LightningModule):
         """Add one evaluation batch to the metrics."""
         raise TypeError(f"{type(self).__name__} does not say how it is evaluated: define update_metrics")
 
+    def render(self, batch: Any) -> dict[str, Any]:
+        """What is worth looking at in a batch, by name: called in evaluation, without gradients, on one process.
+
+        Images are uint8 tensors ``(3, H, W)``, texts are str, tables are lists of rows, the first one their column names.
+        """
+        return {}
+
     def expected_initial_loss(self) -> float | None:
         """The loss in nats of a fresh net that knows nothing, or None where there is no such number."""
         return None

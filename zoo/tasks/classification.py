@@ -10,6 +10,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics import classification as tm
 
 from zoo.tasks.base import Task
+from zoo.tasks.render import render_classification
 
 IGNORED = -1  # the label of a row that no metric counts
 
@@ -123,6 +124,13 @@ class ClassificationTask(Task):
         p = logits.sigmoid()
         return torch.cat([1 - p, p], dim=1) if self.mode == "binary" else p
 
+    def decide(self, p: Tensor) -> Tensor:
+        """Probabilities -> what is predicted: classes ``(B,)``; multi-label: True for the labels given, ``(B, K)``."""
+        if self.mode == "multiclass":
+            return p.argmax(dim=1)
+        positive = p >= self.hparams["threshold"]
+        return positive[:, 1].long() if self.mode == "binary" else positive
+
     def _hits(self, logits: Tensor, y: Tensor) -> Tensor:
         """Share of right answers in the batch."""
         if self.mode == "multiclass":
@@ -213,15 +221,19 @@ class ClassificationTask(Task):
         x = batch if isinstance(batch, Tensor) else batch[0]
         p = self.probabilities(self(x).float())
         names = self.class_names or [str(k) for k in range(self.num_classes)]
+        best = self.decide(p)
         if self.mode == "multilabel":
-            label: list[Any] = [[names[k] for k in row.nonzero().flatten()] for row in p >= self.hparams["threshold"]]
+            label: list[Any] = [[names[k] for k in row.nonzero().flatten()] for row in best]
             return {"label": label, "probability": p.amax(dim=1), "probabilities": p}
-        best = (p[:, 1] >= self.hparams["threshold"]).long() if self.mode == "binary" else p.argmax(dim=1)
         return {
             "label": [names[k] for k in best],
             "probability": p.gather(1, best.unsqueeze(1)).squeeze(1),
             "probabilities": p,
         }
+
+    def render(self, batch: Any) -> dict[str, Any]:
+        """The examples (images), the regions of the plane (two inputs), the confusion matrix of the last evaluation."""
+        return render_classification(self, batch)
 
     def expected_initial_loss(self) -> float:
         """ln K for a softmax over K classes, ln 2 for a logistic output."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError, Metric, R2Score
 
 from zoo.tasks.base import Task
+from zoo.tasks.render import render_regression
 
 
 class RegressionTask(Task):
@@ -165,6 +166,10 @@ class RegressionTask(Task):
         """
         value = self(batch if isinstance(batch, Tensor) else batch[0]).float()
         return {"value": value.squeeze(1) if self.num_outputs == 1 else value}
+
+    def render(self, batch: Any) -> dict[str, Any]:
+        """Predicted against true values, and for one input the fitted curve."""
+        return render_regression(self, batch)
 
     def expected_initial_loss(self) -> float | None:
         """1 for the squared error of standardized targets: a fresh net predicts about their mean; else there is no number."""
