@@ -37,7 +37,9 @@ class ClassificationTask(Task):
 
     Shape:
         batch: ``(x, y)`` with x ``(B, ...)`` and y int64 ``(B,)`` in 0..K-1 (multi-label: 0/1, ``(B, K)``); evaluation also takes
-        ``(x, y, weight)``: rows of weight 0 count nowhere.
+        ``(x, y, weight)``: rows of weight 0 count nowhere. In training, multi-class y may be soft (mixup, cutmix): float
+        ``(B, K)``, shares that sum to 1; then the loss is the cross-entropy with them, and ``train/acc`` the mean share that the
+        predicted class has in the target, which not even a perfect net brings to 1.
 
     Raises:
         ValueError: an argument out of its range, or data with another number of classes.
@@ -104,6 +106,10 @@ class ClassificationTask(Task):
         """Cross-entropy of each example in nats, ``(B,)``; weights and smoothing in training only."""
         smoothing = self.hparams["label_smoothing"] if training else 0.0
         weighted = training and self._weighted
+        if self.mode == "multiclass" and y.ndim == 2:  # the mean over what each class by itself would give
+            target = y.to(logits.dtype) * (self.class_weight if weighted else 1.0)
+            target = torch.lerp(target, target.mean(dim=1, keepdim=True), smoothing)
+            return F.cross_entropy(logits, target, reduction="none")
         if self.mode == "multiclass":
             losses = F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
             return losses * self.class_weight[y] if weighted else losses
@@ -133,6 +139,8 @@ class ClassificationTask(Task):
 
     def _hits(self, logits: Tensor, y: Tensor) -> Tensor:
         """Share of right answers in the batch."""
+        if self.mode == "multiclass" and y.ndim == 2:
+            return y.gather(1, logits.argmax(dim=1, keepdim=True)).mean()
         if self.mode == "multiclass":
             return (logits.argmax(dim=1) == y).float().mean()
         cut = math.log(self.hparams["threshold"] / (1 - self.hparams["threshold"]))
@@ -150,15 +158,23 @@ class ClassificationTask(Task):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Look at the labels in the first epoch: on a GPU a label out of range would be an unreadable device assert."""
         if self.trainer.current_epoch == 0:
-            self._check_labels(batch[1])
+            self._check_labels(batch[1], training=True)
 
-    def _check_labels(self, y: Tensor) -> None:
+    def _check_labels(self, y: Tensor, training: bool = False) -> None:
+        if training and self.mode == "multiclass" and y.ndim == 2:
+            if y.shape[1] != self.num_classes or (y < 0).any() or ((y.sum(dim=1) - 1).abs() > 1e-3).any():
+                raise ValueError(f"soft targets must be shares of {self.num_classes} classes that sum to 1, got {y}")
+            return
         top = 1 if self.mode == "multilabel" else self.num_classes - 1
         lowest, highest = (value.item() for value in y.aminmax())
         if lowest < 0 or highest > top:
             raise ValueError(f"labels must lie in 0..{top} for num_classes={self.num_classes}, got {lowest}..{highest}")
-        if self.mode == "multilabel" and y.shape[1:] != (self.num_classes,):
-            raise ValueError(f"multi-label targets must have shape (B, {self.num_classes}), got {tuple(y.shape)}")
+        many = self.mode == "multilabel"
+        if y.shape[1:] != ((self.num_classes,) if many else ()) or (y != y.round()).any():
+            raise ValueError(
+                f"{self.mode} targets must have shape {f'(B, {self.num_classes})' if many else '(B,)'} and be whole numbers, got "
+                f"{tuple(y.shape)} {y.dtype}: soft ones (mixup, cutmix) are for training with mode='multiclass'"
+            )
 
     def build_metrics(self) -> dict[str, Metric]:
         """Loss, accuracy, macro F1, top-k accuracy and the confusion matrix."""
