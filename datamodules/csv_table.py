@@ -11,15 +11,16 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.arrays import Kind, TableDataModule
-from datamodules.sheet import MISSING, Column, Sheet, encode_rows, encode_sheet, number
+from datamodules.sheet import MISSING, Column, Sheet, encode_rows, encode_sheet, like_number, number
 
 
 class CSVDataModule(TableDataModule):
     """A CSV file with a header: one column is the target, the others are features.
 
     A column whose values are all numbers is one feature; a missing value becomes the mean of the training rows. Any other column
-    is categorical: one feature a category that training rows have; a missing or new value is 0 in all of them. Standardizing is
-    the task's business (``mean`` and ``std``, of training rows). The file is read when the datamodule is built.
+    is categorical: one feature a category that training rows have; a missing or new value is 0 in all of them. A column that is
+    mostly numbers is refused: something in it is wrong. Standardizing is the task's business (``mean`` and ``std``, of training
+    rows). The file is read when the datamodule is built.
 
     Args:
         path: the file; its first line names the columns.
@@ -31,7 +32,7 @@ class CSVDataModule(TableDataModule):
         missing: texts that mean: no value.
         delimiter: one character between values; "\\t" for tabulators.
         encoding: of the text, by Python's name.
-        max_categories: a column with more is refused: it is an identifier, or numbers with something else among them.
+        max_categories: a column with more is refused: it is an identifier, most likely.
         **table: those of :class:`~datamodules.TableDataModule`.
 
     Attributes:
@@ -170,13 +171,14 @@ class CSVDataModule(TableDataModule):
             return Column(
                 name, fill=float(np.mean([sheet.number(at, name, texts[at]) for at in present if trains[at]]))
             )
+        if not categorical and 2 * sum(like_number(texts[at]) for at in present) > len(present):
+            sheet.number(
+                odd[0], name, texts[odd[0]], f", or name {name!r} in categorical; what means no value goes in missing"
+            )
         categories = sorted(set(known))
         if len(categories) > most:
-            what = (
-                "" if categorical else f", the first that is no number at {sheet.at(odd[0], name)}: {texts[odd[0]]!r}"
-            )
             raise ValueError(
-                f"{sheet.path}: column {name!r} has {len(categories)} different texts, more than max_categories={most}{what}: "
-                f"correct it, drop it, or allow more"
+                f"{sheet.path}: column {name!r} has {len(categories)} different texts, more than max_categories={most}: "
+                f"drop it if it is an identifier, or allow more"
             )
         return Column(name, categories=categories)

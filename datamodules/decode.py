@@ -15,6 +15,10 @@ MAX_PIXELS = 178_956_970  # Pillow's own bound against decompression bombs: half
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
+class BadImageError(ValueError):
+    """An image file that cannot be used; the message names it."""
+
+
 def decode(
     path: str | Path,
     channels: int,
@@ -39,7 +43,7 @@ def decode(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a truncated file, one that is no image, or one that is too large; the message names it.
+        BadImageError: a truncated file, one that is no image, or one that is too large; the message names it.
     """
     try:
         with warnings.catch_warnings():
@@ -51,13 +55,11 @@ def decode(
     except FileNotFoundError:
         raise
     except Image.DecompressionBombError as error:
-        raise ValueError(
-            f"{path} has more than {MAX_PIXELS:,} pixels ({error}): make it smaller, or remove it"
-        ) from error
+        raise BadImageError(f"{path} has more than {MAX_PIXELS:,} pixels: make it smaller, or remove it") from error
     except (
         Exception
     ) as error:  # Pillow's readers raise whatever they stumble over: OSError, SyntaxError, struct.error ...
-        raise ValueError(
+        raise BadImageError(
             f"{path} cannot be read as an image ({error}): it is damaged or none; replace or remove it"
         ) from error
     plain = plain.convert("RGB" if channels == 3 else "L")

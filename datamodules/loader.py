@@ -7,6 +7,7 @@ from multiprocessing.util import Finalize
 from typing import Any
 
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from typing_extensions import override
 
 
@@ -17,6 +18,10 @@ class ResumableLoader(DataLoader):
     with SIGINT and SIGTERM blocked, so there is no moment in which one could end them. Python would end them by SIGTERM
     when it exits, and then wait for ever: here they are killed.
     """
+
+    @override
+    def _get_iterator(self) -> Any:
+        return WorkerIterator(self) if self.num_workers else super()._get_iterator()
 
     @override
     def __iter__(self) -> Any:
@@ -36,6 +41,23 @@ class ResumableLoader(DataLoader):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Nothing: see :class:`~datamodules.TrainSampler`."""
+
+
+class WorkerIterator(_MultiProcessingDataLoaderIter):
+    """Ends its workers when one of them has met an error, a file that it cannot read, say.
+
+    The garbage collector would do it later and close their queues first, under the threads that write into them.
+    """
+
+    @override
+    def __next__(self) -> Any:
+        try:
+            return super().__next__()
+        except StopIteration:
+            raise
+        except Exception:
+            self._shutdown_workers()
+            raise
 
 
 def _end_workers(iterator: weakref.ref[Any], workers: list[Any]) -> None:

@@ -135,11 +135,12 @@ class Sheet:
         """Where a value stands, for a message."""
         return f"{self.path}, line {self.lines[row]}, column {name!r}"
 
-    def number(self, row: int, name: str, text: str) -> float:
-        """A text of this place as a finite number."""
+    def number(self, row: int, name: str, text: str, cure: str = "") -> float:
+        """A text of this place as a finite number, or an error; ``cure``: what else could be done than to correct it."""
         value = number(text)
         if value is None or not abs(value) <= float(np.finfo(np.float32).max):
-            raise ValueError(f"{self.at(row, name)}: a finite number is wanted, got {text!r}")
+            how = ", decimals with a point" if value is None and like_number(text) else ""
+            raise ValueError(f"{self.at(row, name)}: a finite number is wanted, got {text!r}: correct it{how}{cure}")
         return value
 
 
@@ -149,6 +150,11 @@ def number(text: str) -> float | None:
         return None if "_" in text else float(text)
     except ValueError:
         return None
+
+
+def like_number(text: str) -> bool:
+    """Whether a text is a number, with a decimal comma too."""
+    return number(text.replace(",", ".")) is not None
 
 
 def _text(path: Path, delimiter: str, encoding: str) -> str:

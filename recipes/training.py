@@ -15,11 +15,12 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from callbacks import GracefulStop, LearningCurves, RandomState
+from datamodules.decode import BadImageError
 from recipes import loggers, runs
 from recipes.building import RecipeCLI, as_list
 from recipes.checkpoints import AtomicCheckpointIO, Best, Last, check_fits, load
 from recipes.console import Console
-from recipes.errors import Crash, MachineError, chain, disk_full
+from recipes.errors import Crash, MachineError, UserError, chain, disk_full, message
 from recipes.options import Options
 from recipes.progress import Lines, Progress, Started
 from recipes.summary import evaluation_table, fit_summary
@@ -229,12 +230,20 @@ class Session:
                     f"cannot write {full.filename or 'into the run folder'}: {full.strerror}; the last good checkpoint is "
                     f"{self._last_good() or 'missing: there was none yet'}"
                 ) from error
+            if self.started.yes and (bad := next((e for e in chain(error) if isinstance(e, BadImageError)), None)):
+                if (kept := self._last_good()) is None:
+                    self._discard()
+                    raise UserError(message(bad)) from error
+                text = f"{message(bad)}; the last good checkpoint is {kept}"
+                self.console.keep(f"zoo: error: {text}")
+                raise UserError(text) from error
             if self.started.yes:
                 raise Crash from error
             self._discard()
             raise
         except BaseException:
-            self._discard()
+            if not self.started.yes:
+                self._discard()
             raise
         finally:
             loggers.finish()
@@ -243,7 +252,7 @@ class Session:
                 torch.distributed.destroy_process_group()
 
     def _discard(self) -> None:
-        if self.run is not None and not self.started.yes:
+        if self.run is not None:
             loggers.finish()
             self.console.forget_file()
             self.run.discard()
