@@ -65,8 +65,7 @@ class Samples(Callback):
         nothing = getattr(trainer, "fast_dev_run", False) or not hasattr(pl_module, "render")
         self._folder = None if nothing else Path(folder) / "samples"
         self._batch = None
-        if trainer.global_step == 0:  # what is resumed is loaded after this
-            self._ended = self._shown = 0
+        self._ended = self._shown = 0  # what is resumed is loaded after this
 
     @override
     def on_validation_batch_start(
@@ -125,7 +124,7 @@ class Samples(Callback):
                 _seed(cuda)
                 trainer.validating = True
                 pl_module.eval()
-                with torch.inference_mode(False), torch.no_grad():
+                with torch.no_grad():
                     if self._batch is None:
                         self._batch = self._examples(trainer)
                     render: Any = pl_module.render

@@ -42,6 +42,7 @@ class Shows(LightningModule):
         self.shown = {"picture": PIXELS} if shown is None else shown
         self.batches: list[Any] = []
         self.states: list[Any] = []
+        self.steps: list[int] = []
 
     def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Tensor:
         return batch + 1000 if self.trainer.training else batch  # an augmentation
@@ -59,7 +60,8 @@ class Shows(LightningModule):
         self.batches.append(batch)
         draws = (torch.rand(3).tolist(), random.random(), np.random.rand())  # noqa: NPY002
         modes = [module.training for module in self.modules()]
-        self.states.append((draws, any(modes), torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+        self.states.append((draws, any(modes), torch.is_grad_enabled()))
+        self.steps.append(self.trainer.global_step)
         return self.shown
 
 
@@ -100,9 +102,18 @@ def test_every_n_epochs_and_at_the_end(every: int, epochs: list[int], val: Any, 
 def test_once_an_epoch_however_often_validation_runs(tmp_path: Path) -> None:
     module = Shows()
     fit(tmp_path, Samples(), module, val=DataLoader(torch.ones(2, 1)), val_check_interval=2, num_sanity_val_steps=1)
-    assert len(module.batches) == 3
+    assert module.steps == [4, 8, 12]  # not before training, nor in the middle of an epoch
     fit(tmp_path, Samples(), module := Shows(), val=DataLoader(torch.ones(2, 1)), check_val_every_n_epoch=3)
-    assert len(module.batches) == 3
+    assert module.steps == [4, 8, 12]
+
+
+def test_the_batch_passes_the_hooks_of_validation(tmp_path: Path) -> None:
+    class Halves(Shows):
+        def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Tensor:
+            return batch / 2
+
+    fit(tmp_path, Samples(num_examples=3), module := Halves(), max_epochs=1)
+    assert module.batches[0].tolist() == [[0.5]] * 3
 
 
 SORTED = torch.arange(100.0)[:, None]
@@ -186,7 +197,7 @@ def test_evaluation_without_gradients_on_fixed_random_numbers(tmp_path: Path) ->
     torch.manual_seed(5)
     fit(tmp_path, Samples(), other := Shows())
     draws = module.states[0][0]
-    assert module.states == other.states == [(draws, False, False, False)] * 3
+    assert module.states == other.states == [(draws, False, False)] * 3
 
 
 def test_nothing_to_show_nothing_done(tmp_path: Path) -> None:
@@ -310,8 +321,8 @@ def test_a_resumed_run_writes_the_files_of_the_whole_one(val: Any, tmp_path: Pat
 
 def test_a_second_fit_of_the_same_callback_starts_anew(tmp_path: Path) -> None:
     samples = Samples()
-    fit(tmp_path / "one", samples, Shows())
-    fit(tmp_path / "two", samples, module := Shows(), DataLoader(SORTED, 25))
+    fit(tmp_path / "one", samples, Shows(), max_epochs=1)
+    fit(tmp_path / "two", samples, module := Shows(), DataLoader(SORTED, 25), max_epochs=1)
     assert names(tmp_path / "one") == names(tmp_path / "two")
     assert module.batches[0].max() > 1
 
