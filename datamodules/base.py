@@ -84,7 +84,7 @@ class DataModule(LightningDataModule):
         return None if self.class_names is None else len(self.class_names)
 
     @property
-    def data(self) -> str | None:
+    def data_identity(self) -> str | None:
         """What a run's config and checkpoints say of the data, "fingerprint 0123456789abcdef (1293 train / 144 val)"."""
         if self.fingerprint is None:
             return None
@@ -187,7 +187,7 @@ class DataModule(LightningDataModule):
             "epoch": epoch.processed,
             "batch": loop.epoch_loop.batch_progress.current.processed if unfinished else 0,
             "global_batch": self.batch_size * self._replica_kwargs()["num_replicas"],
-            "data": self.data,
+            "data": self.data_identity,
         }
 
     @override
@@ -195,9 +195,9 @@ class DataModule(LightningDataModule):
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
         saved = state_dict.get("data")
-        if saved is not None and saved != self.data:
+        if saved is not None and saved != self.data_identity:
             raise ValueError(
-                f"the checkpoint was saved on other data: {saved}, now it is {self.data}: resume with the same files, "
+                f"the checkpoint was saved on other data: {saved}, now it is {self.data_identity}: resume with the same files, "
                 f"val_fraction and split_seed, or begin a new run"
             )
         now = self.batch_size * self._replica_kwargs()["num_replicas"]

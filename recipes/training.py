@@ -4,6 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from callbacks import GracefulStop, LearningCurves, RandomState
 from datamodules.decode import BadImageError
 from recipes import loggers, runs
 from recipes.building import RecipeCLI, as_list
+from recipes.catalog import Recipe
 from recipes.checkpoints import AtomicCheckpointIO, Best, Last, check_fits, load
 from recipes.console import Console
 from recipes.errors import Crash, MachineError, UserError, chain, disk_full, message
@@ -62,7 +64,7 @@ class Session:
         self.console = console
         self.resumed_at = resumed_at
         self.module: LightningModule = cli.model
-        self.started = Started()
+        self.started = Started(self._note_data)
         self.run = self._run_folder()
         try:
             self.trainer = self._trainer()
@@ -97,14 +99,24 @@ class Session:
 
     def _write_folder(self, run: runs.Run) -> None:
         self.console.write_to(run.folder / runs.LOG)
-        config = run.folder / runs.CONFIG
-        temporary = config.with_suffix(".tmp")
-        temporary.write_text(self.options.recipe.header() + self.cli.config_text(), encoding="utf-8")
-        os.replace(temporary, config)
+        if self.options.resumed is None:  # one that is resumed keeps its own until it is sure to go on
+            self._write_config(run, self.options.recipe)
         if self.resumed_at is not None:
             runs.drop_rows_from(run.folder / runs.METRICS, self.resumed_at)
             for orphan in (run.folder / runs.CHECKPOINTS).glob(".*.tmp"):  # a kill while saving
                 orphan.unlink()
+
+    def _write_config(self, run: runs.Run, recipe: Recipe) -> None:
+        config = run.folder / runs.CONFIG
+        temporary = config.with_suffix(".tmp")
+        temporary.write_text(recipe.header() + self.cli.config_text(), encoding="utf-8")
+        os.replace(temporary, config)
+
+    def _note_data(self) -> None:
+        """Say in the run's ``config.yaml`` which data it is trained on: they are known, and those of the checkpoint."""
+        if self.run is not None and self.trainer.is_global_zero:
+            data = getattr(self.cli.datamodule, "data_identity", None)
+            self._write_config(self.run, replace(self.options.recipe, data=data or ""))
 
     def _trainer(self) -> Trainer:
         given: dict[str, Any] = dict(self.cli.config_init.trainer)

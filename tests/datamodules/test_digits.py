@@ -41,7 +41,7 @@ def test_split_and_statistics_are_the_same_everywhere() -> None:
     """Constants: whoever finds others has other digits, or split them in another way."""
     data = DigitsDataModule(num_workers=2, batch_size=7)
     data.setup("fit")
-    assert data.data == "fingerprint 91bfa8273a03feee (1293 train / 144 val)"
+    assert data.data_identity == "fingerprint 91bfa8273a03feee (1293 train / 144 val)"
     torch.testing.assert_close(
         torch.cat([data.mean, data.std]), torch.tensor([0.30523255, 0.37591821]), atol=1e-7, rtol=0
     )
