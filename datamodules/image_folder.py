@@ -258,7 +258,7 @@ class ImageFiles(Examples):
         return decode(os.fsdecode(self.names[place]), channels, size, self.center, self._box if crops else None)
 
     def _box(self, image: Image.Image) -> Box:
-        top, left, height, width = RandomResizedCrop.get_params(image, [self.resized_crop, 1.0], [3 / 4, 4 / 3])  # type: ignore[arg-type]
+        top, left, height, width = RandomResizedCrop.get_params(image, [self.resized_crop, 1.0], [3 / 4, 4 / 3])
         return left, top, left + width, top + height
 
     @override
