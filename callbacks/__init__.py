@@ -19,6 +19,7 @@ _HOME = {
     "LayerFreezing": "callbacks.layer_freezing",
     "LearningCurves": "callbacks.learning_curves",
     "RandomState": "callbacks.random_state",
+    "Samples": "callbacks.samples",
 }
 
 __all__ = sorted(_HOME)

@@ -132,7 +132,8 @@ class LayerFreezing(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.patience is None or trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
-        name, mode = pl_module.monitor
+        module: Any = pl_module
+        name, mode = module.monitor
         if name not in trainer.callback_metrics:
             raise ValueError(
                 f"patience waits for {name!r}, which is not logged; there are {', '.join(trainer.callback_metrics)}"

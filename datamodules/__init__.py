@@ -20,6 +20,7 @@ _HOME = {
     "CirclesDataModule": "datamodules.toys",
     "CSVDataModule": "datamodules.csv_table",
     "DataModule": "datamodules.base",
+    "DatasetDataModule": "datamodules.dataset",
     "DiabetesDataModule": "datamodules.tabular",
     "DigitsDataModule": "datamodules.digits",
     "DownloadedImages": "datamodules.downloads",

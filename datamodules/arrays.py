@@ -78,6 +78,17 @@ class TableDataModule(DataModule):
         """Numbers that a net has to give for a row: K classes, or K targets."""
         return len(self.target_names) if self.num_classes is None else self.num_classes
 
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """How the rows of a CSV file become x, as plain data: a model remembers it (:func:`~datamodules.sheet.encode_rows`)."""
+        return {
+            "columns": [{"name": name} for name in self.feature_names],
+            "missing": [],
+            "delimiter": ",",
+            "encoding": "utf-8",
+            "targets": self.target_names if self.kind == "regression" else [],
+        }
+
     # Splits ---------------------------------------------------------------------------------------------------------
 
     @override

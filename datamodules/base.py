@@ -1,10 +1,7 @@
 """What all datamodules share: splits, the order of training, evaluation that never repeats an example, resuming."""
 
+import copy
 import os
-import signal
-import weakref
-from contextlib import suppress
-from multiprocessing.util import Finalize
 from typing import Any, Literal
 
 import torch
@@ -14,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
-from datamodules.samplers import EvaluationSampler, TrainSampler
+from datamodules.loader import ResumableLoader
+from datamodules.samplers import EvaluationSampler, TrainSampler, seed_all
 from datamodules.splits import digest, held_out
 
 
@@ -85,6 +83,13 @@ class DataModule(LightningDataModule):
         """Number of classes K, labels are 0..K-1; None where the target is no class."""
         return None if self.class_names is None else len(self.class_names)
 
+    @property
+    def data_identity(self) -> str | None:
+        """What a run's config and checkpoints say of the data, "fingerprint 0123456789abcdef (1293 train / 144 val)"."""
+        if self.fingerprint is None:
+            return None
+        return f"fingerprint {self.fingerprint} ({len(self._parts['train'])} train / {len(self._parts['val'])} val)"
+
     # Splits ---------------------------------------------------------------------------------------------------------
 
     @override
@@ -99,7 +104,9 @@ class DataModule(LightningDataModule):
             self._parts["train"] = self.ready(examples.subset(~validates))
             self._parts["val"] = self.ready(examples.subset(validates))
             if self.num_classes is not None:
-                self.class_counts = torch.bincount(self._parts["train"].y, minlength=self.num_classes).tolist()
+                y = self._parts["train"].y  # (N,), multi-label (N, K)
+                counts = torch.bincount(y, minlength=self.num_classes) if y.ndim == 1 else y.sum(0)
+                self.class_counts = counts.tolist()
             self.describe(self._parts["train"])
         if stage in ("fit", None) and self.trainer is not None and not len(self._parts["val"]):
             self.trainer.limit_val_batches = 0  # it would warn of an empty loader, which was asked for
@@ -108,7 +115,7 @@ class DataModule(LightningDataModule):
 
     def _held_out(self, y: Tensor) -> Tensor:
         """True for the examples of the training part that validate: ``(N,)``."""
-        labels = None if self.num_classes is None else y
+        labels = y if self.num_classes is not None and y.ndim == 1 else None
         return held_out("val_fraction", self.val_fraction, len(y), self.split_seed, labels)
 
     # Loaders --------------------------------------------------------------------------------------------------------
@@ -116,11 +123,11 @@ class DataModule(LightningDataModule):
     @override
     def train_dataloader(self) -> DataLoader:
         epoch, start = self._position()
-        dataset = self._parts["train"]
-        sampler = TrainSampler(
+        dataset = copy.copy(self._parts["train"])
+        dataset.order = TrainSampler(
             dataset, self.batch_size, seed=self._seed, epoch=epoch, start=start, **self._replica_kwargs()
         )
-        return self._loader(dataset, sampler)
+        return self._loader(dataset, dataset.order)
 
     @override
     def val_dataloader(self) -> Any:
@@ -180,12 +187,19 @@ class DataModule(LightningDataModule):
             "epoch": epoch.processed,
             "batch": loop.epoch_loop.batch_progress.current.processed if unfinished else 0,
             "global_batch": self.batch_size * self._replica_kwargs()["num_replicas"],
+            "data": self.data_identity,
         }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
+        saved = state_dict.get("data")
+        if saved is not None and saved != self.data_identity:
+            raise ValueError(
+                f"the checkpoint was saved on other data: {saved}, now it is {self.data_identity}: resume with the same files, "
+                f"val_fraction and split_seed, or begin a new run"
+            )
         now = self.batch_size * self._replica_kwargs()["num_replicas"]
         if state_dict["batch"] and state_dict["global_batch"] != now:
             raise ValueError(
@@ -200,6 +214,7 @@ class Examples(Dataset):
     """Inputs and targets in memory, read a whole batch at once (``__getitems__``).
 
     An index -1 means: an example that does not count. A batch with one of them carries a third part, the weights 0 and 1.
+    Examples that draw do it after :meth:`seed`; ``order`` is that of training, None in evaluation.
 
     Args:
         x: inputs.
@@ -209,9 +224,16 @@ class Examples(Dataset):
         x ``(N, ...)``, y ``(N,)`` or ``(N, K)``; a batch: ``(B, ...)``, ``(B,)`` or ``(B, K)`` and, rarely, ``(B,)``.
     """
 
+    order: TrainSampler | None = None
+
     def __init__(self, x: Tensor, y: Tensor) -> None:
         self.x = x
         self.y = y
+
+    def seed(self, index: int) -> None:
+        """Make the global generators those of one example: a function of the run seed, the epoch and ``index``."""
+        seed, epoch = (0, 0) if self.order is None else (self.order.seed, self.order.epoch)
+        seed_all(seed, epoch, index, 4)
 
     def __len__(self) -> int:
         return len(self.y)
@@ -240,46 +262,8 @@ class Examples(Dataset):
         return digest(self.x, self.y, validates)
 
 
-class ResumableLoader(DataLoader):
-    """A loader that tells Lightning that it can continue in mid-epoch. It has no state: its sampler knows where to start.
-
-    A signal often goes to the whole process group, and workers must live until the main process has saved: they are born
-    with SIGINT and SIGTERM blocked, so there is no moment in which one could end them. Python would end them by SIGTERM
-    when it exits, and then wait for ever: here they are killed.
-    """
-
-    @override
-    def __iter__(self) -> Any:
-        if not self.num_workers:
-            return super().__iter__()
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        try:
-            iterator: Any = super().__iter__()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        Finalize(iterator, _end_workers, (weakref.ref(iterator), iterator._workers), exitpriority=0)
-        return iterator
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: see :class:`~datamodules.TrainSampler`."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing: see :class:`~datamodules.TrainSampler`."""
-
-
 def _identity(batch: Any) -> Any:
     return batch
-
-
-def _end_workers(iterator: weakref.ref[Any], workers: list[Any]) -> None:
-    """When the iterator is gone, or Python exits."""
-    living = iterator()
-    if living is not None:
-        with suppress(RuntimeError):  # one of them has died; training has been told
-            living._shutdown_workers()
-    for worker in workers:
-        worker.kill()
 
 
 def check_integer(name: str, value: Any, least: int, most: int | None = None) -> None:

@@ -1,9 +1,7 @@
 """CSV files of the user's own: what the columns are is found out, and everything learned comes from training rows."""
 
-import csv
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +11,16 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.arrays import Kind, TableDataModule
-
-MISSING = ("", "?", "NA", "N/A", "NaN", "nan", "NULL", "null", "None")
+from datamodules.sheet import MISSING, Column, Sheet, encode_rows, encode_sheet, like_number, number
 
 
 class CSVDataModule(TableDataModule):
     """A CSV file with a header: one column is the target, the others are features.
 
     A column whose values are all numbers is one feature; a missing value becomes the mean of the training rows. Any other column
-    is categorical: one feature a category that training rows have; a missing or new value is 0 in all of them. Standardizing is
-    the task's business (``mean`` and ``std``, of training rows). The file is read when the datamodule is built.
+    is categorical: one feature a category that training rows have; a missing or new value is 0 in all of them. A column that is
+    mostly numbers is refused: something in it is wrong. Standardizing is the task's business (``mean`` and ``std``, of training
+    rows). The file is read when the datamodule is built.
 
     Args:
         path: the file; its first line names the columns.
@@ -34,7 +32,7 @@ class CSVDataModule(TableDataModule):
         missing: texts that mean: no value.
         delimiter: one character between values; "\\t" for tabulators.
         encoding: of the text, by Python's name.
-        max_categories: a column with more is refused: it is an identifier, or numbers with something else among them.
+        max_categories: a column with more is refused: it is an identifier, most likely.
         **table: those of :class:`~datamodules.TableDataModule`.
 
     Attributes:
@@ -75,8 +73,8 @@ class CSVDataModule(TableDataModule):
         self.kind = kind
         self.target = target
         self.missing = frozenset(missing)
-        self._form = delimiter, encoding
-        whole = Sheet.read(Path(path), *self._form)
+        self._form = {"delimiter": delimiter, "encoding": encoding}
+        whole = Sheet.read(Path(path), **self._form)
         for name in (target, *drop, *categorical):
             whole.column(name)  # raises where there is none
         names = [name for name in whole.header if name != target and name not in drop]
@@ -93,7 +91,7 @@ class CSVDataModule(TableDataModule):
         self._whole = self._encoded(whole), y
         self._test: tuple[np.ndarray, np.ndarray] | None = None
         if test is not None:
-            sheet = Sheet.read(Path(test), *self._form)
+            sheet = Sheet.read(Path(test), **self._form)
             self._test = self._encoded(sheet), self._targets(sheet)
 
     @override
@@ -104,19 +102,25 @@ class CSVDataModule(TableDataModule):
     def test_table(self) -> tuple[np.ndarray, np.ndarray] | None:
         return self._test
 
+    @property
+    @override
+    def preparation(self) -> dict[str, Any]:
+        columns = [asdict(column) for column in self.columns]
+        return super().preparation | {"columns": columns, "missing": sorted(self.missing)} | self._form
+
     def encode(self, path: str) -> Tensor:
         """The features of another file with these columns, which needs no target: float32 ``(N, D)``."""
-        return torch.from_numpy(self._encoded(Sheet.read(Path(path), *self._form))).float()
+        return encode_rows(path, self.preparation)
 
     def _training_rows(self, y: Tensor, has_test: bool) -> Tensor:
         trains = torch.ones(len(y), dtype=torch.bool) if has_test else ~self.test_rows(y)
         trains[trains.clone()] = ~self._held_out(y[trains])
         return trains
 
-    def _encoded(self, sheet: "Sheet") -> np.ndarray:
-        return np.concatenate([column.encode(sheet, self.missing) for column in self.columns], axis=1)
+    def _encoded(self, sheet: Sheet) -> np.ndarray:
+        return encode_sheet(sheet, self.columns, self.missing)
 
-    def _present(self, sheet: "Sheet") -> list[str]:
+    def _present(self, sheet: Sheet) -> list[str]:
         """The target's texts; there must be one in each row."""
         texts = sheet.column(self.target)
         absent = [at for at, text in enumerate(texts) if text in self.missing]
@@ -127,7 +131,7 @@ class CSVDataModule(TableDataModule):
             )
         return texts
 
-    def _classes(self, sheet: "Sheet") -> list[str]:
+    def _classes(self, sheet: Sheet) -> list[str]:
         texts = self._present(sheet)
         classes = sorted(set(texts))
         numbers = [number(text) for text in classes]
@@ -144,7 +148,7 @@ class CSVDataModule(TableDataModule):
             )
         return classes
 
-    def _targets(self, sheet: "Sheet") -> np.ndarray:
+    def _targets(self, sheet: Sheet) -> np.ndarray:
         texts = self._present(sheet)
         if self.kind == "regression":
             return np.array([sheet.number(at, self.target, text) for at, text in enumerate(texts)])
@@ -156,7 +160,7 @@ class CSVDataModule(TableDataModule):
             )
         return np.array([place[text] for text in texts])
 
-    def _learn(self, sheet: "Sheet", name: str, trains: np.ndarray, categorical: bool, most: int) -> "Column":
+    def _learn(self, sheet: Sheet, name: str, trains: np.ndarray, categorical: bool, most: int) -> Column:
         texts = sheet.column(name)
         present = [at for at, text in enumerate(texts) if text not in self.missing]
         known = [texts[at] for at in present if trains[at]]
@@ -167,134 +171,14 @@ class CSVDataModule(TableDataModule):
             return Column(
                 name, fill=float(np.mean([sheet.number(at, name, texts[at]) for at in present if trains[at]]))
             )
+        if not categorical and 2 * sum(like_number(texts[at]) for at in present) > len(present):
+            sheet.number(
+                odd[0], name, texts[odd[0]], f", or name {name!r} in categorical; what means no value goes in missing"
+            )
         categories = sorted(set(known))
         if len(categories) > most:
-            what = (
-                "" if categorical else f", the first that is no number at {sheet.at(odd[0], name)}: {texts[odd[0]]!r}"
-            )
             raise ValueError(
-                f"{sheet.path}: column {name!r} has {len(categories)} different texts, more than max_categories={most}{what}: "
-                f"correct it, drop it, or allow more"
+                f"{sheet.path}: column {name!r} has {len(categories)} different texts, more than max_categories={most}: "
+                f"drop it if it is an identifier, or allow more"
             )
         return Column(name, categories=categories)
-
-
-@dataclass(frozen=True)
-class Column:
-    """How a column becomes features: a number with ``fill`` for a missing one, or one feature for each of ``categories``."""
-
-    name: str
-    fill: float = 0.0
-    categories: list[str] | None = None
-
-    @property
-    def features(self) -> list[str]:
-        """Their names."""
-        return [self.name] if self.categories is None else [f"{self.name}={text}" for text in self.categories]
-
-    def encode(self, sheet: "Sheet", missing: frozenset[str]) -> np.ndarray:
-        """The features of a sheet's rows: ``(N, len(features))``."""
-        texts = sheet.column(self.name)
-        if self.categories is not None:
-            return np.array(texts)[:, None] == np.array(self.categories)[None, :]
-        values = [self.fill if t in missing else sheet.number(at, self.name, t) for at, t in enumerate(texts)]
-        return np.array(values)[:, None]
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """The texts of a CSV file, and on which line each row ends."""
-
-    path: Path
-    header: list[str]
-    rows: list[list[str]]
-    lines: list[int]
-
-    @classmethod
-    def read(cls, path: Path, delimiter: str, encoding: str) -> "Sheet":
-        """Read a file whose first line names the columns, all rows equally long."""
-        if not path.is_file():
-            raise FileNotFoundError(f"{path.absolute()} is no file: give the path of a CSV file")
-        reader = csv.reader(io.StringIO(_text(path, delimiter, encoding), newline=""), delimiter=delimiter, strict=True)
-        lines, rows = [], []
-        try:
-            for row in reader:
-                if row:  # an empty line is none
-                    rows.append([text.strip() for text in row])
-                    lines.append(reader.line_num)
-        except csv.Error as error:
-            raise ValueError(f"{path}, line {reader.line_num}: {error}: mind the quotes and the delimiter") from error
-        if not rows:
-            raise ValueError(f"{path} is empty, wanted a header and rows")
-        sheet = cls(path, rows[0], rows[1:], lines[1:])
-        sheet._check(delimiter)
-        if not sheet.rows:
-            raise ValueError(f"{path} has a header but no rows")
-        return sheet
-
-    def _check(self, delimiter: str) -> None:
-        header = self.header
-        for other in {";", "\t", "|", ","} - {delimiter}:
-            if len(header) == 1 and other in header[0]:
-                raise ValueError(
-                    f"{self.path}, line 1: {header[0]!r} is one column: is the delimiter {other!r} instead of {delimiter!r}?"
-                )
-        if all(number(name) is not None for name in header):
-            raise ValueError(f"{self.path}, line 1: the names of the columns are wanted, got the numbers {header}")
-        for i, name in enumerate(header):
-            if not name:
-                raise ValueError(
-                    f"{self.path}, line 1: column {i + 1} has no name (pandas writes its index so: index=False)"
-                )
-            if (first := header.index(name)) != i:
-                raise ValueError(
-                    f"{self.path}, line 1: columns {first + 1} and {i + 1} are both called {name!r}: rename one"
-                )
-        for row, line in zip(self.rows, self.lines, strict=True):
-            if len(row) != len(header):
-                raise ValueError(
-                    f"{self.path}, line {line}: {len(row)} columns, but the header has {len(header)} (delimiter {delimiter!r})"
-                )
-
-    def column(self, name: str) -> list[str]:
-        """All texts of a column."""
-        if name not in self.header:
-            raise ValueError(f"{self.path} has no column {name!r}, only {', '.join(map(repr, self.header))}")
-        place = self.header.index(name)
-        return [row[place] for row in self.rows]
-
-    def at(self, row: int, name: str) -> str:
-        """Where a value stands, for a message."""
-        return f"{self.path}, line {self.lines[row]}, column {name!r}"
-
-    def number(self, row: int, name: str, text: str) -> float:
-        """A text of this place as a finite number."""
-        value = number(text)
-        if value is None or not abs(value) <= float(np.finfo(np.float32).max):
-            raise ValueError(f"{self.at(row, name)}: a finite number is wanted, got {text!r}")
-        return value
-
-
-def number(text: str) -> float | None:
-    """The number that a text is, or None; as in data files, not as in Python (no ``1_000``)."""
-    try:
-        return None if "_" in text else float(text)
-    except ValueError:
-        return None
-
-
-def _text(path: Path, delimiter: str, encoding: str) -> str:
-    content = path.read_bytes()
-    try:
-        return content.decode(encoding).removeprefix("\ufeff")
-    except LookupError as error:
-        raise ValueError(
-            f"encoding must be one that Python knows, such as utf-8 or latin-1, got {encoding!r}"
-        ) from error
-    except UnicodeDecodeError as error:
-        before = content[: error.start].decode("latin-1")
-        line = before.rpartition("\n")[2]
-        raise ValueError(
-            f"{path}, line {before.count(chr(10)) + 1}, column {line.count(delimiter) + 1}: byte "
-            f"0x{content[error.start]:02x} is no {encoding}: give the file's encoding, such as latin-1 or utf-16"
-        ) from error

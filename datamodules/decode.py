@@ -1,6 +1,7 @@
 """An image file of any kind -> uint8 pixels of a wanted size; everything that files in the wild can be."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,21 @@ from torch import Tensor
 MAX_PIXELS = 178_956_970  # Pillow's own bound against decompression bombs: half a gigabyte of RGB
 
 
-def decode(path: str | Path, channels: int, size: int) -> Tensor:
-    """The middle square of an image file, resized (bilinear, antialiased).
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+class BadImageError(ValueError):
+    """An image file that cannot be used; the message names it."""
+
+
+def decode(
+    path: str | Path,
+    channels: int,
+    size: int | tuple[int, int],
+    share: float = 1.0,
+    crop: Callable[[Image.Image], Box] | None = None,
+) -> Tensor:
+    """The middle of an image file, as much of it as has the wanted shape (a square, say), resized (bilinear, antialiased).
 
     Turned upright as its EXIF orientation says. What is transparent becomes white. 16-bit gray levels are divided by 257, so a
     ramp stays a ramp. Gray becomes RGB, or RGB gray (ITU-R 601 luma), as ``channels`` asks.
@@ -20,14 +34,16 @@ def decode(path: str | Path, channels: int, size: int) -> Tensor:
     Args:
         path: of the file, in any format and mode that Pillow reads.
         channels: 3 (RGB) or 1 (gray).
-        size: height and width of the result.
+        size: height and width of the result; one number for a square.
+        share: of the height and width of the middle that is kept; 0.875 is what others call "resize to 256, then crop 224".
+        crop: chooses another part of the upright image.
 
     Shape:
-        uint8 ``(channels, size, size)``.
+        uint8 ``(channels, height, width)``.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a truncated file, one that is no image, or one that is too large; the message names it.
+        BadImageError: a truncated file, one that is no image, or one that is too large; the message names it.
     """
     try:
         with warnings.catch_warnings():
@@ -39,20 +55,25 @@ def decode(path: str | Path, channels: int, size: int) -> Tensor:
     except FileNotFoundError:
         raise
     except Image.DecompressionBombError as error:
-        raise ValueError(
-            f"{path} has more than {MAX_PIXELS:,} pixels ({error}): make it smaller, or remove it"
-        ) from error
+        raise BadImageError(f"{path} has more than {MAX_PIXELS:,} pixels: make it smaller, or remove it") from error
     except (
         Exception
     ) as error:  # Pillow's readers raise whatever they stumble over: OSError, SyntaxError, struct.error ...
-        raise ValueError(
+        raise BadImageError(
             f"{path} cannot be read as an image ({error}): it is damaged or none; replace or remove it"
         ) from error
     plain = plain.convert("RGB" if channels == 3 else "L")
-    side = min(plain.size)
-    left, top = ((length - side) / 2 for length in plain.size)
-    square = plain.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
-    pixels = torch.from_numpy(np.array(square))  # (H, W) or (H, W, 3)
+    height, width = (size, size) if isinstance(size, int) else size
+    scale = min(plain.width / width, plain.height / height)
+    kept = (
+        min(plain.width, share * width * scale),
+        min(plain.height, share * height * scale),
+    )  # rounding must not leave it
+    left, top = ((length - part) / 2 for length, part in zip(plain.size, kept, strict=True))
+    box = (left, top, left + kept[0], top + kept[1]) if crop is None else crop(plain)
+    pixels = torch.from_numpy(
+        np.array(plain.resize((width, height), Image.Resampling.BILINEAR, box=box))
+    )  # (H, W[, 3])
     return pixels[None] if channels == 1 else pixels.permute(2, 0, 1).contiguous()
 
 

@@ -7,12 +7,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.transforms import RandomResizedCrop
 from typing_extensions import override
 
 from datamodules.base import Examples
-from datamodules.decode import decode
+from datamodules.decode import Box, decode
 from datamodules.images import ImageDataModule, statistics
 from datamodules.splits import digest, held_out
 
@@ -28,13 +31,18 @@ class ImageFolderDataModule(ImageDataModule):
 
     Workers decode the files and resize their middle square (gray, RGB, RGBA, CMYK, palettes, 16 bits, EXIF orientation: see
     :func:`~datamodules.decode.decode`); the rest happens to the whole batch on the device, as for every
-    :class:`~datamodules.ImageDataModule`. ``mean`` and ``std`` are those of up to 512 training images, evenly spread.
-    The ``fingerprint`` is that of the files' names, classes and split, not of their pixels.
+    :class:`~datamodules.ImageDataModule`. With ``resized_crop`` they take a random part of a training image instead, drawn from
+    (run seed, epoch, image), so it is the same with any number of workers and processes. ``mean`` and ``std`` are those of the
+    middle of up to 512 training images, evenly spread. The ``fingerprint`` is that of the files' names, sizes in bytes, classes
+    and split, not of their pixels.
 
     Args:
         root: the folder.
         size: height and width of an image.
         color: "rgb" or "gray"; all files are turned into that.
+        resized_crop: smallest share of a training image's area that is cut out at random, at an aspect ratio of 3/4 to 4/3, and
+            resized (torchvision's ``RandomResizedCrop``; 0.08 is usual, with ``flip``); 0 takes the middle, as evaluation does.
+        center: share of the middle square's side that is kept; 0.875 is what others call "resize to 256, center crop 224".
         test_fraction: share of all images that tests where there are no folders train and test, in [0, 1).
         num_workers: processes that decode; None takes one for each CPU core, at most 8.
         **images: the others of :class:`~datamodules.ImageDataModule`.
@@ -59,21 +67,33 @@ class ImageFolderDataModule(ImageDataModule):
         root: str,
         size: int = 224,
         color: Literal["rgb", "gray"] = "rgb",
+        resized_crop: float = 0.0,
+        center: float = 1.0,
         test_fraction: float = 0.2,
         num_workers: int | None = None,
         **images: Any,
     ) -> None:
         if color not in ("rgb", "gray"):
             raise ValueError(f'color must be "rgb" or "gray", got {color!r}')
+        if not 0 <= resized_crop <= 1:
+            raise ValueError(f"resized_crop is the smallest share of the area to keep, in [0, 1], got {resized_crop}")
+        if not 0 < center <= 1:
+            raise ValueError(f"center is a share of the middle square's side in (0, 1], got {center}")
         if not 0 <= test_fraction < 1:
             raise ValueError(f"test_fraction is a share of all images in [0, 1), got {test_fraction}")
         self.native_shape = (3 if color == "rgb" else 1, 0, 0)  # type: ignore[misc]
         workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
         super().__init__(size=size, num_workers=workers, **images)
         self.root = Path(root).expanduser()
+        self.resized_crop = resized_crop
+        self.center = center
         self.test_fraction = test_fraction
         self.folders = self._find_folders()
         self.class_names = classes_in(self.folders["train"])
+        if len(self.class_names) < 2:
+            raise ValueError(
+                f"{self.folders['train']} has one class only, {self.class_names[0]!r}: nothing to tell apart"
+            )
         self._validating = 0  # files of the folder val: the last of the training part
 
     def _find_folders(self) -> dict[str, Path]:
@@ -85,6 +105,11 @@ class ImageFolderDataModule(ImageDataModule):
         if not (self.root / "train").is_dir():
             return {"train": self.root}
         return {part: self.root / part for part in ("train", "val", "test") if (self.root / part).is_dir()}
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """How an image file becomes x in evaluation, as plain data: a model remembers it."""
+        return {"center": self.center}
 
     # Splits ---------------------------------------------------------------------------------------------------------
 
@@ -139,7 +164,7 @@ class ImageFolderDataModule(ImageDataModule):
         if not paths:
             raise ValueError(f"{folder} has no images ({', '.join(IMG_EXTENSIONS)}): add some, or remove the folder")
         names = np.array([os.fsencode(path) for path in paths])
-        return ImageFiles(self.root, names, torch.tensor(labels), self.input_shape)
+        return ImageFiles(self.root, names, torch.tensor(labels), self.input_shape, self.center, self.resized_crop)
 
 
 class ImageNetDataModule(ImageFolderDataModule):
@@ -150,18 +175,28 @@ class ImageNetDataModule(ImageFolderDataModule):
     official test part are secret: as in the literature one tests on the official validation part, so here ``root/val`` tests,
     and ``val_fraction`` of the training part validates. ``mean`` and ``std`` are the published ones.
 
+    The usual augmentation is ``resized_crop=0.08, flip=True`` (He et al. 2015, section 3.4, in torchvision's form).
+
     Args:
         root: the folder with ``train`` and ``val``.
         size: height and width of an image.
         val_fraction: share of the training images that validates.
+        center: as in :class:`~datamodules.ImageFolderDataModule`; the published accuracies are those of 0.875.
         **folder: the others of :class:`~datamodules.ImageFolderDataModule`.
 
     Raises:
         FileNotFoundError: ``train`` or ``val`` is not there.
     """
 
-    def __init__(self, root: str = "data/imagenet", size: int = 224, val_fraction: float = 0.01, **folder: Any) -> None:
-        super().__init__(root, size=size, val_fraction=val_fraction, **folder)
+    def __init__(
+        self,
+        root: str = "data/imagenet",
+        size: int = 224,
+        val_fraction: float = 0.01,
+        center: float = 0.875,
+        **folder: Any,
+    ) -> None:
+        super().__init__(root, size=size, val_fraction=val_fraction, center=center, **folder)
 
     @override
     def _find_folders(self) -> dict[str, Path]:
@@ -190,33 +225,59 @@ class ImageFiles(Examples):
         names: paths, encoded: one array, which workers share instead of copying a list.
         y: int64 labels ``(N,)``.
         shape: (C, H, W) of an image.
+        center: share of the middle square's side that is kept.
+        resized_crop: smallest share of the area that is kept in training; 0 takes the middle.
     """
 
-    def __init__(self, root: Path, names: np.ndarray, y: Tensor, shape: Sequence[int]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        names: np.ndarray,
+        y: Tensor,
+        shape: Sequence[int],
+        center: float = 1.0,
+        resized_crop: float = 0.0,
+    ) -> None:
         super().__init__(torch.empty(0), y)
         self.root = root
         self.names = names
         self.shape = tuple(shape)
+        self.center = center
+        self.resized_crop = resized_crop
 
     @override
     def inputs(self, index: Tensor) -> Tensor:
+        with isolate_rng(include_cuda=False):  # torchvision draws from the global generator
+            return torch.stack([self._input(i) for i in index.tolist()])
+
+    def _input(self, place: int) -> Tensor:
         channels, size, _ = self.shape
-        return torch.stack([decode(os.fsdecode(self.names[i]), channels, size) for i in index.tolist()])
+        crops = self.resized_crop > 0 and self.order is not None
+        if crops:
+            self.seed(place)
+        return decode(os.fsdecode(self.names[place]), channels, size, self.center, self._box if crops else None)
+
+    def _box(self, image: Image.Image) -> Box:
+        top, left, height, width = RandomResizedCrop.get_params(image, [self.resized_crop, 1.0], [3 / 4, 4 / 3])
+        return left, top, left + width, top + height
 
     @override
     def subset(self, chosen: Tensor) -> "ImageFiles":
-        return ImageFiles(self.root, self.names[chosen.numpy()], self.y[chosen], self.shape)
+        return self._like(self.names[chosen.numpy()], self.y[chosen])
 
     def joined(self, other: "ImageFiles") -> "ImageFiles":
         """These, then the others."""
-        return ImageFiles(
-            self.root, np.concatenate([self.names, other.names]), torch.cat([self.y, other.y]), self.shape
-        )
+        return self._like(np.concatenate([self.names, other.names]), torch.cat([self.y, other.y]))
+
+    def _like(self, names: np.ndarray, y: Tensor) -> "ImageFiles":
+        return ImageFiles(self.root, names, y, self.shape, self.center, self.resized_crop)
 
     @override
     def fingerprint(self, validates: Tensor) -> str:
-        names = [Path(os.fsdecode(name)).relative_to(self.root).as_posix() for name in self.names]
-        return digest("\n".join(names), self.y, validates)
+        paths = [os.fsdecode(name) for name in self.names]
+        sizes = torch.tensor([os.stat(path).st_size for path in paths])
+        begin = len(str(self.root / "x")) - 1
+        return digest("\n".join(path[begin:] for path in paths), sizes, self.y, validates)
 
 
 def classes_in(folder: Path) -> list[str]:

@@ -1,16 +1,18 @@
 """The base of all image datasets that fit into memory."""
 
+import math
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from typing_extensions import override
 
 from datamodules.augment import Augmentation
 from datamodules.base import DataModule, Examples, check_integer
-from datamodules.samplers import generator_for
+from datamodules.samplers import generator_for, seed_all
 
 
 class ImageDataModule(DataModule):
@@ -23,6 +25,10 @@ class ImageDataModule(DataModule):
     Augmentation is a pure function of (run seed, epoch, batch, position in the global batch), as the order of training is (see
     :class:`~datamodules.DataModule`): a run that was stopped anywhere continues exactly, on any number of processes.
 
+    Mixup and cutmix make the labels of training batches soft: y float32 ``(B, K)``, shares of the classes that sum to 1. What is
+    drawn, once a batch, is the same on all processes; but partners come from a process's own share of the batch, so two
+    processes mix other pairs than one with the same global batch would.
+
     A subclass sets ``class_names`` and ``native_shape``, defines :meth:`read`, and ``prepare_data`` if there is something to
     download.
 
@@ -33,6 +39,8 @@ class ImageDataModule(DataModule):
         crop: the same, under its other name: pad by so many zeros, crop back at random.
         flip: mirror training images left and right with probability 1/2.
         cutout: side of a square set to zero in each training image.
+        mixup: alpha of the Beta distribution by which training images are blended in pairs (torchvision's ``v2.MixUp``); 0 is off.
+        cutmix: the same for pasting a box of one into the other (``v2.CutMix``); with both, a fair coin chooses for each batch.
 
     Attributes:
         mean, std: of the training split, a channel each, in units of x: ``(C,)``, after ``setup("fit")``.
@@ -56,6 +64,8 @@ class ImageDataModule(DataModule):
         crop: int = 0,
         flip: bool = False,
         cutout: int = 0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
     ) -> None:
         super().__init__(batch_size, num_workers, val_fraction, split_seed)
         if size is not None:
@@ -65,6 +75,11 @@ class ImageDataModule(DataModule):
         for name, value, most in (("shift", shift, side - 1), ("crop", crop, side - 1), ("cutout", cutout, side)):
             check_integer(name, value, 0, most)
         self.augmentation = Augmentation(shift, crop, flip, cutout)
+        for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
+            if not 0 <= alpha < math.inf:
+                raise ValueError(f"{name} is alpha >= 0 of a Beta distribution (0: off, usual: 0.2 to 1), got {alpha}")
+        self.mixup = mixup
+        self.cutmix = cutmix
 
     # What a subclass gives ------------------------------------------------------------------------------------------
 
@@ -125,23 +140,37 @@ class ImageDataModule(DataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         images, *rest = batch
         assert self.trainer is not None
-        if self.trainer.training:
-            images = self._augmented(images)
-        x = images.float().div_(255)
+        training = self.trainer.training
+        x = (self._augmented(images) if training else images).float().div_(255)
+        if training and (self.mixup or self.cutmix):
+            x, rest[0] = self._mixed(x, rest[0])
         return (self.trainer.precision_plugin.convert_input(x), *rest)
 
-    def _augmented(self, images: Tensor) -> Tensor:
-        """Augment this process's share of the global batch: its draws are every ``num_replicas``-th of the global ones."""
+    def _batch_key(self) -> tuple[int, int, int]:
+        """(run seed, epoch, batch) of the training batch at hand."""
         assert self.trainer is not None
         loop: Any = self.trainer.fit_loop
         # the batch is fetched before the trainer counts it: ``ready`` is its index in the epoch
-        key = (self._seed, loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.ready, 2)
+        return self._seed, loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.ready
+
+    def _augmented(self, images: Tensor) -> Tensor:
+        """Augment this process's share of the global batch: its draws are every ``num_replicas``-th of the global ones."""
         replicas = self._replica_kwargs()
         count = len(images) * replicas["num_replicas"]
         height, width = images.shape[2:]
-        draws = self.augmentation.draw(count, (height, width), generator_for(*key))
+        draws = self.augmentation.draw(count, (height, width), generator_for(*self._batch_key(), 2))
         mine = {k: v[replicas["rank"] :: replicas["num_replicas"]].to(images.device) for k, v in draws.items()}
         return self.augmentation.apply(images, mine)
+
+    def _mixed(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Mixup or cutmix: ``(B, C, H, W)`` and labels ``(B,)`` -> the same and soft labels ``(B, K)``."""
+        from torchvision.transforms import v2
+
+        kinds = [(kind, alpha) for kind, alpha in ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix)) if alpha]
+        with isolate_rng(include_cuda=False):  # torchvision draws from the global generator of the CPU
+            seed_all(*self._batch_key(), 3)
+            kind, alpha = kinds[int(torch.randint(len(kinds), ()))]
+            return kind(alpha=alpha, num_classes=self.num_classes)(x, y)
 
 
 def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:

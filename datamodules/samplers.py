@@ -1,6 +1,7 @@
 """Which examples a process sees, and when: pure functions, so that any run can be continued or split over processes."""
 
 import math
+import random
 from collections.abc import Iterator, Sized
 
 import numpy as np
@@ -13,6 +14,15 @@ def generator_for(*key: int) -> torch.Generator:
     """A generator that is a pure function of some integers >= 0, the last of them > 0; it touches no global state."""
     (seed,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(seed))
+
+
+def seed_all(*key: int) -> None:
+    """Make the global generators of torch (CPU), NumPy and Python a pure function of ``key``: call it in ``isolate_rng``."""
+    generator = generator_for(*key)
+    torch.set_rng_state(generator.get_state())
+    seed = generator.initial_seed() % 2**32
+    np.random.seed(seed)  # noqa: NPY002 (others' transforms draw from it)
+    random.seed(seed)
 
 
 class TrainSampler(DistributedSampler[int]):

@@ -14,9 +14,10 @@ VERBS = {
     "fit": ("recipes.cli", "fit", "train a recipe, test the best checkpoint, continue a run"),
     "validate": ("recipes.cli", "validate", "measure a checkpoint on the validation data"),
     "test": ("recipes.cli", "test", "measure a checkpoint on the test data"),
-    "predict": ("recipes.predict", "run", "images in, a table of labels and probabilities out"),
+    "predict": ("recipes.predict", "run", "images or CSV rows in, a table of labels or values out"),
     "models": ("recipes.models", "run", "list the models, or look at one"),
     "recipes": ("recipes.catalog", "run", "list the recipes"),
+    "baselines": ("recipes.linear.baselines", "run", "what plain methods of scikit-learn reach on a recipe's data"),
 }
 
 

@@ -101,6 +101,7 @@ class RecipeCLI(LightningCLI):
         if self.told and "init_args.weights" in model:
             model["init_args.weights"] = None  # the checkpoint has them
         self.model = self._build("model", model)
+        check_kind(self.model, self.datamodule)
         self.config_init = Namespace(trainer=self._build("trainer", self.config.trainer))
 
     def _build(self, key: str, config: Namespace) -> Any:
@@ -169,6 +170,23 @@ def linked_values(data: LightningDataModule | None) -> dict[str, Any]:
             values["in_channels"] = shape[0]
             values["image_size"] = shape[1] if shape[1] == shape[2] else None
     return {name: value for name, value in values.items() if value is not None}
+
+
+def check_kind(model: Any, data: Any) -> None:
+    """Refuse numbers for a model of classes, and classes for one of numbers."""
+    from zoo import ClassificationTask, RegressionTask
+
+    kind, name = getattr(data, "kind", None), type(model).__name__
+    if kind == "regression" and isinstance(model, ClassificationTask):
+        raise UserError(
+            f"{name} learns classes, but the data's target is a number (kind: regression): take a model such as "
+            f"--model zoo.MLPRegressor"
+        )
+    if kind == "classification" and isinstance(model, RegressionTask):
+        raise UserError(
+            f"{name} learns numbers, but the data's target is a class (kind: classification): take a model such as "
+            f"--model zoo.MLPClassifier, or give --data.kind regression"
+        )
 
 
 def arguments_of(class_path: str) -> list[str]:

@@ -22,6 +22,7 @@ class Recipe:
         what: what it is.
         expect: the metric and its bound, "test/acc >= 0.955 (measured ...)".
         takes: how long it takes, on what.
+        data: in a run's ``config.yaml``, the fingerprint of what it was trained on.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Recipe:
     what: str = ""
     expect: str = ""
     takes: str = ""
+    data: str = ""
 
     @property
     def bound(self) -> tuple[str, str, float] | None:
@@ -39,7 +41,7 @@ class Recipe:
     def header(self) -> str:
         """The comment lines that :func:`read` understands, without ``run``."""
         lines = [f"# {self.what}"] if self.what else []
-        told = {"recipe": self.name, "expect": self.expect, "takes": self.takes}
+        told = {"recipe": self.name, "expect": self.expect, "takes": self.takes, "data": self.data}
         return "\n".join([*lines, *(f"#   {key:<7} {value}" for key, value in told.items() if value)]) + "\n"
 
 
@@ -53,12 +55,12 @@ def read(path: Path, name: str) -> Recipe:
                 if not line.startswith("#"):
                     break
                 text = line[1:].strip()
-                if found := re.match(r"(run|expect|takes|recipe)\s+(.*)", text):
+                if found := re.match(r"(run|expect|takes|recipe|data(?= +fingerprint))\s+(.*)", text):
                     key, text = found[1], found[2]
                 told[key] = f"{told.get(key, '')} {text}".strip()
     except UnicodeDecodeError:
         raise UserError(f"{path} is no text file: a recipe is a YAML") from None
-    return Recipe(told.get("recipe", name), path, told.get("what", ""), told.get("expect", ""), told.get("takes", ""))
+    return Recipe(told.get("recipe", name), path, *(told.get(key, "") for key in ("what", "expect", "takes", "data")))
 
 
 def shipped() -> list[Recipe]:

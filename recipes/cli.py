@@ -69,7 +69,7 @@ def _run(verb: str, args: list[str]) -> int:
     if "--help" in args or "-h" in args:
         return _help(verb, [arg for arg in args if arg not in ("--help", "-h")])
     console = Console(silent=not runs.is_main_process())
-    with _own_process_state():
+    with own_process_state():
         found = options.parse(verb, args)
         with NoCaches():
             from recipes.training import train_or_evaluate
@@ -110,7 +110,7 @@ def _help(verb: str, args: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def _own_process_state() -> Iterator[None]:
+def own_process_state() -> Iterator[None]:
     """Let a run set variables, signal handlers and the module search path, and put them back."""
     environment, path = dict(os.environ), sys.path[:]
     main = threading.current_thread() is threading.main_thread()

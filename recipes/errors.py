@@ -50,17 +50,22 @@ def explain(error: Exception) -> tuple[int, str | None]:
     if isinstance(error, UserError):
         return USER, one_line(str(error))
     if isinstance(error, _USERS_FAULT) or type(error).__name__ == "MisconfigurationException":
-        return USER, one_line(_message(error))
+        return USER, one_line(message(error))
     return BUG, None
 
 
-def _message(error: Exception) -> str:
+def message(error: Exception) -> str:
+    """What an exception says, without what Python and worker processes wrap around it."""
     if isinstance(error, OSError) and error.strerror:
         name = f"{error.filename}: " if error.filename else ""
         return f"{name}{error.strerror}"
     if isinstance(error, KeyError) and error.args:
         return str(error.args[0])  # str(KeyError) is its repr, in quotes
-    return str(error) or type(error).__name__
+    text = str(error) or type(error).__name__
+    return text.strip().splitlines()[-1].partition(": ")[2] if _IN_WORKER.match(text) else text
+
+
+_IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker")  # what follows is the worker's whole traceback
 
 
 def one_line(text: str) -> str:

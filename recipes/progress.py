@@ -1,6 +1,7 @@
 """What a user sees while training runs: a line an epoch, and on a terminal a progress bar."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,10 +12,19 @@ from recipes.console import Console
 
 
 class Started(Callback):
-    """Know whether the work itself has begun: until the first batch is done, an error is one of setting up."""
+    """Know whether the work itself has begun: until the first batch is done, an error is one of setting up.
 
-    def __init__(self) -> None:
+    Args:
+        on_fit: called when a fit is set up, after a checkpoint to resume from has been taken up.
+    """
+
+    def __init__(self, on_fit: Callable[[], None]) -> None:
         self.yes = False
+        self.on_fit = on_fit
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_fit()
 
     @override
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:

@@ -34,7 +34,7 @@ def fit_summary(
     if run is not None:
         rows.append(("run folder", str(run.folder)))
         if tested is not None:
-            rows.append(("predict with", f"zoo predict {run.folder} IMAGE ..."))
+            rows.append(("predict with", f"zoo predict {run.folder} FILE ..."))
     return "\n" + columns(rows, rule=False)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from callbacks import GracefulStop, LearningCurves, RandomState
+from datamodules.decode import BadImageError
 from recipes import loggers, runs
 from recipes.building import RecipeCLI, as_list
+from recipes.catalog import Recipe
 from recipes.checkpoints import AtomicCheckpointIO, Best, Last, check_fits, load
 from recipes.console import Console
-from recipes.errors import Crash, MachineError, chain, disk_full
+from recipes.errors import Crash, MachineError, UserError, chain, disk_full, message
 from recipes.options import Options
 from recipes.progress import Lines, Progress, Started
 from recipes.summary import evaluation_table, fit_summary
@@ -61,7 +64,7 @@ class Session:
         self.console = console
         self.resumed_at = resumed_at
         self.module: LightningModule = cli.model
-        self.started = Started()
+        self.started = Started(self._note_data)
         self.run = self._run_folder()
         try:
             self.trainer = self._trainer()
@@ -96,14 +99,24 @@ class Session:
 
     def _write_folder(self, run: runs.Run) -> None:
         self.console.write_to(run.folder / runs.LOG)
-        config = run.folder / runs.CONFIG
-        temporary = config.with_suffix(".tmp")
-        temporary.write_text(self.options.recipe.header() + self.cli.config_text(), encoding="utf-8")
-        os.replace(temporary, config)
+        if self.options.resumed is None:  # one that is resumed keeps its own until it is sure to go on
+            self._write_config(run, self.options.recipe)
         if self.resumed_at is not None:
             runs.drop_rows_from(run.folder / runs.METRICS, self.resumed_at)
             for orphan in (run.folder / runs.CHECKPOINTS).glob(".*.tmp"):  # a kill while saving
                 orphan.unlink()
+
+    def _write_config(self, run: runs.Run, recipe: Recipe) -> None:
+        config = run.folder / runs.CONFIG
+        temporary = config.with_suffix(".tmp")
+        temporary.write_text(recipe.header() + self.cli.config_text(), encoding="utf-8")
+        os.replace(temporary, config)
+
+    def _note_data(self) -> None:
+        """Say in the run's ``config.yaml`` which data it is trained on: they are known, and those of the checkpoint."""
+        if self.run is not None and self.trainer.is_global_zero:
+            data = getattr(self.cli.datamodule, "data_identity", None)
+            self._write_config(self.run, replace(self.options.recipe, data=data or ""))
 
     def _trainer(self) -> Trainer:
         given: dict[str, Any] = dict(self.cli.config_init.trainer)
@@ -229,12 +242,20 @@ class Session:
                     f"cannot write {full.filename or 'into the run folder'}: {full.strerror}; the last good checkpoint is "
                     f"{self._last_good() or 'missing: there was none yet'}"
                 ) from error
+            if self.started.yes and (bad := next((e for e in chain(error) if isinstance(e, BadImageError)), None)):
+                if (kept := self._last_good()) is None:
+                    self._discard()
+                    raise UserError(message(bad)) from error
+                text = f"{message(bad)}; the last good checkpoint is {kept}"
+                self.console.keep(f"zoo: error: {text}")
+                raise UserError(text) from error
             if self.started.yes:
                 raise Crash from error
             self._discard()
             raise
         except BaseException:
-            self._discard()
+            if not self.started.yes:
+                self._discard()
             raise
         finally:
             loggers.finish()
@@ -243,7 +264,7 @@ class Session:
                 torch.distributed.destroy_process_group()
 
     def _discard(self) -> None:
-        if self.run is not None and not self.started.yes:
+        if self.run is not None:
             loggers.finish()
             self.console.forget_file()
             self.run.discard()

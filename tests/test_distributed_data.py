@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import SumMetric
 
 from callbacks import GracefulStop, RandomState
-from datamodules import ImageDataModule
+from datamodules import ArrayDataModule, ImageDataModule
+from zoo import GLMRegressor, MLPRegressor, Task
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning"),
@@ -205,6 +206,52 @@ def test_the_order_matters_for_the_weights(tmp_path: Path) -> None:
 def test_fewer_training_examples_than_processes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="1 training examples are too few for 2 processes"):
         trainer_of(2, max_epochs=1).fit(Counter(), datamodule=Counted(train=1))
+
+
+# Tasks that predict numbers ---------------------------------------------------------------------------------------------
+
+
+def numbers(kind: str, batch_size: int) -> ArrayDataModule:
+    """60 rows to train and validate, 11 to test: a rest for two processes in each split."""
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(71, 4, generator=g)
+    eta = x[:, :2] + 0.3 * torch.randn(71, 2, generator=g)
+    y = {
+        "regression": 1000 + 50 * eta,
+        "gaussian": eta,
+        "bernoulli": (eta > 0).float(),
+        "categorical": eta.argmax(1),
+        "poisson": eta.exp().round(),
+    }[kind]
+    what = "classification" if kind == "categorical" else "regression"
+    return ArrayDataModule(x[:60], y[:60], x[60:], y[60:], kind=what, batch_size=batch_size, val_fraction=0.15)
+
+
+def task_for(kind: str) -> Task:
+    torch.manual_seed(0)
+    how: dict[str, Any] = {"optimizer": "SGD", "lr": 0.02, "optimizer_args": {"momentum": 0.9}}
+    return MLPRegressor(4, 2, [8], "tanh", **how) if kind == "regression" else GLMRegressor(4, 2, kind, **how)
+
+
+@pytest.mark.parametrize("kind", ["regression", "gaussian", "bernoulli", "categorical", "poisson"])
+def test_numbers_are_learned_and_measured_by_two_processes_as_by_one(tmp_path: Path, kind: str) -> None:
+    weights: list[dict[str, Tensor]] = []
+    logged: list[dict[str, float]] = []
+    for devices in (1, 2):
+        seed_everything(5, verbose=False)
+        folder = tmp_path / str(devices)
+        trainer = trainer_of(devices, max_epochs=3, callbacks=WriteWeights(folder), log_every_n_steps=3)
+        trainer.fit(task_for(kind), datamodule=numbers(kind, 8 // devices))
+        ends = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(devices)]
+        assert all(torch.equal(end[name], ends[0][name]) for end in ends for name in end)
+        weights.append(ends[0])
+        trained = task_for(kind)
+        trained.load_state_dict(weights[0])  # the same ones for both
+        tested = trainer_of(devices).test(trained, datamodule=numbers(kind, 8 // devices), verbose=False)
+        logged.append({name: float(value) for name, value in trainer.callback_metrics.items()} | dict(tested[0]))
+    assert max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0]) < 1e-6
+    assert {"train/loss", "train/loss_step", "val/loss", "val/mae", "test/loss", "test/mae"} <= logged[0].keys()
+    assert logged[1] == pytest.approx(logged[0], rel=1e-6, abs=1e-6)
 
 
 # Stopping ---------------------------------------------------------------------------------------------------------------

@@ -1,12 +1,13 @@
 """Tables from arrays: what becomes of them, splits, statistics, the same exactness as images, errors."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
-from torch import Tensor, nn
+from fitting import Net, Save, assert_resumes, fitted, quiet
+from torch import Tensor
 
 from datamodules import ArrayDataModule
 
@@ -14,40 +15,6 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(5, 3, (100, 3)).astype(np.float32)
 LABELS = np.arange(100) % 4
 AMOUNTS = RNG.normal(40, 8, 100)
-
-
-def quiet(**kwargs: Any) -> Trainer:
-    off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    return Trainer(accelerator="cpu", **{"max_epochs": 1, **off, **kwargs})
-
-
-class Net(LightningModule):
-    """Keeps the batches it sees."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
-        self.seen: dict[str, list[Any]] = {"train": [], "val": [], "test": []}
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        self.seen["train"].append(batch)
-        return self.weight * batch[0].mean()
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.seen["val"].append(batch)
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.seen["test"].append(batch)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def fitted(data: ArrayDataModule, seed: int = 0, **kwargs: Any) -> Net:
-    seed_everything(seed, verbose=False)
-    net = Net()
-    quiet(num_sanity_val_steps=0, **kwargs).fit(net, datamodule=data)
-    return net
 
 
 def rows(x: Tensor) -> set[tuple[float, ...]]:
@@ -139,18 +106,21 @@ def test_batches(workers: int) -> None:
     } <= pairs
 
 
-def test_training_starts_again_in_mid_epoch() -> None:
-    data = ArrayDataModule(X, LABELS, batch_size=8)
-    wanted = fitted(data, max_epochs=2).seen["train"]
-    seed_everything(1, verbose=False)
-    trainer, again = quiet(max_epochs=2), ArrayDataModule(X, LABELS, batch_size=8)
-    again.trainer = trainer
-    trainer.state.fn = "fit"
-    again.setup("fit")
-    again.load_state_dict({"seed": 0, "epoch": 1, "batch": 4, "global_batch": 8})
-    left = list(again.train_dataloader())
-    assert len(left) == 5
-    assert all(torch.equal(a[0], b[0]) for a, b in zip(left, wanted[13:], strict=True))
+def test_training_starts_again_in_mid_epoch(tmp_path: Path) -> None:
+    assert len(assert_resumes(tmp_path, lambda: ArrayDataModule(X, LABELS, batch_size=8), step=13)) == 18
+
+
+def test_resuming_on_other_data_is_refused(tmp_path: Path) -> None:
+    fitted(ArrayDataModule(X, LABELS, batch_size=8), callbacks=Save(tmp_path / "a.ckpt", 3))
+    for other in (ArrayDataModule(X + 1, LABELS, batch_size=8), ArrayDataModule(X, LABELS, batch_size=8, split_seed=1)):
+        with pytest.raises(
+            ValueError,
+            match=r"saved on other data: fingerprint \w{16} \(72 train / 8 val\), now it is fingerprint .* resume with the same",
+        ):
+            fitted(other, ckpt_path=tmp_path / "a.ckpt")
+    other = ArrayDataModule(X, LABELS, batch_size=8, num_workers=2)
+    assert len(fitted(other, ckpt_path=tmp_path / "a.ckpt").seen["train"]) == 6
+    quiet().test(Net(), datamodule=ArrayDataModule(X + 1, LABELS), ckpt_path=tmp_path / "a.ckpt", verbose=False)
 
 
 def test_double_precision_gets_doubles() -> None:

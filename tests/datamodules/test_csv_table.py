@@ -136,7 +136,17 @@ GOOD = "a,b,y\n" + "1,2,p\n3,4,q\n" * 20
         (
             "a,b,y\n" + "".join(f"{i},{i},{'pq'[i % 2]}\n" for i in range(100)) + "1,x7,p\n2,3,q\n",
             {"split_seed": 1},
-            r"column 'b' has \d+ different texts, more than max_categories=50.*line 102, column 'b': 'x7'",
+            r"a.csv, line 102, column 'b': a finite number is wanted, got 'x7': correct it, or name 'b' in categorical",
+        ),
+        (
+            "a,y\n" + "".join(f"name{i},{'pq'[i % 2]}\n" for i in range(100)),
+            {},
+            r"column 'a' has 7\d different texts, more than max_categories=50: drop it if it is an identifier",
+        ),
+        (
+            "a;y\n" + "".join(f"{i},5;{'pq'[i % 2]}\n" for i in range(100)),
+            {"delimiter": ";"},
+            r"line 2, column 'a': a finite number is wanted, got '0,5': correct it, decimals with a point",
         ),
         (
             GOOD.encode() + b"1,\xe9,p\n",

@@ -1,15 +1,12 @@
 """MNIST, FashionMNIST, CIFAR-10 and -100, on tiny files in their real formats; their checksums are checked as ever."""
 
-import gzip
-import hashlib
 import pickle
-import tarfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from fakes import Fake
 from torchvision.datasets import CIFAR10, CIFAR100, MNIST, FashionMNIST
 
 from datamodules import CIFAR10DataModule, CIFAR100DataModule, FashionMNISTDataModule, MNISTDataModule
@@ -17,70 +14,6 @@ from datamodules import CIFAR10DataModule, CIFAR100DataModule, FashionMNISTDataM
 MNISTS = [(MNISTDataModule, MNIST), (FashionMNISTDataModule, FashionMNIST)]
 CIFARS = [(CIFAR10DataModule, CIFAR10), (CIFAR100DataModule, CIFAR100)]
 ALL = MNISTS + CIFARS
-
-
-def md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-
-
-def idx(array: np.ndarray) -> bytes:
-    """The format of the MNIST files: two zeros, 8 for bytes, the number of axes, their sizes, the bytes."""
-    return bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
-
-
-class Fake:
-    """Files of one of the datasets in ``root``: 40 (training) or 20 (test) images; image i is of class i % classes."""
-
-    def __init__(self, root: Path, source: Any, patch: pytest.MonkeyPatch) -> None:
-        self.root, self.source, self.patch = root, source, patch
-        self.wanted: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        rng = np.random.default_rng(0)
-        for part, count in (("train", 40), ("test", 20)):
-            shape = (count, 1, 28, 28) if issubclass(source, MNIST) else (count, 3, 32, 32)
-            self.wanted[part] = rng.integers(0, 256, shape, dtype=np.uint8), np.arange(count) % 10
-        (self.mnist if issubclass(source, MNIST) else self.cifar)()
-
-    def mnist(self) -> None:
-        self.folder = self.root / self.source.__name__ / "raw"
-        self.folder.mkdir(parents=True)
-        sums = []
-        for name, _ in self.source.resources:
-            images, labels = self.wanted["train" if name.startswith("train") else "test"]
-            array = images[:, 0] if "images" in name else labels.astype(np.uint8)
-            (self.folder / name).write_bytes(gzip.compress(idx(array)))
-            sums.append((name, md5(self.folder / name)))
-        self.patch.setattr(self.source, "resources", sums)
-
-    def cifar(self) -> None:
-        folder = self.folder = self.root / self.source.base_folder
-        folder.mkdir()
-        key = {CIFAR10: "labels", CIFAR100: "fine_labels"}[self.source]
-
-        def write(names: list[str], part: str) -> list[list[str]]:
-            images, labels = self.wanted[part]
-            pieces = zip(names, np.array_split(images, len(names)), np.array_split(labels, len(names)), strict=True)
-            for name, x, y in pieces:
-                (folder / name).write_bytes(pickle.dumps({"data": x.reshape(len(x), -1), key: y.tolist()}, protocol=2))
-            return [[name, md5(folder / name)] for name in names]
-
-        for attribute, part in (("train_list", "train"), ("test_list", "test")):
-            names = [name for name, _ in getattr(self.source, attribute)]
-            self.patch.setattr(self.source, attribute, write(names, part))
-        self.meta(dict(zip([CIFAR10, CIFAR100], [c.class_names for c, _ in CIFARS], strict=True))[self.source])
-
-    def meta(self, names: list[str]) -> None:
-        path = self.folder / self.source.meta["filename"]
-        path.write_bytes(pickle.dumps({self.source.meta["key"]: names}, protocol=2))
-        self.patch.setattr(self.source, "meta", {**self.source.meta, "md5": md5(path)})
-
-    def pack(self) -> None:
-        """Only the archive, as it is after a download."""
-        archive = self.root / self.source.filename
-        with tarfile.open(archive, "w:gz") as tar:
-            tar.add(self.folder, self.source.base_folder)
-        for path in self.folder.iterdir():
-            path.unlink()
-        self.patch.setattr(self.source, "tgz_md5", md5(archive))
 
 
 @pytest.mark.parametrize(("cls", "source"), ALL)

@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fakes import save, tree
+from fitting import assert_resumes, fitted, same
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 
 from datamodules import ImageFolderDataModule, ImageNetDataModule
 from datamodules.decode import decode
@@ -21,24 +25,6 @@ def _one_thread() -> None:
 
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
-
-
-def save(path: Path, pixels: Any = (200, 100, 50), mode: str = "RGB", side: int = 16, **kwargs: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = pixels if isinstance(pixels, Image.Image) else Image.new(mode, (side, side), pixels)
-    image.save(path, **kwargs)
-    return path
-
-
-def tree(root: Path, counts: dict[str, int]) -> Path:
-    """So many gray files for each "part/class"; each file's gray level tells which it is."""
-    level = 0
-    for name, count in counts.items():
-        (root / name).mkdir(parents=True, exist_ok=True)
-        for i in range(count):
-            save(root / name / f"{i:02}.png", level, "L", 4)
-            level += 1
-    return root
 
 
 def levels(part: Any) -> list[int]:
@@ -166,6 +152,21 @@ def test_a_missing_file_is_missing(tmp_path: Path) -> None:
         decode(tmp_path / "gone.png", 3, 8)
 
 
+def test_the_share_of_the_middle_is_what_others_call_resize_then_center_crop(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 10, 3), dtype=np.uint8)
+    path = save(tmp_path / "a.png", Image.fromarray(pixels).resize((400, 320), Image.Resampling.BICUBIC))
+    with Image.open(path) as image:
+        wanted = v2.functional.center_crop(v2.functional.resize(image, [64]), [56, 56])
+    found = decode(path, 3, 56, share=0.875).int()
+    assert (found - v2.functional.pil_to_tensor(wanted).int()).abs().max() <= 1
+    assert (found - decode(path, 3, 56).int()).abs().max() > 10
+
+
+def test_a_crop_of_ones_own(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", Image.fromarray(RAMP))
+    assert torch.equal(decode(path, 1, 3, crop=lambda image: (2, 4, 5, 7))[0], torch.from_numpy(RAMP[4:7, 2:5]))
+
+
 # Folders ----------------------------------------------------------------------------------------------------------------
 
 
@@ -231,6 +232,75 @@ def test_batches_and_the_name_of_a_bad_file(tmp_path: Path, workers: int) -> Non
         list(loader)
 
 
+def places(root: Path) -> Path:
+    """A class of 12 images whose red and green tell the column and the row of each pixel."""
+    row, column = np.indices((40, 60)).astype(np.uint8) * 4
+    image = Image.fromarray(np.stack([column, row, row * 0], 2))
+    for i in range(24):
+        save(root / "train" / "ab"[i % 2] / f"{i:02}.png", image)
+    return root
+
+
+def boxes(x: Tensor) -> Tensor:
+    """Left, top, right and bottom of what an image of :func:`places` shows, about: ``(B, 4)``."""
+    red, green = x[:, 0] * 255 / 4, x[:, 1] * 255 / 4
+    return torch.stack([red.amin((1, 2)), green.amin((1, 2)), red.amax((1, 2)) + 1, green.amax((1, 2)) + 1], 1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_random_crops_continue_exactly(tmp_path: Path, workers: int) -> None:
+    root = str(places(tmp_path))
+
+    def make(workers: int = workers, batch_size: int = 4) -> ImageFolderDataModule:
+        crop: dict[str, Any] = {"size": 16, "resized_crop": 0.08, "val_fraction": 0.0}
+        return ImageFolderDataModule(root, num_workers=workers, batch_size=batch_size, **crop)
+
+    seen = assert_resumes(tmp_path, make, step=8)
+    assert same(seen, fitted(make(0), max_epochs=2).seen["train"])
+    one = torch.cat([x for x, _ in seen])
+    assert torch.equal(one, torch.cat([x for x, _ in fitted(make(0, 12), max_epochs=2).seen["train"]]))
+    found = boxes(one)
+    assert len(found.unique(dim=0)) > 44  # each image its own, another one in each epoch
+
+
+def test_random_crops_have_the_usual_area_and_ratio_and_are_for_training_only(tmp_path: Path) -> None:
+    data = ImageFolderDataModule(str(places(tmp_path)), size=32, num_workers=0, resized_crop=0.3, val_fraction=0.5)
+    data.setup("fit")
+    assert torch.equal(data._parts["val"].inputs(torch.arange(12)), data._parts["train"].inputs(torch.arange(12)))
+    before = torch.get_rng_state()
+    loader = data.train_dataloader()
+    found = []
+    for epoch in range(25):
+        loader.sampler.set_epoch(epoch)
+        found += [boxes(x / 255) for x, _ in loader]
+    left, top, right, bottom = torch.cat(found).unbind(1)
+    width, height = right - left, bottom - top
+    area, ratio = width * height / 2400, width / height
+    assert 0.25 < area.min() < 0.35
+    assert 0.85 < area.max() < 1.05
+    assert 0.68 < ratio.min() < 0.8
+    assert 1.25 < ratio.max() < 1.45
+    assert left.min() < 1
+    assert right.max() > 59
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_what_the_fingerprint_of_a_folder_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path / "x", {"train/a": 5, "train/b": 5})
+
+    def mark(root: str, **kwargs: Any) -> str | None:
+        data = ImageFolderDataModule(root, size=4, val_fraction=0.2, **kwargs)
+        data.setup("fit")
+        return data.fingerprint
+
+    monkeypatch.chdir(tmp_path)
+    wanted = mark("x", num_workers=0)
+    monkeypatch.chdir(tmp_path / "x")
+    assert wanted == mark(".", num_workers=2) == mark(str(tmp_path / "x" / ".." / "x"))
+    save(tmp_path / "x" / "train/a/00.png", 3, "L", 40)
+    assert mark(".") != wanted
+
+
 def test_imagenet_tests_on_its_validation_part(tmp_path: Path) -> None:
     tree(tmp_path, {"train/n01": 10, "train/n02": 10, "val/n01": 1, "val/n02": 2})
     data = ImageNetDataModule(str(tmp_path), size=4, val_fraction=0.2, num_workers=0)
@@ -265,6 +335,13 @@ def test_imagenet_tests_on_its_validation_part(tmp_path: Path) -> None:
         ({"a": 5, "b": 1}, {}, ValueError, "test_fraction=0.2 of 6 examples cannot hold every class"),
         ({"a": 5, "b": 5}, {"color": "cmyk"}, ValueError, 'color must be "rgb" or "gray"'),
         ({"a": 5, "b": 5}, {"test_fraction": -1}, ValueError, "test_fraction is a share"),
+        (
+            {"a": 5, "b": 5},
+            {"resized_crop": 1.5},
+            ValueError,
+            r"resized_crop is the smallest share .* in \[0, 1\], got",
+        ),
+        ({"a": 5, "b": 5}, {"center": 0.0}, ValueError, r"center is a share of the middle .* got 0.0"),
         ({"a": 5, "b": 5}, {"size": 0}, ValueError, "size must be an integer >= 1"),
     ],
 )

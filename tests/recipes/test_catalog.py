@@ -33,7 +33,9 @@ def test_read_understands_the_head(tmp_cwd: Path) -> None:
 
 
 def test_header_is_read_back(tmp_cwd: Path) -> None:
-    recipe = catalog.Recipe("cnn/x", Path("config.yaml"), "what", "val/loss <= 1e-3 (so)", "1 s")
+    recipe = catalog.Recipe(
+        "cnn/x", Path("config.yaml"), "what", "val/loss <= 1e-3 (so)", "1 s", "fingerprint 0a (3 train / 1 val)"
+    )
     Path("config.yaml").write_text(recipe.header() + "model: {}\n")
     assert catalog.find("config.yaml") == recipe
     assert recipe.bound == ("val/loss", "<=", 1e-3)

@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import lightning
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import zoo as package
-from recipes.images import read_image
+from datamodules import DigitsDataModule, ImageFolderDataModule
+from datamodules.decode import decode
 
 
 @pytest.fixture
@@ -71,7 +74,7 @@ def test_features_are_the_nets_pooled_ones(zoo: Zoo, images: Path) -> None:
     model = package.create_model("lenet5").eval()
     model.input_shape = (1, 32, 32)
     model.save_pretrained("mine")
-    x = read_image(images / "0.png", (1, 32, 32))
+    x = decode(images / "0.png", 1, 32) / 255
     model.net.reset_head(0)
     with torch.no_grad():
         wanted = model(x[None])[0].tolist()
@@ -87,55 +90,84 @@ def test_a_folder_of_save_pretrained_and_a_run_folder_say_the_same(zoo: Zoo, ima
     assert zoo("predict", "folder", images).out == zoo("predict", trained, images).out
 
 
-@pytest.mark.parametrize(
-    ("mode", "values"),
-    [
-        ("L", np.array([[0, 51, 102, 255]], np.uint8)),
-        ("RGB", np.array([[[0] * 3, [51] * 3, [102] * 3, [255] * 3]], np.uint8)),
-        ("RGBA", np.array([[[0, 0, 0, 9], [51, 51, 51, 255], [102, 102, 102, 0], [255] * 4]], np.uint8)),
-        ("I;16", np.array([[0, 13107, 26214, 65535]], np.uint16)),
-        ("F", np.array([[0, 0.2, 0.4, 1]], np.float32)),
-    ],
-)
-@pytest.mark.parametrize("channels", [1, 3])
-def test_every_kind_of_image_keeps_its_ramp(tmp_cwd: Path, mode: str, values: np.ndarray, channels: int) -> None:
-    """PIL's own convert makes 0, 255, 255, 255 of a 16-bit ramp."""
-    path = Path("ramp.tif" if mode == "F" else "ramp.png")
-    Image.fromarray(values).save(path)
-    x = read_image(path, (channels, 1, 4))
-    assert x.shape == (channels, 1, 4)
-    assert torch.allclose(x, torch.tensor([0, 0.2, 0.4, 1]).expand(channels, 1, 4), atol=1e-3)
+# Images: read as the data modules read them -----------------------------------------------------------------------------
 
 
-def test_palette_one_bit_and_color_are_converted(tmp_cwd: Path) -> None:
-    color = Image.fromarray(np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8))
-    color.save("color.png")
-    color.convert("P").save("palette.png", transparency=b"\x00\xff")
-    color.convert("L").convert("1").save("bit.png")
-    assert read_image(Path("color.png"), (3, 1, 2))[:, 0, 0].tolist() == [1, 0, 0]
-    assert read_image(Path("palette.png"), (3, 1, 2)).shape == (3, 1, 2)
-    assert read_image(Path("bit.png"), (1, 1, 2)).max() <= 1
-    assert read_image(Path("color.png"), (1, 1, 2))[0, 0, 0] == pytest.approx(0.299, abs=0.01)
+def save_every_kind(folder: Path) -> list[Path]:
+    """Photos of all kinds of pixels: gray, color, transparent, with a palette, 16 bits, turned, upright and wide."""
+    rng = np.random.default_rng(0)
+    color = Image.fromarray(rng.integers(0, 256, (20, 30, 4), dtype=np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # turn by 90 degrees to see it upright
+    folder.mkdir(parents=True)
+    color.convert("L").save(folder / "gray.png")
+    color.convert("RGB").save(folder / "color.jpg")
+    color.save(folder / "transparent.png")
+    color.convert("P").save(folder / "palette.png")
+    color.convert("1").save(folder / "bit.png")
+    color.convert("CMYK").save(folder / "ink.jpg")
+    color.convert("RGB").save(folder / "turned.jpg", exif=turned)
+    Image.fromarray(rng.integers(0, 65536, (31, 20), dtype=np.uint16)).save(folder / "sixteen.png")
+    return sorted(folder.iterdir())
 
 
-def test_a_photo_is_turned_upright(tmp_cwd: Path) -> None:
-    image = Image.fromarray(np.array([[0, 255]], np.uint8))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees to see it upright
-    image.save("turned.png", exif=exif)
-    assert read_image(Path("turned.png"), (1, 2, 1)).flatten().tolist() == [0, 1]
+class Echo(package.ClassificationTask):
+    """Keeps what it is shown."""
+
+    def predict_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
+        self.shown = batch
+        return super().predict_step(batch, batch_idx)
 
 
-def test_resizing_is_the_data_modules(tmp_cwd: Path) -> None:
-    from datamodules import DigitsDataModule
+@pytest.mark.parametrize(("color", "center"), [("rgb", 1.0), ("gray", 0.75)])
+def test_predict_sees_what_validation_sees(
+    zoo: Zoo, monkeypatch: pytest.MonkeyPatch, color: Any, center: float
+) -> None:
+    for part in ("train", "val"):
+        paths = save_every_kind(Path("photos", part, "one"))
+        save_every_kind(Path("photos", part, "two"))
+    data = ImageFolderDataModule("photos", size=12, color=color, center=center, num_workers=0, crop=2, flip=True)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(2))
+    net(torch.zeros(1, *data.input_shape))
+    model = Echo(net, 2)
+    trainer = lightning.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.fit(model, datamodule=data)
+    trainer.validating = True
+    (pixels, _) = next(iter(data.val_dataloader()))
+    wanted, _ = data.on_after_batch_transfer((pixels, None), 0)
+    monkeypatch.setattr(package, "load", lambda path: model)
+    Path("any.ckpt").touch()
+    rows = json.loads(zoo("predict", "any.ckpt", "photos/val/one", "--json").out)
+    assert [row["file"] for row in rows] == [str(path) for path in paths]
+    assert torch.equal(model.shown.cpu(), wanted[: len(paths)])
 
+
+def test_images_of_another_shape_are_cut_to_it(tmp_cwd: Path) -> None:
+    """For a model whose images are no squares the middle of that shape is kept."""
+    pixels = np.arange(40, dtype=np.uint8).reshape(4, 10)
+    Image.fromarray(pixels).save("wide.png")
+    assert decode("wide.png", 1, (4, 6))[0].tolist() == pixels[:, 2:8].tolist()
+    assert decode("wide.png", 1, (2, 10))[0].shape == (2, 10)
+
+
+def test_resizing_is_that_of_images_in_memory(tmp_cwd: Path) -> None:
     data = DigitsDataModule(size=20)
     data.setup("test")
     native = DigitsDataModule()
     native.setup("test")
     Image.fromarray(native._parts["test"].x[0, 0].numpy()).save("x.png")
-    wanted = data._parts["test"].x[0].float() / 255
-    assert torch.allclose(read_image(Path("x.png"), (1, 20, 20)), wanted, atol=0.51 / 255)
+    assert (decode("x.png", 1, 20).int() - data._parts["test"].x[0].int()).abs().max() <= 1
+
+
+def test_a_regression_of_images_gives_its_value(zoo: Zoo, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = package.RegressionTask(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1)))
+    model.input_shape = (1, 8, 8)
+    model.target_mean, model.target_std = torch.tensor([50.0]), torch.tensor([10.0])
+    monkeypatch.setattr(package, "load", lambda path: model)
+    Path("any.ckpt").touch()
+    rows = json.loads(zoo("predict", "any.ckpt", images / "0.png", "--json").out)
+    x = torch.tensor(np.asarray(Image.open(images / "0.png").copy()) / 255).float()[None, None]
+    assert rows == [{"file": "img/0.png", "value": pytest.approx(model(x).item(), abs=1e-4)}]
 
 
 @pytest.mark.parametrize(
@@ -145,13 +177,14 @@ def test_resizing_is_the_data_modules(tmp_cwd: Path) -> None:
         (["nothing.ckpt", "img"], ["no such checkpoint", "nothing.ckpt"]),
         (["img", "img"], ["neither a run folder", "save_pretrained"]),
         (["CKPT"], ["required: INPUT"]),
-        (["CKPT", "nothing.png"], ["no such image", "nothing.png"]),
+        (["CKPT", "nothing.png"], ["no such file or folder", "nothing.png"]),
         (["CKPT", "runs"], ["no image in the folder runs"]),
-        (["CKPT", "img/notes.txt"], ["cannot read the image img/notes.txt"]),
+        (["CKPT", "img/notes.txt"], ["img/notes.txt cannot be read as an image"]),
         (["CKPT", "img", "--top", "0"], ["1 or more"]),
         (["CKPT", "img", "--top", "x"], ["--top", "'x'"]),
         (["CKPT", "img", "--tpo", "1"], ["--tpo"]),
-        (["CKPT", "cut.png"], ["cannot read the image cut.png"]),
+        (["CKPT", "img", "--top", "3", "--featuers"], ["--featuers"]),
+        (["CKPT", "cut.png"], ["cut.png cannot be read as an image"]),
     ],
 )
 def test_what_predict_refuses(zoo: Zoo, images: Path, checkpoint: Path, args: list[str], words: list[str]) -> None:

@@ -146,6 +146,13 @@ def test_a_model_argument_that_contradicts_the_checkpoint_is_refused(zoo: Zoo, t
     assert_one_line(zoo("fit", "--resume", trained, "--model.num_classes=3"), "num_classes 3 contradicts")
 
 
+def test_other_data_are_refused_and_the_config_stays(zoo: Zoo, trained: Path) -> None:
+    before = (trained / "config.yaml").read_text()
+    result = zoo("fit", "--resume", trained, "--data.split_seed=3", "--trainer.max_epochs=9")
+    assert_one_line(result, "the checkpoint was saved on other data: fingerprint", "resume with the same files")
+    assert (trained / "config.yaml").read_text() == before
+
+
 def test_an_override_of_the_first_session_lives_on(zoo: Zoo) -> None:
     assert zoo("fit", "-c", RECIPE, *SHORT, "--trainer.max_epochs=1", "--model.lr=0.5").code == 0
     assert zoo("fit", "-c", RECIPE, "--resume", "--trainer.max_epochs=2").code == 0

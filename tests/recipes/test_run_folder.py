@@ -97,6 +97,11 @@ def test_config_runs_as_it_stands_and_gives_the_same_weights(zoo: Zoo, trained: 
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+def test_config_says_what_it_was_trained_on(trained: Path) -> None:
+    head = (trained / "config.yaml").read_text().splitlines()[:6]
+    assert any(re.fullmatch(r"#   data    fingerprint [0-9a-f]{16} \(\d+ train / \d+ val\)", line) for line in head)
+
+
 def test_summary_says_whether_the_expectation_is_met(zoo: Zoo) -> None:
     out = zoo("fit", "-c", RECIPE, *SHORT, "--trainer.max_epochs=1").out
     line = re.search(r"expected +(.*)", out)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.linear.mlp import MLP, MLPLayer
+from zoo.tasks.pictures import new_figure, to_image
 
 _TINY = 1e-12  # relative to the window: a cut closer to a corner than that is no cut
 
@@ -104,13 +105,10 @@ def draw_regions(
     Returns:
         The picture, uint8 ``(H, W, 3)``.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.collections import PolyCollection
-    from matplotlib.figure import Figure
 
     regions = linear_regions(net, window)
-    figure = Figure(figsize=(5, 5), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(5, 5)
     axes = figure.add_subplot()
     axes.set_title(f"{len(regions)} linear regions")
     axes.set_xlim(*window[0])
@@ -126,10 +124,9 @@ def draw_regions(
         for r in regions:
             x = r.corners.sort(dim=0).values
             axes.plot(x[:, 0].numpy(), (x @ r.weight[output] + r.bias[output]).numpy(), marker=".")
-    canvas.draw()
     if path is not None:
         figure.savefig(path)
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return to_image(figure).permute(1, 2, 0).numpy()  # (3, H, W) -> (H, W, 3)
 
 
 def _corners(window: Sequence[tuple[float, float]]) -> Tensor:

@@ -3,7 +3,6 @@
 import inspect
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
@@ -113,6 +112,13 @@ class Task(Portable):
         """What the net must give an example, ``(B, output_size)``; None where the task does not say."""
         return None
 
+    def render(self, batch: Any) -> dict[str, Any]:
+        """What is worth looking at in a batch, by name: called in evaluation, without gradients, on one process.
+
+        Images are uint8 tensors ``(3, H, W)``, texts are str, tables are lists of rows, the first one their column names.
+        """
+        return {}
+
     def expected_initial_loss(self) -> float | None:
         """The loss in nats of a fresh net that knows nothing, or None where there is no such number."""
         return None
@@ -127,53 +133,14 @@ class Task(Portable):
         """The net's output for input in units of the data."""
         return self.net(self.standardize(x))
 
-    # Data -> module -------------------------------------------------------------------------------------------------
+    # Fitting --------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Take what the datamodule tells, and refuse data that the net cannot take."""
+        """Begin anew, take what the datamodule tells, and refuse data that the net cannot take."""
         super().setup(stage)
-        data = getattr(self.trainer, "datamodule", None)
         if stage == "fit":  # a checkpoint to resume from is loaded after this
             self._means.reset()
             self._last_batch, self._last_logged = (-1, -1), 0
-        if stage != "fit" or data is None:
-            return
-        if not self._standardized and getattr(data, "mean", None) is not None:
-            self.mean = torch.as_tensor(data.mean, dtype=torch.float32).flatten().to(self.mean.device)
-            self.std = torch.as_tensor(data.std, dtype=torch.float32).flatten().to(self.std.device)
-            self._standardized = True
-        if getattr(data, "class_names", None) is not None:
-            self.class_names = [str(name) for name in data.class_names]
-        if getattr(data, "input_shape", None) is not None:
-            self.input_shape = tuple(int(n) for n in data.input_shape)
-            self._try_input(self.input_shape)
-
-    def _try_input(self, shape: tuple[int, ...]) -> None:
-        """Send one zero example through the net, so that a shape it cannot take is found before anything is done."""
-        if self.mean.numel() not in (1, shape[0]):
-            raise ValueError(
-                f"the model was standardized for {self.mean.numel()} channels, the data have {shape[0]} (shape {shape})"
-            )
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
-            with torch.no_grad():
-                output = self(torch.zeros(1, *shape, device=self.mean.device))
-        except (RuntimeError, IndexError) as error:
-            raise ValueError(
-                f"{type(self.net).__name__} cannot take the data's input of shape {shape}: {error}"
-            ) from error
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-        wanted = self.output_size
-        if wanted is not None and (got := tuple(getattr(output, "shape", ()))[1:]) != (wanted,):
-            raise ValueError(
-                f"{type(self.net).__name__} gives {got or type(output).__name__} an example, {type(self).__name__} wants "
-                f"({wanted},): build the net with {wanted} outputs, or the task with what the net gives"
-            )
-
-    # Optimization ---------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Optimizer:
         """One optimizer at a constant rate; a schedule is the business of ``callbacks.LRSchedule``."""
@@ -269,7 +236,7 @@ class Task(Portable):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up what :meth:`on_save_checkpoint` told."""
         fitting = self._trainer is not None and self.trainer.state.fn == "fit"
-        if "ema" in checkpoint and fitting and not any(hasattr(c, "average") for c in self.trainer.callbacks):
+        if "ema" in checkpoint and fitting and not _averages(self.trainer):
             raise ValueError("the checkpoint's weights are an average: resume with callbacks.EMA, as it was trained")
         told = checkpoint.get("zoo")
         if told is None:
@@ -280,3 +247,8 @@ class Task(Portable):
         self._means.load_state_dict(
             told["means"], self.device, first_rank=self._trainer is None or self.global_rank == 0
         )
+
+
+def _averages(trainer: Any) -> bool:
+    """Whether a callback keeps an average of the weights."""
+    return any(hasattr(callback, "average") for callback in trainer.callbacks)

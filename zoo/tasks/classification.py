@@ -6,13 +6,12 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
-from torchmetrics import classification as tm
+from torchmetrics import Metric
 
 from zoo.tasks.base import Task
+from zoo.tasks.metrics import IGNORED, classification_metrics
 from zoo.tasks.portable import real_device
-
-IGNORED = -1  # the label of a row that no metric counts
+from zoo.tasks.render import render_classification
 
 
 class ClassificationTask(Task):
@@ -40,7 +39,9 @@ class ClassificationTask(Task):
 
     Shape:
         batch: ``(x, y)`` with x ``(B, ...)`` and y int64 ``(B,)`` in 0..K-1 (multi-label: 0/1, ``(B, K)``); evaluation also takes
-        ``(x, y, weight)``: rows of weight 0 count nowhere.
+        ``(x, y, weight)``: rows of weight 0 count nowhere. In training, multi-class y may be soft (mixup, cutmix): float
+        ``(B, K)``, shares that sum to 1; then the loss is the cross-entropy with them, and ``train/acc`` the mean share that the
+        predicted class has in the target, which not even a perfect net brings to 1.
 
     Raises:
         ValueError: an argument out of its range, or data with another number of classes.
@@ -121,6 +122,10 @@ class ClassificationTask(Task):
         """Cross-entropy of each example in nats, ``(B,)``; weights and smoothing in training only."""
         smoothing = self.hparams["label_smoothing"] if training else 0.0
         weighted = training and self._weighted
+        if self.mode == "multiclass" and y.ndim == 2:  # the mean over what each class by itself would give
+            target = y.to(logits.dtype) * (self.class_weight if weighted else 1.0)
+            target = torch.lerp(target, target.mean(dim=1, keepdim=True), smoothing)
+            return F.cross_entropy(logits, target, reduction="none")
         if self.mode == "multiclass":
             losses = F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
             return losses * self.class_weight[y] if weighted else losses
@@ -141,8 +146,17 @@ class ClassificationTask(Task):
         p = logits.sigmoid()
         return torch.cat([1 - p, p], dim=1) if self.mode == "binary" else p
 
+    def decide(self, p: Tensor) -> Tensor:
+        """Probabilities -> what is predicted: classes ``(B,)``; multi-label: True for the labels given, ``(B, K)``."""
+        if self.mode == "multiclass":
+            return p.argmax(dim=1)
+        positive = p >= self.hparams["threshold"]
+        return positive[:, 1].long() if self.mode == "binary" else positive
+
     def _hits(self, logits: Tensor, y: Tensor) -> Tensor:
         """Share of right answers in the batch."""
+        if self.mode == "multiclass" and y.ndim == 2:
+            return y.gather(1, logits.argmax(dim=1, keepdim=True)).mean()
         if self.mode == "multiclass":
             return (logits.argmax(dim=1) == y).float().mean()
         cut = math.log(self.hparams["threshold"] / (1 - self.hparams["threshold"]))
@@ -169,46 +183,27 @@ class ClassificationTask(Task):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Look at the labels in the first epoch: on a GPU a label out of range would be an unreadable device assert."""
         if self.trainer.current_epoch == 0:
-            self._check_labels(batch[1])
+            self._check_labels(batch[1], training=True)
 
-    def _check_labels(self, y: Tensor) -> None:
+    def _check_labels(self, y: Tensor, training: bool = False) -> None:
+        if training and self.mode == "multiclass" and y.ndim == 2:
+            if y.shape[1] != self.num_classes or (y < 0).any() or ((y.sum(dim=1) - 1).abs() > 1e-3).any():
+                raise ValueError(f"soft targets must be shares of {self.num_classes} classes that sum to 1, got {y}")
+            return
         top = 1 if self.mode == "multilabel" else self.num_classes - 1
         lowest, highest = (value.item() for value in y.aminmax())
         if lowest < 0 or highest > top:
             raise ValueError(f"labels must lie in 0..{top} for num_classes={self.num_classes}, got {lowest}..{highest}")
-        if self.mode == "multilabel" and y.shape[1:] != (self.num_classes,):
-            raise ValueError(f"multi-label targets must have shape (B, {self.num_classes}), got {tuple(y.shape)}")
+        many = self.mode == "multilabel"
+        if y.shape[1:] != ((self.num_classes,) if many else ()) or (y != y.round()).any():
+            raise ValueError(
+                f"{self.mode} targets must have shape {f'(B, {self.num_classes})' if many else '(B,)'} and be whole numbers, got "
+                f"{tuple(y.shape)} {y.dtype}: soft ones (mixup, cutmix) are for training with mode='multiclass'"
+            )
 
     def build_metrics(self) -> dict[str, Metric]:
         """Loss, accuracy, macro F1, top-k accuracy and the confusion matrix."""
-        metrics: dict[str, Metric] = {"loss": MeanMetric(nan_strategy="disable")}
-        threshold = self.hparams["threshold"]
-        if self.mode == "multiclass":
-            k: dict[str, Any] = {"num_classes": self.num_classes, "ignore_index": IGNORED, "validate_args": False}
-            metrics["acc"] = tm.MulticlassAccuracy(average="micro", **k)
-            metrics["f1"] = tm.MulticlassF1Score(average="macro", **k)
-            metrics["confusion"] = tm.MulticlassConfusionMatrix(**k)
-            if self.hparams["top_k"] is not None:
-                metrics[f"acc_top{self.hparams['top_k']}"] = tm.MulticlassAccuracy(
-                    average="micro", top_k=self.hparams["top_k"], **k
-                )
-        elif self.mode == "binary":
-            b: dict[str, Any] = {"threshold": threshold, "ignore_index": IGNORED, "validate_args": False}
-            metrics["acc"] = tm.BinaryAccuracy(**b)
-            # macro as in the other modes: the mean over both classes
-            metrics["f1"] = tm.MulticlassF1Score(2, average="macro", ignore_index=IGNORED, validate_args=False)
-            metrics["confusion"] = tm.BinaryConfusionMatrix(**b)
-        else:
-            m: dict[str, Any] = {
-                "num_labels": self.num_classes,
-                "threshold": threshold,
-                "ignore_index": IGNORED,
-                "validate_args": False,
-            }
-            metrics["acc"] = tm.MultilabelAccuracy(average="micro", **m)
-            metrics["f1"] = tm.MultilabelF1Score(average="macro", **m)
-            metrics["confusion"] = tm.MultilabelConfusionMatrix(**m)
-        return metrics
+        return classification_metrics(self.mode, self.num_classes, self.hparams["threshold"], self.hparams["top_k"])
 
     def update_metrics(self, metrics: dict[str, Metric], batch: Any) -> None:
         """Add a batch; rows of weight 0 count nowhere."""
@@ -240,15 +235,19 @@ class ClassificationTask(Task):
         x = batch if isinstance(batch, Tensor) else batch[0]
         p = self.probabilities(self._outputs(x)[0].float())
         names = self.class_names or [str(k) for k in range(self.num_classes)]
+        best = self.decide(p)
         if self.mode == "multilabel":
-            label: list[Any] = [[names[k] for k in row.nonzero().flatten()] for row in p >= self.hparams["threshold"]]
+            label: list[Any] = [[names[k] for k in row.nonzero().flatten()] for row in best]
             return {"label": label, "probability": p.amax(dim=1), "probabilities": p}
-        best = (p[:, 1] >= self.hparams["threshold"]).long() if self.mode == "binary" else p.argmax(dim=1)
         return {
             "label": [names[k] for k in best],
             "probability": p.gather(1, best.unsqueeze(1)).squeeze(1),
             "probabilities": p,
         }
+
+    def render(self, batch: Any) -> dict[str, Any]:
+        """The examples (images), the regions of the plane (two inputs), the confusion matrix of the last evaluation."""
+        return render_classification(self, batch)
 
     def expected_initial_loss(self) -> float:
         """ln K for a softmax over K classes, ln 2 for a logistic output."""

@@ -27,6 +27,7 @@ class Portable(Freezable):
     std: Tensor
     class_names: list[str] | None = None
     input_shape: tuple[int, ...] | None = None
+    preparation: dict[str, Any] | None = None  # how files become input, in the datamodule's words
     load_report: "LoadReport | None" = None  # what became of every tensor of the weights
     _standardized = False  # whether mean and std are known: copied from data, or loaded
 
@@ -35,16 +36,59 @@ class Portable(Freezable):
         self.register_buffer("mean", torch.zeros(1, device=real_device()))
         self.register_buffer("std", torch.ones(1, device=real_device()))
 
+    def setup(self, stage: str) -> None:
+        """Take what the datamodule tells, and refuse data that the net cannot take."""
+        super().setup(stage)
+        data = getattr(self.trainer, "datamodule", None)
+        if stage != "fit" or data is None:
+            return
+        if not self._standardized and getattr(data, "mean", None) is not None:
+            self.mean = torch.as_tensor(data.mean, dtype=torch.float32).flatten().to(self.mean.device)
+            self.std = torch.as_tensor(data.std, dtype=torch.float32).flatten().to(self.std.device)
+            self._standardized = True
+        if getattr(data, "class_names", None) is not None:
+            self.class_names = [str(name) for name in data.class_names]
+        self.preparation = getattr(data, "preparation", None)
+        if getattr(data, "input_shape", None) is not None:
+            self.input_shape = tuple(int(n) for n in data.input_shape)
+            self._try_input(self.input_shape)
+
+    def _try_input(self, shape: tuple[int, ...]) -> None:
+        """Send one zero example through the net, so that a shape it cannot take is found before anything is done."""
+        if self.mean.numel() not in (1, shape[0]):
+            raise ValueError(
+                f"the model was standardized for {self.mean.numel()} channels, the data have {shape[0]} (shape {shape})"
+            )
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            with torch.no_grad():
+                output = self(torch.zeros(1, *shape, device=self.mean.device))
+        except (RuntimeError, IndexError) as error:
+            raise ValueError(
+                f"{type(self.net).__name__} cannot take the data's input of shape {shape}: {error}"
+            ) from error
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        wanted = self.output_size
+        if wanted is not None and (got := tuple(getattr(output, "shape", ()))[1:]) != (wanted,):
+            raise ValueError(
+                f"{type(self.net).__name__} gives {got or type(output).__name__} an example, {type(self).__name__} wants "
+                f"({wanted},): build the net with {wanted} outputs, or the task with what the net gives"
+            )
+
     def standardize(self, x: Tensor) -> Tensor:
         """``(x - mean) / std``, channel by channel (images, ``(B, C, ...)``) or column by column (``(B, D)``)."""
         shape = (-1, *[1] * (x.ndim - 2))
         return (x - self.mean.view(shape)) / self.std.view(shape)
 
     def data_description(self) -> dict[str, Any]:
-        """What the module remembers of its data, as plain data: class names and the shape of an example."""
+        """What the module remembers of its data, as plain data: class names, the shape of an example, how files become one."""
         return {
             "class_names": self.class_names,
             "input_shape": None if self.input_shape is None else list(self.input_shape),
+            "preparation": self.preparation,
         }
 
     def describe_data(self, description: Mapping[str, Any]) -> None:
@@ -52,6 +96,7 @@ class Portable(Freezable):
         names, shape = description.get("class_names"), description.get("input_shape")
         self.class_names = None if names is None else list(names)
         self.input_shape = None if shape is None else tuple(shape)
+        self.preparation = description.get("preparation")
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         for name in ("mean", "std"):  # one number before the first fit, one a channel afterwards

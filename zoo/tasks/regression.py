@@ -9,6 +9,7 @@ from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError, Metric
 
 from zoo.tasks.base import Task
 from zoo.tasks.portable import real_device
+from zoo.tasks.render import render_regression
 
 
 class RegressionTask(Task):
@@ -176,6 +177,10 @@ class RegressionTask(Task):
         """
         value = self(batch if isinstance(batch, Tensor) else batch[0]).float()
         return {"value": value.squeeze(1) if self.num_outputs == 1 else value}
+
+    def render(self, batch: Any) -> dict[str, Any]:
+        """Predicted against true values, and for one input the fitted curve."""
+        return render_regression(self, batch)
 
     def expected_initial_loss(self) -> float | None:
         """1 for the squared error of standardized targets: a fresh net predicts about their mean; else there is no number."""

@@ -299,3 +299,44 @@ def test_binary_mode_gives_the_net_one_output() -> None:
     task = zoo.create_model("lenet5", num_classes=2, mode="binary")
     assert task(torch.rand(3, 1, 32, 32)).shape == (3, 1)
     assert task.expected_initial_loss() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 0.5, 0.0]])
+def test_a_soft_target_costs_the_mean_of_what_its_classes_cost(
+    logits: Tensor, smoothing: float, weights: list[float] | None
+) -> None:
+    task = ClassificationTask(Table(), 4, label_smoothing=smoothing, class_weight=weights)
+    shares = torch.rand(50, 4).softmax(1)
+    each = torch.stack([task._losses(logits, torch.full((50,), k), training=True) for k in range(4)], dim=1)
+    loss, means, count = task.training_losses((logits, shares))
+    torch.testing.assert_close(loss, (shares * each).sum(1).mean())
+    assert (means["acc"].item(), count) == (pytest.approx(shares[range(50), logits.argmax(1)].mean().item()), 50)
+    hard = torch.arange(50) % 4
+    torch.testing.assert_close(
+        task.training_losses((logits, torch.eye(4)[hard]))[0], task.training_losses((logits, hard))[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "y", "message"),
+    [
+        ("multiclass", torch.full((50, 4), 0.3), "shares of 4 classes that sum to 1"),
+        ("multiclass", torch.full((50, 5), 0.2), "shares of 4 classes that sum to 1"),
+        ("multiclass", torch.tensor([[1.5, -0.5, 0.0, 0.0]] * 50), "shares of 4 classes that sum to 1"),
+        ("binary", torch.full((50, 2), 0.5), r"binary targets must have shape \(B,\) .* soft ones \(mixup"),
+        ("binary", torch.full((50,), 0.5), "binary targets must .* be whole numbers"),
+        ("multilabel", torch.full((50, 4), 0.25), "multilabel targets must .* be whole numbers"),
+    ],
+)
+def test_soft_targets_that_are_none_are_refused(
+    logits: Tensor, tmp_path: Any, mode: Any, y: Tensor, message: str
+) -> None:
+    x = logits[:, :1] if mode == "binary" else logits
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path).fit(ClassificationTask(Table(), 2 if mode == "binary" else 4, mode), Data(x, y))
+
+
+def test_soft_targets_are_not_for_evaluation(logits: Tensor, tmp_path: Any) -> None:
+    with pytest.raises(ValueError, match=r"multiclass targets must have shape \(B,\) .* are for training"):
+        trainer(tmp_path).test(ClassificationTask(Table(), 4), Data(logits, logits.softmax(1)), verbose=False)

@@ -1,0 +1,187 @@
+"""``zoo baselines``: what plain methods of scikit-learn reach on exactly the splits that a recipe trains and tests on."""
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+from recipes import catalog
+from recipes.console import Console, NoCaches, heard
+from recipes.errors import UserError
+from recipes.options import Parser
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningDataModule
+    from numpy import ndarray
+
+HELP = """zoo baselines -c RECIPE [options]: what plain methods reach on a recipe's data, beside what the recipe expects.
+
+  -c, --config RECIPE   a name that `zoo recipes` lists, or a YAML of your own; a second -c adds to the first
+  --debug               show the traceback of any error
+
+The splits and the standardization are the recipe's own, and so are its options (--data.val_fraction 0.2); images are
+flattened and not augmented. The methods are scikit-learn's with its defaults, tuned to nothing:
+  classes   k-means with as many clusters as classes (each stands for the class that most of its training examples have),
+            PCA that keeps 95% of the variance + logistic regression, 1 and 3 nearest neighbors, SVC with an RBF kernel
+  numbers   least squares, ridge with alpha 1, 5 nearest neighbors, SVR with an RBF kernel on the standardized target
+The time of SVC and SVR grows faster than the square of the number of examples: minutes on MNIST.
+
+Examples:
+  zoo baselines -c linear/mlp_digits
+  zoo baselines -c linear/linear_diabetes
+"""
+
+_MOST = 2**31  # numbers in a split, 8 GiB
+
+
+def run(args: list[str]) -> int:
+    """The verb ``baselines``."""
+    parser = Parser("zoo baselines")
+    parser.add_argument("-c", "--config", action="append", required=True)
+    options, overrides = parser.parse_known_args(args)
+    recipes = [catalog.find(text) for text in options.config]
+    from recipes.cli import own_process_state
+
+    with own_process_state():
+        with NoCaches():
+            from recipes.building import RecipeCLI
+        with heard(Console()):
+            cli = RecipeCLI([*(f"--config={recipe.path}" for recipe in recipes), *overrides], overrides)
+            if cli.datamodule is None:
+                raise UserError(f"the recipe {recipes[0].name} has no data: section, so there is nothing to learn from")
+            _compare(recipes[0], splits_of(cli.datamodule))
+    return 0
+
+
+def splits_of(data: "LightningDataModule") -> dict[str, "tuple[ndarray, ndarray] | None"]:
+    """The splits "train", "val" and "test" as training sees them, standardized but not augmented; None for an empty one.
+
+    Shape:
+        inputs float32 ``(N, D)``; targets int64 ``(N,)``, or float32 ``(N, K)`` in their own unit.
+
+    Raises:
+        UserError: a split too large for memory, or targets that are neither classes nor numbers.
+    """
+    from lightning.pytorch import Trainer
+
+    data.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    data.prepare_data()
+    data.setup()  # type: ignore[call-arg]
+    loaders = {"train": data.train_dataloader(), "val": data.val_dataloader(), "test": data.test_dataloader()}
+    return {name: _read(data, name, loader) for name, loader in loaders.items()}
+
+
+def _read(data: Any, name: str, loader: Any) -> "tuple[ndarray, ndarray] | None":
+    import torch
+    from torch.utils.data import DataLoader
+
+    if not loader:
+        return None
+    numbers = len(loader.dataset) * math.prod(data.input_shape)
+    if numbers > _MOST:
+        raise UserError(
+            f"the {name} split has {len(loader.dataset):,} examples of {math.prod(data.input_shape):,} numbers, too many for "
+            f"scikit-learn, which wants them all in memory: take a recipe with less data"
+        )
+    inputs, targets = [], []
+    # the training loader shuffles, and leaves out what fills no batch
+    for batch in DataLoader(loader.dataset, 256, num_workers=loader.num_workers, collate_fn=loader.collate_fn):
+        x, y, *_ = data.on_after_batch_transfer(batch, 0)
+        if data.mean is not None:
+            shape = (-1, *[1] * (x.ndim - 2))
+            x = (x - data.mean.view(shape)) / data.std.view(shape)
+        inputs.append(x.flatten(1))  # (B, C, H, W) -> (B, D)
+        targets.append(y)
+    return torch.cat(inputs).numpy(), torch.cat(targets).numpy()
+
+
+def _compare(recipe: catalog.Recipe, splits: dict[str, Any]) -> None:
+    """Fit every method on the training split and print its row as soon as it is known."""
+    x, y = splits["train"]
+    classes = y.ndim == 1
+    metric = "acc" if classes else "rmse"
+    counts = ", ".join(f"{len(split[1]):,} {name}" for name, split in splits.items() if split)
+    print(f"{recipe.name}: {counts} examples of {x.shape[1]:,} number{'s' * (x.shape[1] > 1)}, standardized\n")
+    print(f"{'method':<34}{f'val/{metric}':>10}{f'test/{metric}':>11}{'seconds':>9}\n{'-' * 64}", flush=True)
+    for name, method in (classifiers(int(y.max()) + 1) if classes else regressors()).items():
+        begin = time.monotonic()
+        method.fit(x, y)
+        scores = [_score(method, splits[part], classes) for part in ("val", "test")]
+        print(f"{name:<34}{scores[0]:>10}{scores[1]:>11}{time.monotonic() - begin:>9.1f}", flush=True)
+    print(f"\nthe recipe: {recipe.expect or 'expects nothing'}")
+
+
+def _score(method: Any, split: Any, classes: bool) -> str:
+    """Accuracy, or the root of the mean squared error over all residuals."""
+    if split is None:
+        return "-"
+    x, y = split
+    guess = method.predict(x).reshape(y.shape)  # some give (N,) for (N, 1)
+    value = (guess == y).mean() if classes else ((guess - y).astype(float) ** 2).mean() ** 0.5
+    return f"{value:.4f}"
+
+
+def classifiers(classes: int) -> dict[str, Any]:
+    """The methods for classes, by name."""
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.svm import SVC
+
+    return {
+        f"k-means, {classes} clusters": Clusters(classes),
+        "PCA + logistic regression": make_pipeline(PCA(0.95), LogisticRegression(max_iter=1000)),
+        "1 nearest neighbor": KNeighborsClassifier(1),
+        "3 nearest neighbors": KNeighborsClassifier(3),
+        "SVC": SVC(),
+    }
+
+
+def regressors() -> dict[str, Any]:
+    """The methods for numbers, by name."""
+    from sklearn.compose import TransformedTargetRegressor
+    from sklearn.linear_model import LinearRegression, Ridge
+    from sklearn.multioutput import MultiOutputRegressor
+    from sklearn.neighbors import KNeighborsRegressor
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVR
+
+    return {
+        "least squares": LinearRegression(),
+        "ridge": Ridge(),
+        "5 nearest neighbors": KNeighborsRegressor(5),
+        "SVR": TransformedTargetRegressor(MultiOutputRegressor(SVR()), transformer=StandardScaler()),
+    }
+
+
+class Clusters:
+    """k-means as a classifier: a cluster stands for the class that most of the training examples in it have.
+
+    Args:
+        count: number of clusters.
+
+    Example:
+        >>> import numpy as np
+        >>> x = np.array([[0.0], [0.1], [0.2], [5.0], [5.1]])
+        >>> Clusters(2).fit(x, np.array([1, 1, 0, 0, 0])).predict(x).tolist()
+        [1, 1, 1, 0, 0]
+    """
+
+    def __init__(self, count: int) -> None:
+        from sklearn.cluster import KMeans
+
+        self.means = KMeans(count, n_init=10, random_state=0)
+
+    def fit(self, x: "ndarray", y: "ndarray") -> "Clusters":
+        """Find the clusters and name them."""
+        import numpy as np
+
+        labels = self.means.fit_predict(x)
+        counts = np.zeros((self.means.n_clusters, y.max() + 1), int)
+        np.add.at(counts, (labels, y), 1)
+        self.classes = counts.argmax(1)
+        return self
+
+    def predict(self, x: "ndarray") -> "ndarray":
+        """The class of the nearest cluster's mean."""
+        return self.classes[self.means.predict(x)]

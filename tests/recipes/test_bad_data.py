@@ -1,0 +1,151 @@
+"""Bad data of the user's own, from the command line: one line, what came, what was wanted, the cure; nothing left behind."""
+
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_kit import Zoo, assert_one_line
+from PIL import Image
+
+TABLE = ("fit", "-c", "linear/mlp_wine", "--trainer.max_epochs=1", "--data=datamodules.CSVDataModule")
+PHOTOS = (
+    *("fit", "-c", "linear/mlp_digits", "--trainer.max_epochs=1", "--model.widths=[4]"),
+    *("--data=datamodules.ImageFolderDataModule", "--data.size=8", "--data.color=gray", "--data.root=photos"),
+)
+GOOD = "a,b,y\n" + "1,2,p\n3,4,q\n" * 20
+
+
+@pytest.mark.parametrize(
+    ("text", "args", "words"),
+    [
+        (None, [], ["mine.csv is no file", "give the path of a CSV file"]),
+        ("", [], ["mine.csv is empty, wanted a header and rows"]),
+        ("a,b,y\n", [], ["mine.csv has a header but no rows"]),
+        (GOOD, ["--data.target=z"], ["mine.csv has no column 'z', only 'a', 'b', 'y'"]),
+        (GOOD + "seven,2,p\n", [], ["line 42, column 'a'", "a finite number is wanted, got 'seven'", "categorical"]),
+        (GOOD, ["--data.kind=regression"], ["line 2, column 'y': a finite number is wanted, got 'p'"]),
+        ("a,b,y\n" + ",2,p\n,4,q\n" * 20, [], ["column 'a' has no value in any training row: drop it"]),
+        ("a,b,y\n" + ",,\n" * 20, [], ["line 2, column 'y': the target is missing, in 20 of 20 rows", "remove"]),
+        ("a,b,y\n" + "1,2,p\n" * 20, [], ["'y' has only one class, 'p'"]),
+        (GOOD.replace("a,b", "a,a", 1), [], ["line 1: columns 1 and 2 are both called 'a': rename one"]),
+        (GOOD.encode() + "5,Köln,p".encode("latin-1"), [], ["line 42, column 2: byte 0xf6 is no utf-8", "latin-1"]),
+        (GOOD.replace(",", ";"), [], ["line 1: 'a;b;y' is one column: is the delimiter ';' instead of ','?"]),
+        (GOOD + "1,2,p,4\n", [], ["line 42: 4 columns, but the header has 3"]),
+        (
+            "a;y\n" + "1,5;2,5\n" * 20,
+            ["--data.delimiter=;", "--data.kind=regression"],
+            ["line 2, column 'y'", "got '2,5'", "decimals with a point"],
+        ),
+    ],
+)
+def test_a_bad_table(zoo: Zoo, text: str | bytes | None, args: list[str], words: list[str]) -> None:
+    if text is not None:
+        Path("mine.csv").write_bytes(text.encode() if isinstance(text, str) else text)
+    result = zoo(*TABLE, "--data.path=mine.csv", *(["--data.target=y", *args]))
+    assert_one_line(result, *words)
+    assert result.out == ""
+    assert os.listdir() == ["mine.csv"] * (text is not None)
+
+
+def test_a_target_of_the_wrong_kind_for_the_model(zoo: Zoo) -> None:
+    Path("mine.csv").write_text("a,y\n" + "1,5\n2,6\n" * 20)
+    args = ("--data.path=mine.csv", "--data.target=y")
+    result = zoo(*TABLE, *args, "--data.kind=regression")
+    assert_one_line(result, "MLPClassifier learns classes", "is a number", "--model zoo.MLPRegressor")
+    result = zoo(*TABLE, *args, "--model=zoo.MLPRegressor")
+    assert_one_line(result, "MLPRegressor learns numbers", "is a class", "zoo.MLPClassifier", "--data.kind regression")
+    assert os.listdir() == ["mine.csv"]
+
+
+# Folders of images --------------------------------------------------------------------------------------------------
+
+
+def photos(*folders: str, count: int = 10) -> None:
+    rng = np.random.default_rng(0)
+    for folder in folders:
+        Path("photos", folder).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(f"photos/{folder}/{i}.png")
+
+
+def spoil(path: str, kind: str) -> None:
+    """Cut a file off, or make it one of a few bytes that says it had 40,000 x 40,000 pixels."""
+    if kind == "cut":
+        Path(path).write_bytes(Path(path).read_bytes()[:200])
+        return
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0))
+    Path(path).write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
+
+
+BAD = {"cut": "cannot be read as an image (", "huge": "has more than 178,956,970 pixels: make it smaller, or remove it"}
+
+
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        ((), ["photos is no folder: give the one with train/<class>/ or <class>/ in it"]),
+        (("",), ["photos has no folders in it: one for each class is wanted"]),
+        (("train",), ["photos/train has no folders in it: one for each class is wanted"]),
+        (("cat",), ["photos has one class only, 'cat'"]),
+        (("cat", "dog", "cow/empty"), ["photos/cow has no images", "add some, or remove the folder"]),
+        (("train/cat", "train/dog", "val/cow"), ["photos/val/cow is a class that photos/train does not have"]),
+    ],
+)
+def test_a_bad_folder(zoo: Zoo, folders: tuple[str, ...], words: list[str]) -> None:
+    photos(*(folder for folder in folders if "empty" not in folder))
+    if "cow/empty" in folders:
+        Path("photos/cow").mkdir()
+    result = zoo(*PHOTOS, "--data.num_workers=0")
+    result.out = ""  # the run may have been announced
+    assert_one_line(result, *words)
+    assert os.listdir() == ["photos"] * bool(folders)
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_image_is_named_before_anything_is_trained(zoo: Zoo, kind: str, workers: int) -> None:
+    photos("train/cat", "train/dog", "val/cat", "val/dog", count=4)
+    spoil("photos/val/dog/2.png", kind)
+    result = zoo(*PHOTOS, f"--data.num_workers={workers}")
+    result.out = ""
+    assert_one_line(result, f"zoo: error: photos/val/dog/2.png {BAD[kind]}")
+    assert os.listdir() == ["photos"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_image_found_in_training_is_named_too(zoo: Zoo, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too late for a fit without a run folder; once there is a checkpoint, it is told and kept."""
+    monkeypatch.setattr("datamodules.image_folder._SAMPLE", 1)  # so that mean and std do not meet it
+    photos("train/cat", "train/dog", "test/cat", "test/dog", count=8)
+    whole = Path("photos/train/dog/2.png").read_bytes()
+    spoil("photos/train/dog/2.png", "cut")
+    args = (*PHOTOS, f"--data.num_workers={workers}", "--data.val_fraction=0", "--data.batch_size=4")
+    result = zoo(*args)
+    result.out = ""
+    assert_one_line(result, f"zoo: error: photos/train/dog/2.png {BAD['cut']}")
+    assert os.listdir() == ["photos"]
+    Path("photos/train/dog/2.png").write_bytes(whole)
+    spoil("photos/test/cat/2.png", "huge")
+    result = zoo(*args)
+    result.out = ""
+    kept = Path("runs/linear/mlp_digits/version_0/checkpoints/last.ckpt")
+    assert_one_line(result, f"photos/test/cat/2.png {BAD['huge']}; the last good checkpoint is {kept}")
+    assert kept.is_file()
+    assert result.err.strip() in (kept.parents[1] / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_predict_names_a_bad_image(zoo: Zoo, trained: Path, kind: str) -> None:
+    photos("cat/deep", count=3)
+    spoil("photos/cat/deep/1.png", kind)
+    result = zoo("predict", trained, "photos")
+    assert_one_line(result, f"photos/cat/deep/1.png {BAD[kind]}")
+    assert result.out == ""

@@ -1,0 +1,91 @@
+"""``zoo baselines``: exactly the recipe's splits and standardization, each method's row, and errors in one line."""
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cli_kit import Zoo, assert_one_line
+from lightning.pytorch import Trainer
+from sklearn.metrics import accuracy_score, root_mean_squared_error
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.svm import SVC
+
+from datamodules import DiabetesDataModule, DigitsDataModule, IrisDataModule
+from recipes.linear.baselines import splits_of
+from zoo import LinearRegressor, SoftmaxRegressionClassifier
+
+
+def rows(out: str) -> dict[str, list[str]]:
+    """The table's rows by method."""
+    found = re.findall(r"(?m)^(\S.*?) {2,}(\S+) +(\S+) +[\d.]+$", out)
+    return {name: values for name, *values in found}
+
+
+@pytest.mark.filterwarnings("ignore:GPU available")
+@pytest.mark.parametrize(
+    ("data", "task", "counts"),
+    [
+        (DigitsDataModule(flip=True, crop=2, batch_size=50), SoftmaxRegressionClassifier(64, 10), [1293, 144, 360]),
+        (IrisDataModule(batch_size=50), SoftmaxRegressionClassifier(4, 3), [108, 12, 30]),
+        (DiabetesDataModule(val_fraction=0), LinearRegressor(10), [353, 0, 89]),
+    ],
+    ids=["images", "table", "regression"],
+)
+def test_the_splits_are_those_that_the_task_sees(data: Any, task: Any, counts: list[int]) -> None:
+    splits = splits_of(data)
+    assert [0 if split is None else len(split[1]) for split in splits.values()] == counts
+    task.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    task.trainer.datamodule = data
+    task.setup("fit")
+    for name, split in splits.items():
+        part = data._parts[name]
+        if split is not None:
+            x = part.x.float() / 255 if part.x.ndim == 4 else part.x
+            np.testing.assert_allclose(split[0], task.standardize(x).flatten(1), atol=1e-6)
+            assert torch.equal(torch.from_numpy(split[1]), part.y)
+
+
+def test_rows_of_a_classifier_are_scikit_learns(zoo: Zoo) -> None:
+    result = zoo("baselines", "-c", "linear/glm_iris")
+    assert (result.code, result.err) == (0, "")
+    assert "linear/glm_iris: 108 train, 12 val, 30 test examples of 4 numbers" in result.out
+    found = rows(result.out)
+    names = ["k-means, 3 clusters", "PCA + logistic regression", "1 nearest neighbor", "3 nearest neighbors", "SVC"]
+    assert [*found] == names
+    assert re.search(r"(?m)^method +val/acc +test/acc +seconds$", result.out)
+    splits = splits_of(IrisDataModule())
+    for name, method in (("SVC", SVC()), ("3 nearest neighbors", KNeighborsClassifier(3))):
+        method.fit(*splits["train"])
+        for text, part in zip(found[name], ("val", "test"), strict=True):
+            x, y = splits[part]
+            assert text == f"{accuracy_score(y, method.predict(x)):.4f}"
+    assert float(found["k-means, 3 clusters"][1]) > 0.6  # a third by chance
+    assert "\nthe recipe: test/loss <= " in result.out
+
+
+def test_rows_of_a_regression_are_in_the_targets_unit(zoo: Zoo) -> None:
+    out = zoo("baselines", "-c", "linear/linear_diabetes").out
+    assert re.search(r"(?m)^method +val/rmse +test/rmse +seconds$", out)
+    found = rows(out)
+    assert [*found] == ["least squares", "ridge", "5 nearest neighbors", "SVR"]
+    splits = splits_of(DiabetesDataModule(val_fraction=0))
+    (x, y), (x_test, y_test) = splits["train"], splits["test"]
+    one = np.ones((len(x_test), 1))
+    weights = np.linalg.lstsq(np.c_[x, np.ones(len(x))], y, rcond=None)[0]
+    assert found["least squares"] == ["-", f"{root_mean_squared_error(y_test, np.c_[x_test, one] @ weights):.4f}"]
+    assert all(50 < float(values[1]) < 70 for values in found.values())
+
+
+def test_the_recipes_options_are_heard(zoo: Zoo) -> None:
+    out = zoo("baselines", "-c", "linear/mlp_moons", "--data.count=100", "--data.test_fraction=0.5").out
+    assert "45 train, 5 val, 50 test examples of 2 numbers" in out
+
+
+def test_errors_are_one_line(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_one_line(zoo("baselines"), "-c/--config", "zoo baselines --help")
+    assert_one_line(zoo("baselines", "-c", "linear/mlp_digit"), "did you mean linear/mlp_digits?")
+    assert_one_line(zoo("baselines", "-c", "linear/mlp_digits", "--data.sze=3"), "did you mean size?")
+    monkeypatch.setattr("recipes.linear.baselines._MOST", 1000)
+    assert_one_line(zoo("baselines", "-c", "linear/mlp_digits"), "1,293 examples of 64 numbers", "less data")

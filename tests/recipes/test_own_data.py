@@ -1,0 +1,46 @@
+"""docs/own_data.md: its recipes run on data of the user's own, and predict from them."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_kit import Zoo
+from PIL import Image
+
+PAGE = (Path(__file__).parents[2] / "docs/own_data.md").read_text()
+TRAIN = "--trainer.max_epochs=1"
+
+
+@pytest.fixture
+def recipes(tmp_cwd: Path) -> None:
+    for name, text in zip(("houses", "flowers"), re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL), strict=True):
+        Path(f"{name}.yaml").write_text(text)
+
+
+@pytest.mark.usefixtures("recipes")
+def test_a_table(zoo: Zoo) -> None:
+    shown = re.findall(r"```text\n(.*?)```", PAGE, flags=re.DOTALL)[0].splitlines()
+    Path("houses.csv").write_text("\n".join(shown + shown[1:] * 15) + "\n")
+    result = zoo("fit", "-c", "houses.yaml", TRAIN)
+    assert result.code == 0, result.err
+    Path("new.csv").write_text("\n".join(line.rpartition(",")[0] for line in shown))
+    rows = json.loads(zoo("predict", "runs/houses/version_0", "new.csv", "--json").out)
+    assert [row["row"] for row in rows] == [1, 2]
+
+
+@pytest.mark.usefixtures("recipes")
+@pytest.mark.parametrize("parts", [("",), ("train", "val", "test")])
+def test_a_folder_of_images(zoo: Zoo, parts: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(0)
+    for folder in [Path("photos", part, name) for part in parts for name in ("rose", "daisy")]:
+        folder.mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(folder / f"{i}.jpg")
+    small = ("--model.depth=8", "--model.width=4", "--data.num_workers=0")
+    result = zoo("fit", "-c", "flowers.yaml", TRAIN, *small)
+    assert result.code == 0, result.err
+    rows = json.loads(zoo("predict", "runs/flowers/version_0", "photos", "--json", "--top", "2").out)
+    assert len(rows) == 20 * len(parts)
+    assert {row["label"] for row in rows} <= {"rose", "daisy"}

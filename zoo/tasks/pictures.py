@@ -1,0 +1,244 @@
+"""Pictures as tensors: figures without a display, and what tasks draw on them.
+
+Every function returns a uint8 image ``(3, H, W)``; matplotlib is imported when the first picture is drawn.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+RIGHT, WRONG = "#222222", "#c62828"
+TILE, GAP, HEADER, LINE = 64, 10, 30, 16  # pixels of image_grid: an image's least side, between cells, title, text line
+_PLANE = 240  # pixels of a side of the plane
+NAMED, COUNTED = 100, 30  # classes up to which a heatmap has names, and counts
+
+
+def new_figure(width: float, height: float, dpi: float = 100, layout: str | None = "constrained") -> "Figure":
+    """A figure of so many inches, by the object interface: no display, no global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=dpi, layout=layout)  # type: ignore[arg-type]
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def to_image(figure: "Figure") -> Tensor:
+    """The figure as it is drawn, uint8 ``(3, H, W)``."""
+    canvas: Any = figure.canvas
+    canvas.draw()
+    return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy()).permute(2, 0, 1).contiguous()
+
+
+def image_grid(x: Tensor, predicted: Sequence[str], true: Sequence[str]) -> Tensor:
+    """Images, eight in a row, each with what was predicted and, below, what is true; where they differ, in red.
+
+    Each image's own pixels are in the picture: the first at column and row ``GAP + (cell - width) / 2`` and ``HEADER``. Small
+    images are enlarged by a whole number, so that a side is ``TILE`` at least; large ones are scaled down to four times that.
+
+    Shape:
+        x: ``(B, 1, H, W)`` or ``(B, 3, H, W)`` in [0, 1].
+    """
+    tiles = [_tile(image) for image in x]
+    height, width = tiles[0].shape[:2]
+    widest = max(len(text) for text in [*predicted, *true]) * 7
+    cell = max(width, min(widest, 2 * TILE))
+    columns = min(len(tiles), 8)
+    rows = math.ceil(len(tiles) / columns)
+    pitch = height + 2 * LINE + GAP
+    size = (HEADER + rows * pitch, max(GAP + columns * (cell + GAP), 5 * TILE))
+    canvas = np.full((*size, 3), 255, np.uint8)
+    figure = new_figure(size[1] / 64, size[0] / 64, dpi=64, layout=None)  # a power of two: sizes are exact
+
+    def write(x: float, y: float, text: str, **style: Any) -> None:
+        figure.text(x / size[1], 1 - y / size[0], text, va="center", parse_math=False, **style)
+
+    for i, tile in enumerate(tiles):
+        top = HEADER + i // columns * pitch
+        left = GAP + i % columns * (cell + GAP) + (cell - width) // 2
+        right = predicted[i] == true[i]
+        if not right:
+            canvas[top - 3 : top + height + 3, left - 3 : left + width + 3] = _rgb(WRONG)
+        canvas[top : top + height, left : left + width] = tile
+        for line, text in enumerate((predicted[i], true[i])):
+            shown = shortened(text, cell // 7)
+            y = top + height + (line + 0.5) * LINE + 3
+            style = {"color": "#888888"} if line else {"color": RIGHT if right else WRONG, "weight": "bold"}
+            write(left + width / 2, y, shown, ha="center", size=11, **style)
+    wrong = sum(a != b for a, b in zip(predicted, true, strict=True))
+    write(GAP, HEADER / 2, f"predicted, below it true  ·  {wrong} of {len(tiles)} wrong", size=12, color=RIGHT)
+    figure.figimage(canvas, origin="upper", zorder=-1)
+    return to_image(figure)
+
+
+def heatmap(counts: Tensor, rows: Sequence[str], columns: Sequence[str], labels: tuple[str, str], title: str) -> Tensor:
+    """Counts as a table in colors: the darker a cell, the larger its share of its row.
+
+    Args:
+        counts: ``(R, C)``.
+        rows, columns: their names; they are left out where there are more than ``NAMED``, counts from ``COUNTED``.
+        labels: of the rows and of the columns, all together.
+        title: above.
+    """
+    values = counts.cpu().double().numpy()
+    height, width = values.shape
+    counted = height <= COUNTED
+    cell = 0.42 if counted else 0.14 if height <= NAMED else 10 / height  # inches
+    rows, columns = ([shortened(name, 24) for name in names] for names in (rows, columns))
+    margins = [0.085 * max(map(len, names)) if len(names) <= NAMED else 0.4 for names in (rows, columns)]
+    size = (max(cell * width, 2.0 if width < height else 0) + margins[0] + 0.7, cell * height + margins[1] + 1.1)
+    figure = new_figure(max(size[0], 4.2), size[1], dpi=120)
+    axes = figure.add_subplot()
+    axes.set(xlabel=labels[1], ylabel=labels[0])
+    figure.suptitle(title, fontsize=10)
+    share = values / np.maximum(values.sum(1, keepdims=True), 1)
+    strength = share if counted else np.sqrt(share)  # where no count can be read, a few mistakes must be seen
+    axes.imshow(strength, cmap="Blues", vmin=0, vmax=1, aspect="equal" if height == width else "auto")
+    font = 9 if counted else 7
+    if width <= NAMED:
+        flat = counted and max(map(len, columns)) <= 3
+        axes.set_xticks(range(width), columns, fontsize=font, rotation=0 if flat else 90)
+    if height <= NAMED:
+        axes.set_yticks(range(height), rows, fontsize=font)
+    for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
+        label.set_parse_math(False)
+    if counted:
+        fitting = min(9, 0.42 * 72 / (0.7 * len(f"{values.max():.0f}")))
+        for (i, j), value in np.ndenumerate(values):
+            if value:
+                color = "white" if share[i, j] > 0.5 else "black"
+                axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=fitting, color=color)
+    return to_image(figure)
+
+
+def decision_regions(
+    x: Tensor, y: Tensor, wrong: Tensor, probabilities: Callable[[Tensor], Tensor], names: Sequence[str]
+) -> Tensor:
+    """The plane in the color of the class that is decided, the stronger the surer, and the examples in that of the true one.
+
+    Args:
+        x, y: the examples, ``(B, 2)`` and ``(B,)``; those that are ``wrong`` (``(B,)``) get a cross.
+        probabilities: ``(N, 2)`` -> ``(N, K)``, the decision being the largest.
+        names: of the classes.
+    """
+    points = x.float().cpu()
+    low, high = points.amin(0), points.amax(0)
+    margin = 0.15 * (high - low).clamp(min=1e-6)
+    (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()
+    middles = (np.arange(_PLANE) + 0.5) / _PLANE  # of the pixels
+    across, up = left + (right - left) * middles, bottom + (top - bottom) * middles
+    grid = torch.from_numpy(np.stack(np.meshgrid(across, up), axis=-1)).reshape(-1, 2)  # row by row, from the bottom
+    sureness, decided = probabilities(grid.to(x)).float().cpu().max(dim=1)
+    colors = _colors(len(names))
+    strength = 0.2 + 0.4 * ((sureness - 1 / len(names)) / (1 - 1 / len(names))).clamp(0, 1).numpy()[:, None]
+    plane = 1 - strength * (1 - colors[decided.numpy()])
+    figure = new_figure(6.5, 5)
+    axes = figure.add_subplot()
+    axes.imshow(
+        plane.reshape(_PLANE, _PLANE, 3),
+        origin="lower",
+        extent=(left, right, bottom, top),
+        aspect="auto",
+        interpolation="nearest",
+    )
+    y, wrong = y.cpu(), wrong.cpu()
+    for k, name in enumerate(names):
+        own = points[y == k]
+        if len(own):
+            axes.scatter(own[:, 0], own[:, 1], s=28, color=colors[k], edgecolors="white", linewidths=0.8, label=name)
+    if wrong.any():
+        axes.scatter(points[wrong, 0], points[wrong, 1], s=30, color="black", marker="x", linewidths=1.2, label="wrong")
+    axes.set(xlabel="x0", ylabel="x1", xlim=(left, right), ylim=(bottom, top))
+    axes.set_title(f"{int(wrong.sum())} of {len(points)} wrong", fontsize=10)
+    if len(names) <= 20:
+        legend = figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    return to_image(figure)
+
+
+def predicted_against_true(true: Tensor, predicted: Tensor) -> Tensor:
+    """Predictions over true values, in their own unit, and the diagonal where they agree: ``(B, K)`` both, nine outputs at most."""
+    true, predicted = true.float().cpu(), predicted.float().cpu()
+    outputs = true.shape[1]
+
+    def one(axes: "Axes", k: int) -> None:
+        a, b = true[:, k], predicted[:, k]
+        low, high = min(a.min(), b.min()).item(), max(a.max(), b.max()).item()
+        margin = 0.05 * (high - low) or 1.0
+        ends = (low - margin, high + margin)
+        axes.plot(ends, ends, color="#888888", lw=1, zorder=0)
+        axes.scatter(a, b, s=14, color="#3b6fb6", alpha=0.7, linewidths=0)
+        axes.set(xlabel="true", ylabel="predicted", xlim=ends, ylim=ends, aspect="equal")
+        rmse = (b - a).square().mean().sqrt().item()
+        axes.set_title(f"{f'output {k}  ·  ' * (outputs > 1)}rmse {rmse:.4g}", fontsize=10)
+
+    return _panels(min(outputs, 9), one)
+
+
+def fitted_curve(x: Tensor, y: Tensor, predict: Callable[[Tensor], Tensor]) -> Tensor:
+    """The prediction as a curve over one input, and the examples: x ``(B, 1)``, y ``(B, K)``, nine outputs at most."""
+    points, targets = x.float().cpu(), y.float().cpu()
+    low, high = points.min().item(), points.max().item()
+    margin = 0.05 * (high - low) or 1.0
+    across = torch.linspace(low - margin, high + margin, 501, dtype=torch.float32)
+    curve = predict(across[:, None].to(x)).float().cpu()
+
+    def one(axes: "Axes", k: int) -> None:
+        axes.scatter(points[:, 0], targets[:, k], s=14, color="#3b6fb6", alpha=0.6, linewidths=0, label="true")
+        axes.plot(across, curve[:, k], color="#d9722e", lw=2, label="predicted")
+        axes.set(xlabel="x", ylabel="y" if targets.shape[1] == 1 else f"output {k}")
+        axes.legend(frameon=False, fontsize=9)
+
+    return _panels(min(targets.shape[1], 9), one)
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most so many letters, the last one an ellipsis if some are missing."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _panels(count: int, draw: Callable[["Axes", int], None]) -> Tensor:
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    figure = new_figure(4.6 * columns, 4.4 * rows)
+    for k in range(count):
+        axes = figure.add_subplot(rows, columns, k + 1)
+        draw(axes, k)
+        axes.grid(alpha=0.25)
+    return to_image(figure)
+
+
+def _tile(image: Tensor) -> np.ndarray:
+    """``(C, H, W)`` in [0, 1] -> uint8 ``(H, W, 3)``, of a size to look at."""
+    image = image.float().cpu().expand(3, -1, -1)[None]
+    side = min(image.shape[2:])
+    if side < TILE:
+        image = F.interpolate(image, scale_factor=math.ceil(TILE / side), mode="nearest")
+    elif max(image.shape[2:]) > 4 * TILE:
+        scale = 4 * TILE / max(image.shape[2:])
+        size = [max(1, round(n * scale)) for n in image.shape[2:]]
+        image = F.interpolate(image, size, mode="bilinear", antialias=True)
+    return (image[0].permute(1, 2, 0) * 255).round().clamp(0, 255).byte().numpy()
+
+
+def _colors(count: int) -> np.ndarray:
+    """Colors of classes, ``(K, 3)``."""
+    from matplotlib import colormaps
+
+    if count <= 10:
+        return colormaps["tab10"](np.arange(count))[:, :3]
+    return colormaps["gist_rainbow"](np.linspace(0, 1, count))[:, :3]
+
+
+def _rgb(color: str) -> list[int]:
+    return [int(color[i : i + 2], 16) for i in (1, 3, 5)]
