@@ -101,7 +101,7 @@ def _count(net: "nn.Module") -> int:
 
 
 def _input(net: "nn.Module", in_features: int | None, size: int | None) -> "Tensor":
-    """One example on the meta device. Without a size: 32 pixels, or 224 for a net that leaves 1 of them (or refuses them)."""
+    """One example on the meta device; an image without a size is as large as those the net is made for."""
     import torch
 
     if in_features is not None:
@@ -109,15 +109,8 @@ def _input(net: "nn.Module", in_features: int | None, size: int | None) -> "Tens
     channels = getattr(net, "in_channels", None)
     if channels is None:  # a distribution: single numbers
         return torch.empty(1, device="meta")
-    x = torch.empty(1, channels, size or 32, size or 32, device="meta")
-    if size is None:
-        try:
-            small = net.features(x)[-1].shape[-1] == 1  # type: ignore[operator]
-        except (ValueError, RuntimeError):
-            small = True
-        if small:
-            x = torch.empty(1, channels, 224, 224, device="meta")
-    return x
+    side = int(size or getattr(net, "image_size", 224))
+    return torch.empty(1, channels, side, side, device="meta")
 
 
 def _multiply_adds(net: "nn.Module", x: "Tensor") -> str:

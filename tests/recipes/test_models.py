@@ -36,6 +36,9 @@ def test_a_pattern_selects(zoo: Zoo) -> None:
         (["resnet20"], ["269,722", "B x 3 x 32 x 32", "B x 64 x 8 x 8", "cnn/resnet_digits"]),
         # by hand: 28*28*6*25 + 10*10*16*150 + 400*120 + 120*84 + 84*10
         (["lenet5"], ["61,706", "416,520", "B x 6 x 14 x 14", "cnn/lenet_digits"]),
+        # 569 M multiply-adds: table 6 of the paper; 17.56 G: torchvision's figure
+        (["mobilenet_v1"], ["4,231,976", "568,740,352", "B x 3 x 224 x 224", "B x 1024 x 7 x 7"]),
+        (["vit_b_16"], ["86,567,656", "17,563,828,224", "B x 3 x 224 x 224", "B x 1000", "2010.11929"]),
         (["softmax_regression"], ["7,850", "7,840", "B x 784", "linear/softmax_digits"]),
     ],
 )

@@ -15,6 +15,8 @@ ENTROPY = {"memorization": "the likelihood of a count stays below 1, however wel
 DENSITY = {"memorization": "a density has an entropy, which no fit goes below"}
 DEEP_PLAIN = {"memorization": "110 plain layers do not learn: the degradation that the paper's figure 6 shows"}
 
+TINY_VIT = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 64}
+
 
 def images(channels: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.rand(8, channels, size, size), torch.arange(8)
@@ -42,6 +44,7 @@ CASES = {
     "perceptron": ({"in_features": 64}, (torch.randn(8, 64), torch.arange(8) % 2), {}),
     "perceptron_hinge": ({"in_features": 64}, (torch.randn(8, 64), torch.arange(8) % 2), {}),
     "max_likelihood_gumbel": ({}, table(1), DENSITY),
+    **{f"highway{d}": ({"in_features": 64, "depth": 8}, images(1, 8), {}) for d in (10, 20, 50, 100)},
     "lenet5": ({}, images(1, 32), {}),
     "lenet5_relu": ({}, images(3, 32), {}),
     "alexnet": (SLIM, images(3, 64), {}),
@@ -51,6 +54,15 @@ CASES = {
     **{f"plain{d}": ({"width": 4}, images(3, 8), {}) for d in (20, 32, 44)},
     "plain56": ({"width": 8}, images(3, 8), {}),
     "plain110": ({"width": 4}, images(3, 8), DEEP_PLAIN),
+    "conv_highway19": ({"width": 8, "blocks": [1, 1, 1]}, images(3, 8), {}),
+    "mobilenet_v1": ({"width": 0.125, "num_classes": 10}, images(3, 32), {}),
+    **{f"mobilenet_v1_{p}": ({"width": 0.125, "num_classes": 10}, images(3, 32), {}) for p in (25, 50, 75)},
+    "preresnet110": ({"width": 4, "depth": 8}, images(3, 8), {}),
+    **{f"preresnet{d}": ({"width": 4, "depth": 11}, images(3, 8), {}) for d in (164, 1001)},
+    **{
+        f"vit_{n}": ({**TINY_VIT, "num_classes": 10}, images(3, 32), {})
+        for n in ("b_16", "b_32", "l_16", "l_32", "h_14")
+    },
 }
 
 

@@ -1,9 +1,11 @@
 """Pieces that two families or more are made of."""
 
 from zoo.blocks.activations import Activation, build_activation, expansion
+from zoo.blocks.attention import MultiHeadAttention
 from zoo.blocks.classifier import Classifier
 from zoo.blocks.convnet import ConvNet, Features, FullyConvolutional
 from zoo.blocks.flat import flatten_features
+from zoo.blocks.highway import HighwayLayer
 from zoo.blocks.kernels import kernel
 from zoo.blocks.layers import layer_groups
 from zoo.blocks.norm import Dropout, Norm, Style, build_dropout, build_norm, map_activation
@@ -17,6 +19,8 @@ __all__ = [
     "FeatureMap",
     "Features",
     "FullyConvolutional",
+    "HighwayLayer",
+    "MultiHeadAttention",
     "Norm",
     "Style",
     "build_activation",

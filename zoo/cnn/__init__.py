@@ -1,9 +1,12 @@
 """Convolutional classifiers."""
 
 from zoo.cnn.alexnet import AlexNet, AlexNetClassifier
+from zoo.cnn.highway import ConvHighway, ConvHighwayClassifier
 from zoo.cnn.lenet import LeNet, LeNetClassifier
+from zoo.cnn.mobilenet import MobileNet, MobileNetClassifier
 from zoo.cnn.resnet import ResNet, ResNetClassifier
 from zoo.cnn.resnet_cifar import CIFARResNet, CIFARResNetClassifier
+from zoo.cnn.resnet_preact import PreActResNet, PreActResNetClassifier
 from zoo.cnn.vgg import VGG, VGGClassifier
 
 __all__ = [
@@ -12,8 +15,14 @@ __all__ = [
     "AlexNetClassifier",
     "CIFARResNet",
     "CIFARResNetClassifier",
+    "ConvHighway",
+    "ConvHighwayClassifier",
     "LeNet",
     "LeNetClassifier",
+    "MobileNet",
+    "MobileNetClassifier",
+    "PreActResNet",
+    "PreActResNetClassifier",
     "ResNet",
     "ResNetClassifier",
     "VGGClassifier",

@@ -31,19 +31,23 @@ class Block(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=style.bias)
         self.bn2 = style.build_norm(width)
         self.activation, self.dropout = style.build_activation(), style.build_dropout()
-        self.stride, self.new_channels, self.residual = stride, width - in_channels, residual
+        self.stride, self.width, self.residual = stride, width, residual
 
     def forward(self, x: Tensor) -> Tensor:
         """relu(F(x) + shortcut(x)), or relu(F(x)) in the plain net."""
         y = self.dropout(self.activation(self.bn1(self.conv1(x))))
         y = self.bn2(self.conv2(y))
-        if self.residual:
-            half = self.new_channels // 2
-            shortcut = x[:, :, :: self.stride, :: self.stride]
-            y = y + F.pad(
-                shortcut, (0, 0, 0, 0, half, self.new_channels - half)
-            )  # (B, in_channels, ...) -> (B, width, ...)
-        return self.activation(y)
+        return self.activation(y + pad_shortcut(x, self.stride, self.width) if self.residual else y)
+
+
+def pad_shortcut(x: Tensor, stride: int, channels: int) -> Tensor:
+    """Every ``stride``-th pixel of x, between new channels of zeros: the shortcut without parameters (option A)."""
+    new = channels - x.shape[1]
+    if stride == 1 and not new:
+        return x
+    return F.pad(
+        x[:, :, ::stride, ::stride], (0, 0, 0, 0, new // 2, new - new // 2)
+    )  # (B, C, ...) -> (B, channels, ...)
 
 
 class CIFARResNet(ConvNet):

@@ -1,6 +1,7 @@
 """Linear models and dense nets."""
 
 from zoo.linear.glm import GLM, GLMRegressor
+from zoo.linear.highway import Highway, HighwayClassifier
 from zoo.linear.linear_regression import LinearRegression, LinearRegressor, NormalEquations, fit_closed_form
 from zoo.linear.logistic_regression import LogisticRegression, LogisticRegressionClassifier
 from zoo.linear.max_likelihood import FittedDistribution, MaximumLikelihood, fit_distribution
@@ -14,6 +15,8 @@ __all__ = [
     "MLP",
     "FittedDistribution",
     "GLMRegressor",
+    "Highway",
+    "HighwayClassifier",
     "LinearRegression",
     "LinearRegressor",
     "LogisticRegression",

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.blocks.attention import MultiHeadAttention
 from zoo.blocks.kernels import kernel
 from zoo.registry import suggest
 
@@ -54,7 +55,7 @@ KNOWN = (*_DRAWS, "kernels")
 
 
 def initialize(net: nn.Module, name: str, arguments: dict[str, Any] | None = None) -> None:
-    """Draw the weights of a net's linear and convolution layers anew; their biases become 0, norms stay as they are.
+    """Draw the weights of a net's linear, convolution and attention layers anew; their biases become 0, norms stay as they are.
 
     Args:
         net: changed in place.
@@ -83,6 +84,10 @@ def initialize(net: nn.Module, name: str, arguments: dict[str, Any] | None = Non
             _DRAWS[name](module.weight, **arguments)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        elif isinstance(module, MultiHeadAttention):
+            for weight in module.in_proj_weight.detach().chunk(3):  # Q, K and V, each a layer of its own
+                _DRAWS[name](weight, **arguments)
+            nn.init.zeros_(module.in_proj_bias)
 
 
 def check_init(name: str, arguments: dict[str, Any]) -> None:

@@ -1,0 +1,116 @@
+"""Convolutional highway network: Srivastava et al. 2015, "Training Very Deep Networks", arXiv:1507.06228, section 3.3.
+
+The net of 19 layers is "Highway 2" of table 1, as its authors' Caffe definition builds it; they train it with dropout 0.2.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.blocks import Activation, ConvNet, Dropout, HighwayLayer, Norm, Style
+from zoo.blocks.classifier import check_images
+from zoo.registry import register
+from zoo.tasks import ClassificationTask
+
+
+class ConvHighway(ConvNet):
+    """Three stages, each a 3x3 convolution and highway layers of 3x3 convolutions, between them 2x2 pooling; at last a 1x1 one.
+
+    Args:
+        blocks: highway layers of each of the three stages; (4, 5, 5) is the paper's net of 19 layers.
+        gate_bias: what the bias of the transform gates starts at, below 0.
+        num_classes: number of classes K.
+        in_channels: channels C of the image.
+        width: channels of the first stage; the others grow with it (32, 80, 128 and 100 for the 1x1 convolution in the paper).
+        norm: after each convolution that transforms: "none" as in the paper, "batch", "layer", "group" or "instance".
+        activation: "relu" as in the paper, or another name of :func:`zoo.blocks.build_activation` but "maxout".
+        dropout: probability in [0, 1) of dropping from the image, after each pooling, and before the classifier.
+        dropout_kind: "element", or "spatial" (whole maps).
+
+    Shape:
+        ``(B, C, H, W)`` -> logits ``(B, K)``; the paper's images are 32x32.
+
+    Raises:
+        ValueError: an argument out of its range, or images with another number of channels.
+    """
+
+    image_size = 32
+
+    def __init__(
+        self,
+        blocks: Sequence[int] = (4, 5, 5),
+        gate_bias: float = -2.0,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        width: int = 32,
+        norm: Norm = "none",
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+        dropout_kind: Dropout = "element",
+    ) -> None:
+        super().__init__()
+        if len(blocks) != 3 or min(blocks) < 0:
+            raise ValueError(f"blocks must be three numbers, 0 or more each, got {list(blocks)}")
+        if width < 1:
+            raise ValueError(f"width must be 1 or more, got {width}")
+        self.in_channels = in_channels
+        style = Style(norm, activation, dropout, dropout_kind)
+        self.dropout = style.build_dropout()
+        channels = in_channels
+        for i, (count, out) in enumerate(zip(blocks, (width, 5 * width // 2, 4 * width), strict=True), start=1):
+            layers: list[nn.Module] = [_convolution(channels, out, 3, style)]
+            for _ in range(count):
+                gate = nn.Conv2d(out, out, 3, padding=1, bias=False)
+                layers.append(HighwayLayer(_convolution(out, out, 3, style), gate, out, gate_bias))
+            self.add_module(f"layer{i}", nn.Sequential(*layers))
+            channels = out
+        self.num_features = max(1, 25 * width // 8)
+        self.layer4 = _convolution(channels, self.num_features, 1, style)
+        self.fc = nn.Linear(self.num_features, num_classes)
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """The maps of the three stages, finest first: strides 1, 2, 4; the last is that of the 1x1 convolution."""
+        check_images(self, x.shape, self.in_channels)
+        maps: list[Tensor] = []
+        for name in ("layer1", "layer2", "layer3"):
+            x = self.get_submodule(name)(self.dropout(x if not maps else F.max_pool2d(x, 2)))
+            maps.append(x)
+        return [*maps[:2], self.layer4(x)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        x = self.dropout(self.features(x)[-1].mean(dim=(-2, -1), keepdim=True))  # (B, C, H, W) -> (B, C, 1, 1)
+        return self.fc(x.flatten(1))  # (B, C, 1, 1) -> (B, K)
+
+
+def _convolution(in_channels: int, out_channels: int, size: int, style: Style) -> nn.Sequential:
+    """Convolution, norm and activation."""
+    convolution = nn.Conv2d(in_channels, out_channels, size, padding=size // 2, bias=style.bias)
+    nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+    return nn.Sequential(convolution, style.build_norm(out_channels), style.build_activation())
+
+
+class ConvHighwayClassifier(ClassificationTask):
+    """:class:`ConvHighway`, trained as a classifier. Arguments: those of the net, then ``**task``."""
+
+    def __init__(
+        self,
+        blocks: Sequence[int] = (4, 5, 5),
+        gate_bias: float = -2.0,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        width: int = 32,
+        norm: Norm = "none",
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+        dropout_kind: Dropout = "element",
+        **task: Any,
+    ) -> None:
+        blocks = list(blocks)  # a hyperparameter is as JSON gives it back
+        net = ConvHighway(blocks, gate_bias, num_classes, in_channels, width, norm, activation, dropout, dropout_kind)
+        super().__init__(net, num_classes, **task)
+
+
+register("conv_highway19", ConvHighwayClassifier)

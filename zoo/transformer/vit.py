@@ -1,0 +1,171 @@
+"""ViT: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", arXiv:2010.11929.
+
+As in torchvision, which also tells how the weights start: the head is one linear layer, the paper's in fine-tuning (section 3.2).
+"""
+
+import math
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.blocks import Classifier, MultiHeadAttention
+from zoo.blocks.classifier import check_images
+from zoo.registry import register
+from zoo.tasks import ClassificationTask
+
+# table 1: layers, heads, hidden size D, size of the MLP
+SIZES = {"b": (12, 12, 768, 3072), "l": (24, 16, 1024, 4096), "h": (32, 16, 1280, 5120)}
+
+
+class EncoderBlock(nn.Module):
+    """Attention, then an MLP, each of the normed tokens and added to them (eq. 2 and 3).
+
+    Shape:
+        ``(B, T, D)`` -> the same.
+    """
+
+    def __init__(self, num_heads: int, hidden_dim: int, mlp_dim: int, dropout: float, attention_dropout: float) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(hidden_dim, eps=1e-6)
+        self.self_attention = MultiHeadAttention(hidden_dim, num_heads, attention_dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.ln_2 = nn.LayerNorm(hidden_dim, eps=1e-6)
+        up, down = nn.Linear(hidden_dim, mlp_dim), nn.Linear(mlp_dim, hidden_dim)
+        self.mlp = nn.Sequential(up, nn.GELU(), nn.Dropout(dropout), down, nn.Dropout(dropout))
+        for layer in (up, down):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.normal_(layer.bias, std=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The tokens, each having looked at all others."""
+        x = x + self.dropout(self.self_attention(self.ln_1(x)))
+        return x + self.mlp(self.ln_2(x))
+
+
+class Encoder(nn.Module):
+    """Adds the positions, then blocks, then a norm (eq. 1 to 4).
+
+    Shape:
+        ``(B, T, D)`` -> the same.
+    """
+
+    def __init__(self, tokens: int, hidden_dim: int, blocks: list[EncoderBlock], dropout: float) -> None:
+        super().__init__()
+        self.pos_embedding = nn.Parameter(torch.empty(1, tokens, hidden_dim).normal_(std=0.02))
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.Sequential(OrderedDict((f"encoder_layer_{i}", block) for i, block in enumerate(blocks)))
+        self.ln = nn.LayerNorm(hidden_dim, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The encoded tokens."""
+        return self.ln(self.layers(self.dropout(x + self.pos_embedding)))
+
+
+class ViT(Classifier):
+    """An image as a row of patches and a class token, encoded; state-dict keys, logits and gradients are torchvision's.
+
+    Args:
+        image_size: height and width of the images, in pixels; the positions are learned for it alone.
+        patch_size: height and width of a patch, a divisor of the image's.
+        num_layers: encoder blocks.
+        num_heads: attention heads of a block, a divisor of ``hidden_dim``.
+        hidden_dim: numbers D of a token.
+        mlp_dim: hidden units of a block's MLP.
+        num_classes: number of classes K.
+        in_channels: channels C of the image.
+        dropout: probability in [0, 1) of dropping after the positions, the attention and both layers of an MLP.
+        attention_dropout: probability in [0, 1) that a weight of the attention is dropped.
+
+    Shape:
+        ``(B, C, image_size, image_size)`` -> logits ``(B, K)``.
+
+    Raises:
+        ValueError: an argument out of its range, or images of another shape.
+    """
+
+    head_name = "heads.head"
+
+    def __init__(
+        self,
+        image_size: int = 224,
+        patch_size: int = 16,
+        num_layers: int = 12,
+        num_heads: int = 12,
+        hidden_dim: int = 768,
+        mlp_dim: int = 3072,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if patch_size < 1 or image_size < 1 or image_size % patch_size:
+            raise ValueError(f"patches of {patch_size} pixels do not divide images of {image_size}: set patch_size")
+        for name, value in (("num_layers", num_layers), ("mlp_dim", mlp_dim)):
+            if value < 1:
+                raise ValueError(f"{name} must be 1 or more, got {value}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is a probability in [0, 1), got {dropout}")
+        self.image_size, self.in_channels, self.num_features = image_size, in_channels, hidden_dim
+        self.class_token = nn.Parameter(torch.zeros(1, 1, hidden_dim))
+        self.conv_proj = nn.Conv2d(in_channels, hidden_dim, patch_size, patch_size)
+        blocks = [EncoderBlock(num_heads, hidden_dim, mlp_dim, dropout, attention_dropout) for _ in range(num_layers)]
+        self.encoder = Encoder((image_size // patch_size) ** 2 + 1, hidden_dim, blocks, dropout)
+        head = nn.Linear(hidden_dim, num_classes)
+        self.heads = nn.Sequential(OrderedDict(head=head))
+        nn.init.trunc_normal_(self.conv_proj.weight, std=math.sqrt(1 / (in_channels * patch_size**2)))
+        for parameter in (self.conv_proj.get_parameter("bias"), head.weight, head.bias):
+            nn.init.zeros_(parameter)
+
+    def layer_groups(self) -> list[list[str]]:
+        """The tokens and their positions, each encoder block, and the last norm with the head."""
+        blocks = [[f"encoder.layers.{name}"] for name, _ in self.encoder.layers.named_children()]
+        first = ["conv_proj", "class_token", "encoder.pos_embedding", "encoder.dropout"]
+        return [first, *blocks, ["encoder.ln", self.head_name]]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        check_images(self, x.shape, self.in_channels, self.image_size)
+        x = self.conv_proj(x)  # (B, C, H, W) -> (B, D, H / patch_size, W / patch_size)
+        x = x.flatten(2).transpose(1, 2)  # (B, D, h, w) -> (B, D, T) -> (B, T, D)
+        x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)  # (B, T, D) -> (B, 1 + T, D)
+        return self.heads(self.encoder(x)[:, 0])  # (B, 1 + T, D) -> (B, D) -> (B, K)
+
+
+class ViTClassifier(ClassificationTask):
+    """:class:`ViT`, trained as a classifier. Arguments: those of the net, then ``**task``."""
+
+    def __init__(
+        self,
+        image_size: int = 224,
+        patch_size: int = 16,
+        num_layers: int = 12,
+        num_heads: int = 12,
+        hidden_dim: int = 768,
+        mlp_dim: int = 3072,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        **task: Any,
+    ) -> None:
+        net = ViT(
+            image_size,
+            patch_size,
+            num_layers,
+            num_heads,
+            hidden_dim,
+            mlp_dim,
+            num_classes,
+            in_channels,
+            dropout,
+            attention_dropout,
+        )
+        super().__init__(net, num_classes, **task)
+
+
+for _name, _patch in (("b", 16), ("b", 32), ("l", 16), ("l", 32), ("h", 14)):
+    _sizes = dict(zip(("num_layers", "num_heads", "hidden_dim", "mlp_dim"), SIZES[_name], strict=True))
+    register(f"vit_{_name}_{_patch}", ViTClassifier, patch_size=_patch, **_sizes)
