@@ -14,9 +14,12 @@ from typing import Any
 
 _HOME = {
     "AlexNetClassifier": "zoo.cnn",
+    "CIFARDenseNetClassifier": "zoo.cnn",
     "CIFARResNetClassifier": "zoo.cnn",
     "ConvHighwayClassifier": "zoo.cnn",
     "GLMRegressor": "zoo.linear",
+    "DenseNetClassifier": "zoo.cnn",
+    "GoogLeNetClassifier": "zoo.cnn",
     "HighwayClassifier": "zoo.linear",
     "LeNetClassifier": "zoo.cnn",
     "LinearRegressor": "zoo.linear",

@@ -17,6 +17,9 @@ DEEP_PLAIN = {"memorization": "110 plain layers do not learn: the degradation th
 
 TINY_VIT = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 64}
 
+GOOGLENETS = ("googlenet", "googlenet_published", "googlenet_naive")
+SHALLOW = {"blocks": [1, 2, 2, 1]}
+
 
 def images(channels: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.rand(8, channels, size, size), torch.arange(8)
@@ -49,6 +52,12 @@ CASES = {
     "lenet5_relu": ({}, images(3, 32), {}),
     "alexnet": (SLIM, images(3, 64), {}),
     **{f"vgg{d}{bn}": (SLIM, images(3, 32), {}) for d in (11, 13, 16, 19) for bn in ("", "_bn")},
+    **{n: ({"width": 4, "num_classes": 10, "dropout_aux": 0.0}, images(3, 32), {}) for n in GOOGLENETS},
+    **{
+        f"densenet{d}": ({**SHALLOW, "growth_rate": 4, "num_classes": 10}, images(3, 32), {})
+        for d in (121, 161, 169, 201)
+    },
+    **{f"densenet_bc{d}": ({"depth": 16, "growth_rate": 4}, images(3, 8), {}) for d in (100, 190, 250)},
     **{f"resnet{d}": ({"width": 4, "num_classes": 10}, images(3, 32), {}) for d in (18, 34, 50, 101, 152)},
     **{f"resnet{d}": ({"width": 4}, images(3, 8), {}) for d in (20, 32, 44, 56, 110)},
     **{f"plain{d}": ({"width": 4}, images(3, 8), {}) for d in (20, 32, 44)},

@@ -1,6 +1,9 @@
 """Convolutional classifiers."""
 
 from zoo.cnn.alexnet import AlexNet, AlexNetClassifier
+from zoo.cnn.densenet import DenseNet, DenseNetClassifier
+from zoo.cnn.densenet_cifar import CIFARDenseNet, CIFARDenseNetClassifier
+from zoo.cnn.googlenet import GoogLeNet, GoogLeNetClassifier
 from zoo.cnn.highway import ConvHighway, ConvHighwayClassifier
 from zoo.cnn.lenet import LeNet, LeNetClassifier
 from zoo.cnn.mobilenet import MobileNet, MobileNetClassifier
@@ -13,10 +16,16 @@ __all__ = [
     "VGG",
     "AlexNet",
     "AlexNetClassifier",
+    "CIFARDenseNet",
+    "CIFARDenseNetClassifier",
     "CIFARResNet",
     "CIFARResNetClassifier",
     "ConvHighway",
     "ConvHighwayClassifier",
+    "DenseNet",
+    "DenseNetClassifier",
+    "GoogLeNet",
+    "GoogLeNetClassifier",
     "LeNet",
     "LeNetClassifier",
     "MobileNet",
