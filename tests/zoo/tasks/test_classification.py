@@ -103,6 +103,39 @@ def test_multilabel_loss(logits: Tensor) -> None:
     assert task.training_losses((logits, y))[0].item() == pytest.approx(wanted, rel=1e-6)
 
 
+class WithHeads(Table):
+    """Has two auxiliary heads in training."""
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, list[Tensor]]:
+        return (x * self.scale, [x * 2 * self.scale, -x]) if self.training else x * self.scale
+
+
+@pytest.mark.parametrize(("mode", "k"), [("multiclass", 4), ("binary", 2), ("multilabel", 4)])
+def test_auxiliary_heads_of_any_net(mode: str, k: int, tmp_path: Any) -> None:
+    """Their losses count by their weight and are logged apart; evaluation and prediction know nothing of them."""
+    z = torch.randn(21, 1 if mode == "binary" else k)
+    y = (torch.rand(21, 4) < 0.3).float() if mode == "multilabel" else torch.arange(21) % k
+    arguments: dict[str, Any] = {"mode": mode, "class_weight": [0.5] * k, "optimizer": "SGD", "lr": 1e-12}
+    plain, task = (
+        ClassificationTask(Table(), k, **arguments),
+        ClassificationTask(WithHeads(), k, aux_weight=0.2, **arguments),
+    )
+    losses = [plain.training_losses((factor * z, y))[0] for factor in (1, 2, -1)]
+    loss, means, _ = task.training_losses((z, y))
+    torch.testing.assert_close(loss, losses[0] + 0.2 * losses[1] + 0.2 * losses[2])
+    torch.testing.assert_close([means["loss"], means["aux1_loss"], means["aux2_loss"]], losses)
+    torch.testing.assert_close(means["acc"], plain.training_losses((z, y))[1]["acc"])
+    assert task.predict_step(z)["label"] == plain.predict_step(z)["label"]
+    run = trainer(tmp_path)
+    run.fit(task, datamodule=Data(z, y))
+    logged = {name: value.item() for name, value in run.callback_metrics.items() if "aux" in name}
+    assert logged == {
+        "train/aux1_loss": pytest.approx(losses[1].item(), rel=1e-5),
+        "train/aux2_loss": pytest.approx(losses[2].item(), rel=1e-5),
+    }
+    assert run.callback_metrics["train/loss"].item() == pytest.approx(losses[0].item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("smoothing", [0.1, 0.5])
 @pytest.mark.parametrize(("mode", "k"), [("multiclass", 4), ("binary", 2)])
 def test_loss_floor_is_what_the_best_logits_reach(mode: str, k: int, smoothing: float) -> None:
@@ -273,6 +306,7 @@ def test_data_that_do_not_fit_are_refused_before_training(tmp_path: Any) -> None
         ({"top_k": 10}, "top_k must lie in 2..9 in multiclass mode, got 10"),
         ({"threshold": 0.0}, "threshold is a probability"),
         ({"monitor": "acc"}, "monitor names a logged metric such as 'val/acc'"),
+        ({"aux_weight": -0.1}, "aux_weight must be 0 or more, got -0.1"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
