@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 
 import zoo
-from zoo.blocks import layer_groups
+from zoo.blocks import build_norm, layer_groups
 from zoo.blocks.tower import Tower
 
 COUNTS = {  # torchvision's weights, meta["num_params"]; the paper's table 2 rounds VGG's to 133, 133, 138 and 144 million
@@ -192,7 +192,8 @@ def test_head_only_training_leaves_the_rest() -> None:
 def test_every_norm(name: str, norm: str) -> None:
     net = zoo.create_model(name, width=4, num_classes=7, norm=norm, activation="gelu").net
     kinds = [type(m) for m in net.modules() if "Norm" in type(m).__name__]
-    assert len(kinds) == (0 if norm == "none" else 8 if name == "vgg11" else 5)
+    convolutions = 8 if name == "vgg11" else 5
+    assert kinds == ([] if norm == "none" else [type(build_norm(norm, 4))] * convolutions)
     assert not any(isinstance(m, nn.ReLU) for m in net.modules())
     assert net(torch.rand(2, 3, 96, 96)).isfinite().all()
 
