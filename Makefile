@@ -10,7 +10,7 @@ RUN = .venv/bin/python -m
 PYTEST = OMP_NUM_THREADS=1 $(RUN) pytest -n 2
 
 .NOTPARALLEL:
-.PHONY: help demo test check lint slow evidence bench docs fix
+.PHONY: help demo test check lint slow evidence bench weights docs fix
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed 's/:.*##/ \t/' | expand -t 12
@@ -34,6 +34,9 @@ evidence: .venv/ready  ## every recipe on three seeds: the numbers in the recipe
 
 bench: .venv/ready  ## all benchmarks; writes benchmarks/RESULTS.md
 	@$(RUN) benchmarks
+
+weights: .venv/ready  ## train the bundled weights anew, some minutes
+	@$(RUN) recipes.bundle
 
 docs: .venv/ready  ## the API pages, in docs/api
 	@.venv/bin/python docs/build.py

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HELP = """zoo models [PATTERN|NAME] [--size N]: list the models, or look at one.
 
   PATTERN     a shell pattern: list those that match
-  NAME        one model: shapes by stage, parameters, multiply-adds, paper, recipes
+  NAME        one model: shapes by stage, parameters, multiply-adds, paper, recipes, weights
   --size N    height and width of the image to count with (default: what the net is made for)
   --debug     show the traceback of any error
 
@@ -63,6 +63,8 @@ def _list(names: list[str]) -> str:
 
 
 def _one(entry: "Entry", size: int | None) -> str:
+    from zoo.pretrained import list_weights
+
     model = _on_meta(entry)
     net = model.net.eval()
     x = _input(net, model.hparams.get("in_features"), size)
@@ -73,6 +75,7 @@ def _one(entry: "Entry", size: int | None) -> str:
         ("parameters", f"{_count(net):,}"),
         ("multiply-adds", _multiply_adds(net, x)),
         ("recipes", ", ".join(_recipes(entry)) or "none yet"),
+        ("weights", ", ".join(list_weights(entry.name)) or "none by name"),
     ]
     stages: list[tuple[str, str]] = [("stage", "shape"), ("input", _shape(x))]
     if hasattr(net, "features"):
@@ -90,9 +93,9 @@ class Number(int):
 
 def _on_meta(entry: "Entry") -> "Task":
     """The model without memory for its weights."""
-    import torch
+    from zoo.pretrained import skeleton
 
-    with torch.device("meta"):
+    with skeleton():
         return entry.cls(**entry.preset)
 
 
@@ -109,7 +112,7 @@ def _input(net: "nn.Module", in_features: int | None, size: int | None) -> "Tens
     channels = getattr(net, "in_channels", None)
     if channels is None:  # a distribution: single numbers
         return torch.empty(1, device="meta")
-    side = int(size or getattr(net, "image_size", 224))
+    side = size if size is not None else int(getattr(net, "image_size", 224))
     return torch.empty(1, channels, side, side, device="meta")
 
 

@@ -46,10 +46,13 @@ def test_wheel_holds_the_packages_their_yaml_and_nothing_else(wheel: Path) -> No
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.suffix in {".py", ".yaml", ".safetensors"} or path.name == "py.typed"
+        if path.suffix in {".py", ".yaml", ".safetensors", ".json", ".md"} or path.name == "py.typed"
     }
     assert {f"{package}/py.typed" for package in PACKAGES} <= wanted
     assert "recipes/cnn/lenet_digits.yaml" in wanted
+    assert {
+        f"zoo/pretrained/lenet5_digits/{name}" for name in ("README.md", "config.json", "model.safetensors")
+    } <= wanted
     assert held == wanted
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
@@ -70,6 +73,7 @@ def test_wheel_works_from_any_folder(wheel: Path, tmp_path: Path) -> None:
 
     assert "lenet5" in run(zoo, "models", cwd=elsewhere)
     assert "cnn/lenet_digits" in run(zoo, "recipes", cwd=elsewhere)
+    run(python, "-c", "import zoo; zoo.create_model('lenet5', weights='lenet5_digits')", cwd=elsewhere)
     assert not list(elsewhere.iterdir())
     run(zoo, "fit", "-c", "cnn/lenet_digits", "--trainer.max_epochs", "1", cwd=elsewhere)
     assert [path.name for path in elsewhere.iterdir()] == ["runs"]

@@ -30,10 +30,18 @@ def test_a_pattern_selects(zoo: Zoo) -> None:
         # 1.81 G multiply-adds: table 1 of the paper says 1.8e9
         (
             ["resnet18"],
-            ["11,689,512", "1,814,073,344", "B x 3 x 224 x 224", "B x 512 x 7 x 7", "B x 1000", "1512.03385"],
+            [
+                "11,689,512",
+                "1,814,073,344",
+                "B x 3 x 224 x 224",
+                "B x 512 x 7 x 7",
+                "B x 1000",
+                "1512.03385",
+                "imagenet, IMAGENET1K_V1",
+            ],
         ),
         (["resnet18", "--size", "64"], ["B x 3 x 64 x 64", "B x 512 x 2 x 2"]),
-        (["resnet20"], ["269,722", "B x 3 x 32 x 32", "B x 64 x 8 x 8", "cnn/resnet_digits"]),
+        (["resnet20"], ["269,722", "B x 3 x 32 x 32", "B x 64 x 8 x 8", "cnn/resnet_digits", "resnet20_digits"]),
         # by hand: 28*28*6*25 + 10*10*16*150 + 400*120 + 120*84 + 84*10
         (["lenet5"], ["61,706", "416,520", "B x 6 x 14 x 14", "cnn/lenet_digits"]),
         # 569 M multiply-adds: table 6 of the paper; 17.56 G: torchvision's figure

@@ -9,7 +9,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 # of model.safetensors
-SHA256: dict[str, str] = {}
+SHA256 = {
+    "lenet5_digits": "dd6f051e5981007ebe1e8e642f1a7986c3b74198070a3ea676528ea5d021ee42",
+    "resnet20_digits": "4ed9abf83adbddf7f9e9b8ce4b2cc50552a4fe14018583a8ac9317aaa483ba45",
+}
 
 
 def names(model: str | None = None) -> list[str]:

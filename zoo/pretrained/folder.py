@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,14 @@ from zoo.tasks import Task
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
 
-def save_folder(module: Task, folder: Path) -> Path:
-    """Write ``module`` as a folder; see :meth:`zoo.Task.save_pretrained`. The config is written last."""
+def save_folder(module: Task, folder: Path, training: Mapping[str, Any] | None = None) -> Path:
+    """Write ``module`` as a folder; see :meth:`zoo.Task.save_pretrained`. The config is written last.
+
+    Args:
+        module: a registered one.
+        folder: made if need be.
+        training: how it was trained, plain data, for the card and the config.
+    """
     name = name_of(module)
     if name is None:
         cls = type(module).__name__
@@ -32,6 +39,7 @@ def save_folder(module: Task, folder: Path) -> Path:
         "hparams": dict(module.hparams),
         **module.data_description(),
         "buffers": {k: b.tolist() for k, b in module.named_buffers(recurse=False)},
+        **({} if training is None else {"training": dict(training)}),
     }
     folder.mkdir(parents=True, exist_ok=True)
     # tied tensors are stored once each: safetensors refuses shared memory
@@ -77,7 +85,10 @@ def _replace(path: Path, write: Any) -> None:
     """Write a file beside ``path`` and move it there, so that a failure leaves the old one."""
     temporary = path.with_name(path.name + ".tmp")
     try:
+        temporary.touch()
+        usual = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(usual)  # safetensors leaves its files to their owner alone
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -88,6 +99,7 @@ def _card(module: Task, config: dict[str, Any]) -> str:
     net = type(module.net)
     source = (inspect.getdoc(inspect.getmodule(net)) or "").split("\n\n")[0].replace("\n", " ")
     hparams = "\n".join(f"| {k} | `{v}` |" for k, v in config["hparams"].items())
+    training = "".join(f"- {k.capitalize()}: {_told(v)}\n" for k, v in config.get("training", {}).items())
     classes = ", ".join(config["class_names"]) if config.get("class_names") else "not named"
     return f"""---
 library_name: lightning-zoo
@@ -103,7 +115,7 @@ tags: [pytorch, lightning]
   standard deviation {config["buffers"].get("std")}
 - Classes: {classes}
 - Written by lightning-zoo {config["zoo_version"]}, torch {torch.__version__}
-
+{training}
 ```python
 import zoo
 
@@ -114,3 +126,8 @@ model = zoo.load("path/to/this/folder").eval()
 |---|---|
 {hparams}
 """
+
+
+def _told(value: Any) -> str:
+    """A value on the card."""
+    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else f"`{value}`"

@@ -22,7 +22,8 @@ def download(repository: str) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    with _told(repository):
+    here = f"there is no local folder of that name; give a folder or file that is here, or a bundled name ({', '.join(names())})"
+    with _told(repository, here):
         return Path(snapshot_download(repository, allow_patterns=[CONFIG, WEIGHTS, CARD]))
 
 
@@ -31,30 +32,30 @@ def upload(module: "Task", repository: str, private: bool) -> str:
     from huggingface_hub import HfApi
 
     hub = HfApi()
-    with tempfile.TemporaryDirectory() as folder, _told(repository):
+    with tempfile.TemporaryDirectory() as folder:
         save_folder(module, Path(folder))
-        address = hub.create_repo(repository, private=private, exist_ok=True)
-        hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload by lightning-zoo")
+        with _told(repository, "log in with hf auth login, or keep the model here with save_pretrained"):
+            address = hub.create_repo(repository, private=private, exist_ok=True)
+            hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload by lightning-zoo")
         return str(address)
 
 
 @contextmanager
-def _told(repository: str) -> Iterator[None]:
+def _told(repository: str, cure: str) -> Iterator[None]:
     """Errors as ours: which repository, and the cure."""
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import HTTPError as LostConnection  # type: ignore[attr-defined] # of its HTTP library
 
     try:
         yield
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(
-            f"there is no folder {repository}, and no such repository on the Hugging Face hub, or only for those who log in: "
-            "hf auth login"
+            f"the Hugging Face hub has no repository {repository!r}, or only for those who log in (hf auth login): {cure}"
         ) from error
     except HFValidationError as error:
         raise ValueError(f"{repository!r} is no name of a repository: {error}") from error
-    except (OSError, LocalEntryNotFoundError) as error:
+    except (OSError, LostConnection) as error:
         raise ConnectionError(
-            f"there is no folder {repository}, and the Hugging Face hub cannot be reached for it "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}): give a folder or file that is here, or a bundled name "
-            f"({', '.join(names())})"
+            f"the Hugging Face hub cannot be reached for {repository!r} ({type(error).__name__}: "
+            f"{(str(error) or repr(error)).splitlines()[0]}): {cure}"
         ) from error

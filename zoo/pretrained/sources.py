@@ -1,5 +1,6 @@
 """Where weights come from: a name of torchvision's, a bundled name, a folder, a file, the hub."""
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,15 +24,14 @@ class Found:
         origin: what to call them in a message.
         net: the net's tensors by name.
         buffers: the task's: ``mean``, ``std`` ...
-        class_names, input_shape: of the data they were trained on.
+        data: what the task knew of the data it was trained on, see :meth:`zoo.Task.data_description`.
         model, hparams: of the task they were saved from.
     """
 
     origin: str
     net: dict[str, Tensor]
     buffers: dict[str, Tensor] = field(default_factory=dict)
-    class_names: list[str] | None = None
-    input_shape: tuple[int, ...] | None = None
+    data: dict[str, Any] = field(default_factory=dict)
     model: str | None = None
     hparams: dict[str, Any] | None = None
 
@@ -67,7 +67,7 @@ def find(weights: str, model: str | None) -> Found:
     path = Path(weights).expanduser()
     if path.is_file():
         return _from_file(path)
-    if path.suffix in FILES or len(path.parts) > 1:
+    if path.suffix in FILES or os.sep in weights:
         raise FileNotFoundError(f"there is no file or folder {weights}")
     names = list_weights(model)
     raise ValueError(
@@ -99,16 +99,7 @@ def _from_folder(folder: Path, origin: str) -> Found:
 def _from_task(origin: str, state: dict[str, Tensor], told: dict[str, Any], hparams: dict[str, Any]) -> Found:
     net = {k.removeprefix("net."): t for k, t in state.items() if k.startswith("net.")}
     buffers = {k: t for k, t in state.items() if "." not in k}
-    shape = told.get("input_shape")
-    return Found(
-        origin,
-        net,
-        buffers,
-        told.get("class_names"),
-        None if shape is None else tuple(shape),
-        told.get("model"),
-        hparams,
-    )
+    return Found(origin, net, buffers, told, told.get("model"), hparams)
 
 
 def _from_file(path: Path) -> Found:

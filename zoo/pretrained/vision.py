@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Builders that feed pretrained nets with (x - 0.5) / 0.5, whatever the transforms of the weights say (``transform_input``)
 TRANSFORM_INPUT = ("googlenet", "inception_v3")
+HASH = re.compile(r"-([0-9a-f]{8,})\.\w+$")  # of a file, in its name
 _OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\.\w+)$")
 
 
@@ -32,24 +33,29 @@ def members(model: str | None) -> dict[str, "WeightsEnum"]:
     return {name: entry for name, entry in found.__members__.items() if entry.meta.get("categories")}
 
 
-def read(entry: "WeightsEnum") -> tuple[dict[str, Tensor], dict[str, Tensor], list[str], tuple[int, ...]]:
-    """Tensors of the net by name, ``mean`` and ``std``, class names, input shape; downloaded if need be.
+def read(entry: "WeightsEnum") -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    """Tensors of the net by name, ``mean`` and ``std``, class names and input shape; downloaded if need be.
 
     Raises:
         ConnectionError: the download cannot be reached.
         ValueError: the file does not match the hash in its name.
     """
     path = _download(entry.url)
-    state = {_new_name(key): t for key, t in read_checkpoint(path, mmap=True).items()}
-    preset: Any = entry.transforms()
-    mean, std = preset.mean, preset.std
-    if entry.url.rpartition("/")[2].startswith(TRANSFORM_INPUT):
-        mean = std = [0.5] * len(mean)
+    state = {new_name(key): t for key, t in read_checkpoint(path, mmap=True).items()}
+    mean, std, size = preprocessing(entry)
     buffers = {"mean": torch.tensor(mean), "std": torch.tensor(std)}
-    return state, buffers, list(entry.meta["categories"]), (len(mean), preset.crop_size[0], preset.crop_size[0])
+    return state, buffers, {"class_names": list(entry.meta["categories"]), "input_shape": [len(mean), size, size]}
 
 
-def _new_name(key: str) -> str:
+def preprocessing(entry: "WeightsEnum") -> tuple[list[float], list[float], int]:
+    """Mean and standard deviation that the net's input is standardized with, and the side of the images in pixels."""
+    preset: Any = entry.transforms()
+    if entry.url.rpartition("/")[2].startswith(TRANSFORM_INPUT):
+        return [0.5] * len(preset.mean), [0.5] * len(preset.mean), preset.crop_size[0]
+    return list(preset.mean), list(preset.std), preset.crop_size[0]
+
+
+def new_name(key: str) -> str:
     """DenseNet's files are older than the rule that a module's name has no dot."""
     return _OLD_DENSENET.sub(r"\1\2", key)
 
@@ -57,7 +63,7 @@ def _new_name(key: str) -> str:
 def _download(url: str) -> Path:
     """The file in torch's usual cache, its hash checked."""
     path = Path(torch.hub.get_dir(), "checkpoints", os.path.basename(url))
-    expected = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    expected = HASH.search(path.name)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -49,10 +49,12 @@ def use_weights(module: Task, weights: str, name: str | None = None) -> None:
     for key in taken.keys() & {"mean", "std"}:
         setattr(module, key, torch.empty_like(taken[key]))
     put(module, taken, assign=any(p.is_meta for p in module.parameters()))
-    shape = found.input_shape
-    if shape is not None and len(shape) == 3 and channels is not None:
-        shape = (channels, *shape[1:])
-    module.describe_data({"class_names": found.class_names if classes[0] == classes[1] else None, "input_shape": shape})
+    data = dict(found.data)
+    if classes[0] != classes[1]:
+        data["class_names"] = None
+    if channels is not None and len(shape := data.get("input_shape") or []) == 3:
+        data["input_shape"] = [channels, *shape[1:]]
+    module.describe_data(data)
     module.load_report = report
 
 
@@ -109,10 +111,12 @@ def _misfit(
         old, new = (tensors[key].shape for tensors in (state, wanted))
         if old[2:] == new[2:]:
             return f"its first convolution sees {old[1]} channels, here it has {new[1]}: up to 16 can be adapted"
+    reasons = []
     if shapes:
-        key = shapes[0].removeprefix("net.")
+        there, here = (tuple(tensors[shapes[0]].shape) for tensors in (state, wanted))
         more = f" ({len(shapes) - 1} more differ)" if len(shapes) > 1 else ""
-        return f"{key} is {tuple(state[shapes[0]].shape)} there and {tuple(wanted[shapes[0]].shape)} here{more}"
-    lacks = f"{len(missing)} tensors are missing ({missing[0].removeprefix('net.')})" if missing else ""
-    extra = f"{len(unexpected)} are unknown here ({unexpected[0].removeprefix('net.')})" if unexpected else ""
-    return " and ".join(filter(None, (lacks, extra)))
+        reasons.append(f"{shapes[0].removeprefix('net.')} is {there} there and {here} here{more}")
+    for keys, what in ((missing, "missing"), (unexpected, "unknown here")):
+        if keys:
+            reasons.append(f"{len(keys)} tensors are {what} ({keys[0].removeprefix('net.')})")
+    return ", ".join(reasons)

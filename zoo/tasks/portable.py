@@ -63,7 +63,7 @@ class Portable(Freezable):
         self.eval()
         try:
             with torch.no_grad():
-                output = self(torch.zeros(1, *shape, device=self.mean.device))
+                output = self.net(self.standardize(torch.zeros(1, *shape, device=self.mean.device)))
         except (RuntimeError, IndexError) as error:
             raise ValueError(
                 f"{type(self.net).__name__} cannot take the data's input of shape {shape}: {error}"
@@ -106,8 +106,12 @@ class Portable(Freezable):
         self._standardized = self._standardized or prefix + "mean" in state_dict
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def save_pretrained(self, folder: str | Path) -> Path:
+    def save_pretrained(self, folder: str | Path, training: Mapping[str, Any] | None = None) -> Path:
         """Write a folder that :func:`zoo.load` reads: ``config.json``, ``model.safetensors`` (the net's keys), ``README.md``.
+
+        Args:
+            folder: made if need be.
+            training: how the model was trained, plain data by name, for the card and the config.
 
         Returns:
             The folder.
@@ -117,7 +121,7 @@ class Portable(Freezable):
         """
         from zoo.pretrained import save_folder
 
-        return save_folder(cast("Task", self), Path(folder))
+        return save_folder(cast("Task", self), Path(folder), training)
 
     def push_to_hub(self, repository: str, private: bool = False) -> str:
         """Put what :meth:`save_pretrained` writes into a repository of the Hugging Face hub, made if there is none.

@@ -68,6 +68,7 @@ def test_the_folder_holds_the_nets_keys_and_a_card(task: zoo.Task, folder: Path)
     assert config["model"] == "lenet5_relu"
     assert config["hparams"] == dict(task.hparams)
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert len({p.stat().st_mode for p in folder.iterdir()}) == 1
 
 
 def test_a_new_head_is_reported(folder: Path) -> None:
