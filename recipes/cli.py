@@ -19,6 +19,7 @@ _HELP = {
   --logger NAME         csv (default), tensorboard, wandb, wandb-offline, none; metrics.csv is written in any case
   --resume [RUN]        continue a run in its own folder: the newest of the recipe, or a run folder, a version, a checkpoint
   --runs FOLDER         where run folders are made (default: runs)
+  --fast                mixed bfloat16 where this machine has it; sums and parameters stay 32-bit, results differ slightly
 """,
     "validate": """zoo validate [-c RECIPE] [--ckpt PATH] [options]: measure a checkpoint on the validation data.
 
@@ -73,12 +74,12 @@ def _run(verb: str, args: list[str]) -> int:
         found = options.parse(verb, args)
         with NoCaches():
             from recipes.training import train_or_evaluate
-        with heard(console), _kept(console):
+        with heard(console), kept(console):
             return train_or_evaluate(found, console)
 
 
 @contextlib.contextmanager
-def _kept(console: Console) -> Iterator[None]:
+def kept(console: Console) -> Iterator[None]:
     """Keep in the log how a run ended early."""
     try:
         yield

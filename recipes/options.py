@@ -44,6 +44,7 @@ class Options:
         runs: the folder of all runs.
         resumed: the run folder to continue.
         checkpoint: to resume from or to evaluate.
+        fast: add the trainer options that are fastest on this machine; those given win.
     """
 
     verb: str
@@ -54,6 +55,7 @@ class Options:
     runs: Path = Path("runs")
     resumed: Path | None = None
     checkpoint: Path | None = None
+    fast: bool = False
 
 
 def parse(verb: str, args: list[str]) -> Options:
@@ -68,6 +70,7 @@ def parse(verb: str, args: list[str]) -> Options:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     if verb == "fit":
         parser.add_argument("--resume", nargs="?", const="")
+        parser.add_argument("--fast", action="store_true")
     else:
         parser.add_argument("--ckpt", "--ckpt_path")
     known, overrides = parser.parse_known_args(args)
@@ -78,8 +81,10 @@ def parse(verb: str, args: list[str]) -> Options:
     if verb == "fit" and known.resume is None:
         if recipe is None:
             raise UserError("no recipe given: zoo fit -c NAME (`zoo recipes` lists them)")
-        return Options(verb, recipe, [r.path for r in found], **options)
+        return Options(verb, recipe, [r.path for r in found], fast=known.fast, **options)
     if verb == "fit":
+        if known.fast:
+            raise UserError("--resume goes on as the run began: leave --fast out, or start a new run with it")
         if len(found) > 1:
             raise UserError("--resume takes the run's own configuration: give one -c at most")
         resumed = _run(known.resume, known.runs, recipe, "zoo fit --resume RUN, or -c RECIPE --resume")

@@ -23,6 +23,7 @@ from recipes.catalog import Recipe
 from recipes.checkpoints import AtomicCheckpointIO, Best, Last, check_fits, load
 from recipes.console import Console
 from recipes.errors import Crash, MachineError, UserError, chain, disk_full, message
+from recipes.fast import fast_options
 from recipes.options import Options
 from recipes.progress import Lines, Progress, Started
 from recipes.summary import evaluation_table, fit_summary
@@ -37,7 +38,10 @@ def train_or_evaluate(options: Options, console: Console) -> int:
     """
     checkpoint = load(options.checkpoint) if options.checkpoint else None
     told = (checkpoint or {}).get("hyper_parameters")
-    args = [*(f"--config={path}" for path in options.configs), *options.overrides]
+    fast = fast_options() if options.fast else []
+    if options.fast and not fast:
+        console.say("--fast changes nothing here: this machine has no instructions for 16-bit arithmetic")
+    args = [*(f"--config={path}" for path in options.configs), *fast, *options.overrides]
     cli = RecipeCLI(args, options.overrides, told, told_wins=options.verb != "fit")
     if checkpoint is not None and options.checkpoint is not None:
         check_fits(checkpoint, cli.model, options.checkpoint)
@@ -198,7 +202,8 @@ class Session:
             is_overridden("test_dataloader", self.module) or (data and is_overridden("test_dataloader", data))
         ):
             return {}
-        found = self.trainer.test(self.module, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
+        run = self.trainer.test if getattr(data, "has_test", True) else self.trainer.validate
+        found = run(self.module, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
         return {name: value for result in found for name, value in result.items()}
 
     def evaluate(self) -> int:
