@@ -3,12 +3,13 @@
 import pickle
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import zoo
 from zoo.pretrained import load_weights, skeleton
@@ -237,9 +238,11 @@ class Tied(nn.Module):
 @pytest.mark.parametrize("left_out", [(), ("out.weight",), ("embedding.weight",)])
 def test_ties_are_made_again(left_out: tuple[str, ...]) -> None:
     state = {k: t for k, t in Tied().state_dict().items() if k not in left_out}
+    before = torch.get_rng_state()
     with skeleton():
         net = Tied()
     assert load_weights(net, state, assign=True).missing == []
+    assert torch.equal(torch.get_rng_state(), before)
     assert net.out.weight is net.embedding.weight
     assert torch.equal(net.out.weight, next(iter(state.values())))
     assert len(list(net.parameters())) == 2
@@ -265,8 +268,18 @@ def test_what_cannot_be_drawn_is_said() -> None:
 
 def test_a_skeleton_is_without_values_but_for_the_tasks_own() -> None:
     before = torch.get_rng_state()
-    with skeleton():
+
+    class Operations(TorchDispatchMode):
+        names: ClassVar[set[str]] = set()
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.names.add(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    with skeleton(), Operations() as operations:
         task = make(class_weight=[float(k) for k in range(10)], init="kaiming_normal")
+    assert "empty" in operations.names
+    assert not operations.names & {"normal_", "uniform_", "fill_", "zero_"}  # slow on the meta device, and to no end
     assert torch.equal(torch.get_rng_state(), before)
     assert all(t.is_meta for t in task.net.state_dict().values())
     assert task.class_weight.tolist() == list(range(10))
