@@ -22,6 +22,7 @@ class ConvNet(Classifier):
         features: image -> the maps of the stages, finest first: ``(B, C, H, W)`` each.
     """
 
+    channels_last: ClassVar[bool] = True  # in memory: what convolutions are fastest with
     image_size: ClassVar[int] = 224  # side in pixels of the paper's images
     map_size: ClassVar[int | None] = None  # side of the map that the first dense layer reads; None: the mean of any map
     smallest: ClassVar[int] = 1  # side in pixels of the smallest images that leave a map; asked by Features

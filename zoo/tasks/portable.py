@@ -39,6 +39,8 @@ class Portable(Freezable):
     def setup(self, stage: str) -> None:
         """Take what the datamodule tells, and refuse data that the net cannot take."""
         super().setup(stage)
+        if self._channels_last:
+            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         data = getattr(self.trainer, "datamodule", None)
         if stage != "fit" or data is None:
             return
@@ -79,9 +81,17 @@ class Portable(Freezable):
             )
 
     def standardize(self, x: Tensor) -> Tensor:
-        """``(x - mean) / std``, channel by channel (images, ``(B, C, ...)``) or column by column (``(B, D)``)."""
+        """``(x - mean) / std``, channel by channel (images, ``(B, C, ...)``) or column by column (``(B, D)``).
+
+        Images come out with their channels last in memory where the net is faster so (``net.channels_last``).
+        """
         shape = (-1, *[1] * (x.ndim - 2))
-        return (x - self.mean.view(shape)) / self.std.view(shape)
+        x = (x - self.mean.view(shape)) / self.std.view(shape)
+        return x.contiguous(memory_format=torch.channels_last) if self._channels_last and x.ndim == 4 else x
+
+    @property
+    def _channels_last(self) -> bool:
+        return getattr(self.net, "channels_last", False)
 
     def data_description(self) -> dict[str, Any]:
         """What the module remembers of its data, as plain data: class names, the shape of an example, how files become one."""

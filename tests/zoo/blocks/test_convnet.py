@@ -33,3 +33,11 @@ def test_the_parameters_stay_the_nets_own() -> None:
 def test_lenet_itself_still_refuses_larger_images() -> None:
     with pytest.raises(ValueError, match="datamodule's size=32"):
         zoo.create_model("lenet5").net(torch.rand(1, 1, 40, 40))
+
+
+def test_a_task_hands_images_with_their_channels_last() -> None:
+    """What convolutions are fastest with; the values are those of the usual order to rounding."""
+    task, x = zoo.create_model("resnet20", width=4).eval(), torch.rand(2, 3, 16, 16)
+    assert task.standardize(x).is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(task(x), task.net((x - task.mean) / task.std), atol=1e-5, rtol=1e-4)
+    assert zoo.create_model("mlp").standardize(torch.rand(2, 1, 28, 28)).is_contiguous()
