@@ -18,8 +18,10 @@ _HOME = {
     "LRSchedule": "callbacks.lr_schedule",
     "LayerFreezing": "callbacks.layer_freezing",
     "LearningCurves": "callbacks.learning_curves",
+    "ModelFolder": "callbacks.model_folder",
     "RandomState": "callbacks.random_state",
     "Samples": "callbacks.samples",
+    "WrongExamples": "callbacks.wrong_examples",
 }
 
 __all__ = sorted(_HOME)

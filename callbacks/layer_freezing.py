@@ -125,7 +125,7 @@ class LayerFreezing(Callback):
             trainer.strategy.model = trainer.strategy._setup_model(module)
             trainer.strategy._register_ddp_hooks()
         rank_zero_info(
-            f"Epoch {trainer.current_epoch}: trained from {groups[frozen][0]} on, {frozen} layer groups frozen."
+            f"epoch {trainer.current_epoch + 1}: trained from {groups[frozen][0]} on, {frozen} layer groups frozen"
         )
 
     @override

@@ -132,7 +132,7 @@ class Samples(Callback):
                         shown = {} if self._batch is None else render(self._batch)
                     for name, value in shown.items():
                         value = _checked(name, value)
-                        _write(self._folder, f"epoch_{self._ended:04d}_" + re.sub(r"[^\w.-]+", "_", name), value)
+                        write(self._folder, f"epoch_{self._ended:04d}_" + re.sub(r"[^\w.-]+", "_", name), value)
                         for logger in trainer.loggers:
                             _log(logger, f"samples/{name}", value, step)
             except Exception as error:  # a picture is not worth a run
@@ -194,7 +194,8 @@ def _checked(name: str, value: Any) -> Any:
     )
 
 
-def _write(folder: Path, name: str, value: Any) -> None:
+def write(folder: Path, name: str, value: Any) -> None:
+    """Write an image, a text or a table into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(value, Tensor):
         _picture(value).save(folder / f"{name}.png")

@@ -28,7 +28,7 @@ _HOME = {
     "FashionMNISTDataModule": "datamodules.mnist",
     "ImageDataModule": "datamodules.images",
     "ImageFolderDataModule": "datamodules.image_folder",
-    "ImageNetDataModule": "datamodules.image_folder",
+    "ImageNetDataModule": "datamodules.imagenet",
     "IrisDataModule": "datamodules.tabular",
     "MNISTDataModule": "datamodules.mnist",
     "MoonsDataModule": "datamodules.toys",

@@ -36,6 +36,7 @@ class DataModule(LightningDataModule):
     Attributes:
         mean, std: of the training split, one number a channel or column, after ``setup("fit")``.
         class_counts: examples of each class in the training split, after ``setup("fit")``; None without classes.
+        has_test: whether there is a test part; where there is none, ``zoo fit`` ends with the validation of the best checkpoint.
         fingerprint: 16 hexadecimal digits that tell training data and their split from any others, after ``setup("fit")``.
 
     Raises:
@@ -43,6 +44,7 @@ class DataModule(LightningDataModule):
     """
 
     class_names: list[str] | None = None
+    has_test = True
 
     def __init__(
         self, batch_size: int = 64, num_workers: int = 0, val_fraction: float = 0.1, split_seed: int = 0
@@ -252,6 +254,10 @@ class Examples(Dataset):
     def inputs(self, index: Tensor) -> Tensor:
         """The inputs at some places: ``(B,)`` -> ``(B, ...)``."""
         return self.x.index_select(0, index)
+
+    def called(self, place: int) -> str:
+        """What to call an example to a person: its file, or its number."""
+        return str(place)
 
     def subset(self, chosen: Tensor) -> "Examples":
         """Those where ``chosen``, a mask ``(N,)``, is True."""

@@ -12,11 +12,13 @@ from recipes.errors import BUG, INTERRUPTED, OK, USER, Crash, UserError, did_you
 # verb -> (module, function, what it does); a function takes the arguments after the verb and returns the exit code
 VERBS = {
     "fit": ("recipes.cli", "fit", "train a recipe, test the best checkpoint, continue a run"),
+    "finetune": ("recipes.finetune", "run", "look at a folder of images, then teach a trained model its classes"),
     "validate": ("recipes.cli", "validate", "measure a checkpoint on the validation data"),
     "test": ("recipes.cli", "test", "measure a checkpoint on the test data"),
     "predict": ("recipes.predict", "run", "images or CSV rows in, a table of labels or values out"),
     "models": ("recipes.models", "run", "list the models, or look at one"),
     "recipes": ("recipes.catalog", "run", "list the recipes"),
+    "transfer": ("recipes.transfer.digits", "run", "what transfer is worth: digits 5-9 after 0-4, from few labels"),
     "baselines": ("recipes.linear.baselines", "run", "what plain methods of scikit-learn reach on a recipe's data"),
 }
 

@@ -1,0 +1,49 @@
+"""The model that a run ends with, as a folder of its own."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+
+class ModelFolder(Callback):
+    """Write the model that is evaluated after a fit, by its ``save_pretrained``, into the run folder, as ``model/``.
+
+    ``zoo fit`` tests the best checkpoint when training is over, and validates it where there is no test part: that model is
+    written, with what it measures on its card. Nothing is written by an evaluation without a fit.
+
+    Example:
+        >>> callback = ModelFolder()
+    """
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            folder = trainer.log_dir or trainer.default_root_dir  # log_dir: all ranks must ask
+            self._folder = None if getattr(trainer, "fast_dev_run", False) else Path(folder) / "model"
+
+    @override
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, pl_module, "test/")
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._write(trainer, pl_module, "val/")
+
+    def _write(self, trainer: Trainer, module: Any, stage: str) -> None:
+        if self._folder is None or not trainer.is_global_zero:
+            return
+        data: Any = getattr(trainer, "datamodule", None)
+        metrics = {k: round(float(v), 6) for k, v in trainer.callback_metrics.items() if k.startswith(stage)}
+        told = {
+            "epochs": trainer.fit_loop.epoch_progress.current.completed,
+            "steps": trainer.global_step,
+            "data": getattr(data, "data_identity", None) or type(data).__name__,
+            "metric": metrics,
+        }
+        module.save_pretrained(self._folder, told)

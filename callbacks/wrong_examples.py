@@ -1,0 +1,149 @@
+"""What the model of a run gets wrong, to look at."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from typing_extensions import override
+
+from callbacks.samples import write
+
+
+class WrongExamples(Callback):
+    """Tell which examples a classifier gets wrong when it is evaluated after a fit, the surest mistakes first.
+
+    ``zoo fit`` tests the best checkpoint when training is over, and validates it where there is no test part. Into the run
+    folder go ``wrong_examples.csv`` (file or number, true and predicted class, the prediction's probability),
+    ``wrong_examples.png`` with the surest of them (images), and ``confusion.png``, the confusion matrix of all examples: what
+    ``pl_module.render`` shows. The classes are those of ``pl_module.predict_step``; a module that predicts no class an example,
+    multi-label ones among them, is left alone. Nothing is written by an evaluation without a fit. What fails is a warning.
+
+    Args:
+        num_examples: images in the picture, >= 1.
+
+    Raises:
+        ValueError: an argument out of its range.
+
+    Example:
+        >>> WrongExamples().num_examples
+        32
+    """
+
+    def __init__(self, num_examples: int = 32) -> None:
+        if num_examples < 1:
+            raise ValueError(f"num_examples must be >= 1, got {num_examples}")
+        self.num_examples = num_examples
+        self._folder: Path | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._seen = 0
+        self._rows: list[list[Any]] = []  # name, true class, predicted class, probability
+        self._shown: list[tuple[float, Tensor, Tensor]] = []  # the surest: probability, x, y
+        self._one: tuple[Tensor, Tensor] | None = None
+        self._places: list[list[int]] | None = None  # of each batch, in the dataset
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            folder = trainer.log_dir or trainer.default_root_dir  # log_dir: all ranks must ask
+            nothing = getattr(trainer, "fast_dev_run", False) or not hasattr(pl_module, "render")
+            self._folder = None if nothing else Path(folder)
+
+    @override
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._reset()
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._reset()
+
+    @override
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._add(trainer, pl_module, trainer.test_dataloaders, batch, batch_idx)
+
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.state.fn == "validate":
+            self._add(trainer, pl_module, trainer.val_dataloaders, batch, batch_idx)
+
+    @override
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, pl_module)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._write(trainer, pl_module)
+
+    def _add(self, trainer: Trainer, module: Any, loaders: Any, batch: Any, number: int) -> None:
+        if self._folder is None:
+            return
+        x, y, *rest = batch
+        with trainer.precision_plugin.forward_context():
+            said = module.predict_step(batch, number)
+        if not isinstance(said, dict) or "label" not in said or y.ndim != 1:
+            return
+        loader = next(iter(tree_leaves(loaders)))
+        if self._places is None:
+            self._places = [list(places) for places in loader.batch_sampler]
+        counts = rest[0] > 0 if rest else torch.ones_like(y, dtype=torch.bool)
+        names = module.class_names or [str(k) for k in range(module.num_classes)]
+        called = getattr(loader.dataset, "called", str)
+        for i in counts.nonzero().flatten().tolist():
+            self._seen += 1
+            true, label, probability = names[int(y[i])], said["label"][i], float(said["probability"][i])
+            if label != true:
+                self._rows.append([called(self._places[number][i]), true, label, round(probability, 4)])
+                self._shown.append((probability, x[i].cpu(), y[i].cpu()))
+            elif self._one is None:
+                self._one = x[i : i + 1].cpu(), y[i : i + 1].cpu()
+        self._shown = sorted(self._shown, key=lambda one: -one[0])[: self.num_examples]
+
+    def _write(self, trainer: Trainer, module: Any) -> None:
+        if self._folder is None:
+            return
+        parts: list[Any] = [(self._seen, self._rows, self._shown, self._one)]
+        if trainer.world_size > 1:
+            parts = [None] * trainer.world_size
+            torch.distributed.all_gather_object(parts, (self._seen, self._rows, self._shown, self._one))
+        seen, one = sum(part[0] for part in parts), next((part[3] for part in parts if part[3] is not None), None)
+        rows = sorted((row for part in parts for row in part[1]), key=lambda row: (-row[3], row[0]))
+        shown = sorted((one for part in parts for one in part[2]), key=lambda one: -one[0])[: self.num_examples]
+        if not seen or not trainer.is_global_zero:
+            return
+        try:
+            write(self._folder, "wrong_examples", [["file", "true", "predicted", "probability"], *rows])
+            batch = one
+            if shown:
+                batch = torch.stack([x for _, x, _ in shown]), torch.stack([y for _, _, y in shown])
+            found = module.render(tuple(part.to(module.device) for part in batch or ()))
+            if "confusion" in found:
+                write(self._folder, "confusion", found["confusion"])
+            if shown and "examples" in found:
+                write(self._folder, "wrong_examples", found["examples"])
+            rank_zero_info(f"{len(rows)} of {seen} wrong: {self._folder / 'wrong_examples.csv'}")
+        except Exception as error:  # a picture is not worth a run
+            rank_zero_warn(f"WrongExamples could not show them: {type(error).__name__}: {error}")
+        finally:
+            self._reset()
