@@ -1,5 +1,7 @@
 """``zoo fit --fast``: trainer options for the arithmetic in which this machine is fastest."""
 
+from typing import Any
+
 import torch
 
 
@@ -13,5 +15,5 @@ def fast_options() -> list[str]:
 
 def cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bfloat16 matrices itself (AVX512-BF16, AMX, or Arm's BF16)."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))

@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from fits import SaveEverywhere
-from lightning.pytorch import Callback, LightningModule, Trainer
+from fits import SaveEverywhere, make_trainer
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor
 from transfer_kit import BATCHES, Task, fit, same
 
+import zoo
 from callbacks import EMA
+from datamodules import DigitsDataModule
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before"),
@@ -125,6 +127,25 @@ def test_a_checkpoint_holds_what_was_evaluated_and_the_other_set(tmp_path: Path)
     fit(EMA(0.8, evaluate=False), SaveEverywhere(tmp_path), epochs=1)
     beside = torch.load(tmp_path / f"epoch-{BATCHES}.ckpt", weights_only=True)["ema"]
     assert all(torch.equal(value, task.state_dict()[name]) for name, value in beside["other"].items())
+
+
+@pytest.mark.parametrize("evaluate", [True, False])
+def test_load_chooses(tmp_path: Path, evaluate: bool) -> None:
+    seed_everything(0, verbose=False)
+    digits = DigitsDataModule(batch_size=64)
+    task = zoo.create_model("mlp", in_features=64, widths=[4])
+    trainer = make_trainer(EMA(0.5, evaluate=evaluate), SaveEverywhere(tmp_path), max_epochs=1, limit_train_batches=3)
+    trainer.fit(task, datamodule=digits)
+    path = tmp_path / "epoch-3.ckpt"
+    held = {kind: zoo.load(path, average=kind).net.fc.weight for kind in (None, True, False)}
+    assert torch.equal(held[None], held[evaluate])
+    assert torch.equal(held[None], task.net.fc.weight)
+    assert not torch.equal(held[True], held[False])
+    plain = tmp_path / "plain.ckpt"
+    trainer.save_checkpoint(plain)  # after the fit, of the evaluated set alone
+    if evaluate:
+        with pytest.raises(ValueError, match="holds no average of the weights"):
+            zoo.load(plain, average=True)
 
 
 def test_a_failure_in_validation_gives_the_weights_back() -> None:

@@ -16,7 +16,7 @@ from zoo.registry import create_model
 from zoo.tasks import Task
 
 
-def load(path: str | Path, strict: bool = True, **overrides: Any) -> Task:
+def load(path: str | Path, strict: bool = True, average: bool | None = None, **overrides: Any) -> Task:
     """Rebuild a model from a Lightning checkpoint (``.ckpt``) of a zoo task, or from what ``save_pretrained`` wrote.
 
     The file names a registered model and holds tensors and plain data; nothing it asks for is imported or unpickled.
@@ -24,6 +24,8 @@ def load(path: str | Path, strict: bool = True, **overrides: Any) -> Task:
     Args:
         path: the checkpoint file, the folder, the name of a bundled one, or "owner/name" on the Hugging Face hub.
         strict: refuse weights that do not fit; ``False`` takes what fits. ``model.load_report`` tells what became of each tensor.
+        average: of a checkpoint of a run with ``callbacks.EMA``, the averaged weights or those that were trained; None takes what
+            was evaluated.
         overrides: hyperparameters that win over the file's, e.g. ``num_classes=7`` with ``strict=False`` for a new head.
 
     Returns:
@@ -45,6 +47,10 @@ def load(path: str | Path, strict: bool = True, **overrides: Any) -> Task:
         told, state, hparams = checkpoint.get("zoo"), checkpoint.get("state_dict"), checkpoint.get("hyper_parameters")
         if told is None or state is None or hparams is None:
             raise ValueError(f"{path} is no lightning-zoo checkpoint: load it with the class it was made by")
+        if average is not None and average != checkpoint.get("ema", {}).get("evaluate", False):
+            if "ema" not in checkpoint:
+                raise ValueError(f"{path} holds no average of the weights: it is of a run without callbacks.EMA")
+            state = checkpoint["ema"]["other"]
     if told.get("model") is None and "net" in hparams:
         raise ValueError(
             f"the net of {path}, a {hparams['net']}, was given from outside, and no file holds a net: build it again and give "

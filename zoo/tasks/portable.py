@@ -40,7 +40,7 @@ class Portable(Freezable):
         """Take what the datamodule tells, and refuse data that the net cannot take."""
         super().setup(stage)
         if self._channels_last:
-            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.net.to(memory_format=torch.channels_last)
         data = getattr(self.trainer, "datamodule", None)
         if stage != "fit" or data is None:
             return
