@@ -303,7 +303,9 @@ def test_a_regression_keeps_the_unit_of_its_target(tmp_path: Path) -> None:
 def test_load_keeps_the_class_weights_that_were_asked_for(trained: zoo.Task, tmp_path: Path) -> None:
     path = write(trained, "folder", tmp_path)
     wanted = [float(k) for k in range(7)]
-    assert zoo.load(path, num_classes=7, class_weight=wanted, strict=False).class_weight.tolist() == wanted
+    task = zoo.load(path, num_classes=7, class_weight=wanted, strict=False)
+    assert task.class_weight.tolist() == wanted
+    assert task.load_report.missing == []
 
 
 def net_of_ones_own(outputs: int = 10) -> nn.Module:
