@@ -15,7 +15,7 @@ HELP = """zoo transfer [options]: train a net on the digits 0-4, then teach it 5
 
   --labels N ...    labels of each class, one or more numbers (default: 1 2 5 20)
   --seeds N         how many times; the table tells the means (default: 3)
-  --epochs N        of every training (default: 20)
+  --epochs N        of each training on 5-9 (default: 60)
   --debug           show the traceback of any error
 
 The net is a CIFAR ResNet of 8 layers on the bundled digits. Its ways to learn the new classes:
@@ -28,12 +28,13 @@ Accuracy is that on the test images of 5-9, which no training has seen; seconds 
 
 Examples:
   zoo transfer
-  zoo transfer --labels 10 50 --epochs 60
+  zoo transfer --labels 10 50 --epochs 20
 """
 
 METHODS = ("scratch", "head", "head, then all", "all")
 _NET: dict[str, Any] = {"depth": 8, "width": 32, "in_channels": 1, "num_classes": 5}
 _RATE = 1e-2
+_SOURCE_EPOCHS = 20
 _LEAST = 6  # epochs: the head's third and the four groups below
 
 
@@ -42,7 +43,7 @@ def run(args: list[str]) -> int:
     parser = Parser("zoo transfer")
     parser.add_argument("--labels", type=int, nargs="+", default=[1, 2, 5, 20])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=60)
     options = parser.parse_args(args)
     if min(options.labels) < 1 or max(options.labels) > 140:
         raise UserError(f"--labels must lie in 1..140, the images there are of each class, got {options.labels}")
@@ -66,7 +67,7 @@ def _compare(labels: list[int], seeds: int, epochs: int) -> None:
         logging.WARNING
     )  # what is unfrozen when is the same in each of them
     begin = time.monotonic()
-    sources = [_source(seed, epochs) for seed in range(seeds)]
+    sources = [_source(seed) for seed in range(seeds)]
     known = sum(accuracy for _, accuracy in sources) / seeds
     print(
         f"digits 0-4, all labels: test/acc {known:.4f} (mean of {seeds}), {(time.monotonic() - begin) / seeds:.1f} s each\n\n"
@@ -84,14 +85,14 @@ def _compare(labels: list[int], seeds: int, epochs: int) -> None:
         print(f"{method:<16}" + "".join(f"{cell:>14}" for cell in cells) + f"{seconds:>10.1f}", flush=True)
 
 
-def _source(seed: int, epochs: int) -> "tuple[Task, float]":
+def _source(seed: int) -> "tuple[Task, float]":
     """A net that knows 0 to 4, and its accuracy."""
     from callbacks import LRSchedule
     from zoo import CIFARResNetClassifier
 
     _seed(seed)
     task = CIFARResNetClassifier(**_NET, lr=_RATE, weight_decay=1e-2)
-    return task, _fit(task, half("low", None, seed), epochs, LRSchedule("cosine"))
+    return task, _fit(task, half("low", None, seed), _SOURCE_EPOCHS, LRSchedule("cosine"))
 
 
 def learn(method: str, source: "Task", labels: int, seed: int, epochs: int) -> float:

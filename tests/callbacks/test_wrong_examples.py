@@ -1,0 +1,143 @@
+"""What is told of wrong examples after a fit: all of them, by name, over all processes; and the folder of the model."""
+
+import csv
+import warnings
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fits import make_trainer
+from lightning.pytorch import seed_everything
+from lightning.pytorch.strategies import DDPStrategy
+from PIL import Image
+from torch import Tensor
+from transfer_kit import Patterns, Task
+
+from callbacks import ModelFolder, WrongExamples
+from datamodules import ArrayDataModule
+from zoo import LinearRegressor, create_model, load
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+
+
+class Flipped(Task):
+    """Right but for the examples whose last pixel is a multiple of four: they get the next class."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        true = (x[:, 0, :5:2, 2] > 0.9).float().argmax(1)
+        wrong = (x[:, 0, 5, 5] * 255).round().long() % 4 == 0
+        return 9 * torch.nn.functional.one_hot((true + wrong) % 3, 3).float() + 0 * self.net(x).sum()
+
+
+def expected(part: str) -> set[int]:
+    """The places of wrong examples in a part."""
+    data = Patterns(batch_size=10)
+    data.setup()
+    return {i for i, x in enumerate(data._parts[part].x) if int(x[0, 5, 5]) % 4 == 0}
+
+
+def run(
+    folder: Path, *callbacks: Any, devices: int = 1, evaluate: str = "test", batch_size: int = 10, **options: Any
+) -> None:
+    seed_everything(1, verbose=False)
+    strategy = DDPStrategy(start_method="fork", timeout=timedelta(seconds=30)) if devices > 1 else "auto"
+    kept = {"default_root_dir": folder, "limit_train_batches": 1, "max_epochs": 1, **options}
+    trainer = make_trainer(*callbacks, devices=devices, strategy=strategy, limit_val_batches=1.0, **kept)
+    task, data = Flipped(), Patterns(batch_size=batch_size)
+    trainer.fit(task, datamodule=data)
+    if evaluate:
+        getattr(trainer, evaluate)(task, datamodule=data, verbose=False)
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "wrong_examples.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(("evaluate", "part"), [("test", "test"), ("validate", "val")])
+def test_all_of_them_by_number(tmp_path: Path, evaluate: str, part: str) -> None:
+    run(tmp_path, WrongExamples(num_examples=3), evaluate=evaluate)
+    found = rows(tmp_path)
+    assert {int(row["file"]) for row in found} == expected(part)
+    assert all("abc"["abc".index(row["true"]) - 2] == row["predicted"] for row in found)
+    assert all(float(row["probability"]) > 0.9 for row in found)
+    with Image.open(tmp_path / "wrong_examples.png") as picture:
+        assert picture.size == (320, 138)  # three in one row, 11 times as large as they are
+    assert (tmp_path / "confusion.png").is_file()
+
+
+def test_the_fits_own_validation_writes_nothing(tmp_path: Path) -> None:
+    run(tmp_path, WrongExamples(), evaluate="")
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_processes_tell_of_each_example_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """69 examples in batches of 17: the second process fills its third batch with one that does not count."""
+    run(tmp_path / "one", WrongExamples())
+    trainer_folder = tmp_path / "two"
+    seed_everything(1, verbose=False)
+    strategy = DDPStrategy(start_method="fork", timeout=timedelta(seconds=30))
+    callback = WrongExamples()
+    callback._folder = trainer_folder
+    trainer = make_trainer(callback, devices=2, strategy=strategy, default_root_dir=trainer_folder)
+    task = Flipped()
+    task.class_names = list("abc")
+    trainer.test(task, datamodule=Patterns(batch_size=17), verbose=False)
+    assert rows(tmp_path / "one") == rows(trainer_folder)
+    assert caplog.text.count("21 of 69 wrong") == 2
+
+
+def test_a_model_without_mistakes_has_an_empty_table_and_a_confusion_matrix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Flipped.forward
+    monkeypatch.setattr(Flipped, "forward", lambda self, x: original(self, (x * 255 // 4 * 4 + 1) / 255))
+    run(tmp_path, WrongExamples())
+    assert rows(tmp_path) == []
+    assert (tmp_path / "confusion.png").is_file()
+    assert not (tmp_path / "wrong_examples.png").exists()
+
+
+def test_what_fails_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "confusion.png").mkdir()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(tmp_path, WrongExamples())
+    assert any("WrongExamples could not show them: IsADirectoryError" in str(w.message) for w in caught)
+
+
+def test_a_regression_is_left_alone(tmp_path: Path) -> None:
+    data = ArrayDataModule(torch.rand(40, 2), torch.rand(40), kind="regression", test_fraction=0.25)
+    trainer = make_trainer(WrongExamples(), ModelFolder(), max_epochs=1, default_root_dir=tmp_path)
+    task = LinearRegressor(2)
+    trainer.fit(task, datamodule=data)
+    trainer.test(task, datamodule=data, verbose=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_the_folder_holds_the_model_that_was_tested(tmp_path: Path) -> None:
+    task = create_model("resnet20", depth=8, width=4, in_channels=1, num_classes=3)
+    data = Patterns(batch_size=10)
+    trainer = make_trainer(ModelFolder(), max_epochs=2, default_root_dir=tmp_path, limit_val_batches=1.0)
+    trainer.fit(task, datamodule=data)
+    assert not (tmp_path / "model").exists()
+    metrics = trainer.test(task, datamodule=data, verbose=False)[0]
+    loaded = load(tmp_path / "model")
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in task.state_dict().items())
+    card = (tmp_path / "model/README.md").read_text()
+    assert f"test/acc {round(metrics['test/acc'], 6)}" in card
+    assert "- Epochs: `2`" in card
+    assert data.data_identity in card
+
+
+def test_an_evaluation_without_a_fit_writes_nothing(tmp_path: Path) -> None:
+    trainer = make_trainer(WrongExamples(), ModelFolder(), default_root_dir=tmp_path)
+    trainer.test(Flipped(), datamodule=Patterns(), verbose=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="num_examples must be >= 1, got 0"):
+        WrongExamples(num_examples=0)
