@@ -22,12 +22,15 @@ from zoo import LinearRegressor, create_model, load
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 
 
+REST = int(Patterns().read("test")[0][0, 0, 5, 5]) % 4
+
+
 class Flipped(Task):
-    """Right but for the examples whose last pixel is a multiple of four: they get the next class."""
+    """Right but for the examples whose last pixel is that of the first one, modulo 4: they get the next class."""
 
     def forward(self, x: Tensor) -> Tensor:
         true = (x[:, 0, :5:2, 2] > 0.9).float().argmax(1)
-        wrong = (x[:, 0, 5, 5] * 255).round().long() % 4 == 0
+        wrong = (x[:, 0, 5, 5] * 255).round().long() % 4 == REST
         return 9 * torch.nn.functional.one_hot((true + wrong) % 3, 3).float() + 0 * self.net(x).sum()
 
 
@@ -35,7 +38,7 @@ def expected(part: str) -> set[int]:
     """The places of wrong examples in a part."""
     data = Patterns(batch_size=10)
     data.setup()
-    return {i for i, x in enumerate(data._parts[part].x) if int(x[0, 5, 5]) % 4 == 0}
+    return {i for i, x in enumerate(data._parts[part].x) if int(x[0, 5, 5]) % 4 == REST}
 
 
 def run(
@@ -73,7 +76,7 @@ def test_the_fits_own_validation_writes_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_several_processes_tell_of_each_example_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_several_processes_tell_of_each_example_once(tmp_path: Path) -> None:
     """69 examples in batches of 17: the second process fills its third batch with one that does not count."""
     run(tmp_path / "one", WrongExamples())
     trainer_folder = tmp_path / "two"
@@ -86,14 +89,13 @@ def test_several_processes_tell_of_each_example_once(tmp_path: Path, caplog: pyt
     task.class_names = list("abc")
     trainer.test(task, datamodule=Patterns(batch_size=17), verbose=False)
     assert rows(tmp_path / "one") == rows(trainer_folder)
-    assert caplog.text.count("21 of 69 wrong") == 2
 
 
 def test_a_model_without_mistakes_has_an_empty_table_and_a_confusion_matrix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = Flipped.forward
-    monkeypatch.setattr(Flipped, "forward", lambda self, x: original(self, (x * 255 // 4 * 4 + 1) / 255))
+    monkeypatch.setattr(Flipped, "forward", lambda self, x: original(self, (x * 255 // 4 * 4 + REST + 1) / 255))
     run(tmp_path, WrongExamples())
     assert rows(tmp_path) == []
     assert (tmp_path / "confusion.png").is_file()
