@@ -106,7 +106,8 @@ def _config(recipe: catalog.Recipe, wanted: argparse.Namespace, rest: list[str],
     elif wanted.epochs == 1:
         raise UserError("--epochs must be 2 or more: the first trains the head, the others all of the net")
     else:
-        plan = f"{start.weights} weights; epochs 1 to {head} train the head, the others all of the net"
+        first = "epoch 1 trains" if head == 1 else f"epochs 1 to {head} train"
+        plan = f"{start.weights} weights; {first} the head, the others all of the net"
     about = [*found.lines(), ("model", f"{entry.name} at {size}x{size}, {plan}")]
     console.say(columns(about, rule=False) + "\n")
     config: dict[str, Any] = yaml.safe_load(recipe.path.read_text(encoding="utf-8"))
