@@ -307,6 +307,7 @@ def test_imagenet_tests_on_its_validation_part(tmp_path: Path) -> None:
     data.setup()
     assert [len(data._parts[name]) for name in ("train", "val", "test")] == [16, 4, 3]
     assert levels(data._parts["test"]) == [20, 21, 22]
+    assert data._parts["test"].center == 0.875
     torch.testing.assert_close(data.mean, torch.tensor([0.485, 0.456, 0.406]))
     with pytest.raises(FileNotFoundError, match=r"none/train is no folder: get ImageNet .* from https"):
         ImageNetDataModule(str(tmp_path / "none"))
