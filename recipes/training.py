@@ -200,8 +200,10 @@ class Session:
 
     def _test(self, checkpoint: Path | None) -> dict[str, float]:
         data = self.cli.datamodule
-        if not is_overridden("test_step", self.module) or not (
-            is_overridden("test_dataloader", self.module) or (data and is_overridden("test_dataloader", data))
+        if (
+            not getattr(data, "has_test", True)
+            or not is_overridden("test_step", self.module)
+            or not (is_overridden("test_dataloader", self.module) or (data and is_overridden("test_dataloader", data)))
         ):
             return {}
         found = self.trainer.test(self.module, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
