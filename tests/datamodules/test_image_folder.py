@@ -350,9 +350,11 @@ def test_bad_folders(tmp_path: Path, counts: dict[str, int], kwargs: Any, error:
     (tmp_path / "root").mkdir()
     tree(tmp_path / "root", counts)
     with pytest.raises(error, match=message):
-        ImageFolderDataModule(
+        data = ImageFolderDataModule(
             **{"root": str(tmp_path / "root"), "size": 4, "num_workers": 0, "val_fraction": 0.2, **kwargs}
-        ).setup()
+        )
+        data.setup("fit")
+        data.setup("test")
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
