@@ -313,6 +313,12 @@ def test_imagenet_tests_on_its_validation_part(tmp_path: Path) -> None:
         ImageNetDataModule(str(tmp_path / "none"))
 
 
+def set_up(**arguments: Any) -> None:
+    data = ImageFolderDataModule(**arguments)
+    data.setup("fit")
+    data.setup("test")
+
+
 @pytest.mark.parametrize(
     ("counts", "kwargs", "error", "message"),
     [
@@ -349,12 +355,9 @@ def test_imagenet_tests_on_its_validation_part(tmp_path: Path) -> None:
 def test_bad_folders(tmp_path: Path, counts: dict[str, int], kwargs: Any, error: type[Exception], message: str) -> None:
     (tmp_path / "root").mkdir()
     tree(tmp_path / "root", counts)
+    arguments = {"root": str(tmp_path / "root"), "size": 4, "num_workers": 0, "val_fraction": 0.2, **kwargs}
     with pytest.raises(error, match=message):
-        data = ImageFolderDataModule(
-            **{"root": str(tmp_path / "root"), "size": 4, "num_workers": 0, "val_fraction": 0.2, **kwargs}
-        )
-        data.setup("fit")
-        data.setup("test")
+        set_up(**arguments)
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
