@@ -89,6 +89,11 @@ class TableDataModule(DataModule):
             "targets": self.target_names if self.kind == "regression" else [],
         }
 
+    @property
+    @override
+    def has_test(self) -> bool:
+        return self.test_fraction > 0 or self.test_table() is not None
+
     # Splits ---------------------------------------------------------------------------------------------------------
 
     @override

@@ -36,7 +36,6 @@ class DataModule(LightningDataModule):
     Attributes:
         mean, std: of the training split, one number a channel or column, after ``setup("fit")``.
         class_counts: examples of each class in the training split, after ``setup("fit")``; None without classes.
-        has_test: whether there is a test part; where there is none, ``zoo fit`` ends with the validation of the best checkpoint.
         fingerprint: 16 hexadecimal digits that tell training data and their split from any others, after ``setup("fit")``.
 
     Raises:
@@ -44,7 +43,6 @@ class DataModule(LightningDataModule):
     """
 
     class_names: list[str] | None = None
-    has_test = True
 
     def __init__(
         self, batch_size: int = 64, num_workers: int = 0, val_fraction: float = 0.1, split_seed: int = 0
@@ -86,6 +84,11 @@ class DataModule(LightningDataModule):
         return None if self.class_names is None else len(self.class_names)
 
     @property
+    def has_test(self) -> bool:
+        """Whether there is a test part; where there is none, ``zoo fit`` ends with the validation of the best checkpoint."""
+        return True
+
+    @property
     def data_identity(self) -> str | None:
         """What a run's config and checkpoints say of the data, "fingerprint 0123456789abcdef (1293 train / 144 val)"."""
         if self.fingerprint is None:
@@ -112,7 +115,7 @@ class DataModule(LightningDataModule):
             self.describe(self._parts["train"])
         if stage in ("fit", None) and self.trainer is not None and not len(self._parts["val"]):
             self.trainer.limit_val_batches = 0  # it would warn of an empty loader, which was asked for
-        if stage in ("test", None) and "test" not in self._parts:
+        if (stage == "test" or (stage is None and self.has_test)) and "test" not in self._parts:
             self._parts["test"] = self.ready(self.examples("test"))
 
     def _held_out(self, y: Tensor) -> Tensor:

@@ -94,6 +94,11 @@ class DatasetDataModule(DataModule):
                 f"class_names are for integer targets, but train has {y.tolist()}: amounts have no classes"
             )
 
+    @property
+    @override
+    def has_test(self) -> bool:
+        return "test" in self._given
+
     @override
     def examples(self, part: Literal["train", "test"]) -> "Items":
         if part == "test" and "test" not in self._given:

@@ -32,9 +32,8 @@ class ImageFolderDataModule(ImageDataModule):
     Workers decode the files and resize their middle square (gray, RGB, RGBA, CMYK, palettes, 16 bits, EXIF orientation: see
     :func:`~datamodules.decode.decode`); the rest happens to the whole batch on the device, as for every
     :class:`~datamodules.ImageDataModule`. With ``resized_crop`` they take a random part of a training image instead, drawn from
-    (run seed, epoch, image), so it is the same with any number of workers and processes. ``mean`` and ``std`` are those of the
-    middle of up to 512 training images, evenly spread. The ``fingerprint`` is that of the files' names, sizes in bytes, classes
-    and split, not of their pixels.
+    (run seed, epoch, image), whatever the workers and processes. ``mean`` and ``std`` are those of up to 512 training images,
+    evenly spread. The ``fingerprint`` is that of the files' names, sizes in bytes, classes and split, not of their pixels.
 
     Args:
         root: the folder.
@@ -57,8 +56,7 @@ class ImageFolderDataModule(ImageDataModule):
         ...     path = Path("flowers", ("daisy", "rose")[i % 2], f"{i}.png")
         ...     path.parent.mkdir(parents=True, exist_ok=True)
         ...     Image.new("RGB", (40, 30)).save(path)
-        >>> data = ImageFolderDataModule("flowers", size=32, flip=True, crop=4)
-        >>> data.class_names, data.input_shape
+        >>> (data := ImageFolderDataModule("flowers", size=32, flip=True)).class_names, data.input_shape
         (['daisy', 'rose'], (3, 32, 32))
     """
 
@@ -94,7 +92,6 @@ class ImageFolderDataModule(ImageDataModule):
             raise ValueError(
                 f"{self.folders['train']} has one class only, {self.class_names[0]!r}: nothing to tell apart"
             )
-        self.has_test = "test" in self.folders or (self.folders["train"] == self.root and test_fraction > 0)
         self._validating = 0  # files of the folder val: the last of the training part
 
     def _find_folders(self) -> dict[str, Path]:
@@ -113,6 +110,11 @@ class ImageFolderDataModule(ImageDataModule):
         return {"center": self.center}
 
     # Splits ---------------------------------------------------------------------------------------------------------
+
+    @property
+    @override
+    def has_test(self) -> bool:
+        return "test" in self.folders or (self.folders["train"] == self.root and self.test_fraction > 0)
 
     @override
     def examples(self, part: Literal["train", "test"]) -> "ImageFiles":

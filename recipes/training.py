@@ -133,6 +133,12 @@ class Session:
         keeps = self.options.verb == "fit" and self.run is not None and given.get("enable_checkpointing") is not False
         ours = self._callbacks(keeps, bars=given.get("enable_progress_bar") is not False)
         kinds = tuple(type(callback) for callback in users)
+        keys = [callback.state_key for callback in users if is_overridden("state_dict", callback, Callback)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise UserError(
+                    f"the callback {key} stands twice in this run: keep one, and change its arguments there"
+                )
         return Trainer(
             **{
                 **given,

@@ -1,6 +1,5 @@
 """``zoo baselines``: what plain methods of scikit-learn reach on exactly the splits that a recipe trains and tests on."""
 
-import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -59,13 +58,14 @@ def splits_of(data: "LightningDataModule") -> dict[str, "tuple[ndarray, ndarray]
         inputs float32 ``(N, D)``; targets int64 ``(N,)``, or float32 ``(N, K)`` in their own unit.
 
     Raises:
-        UserError: a split too large for memory, or targets that are neither classes nor numbers.
+        UserError: a split too large for memory, or several classes an example.
     """
     from lightning.pytorch import Trainer
 
     data.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     data.prepare_data()
-    data.setup()  # type: ignore[call-arg]
+    for stage in ("fit", "test"):
+        data.setup(stage)
     loaders = {"train": data.train_dataloader(), "val": data.val_dataloader(), "test": data.test_dataloader()}
     return {name: _read(data, name, loader) for name, loader in loaders.items()}
 
@@ -76,22 +76,26 @@ def _read(data: Any, name: str, loader: Any) -> "tuple[ndarray, ndarray] | None"
 
     if not loader:
         return None
-    numbers = len(loader.dataset) * math.prod(data.input_shape)
-    if numbers > _MOST:
+    examples, numbers = len(loader.dataset), loader.dataset[0][0].numel()
+    if examples * numbers > _MOST:
         raise UserError(
-            f"the {name} split has {len(loader.dataset):,} examples of {math.prod(data.input_shape):,} numbers, too many for "
-            f"scikit-learn, which wants them all in memory: take a recipe with less data"
+            f"the {name} split has {examples:,} examples of {numbers:,} numbers, too many for scikit-learn, which wants them "
+            f"all in memory: take a recipe with less data"
         )
+    mean, std = (getattr(data, what, None) for what in ("mean", "std"))
     inputs, targets = [], []
     # the training loader shuffles, and leaves out what fills no batch
     for batch in DataLoader(loader.dataset, 256, num_workers=loader.num_workers, collate_fn=loader.collate_fn):
         x, y, *_ = data.on_after_batch_transfer(batch, 0)
-        if data.mean is not None:
+        if mean is not None and std is not None:
             shape = (-1, *[1] * (x.ndim - 2))
-            x = (x - data.mean.view(shape)) / data.std.view(shape)
+            x = (x - mean.view(shape)) / std.view(shape)
         inputs.append(x.flatten(1))  # (B, C, H, W) -> (B, D)
         targets.append(y)
-    return torch.cat(inputs).numpy(), torch.cat(targets).numpy()
+    y = torch.cat(targets)
+    if not y.is_floating_point() and y.ndim != 1:
+        raise UserError(f"the targets have shape {tuple(y.shape)}: the baselines want one class an example, or numbers")
+    return torch.cat(inputs).numpy(), (y.view(len(y), -1) if y.is_floating_point() else y).numpy()
 
 
 def _compare(recipe: catalog.Recipe, splits: dict[str, Any]) -> None:

@@ -215,3 +215,11 @@ def test_no_test_part_is_said() -> None:
     data.setup("fit")
     with pytest.raises(ValueError, match="there is no test part: give test_fraction > 0"):
         data.setup("test")
+
+
+def test_without_a_test_part_a_setup_for_everything_still_works() -> None:
+    data = ArrayDataModule([[0.0], [1.0]] * 10, [0, 1] * 10, test_fraction=0.0)
+    data.setup()
+    assert not data.has_test
+    with pytest.raises(ValueError, match="there is no test part: give test_fraction"):
+        data.setup("test")

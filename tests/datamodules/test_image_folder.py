@@ -307,9 +307,16 @@ def test_imagenet_tests_on_its_validation_part(tmp_path: Path) -> None:
     data.setup()
     assert [len(data._parts[name]) for name in ("train", "val", "test")] == [16, 4, 3]
     assert levels(data._parts["test"]) == [20, 21, 22]
+    assert data._parts["test"].center == 0.875
     torch.testing.assert_close(data.mean, torch.tensor([0.485, 0.456, 0.406]))
     with pytest.raises(FileNotFoundError, match=r"none/train is no folder: get ImageNet .* from https"):
         ImageNetDataModule(str(tmp_path / "none"))
+
+
+def set_up(**arguments: Any) -> None:
+    data = ImageFolderDataModule(**arguments)
+    data.setup("fit")
+    data.setup("test")
 
 
 @pytest.mark.parametrize(
@@ -348,10 +355,9 @@ def test_imagenet_tests_on_its_validation_part(tmp_path: Path) -> None:
 def test_bad_folders(tmp_path: Path, counts: dict[str, int], kwargs: Any, error: type[Exception], message: str) -> None:
     (tmp_path / "root").mkdir()
     tree(tmp_path / "root", counts)
+    arguments = {"root": str(tmp_path / "root"), "size": 4, "num_workers": 0, "val_fraction": 0.2, **kwargs}
     with pytest.raises(error, match=message):
-        ImageFolderDataModule(
-            **{"root": str(tmp_path / "root"), "size": 4, "num_workers": 0, "val_fraction": 0.2, **kwargs}
-        ).setup()
+        set_up(**arguments)
 
 
 def test_no_such_folder(tmp_path: Path) -> None:

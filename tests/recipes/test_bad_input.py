@@ -82,6 +82,10 @@ def mine(tmp_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         (["--model", "no.such.Model"], ["cannot be imported", "no module 'no.such'"]),
         (["--model", "torch.nn.Linear"], ["model must name a LightningModule, got torch.nn.Linear"]),
         (["--model", "lenet5"], ["model must be a class path such as zoo.LeNetClassifier, got lenet5"]),
+        (
+            ["--trainer.callbacks+=callbacks.LRSchedule", "--trainer.callbacks+=callbacks.LRSchedule"],
+            ["the callback LRSchedule stands twice in this run", "keep one"],
+        ),
         (["--trainer.callbacks+=callbacks.GradNrm"], ["cannot be imported", "did you mean GradNorm?"]),
         (
             ["--trainer.callbacks+=callbacks.GradNorm", "--trainer.callbacks.norm", "2"],

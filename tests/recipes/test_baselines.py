@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from cli_kit import Zoo, assert_one_line
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from sklearn.metrics import accuracy_score, root_mean_squared_error
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
+from torch.utils.data import DataLoader, TensorDataset
 
 from datamodules import DiabetesDataModule, DigitsDataModule, IrisDataModule
+from recipes.errors import UserError
 from recipes.linear.baselines import splits_of
 from zoo import LinearRegressor, SoftmaxRegressionClassifier
 
@@ -23,7 +25,6 @@ def rows(out: str) -> dict[str, list[str]]:
     return {name: values for name, *values in found}
 
 
-@pytest.mark.filterwarnings("ignore:GPU available")
 @pytest.mark.parametrize(
     ("data", "task", "counts"),
     [
@@ -89,3 +90,24 @@ def test_errors_are_one_line(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_one_line(zoo("baselines", "-c", "linear/mlp_digits", "--data.sze=3"), "did you mean size?")
     monkeypatch.setattr("recipes.linear.baselines._MOST", 1000)
     assert_one_line(zoo("baselines", "-c", "linear/mlp_digits"), "1,293 examples of 64 numbers", "less data")
+
+
+class Plain(LightningDataModule):
+    """Of the user's own: tensors, loaders, and nothing else."""
+
+    def __init__(self, y: torch.Tensor) -> None:
+        super().__init__()
+        self.dataset = TensorDataset(torch.arange(10.0).view(5, 2), y)
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(self.dataset, 2, shuffle=True, drop_last=True)
+
+    val_dataloader = test_dataloader = train_dataloader
+
+
+def test_any_data_module_with_one_class_or_numbers_an_example() -> None:
+    x, y = splits_of(Plain(torch.arange(5.0)))["train"]
+    assert x.tolist() == torch.arange(10.0).view(5, 2).tolist()
+    assert y.tolist() == [[0], [1], [2], [3], [4]]
+    with pytest.raises(UserError, match=r"shape \(5, 3\).* one class an example"):
+        splits_of(Plain(torch.ones(5, 3, dtype=torch.int64)))

@@ -31,7 +31,7 @@ def test_a_table(zoo: Zoo) -> None:
 
 
 @pytest.mark.usefixtures("recipes")
-@pytest.mark.parametrize("parts", [("",), ("train", "val", "test")])
+@pytest.mark.parametrize("parts", [("",), ("train", "val"), ("train", "val", "test")])
 def test_a_folder_of_images(zoo: Zoo, parts: tuple[str, ...]) -> None:
     rng = np.random.default_rng(0)
     for folder in [Path("photos", part, name) for part in parts for name in ("rose", "daisy")]:
@@ -41,6 +41,7 @@ def test_a_folder_of_images(zoo: Zoo, parts: tuple[str, ...]) -> None:
     small = ("--model.depth=8", "--model.width=4", "--data.num_workers=0")
     result = zoo("fit", "-c", "flowers.yaml", TRAIN, *small)
     assert result.code == 0, result.err
+    assert ("test/acc" in result.out) == (parts != ("train", "val"))  # without a test part there is no test
     rows = json.loads(zoo("predict", "runs/flowers/version_0", "photos", "--json", "--top", "2").out)
     assert len(rows) == 20 * len(parts)
     assert {row["label"] for row in rows} <= {"rose", "daisy"}

@@ -86,7 +86,7 @@ def test_the_grid_holds_the_examples_own_pixels(channels: int, figures: list[Any
     y = torch.arange(11) % 3
     predicted = y.clone()
     predicted[10] = 0
-    picture = classifier(predicted.tolist(), ["cat", "dog", "$bird"]).render((x, y))["examples"]
+    picture = classifier(predicted.tolist(), ["cat", "dog", "$bi_{rd$"]).render((x, y))["examples"]
     height, width = 64, 128
     for i, image in enumerate(x):
         top = pictures.HEADER + (i // 8) * (height + 2 * pictures.LINE + pictures.GAP)
@@ -97,7 +97,7 @@ def test_the_grid_holds_the_examples_own_pixels(channels: int, figures: list[Any
         frame = picture[:, top - 2, left - 2].tolist()
         assert frame == (RED if i == 10 else WHITE), i
     told = texts(figures[0])
-    names = [["cat", "dog", "$bird"][k] for k in y]
+    names = [["cat", "dog", "$bi_{rd$"][k] for k in y]
     assert told[1:22:2] == names  # below: true
     assert told[0:22:2] == [*names[:10], "cat"]  # predicted
     assert told[22] == "predicted, below it true  ·  1 of 11 wrong"
@@ -204,7 +204,7 @@ def test_decision_regions(threshold: float, figures: list[Any]) -> None:
     """One logit x0 + 2 x1: positive from the line where it is logit(threshold)."""
     task = ClassificationTask(nn.Linear(2, 1), mode="binary", num_classes=2, threshold=threshold)
     task.net.weight.data, task.net.bias.data = torch.tensor([[1.0, 2.0]]), torch.zeros(1)
-    task.class_names = ["no", "yes"]
+    task.class_names = ["no", "$y_{es$"]
     x = torch.tensor([[-4.0, -4.0], [4.0, 4.0], [-4.0, 4.0], [4.0, -3.0]])
     y = torch.tensor([0, 1, 0, 0])
     task.render((x, y))
@@ -224,7 +224,7 @@ def test_decision_regions(threshold: float, figures: list[Any]) -> None:
         assert nearer(region(figure, at, on_line - 0.1)) == 0
         assert nearer(region(figure, at, on_line + 0.1)) == 1
     no, yes, wrong = figure.axes[0].collections
-    assert [part.get_label() for part in (no, yes, wrong)] == ["no", "yes", "wrong"]
+    assert [part.get_label() for part in (no, yes, wrong)] == ["no", "$y_{es$", "wrong"]
     assert no.get_offsets().tolist() == x[[0, 2, 3]].tolist()
     assert yes.get_offsets().tolist() == x[[1]].tolist()
     assert wrong.get_offsets().tolist() == x[[2]].tolist()  # a "no" at logit 4; (4, -3) has -2
