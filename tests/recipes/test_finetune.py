@@ -124,6 +124,15 @@ def test_own_parts_are_kept_and_without_a_test_part_validation_tells(zoo: Zoo, t
     assert "- Metric: val/" in (RUN / "model/README.md").read_text()
 
 
+def test_images_that_all_train_leave_nothing_to_measure(zoo: Zoo, tmp_cwd: Path) -> None:
+    paint(Path("photos"), {"train/cat": 9, "train/dog": 9})
+    result = zoo("finetune", "photos", *SCRATCH, "--epochs", "1", "--data.val_fraction=0")
+    assert (result.code, result.err) == (0, "")
+    assert "18 in photos: 18 train (as the folders say)" in result.out
+    assert "test/" not in result.out
+    assert not (RUN / "wrong_examples.csv").exists()
+
+
 # Head first, then all ---------------------------------------------------------------------------------------------------
 
 
