@@ -208,10 +208,7 @@ class Session:
             is_overridden("test_dataloader", self.module) or (data and is_overridden("test_dataloader", data))
         ):
             return {}
-        tests = getattr(data, "has_test", True)
-        if not tests and not self.trainer.val_dataloaders:
-            return {}
-        run = self.trainer.test if tests else self.trainer.validate
+        run = self.trainer.test if getattr(data, "has_test", True) else self.trainer.validate
         found = run(self.module, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
         return {name: value for result in found for name, value in result.items()}
 
