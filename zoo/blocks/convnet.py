@@ -45,6 +45,7 @@ class ConvNet(Classifier):
         """The same net, with the same parameters, that slides over images of any larger size.
 
         Example:
+            >>> import torch
             >>> from zoo.cnn import LeNet
             >>> net = LeNet()
             >>> net.as_convolution()(torch.zeros(1, 1, 40, 36)).shape
