@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from transfer_kit import BATCHES, Task, data, fit, same
 
-from callbacks import LayerFreezing, LRSchedule
+from callbacks import EMA, LayerFreezing, LRSchedule
 from callbacks.lr_schedule import ARGUMENTS
 
 pytestmark = [
@@ -92,6 +92,20 @@ def test_resuming_is_the_uninterrupted_run(tmp_path: Path, arguments: dict) -> N
         resumed, _ = fit(*callbacks(), ckpt=path, seed=9)
         assert same(resumed, whole), path.name
         assert resumed.frozen == whole.frozen
+
+
+def test_an_average_beside_it_resumes_exactly_and_leaves_frozen_layers_alone(tmp_path: Path) -> None:
+    def callbacks() -> list[Callback]:
+        return [LayerFreezing("head", every=2, groups=2, down_to=3), EMA(0.8)]
+
+    seed_everything(5, verbose=False)
+    task = Task()
+    start = {name: value.clone() for name, value in task.state_dict().items()}
+    whole, _ = fit(*callbacks(), SaveEverywhere(tmp_path), task=task)
+    assert all(torch.equal(whole.state_dict()[f"net.{k}"], start[f"net.{k}"]) for k in ("0.weight", "1.running_mean"))
+    for step in (2 * BATCHES - 1, 2 * BATCHES, 2 * BATCHES + 2):
+        resumed, _ = fit(*callbacks(), ckpt=tmp_path / f"step-{step}.ckpt", seed=9)
+        assert same(resumed, whole), step
 
 
 @pytest.mark.filterwarnings("ignore:The provided params to be frozen already exist")
