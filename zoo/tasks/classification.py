@@ -23,7 +23,7 @@ class ClassificationTask(Task):
 
     Args:
         net: ``(B, ...)`` -> logits ``(B, K)``. In binary mode K is 1: a net that has ``reset_head`` gets its one output here.
-            In training it may also give (logits, [logits of its auxiliary heads, ...]).
+            In training it may also give (logits, [logits of its auxiliary heads, ...]), or as torchvision (logits, aux, ...).
         num_classes: number of classes K >= 2 (labels, in multi-label mode >= 1).
         mode: "multiclass", "binary" or "multilabel".
         class_weight: "balanced", or K weights >= 0 that multiply the TRAINING loss of an example of that class (multi-label:
@@ -95,8 +95,8 @@ class ClassificationTask(Task):
                 f"num_classes is {self.num_classes}, but {type(data).__name__} has {classes} classes: leave num_classes out on "
                 f"the command line, or build the model with num_classes={classes}"
             )
-        known = self._standardized  # the weights of a loaded model came with it
         super().setup(stage)
+        known = (self.class_weight != 1).any()  # counted before, or loaded with the model
         if stage == "fit" and self.hparams["class_weight"] == "balanced" and not known:
             self.class_weight = self._balanced(data).to(self.class_weight.device)
 
@@ -166,7 +166,10 @@ class ClassificationTask(Task):
     def _outputs(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits, and those of the auxiliary heads: in training, where the net has such."""
         output = self(x)
-        return output if isinstance(output, tuple) else (output, [])
+        if not isinstance(output, tuple):
+            return output, []
+        logits, *others = output  # torchvision's nets: (logits, auxiliary logits, ...)
+        return logits, others[0] if others and isinstance(others[0], list) else others
 
     def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int]:
         """Mean cross-entropy, and that of auxiliary heads by their weight; each of them and the accuracy are logged."""
