@@ -219,9 +219,8 @@ class ClassificationTask(Task):
         scores = self.probabilities(logits)
         for name, metric in metrics.items():
             if name == "loss":
-                metric.update(
-                    losses[weight > 0]
-                )  # not by its weight argument: nan_strategy="disable" drops it silently
+                # not by its weight argument: nan_strategy="disable" drops it silently
+                metric.update(losses[weight > 0])
             elif self.mode == "binary":
                 p = scores[:, 1]
                 metric.update((p >= self.hparams["threshold"]).long() if name == "f1" else p, target)

@@ -280,6 +280,38 @@ def test_balanced_weights(logits: Tensor, tmp_path: Any) -> None:
         trainer(tmp_path).fit(task, datamodule=Data(logits, y, class_counts=[25, 25, 0, 0]))
 
 
+def test_balanced_weights_are_counted_for_a_pretrained_net(tmp_path: Any) -> None:
+    folder = zoo.create_model("resnet20", width=2, num_classes=4).save_pretrained(tmp_path / "model")
+    task = zoo.create_model("resnet20", weights=folder, width=2, num_classes=4, class_weight="balanced")
+    data = Data(torch.rand(8, 3, 8, 8), torch.arange(8) % 4, class_counts=[20, 20, 8, 2], num_classes=4)
+    trainer(tmp_path).fit(task, datamodule=data)
+    counted = 50 / (4 * torch.tensor([20.0, 20.0, 8.0, 2.0]))
+    torch.testing.assert_close(task.class_weight, counted)
+    data.class_counts = [10, 20, 10, 10]  # once counted, they are the model's
+    trainer(tmp_path).fit(task, datamodule=data)
+    torch.testing.assert_close(task.class_weight, counted)
+
+
+class AsTorchvision(nn.Module):
+    """Has auxiliary heads in training, as torchvision's nets give them."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.fc, self.heads = nn.Linear(3, 4), heads
+
+    def forward(self, x: Tensor) -> Any:
+        return (self.fc(x), *[2 * self.fc(x)] * self.heads) if self.training else self.fc(x)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_auxiliary_heads_as_torchvision_gives_them(heads: int) -> None:
+    batch = torch.rand(5, 3), torch.arange(5) % 4
+    net = AsTorchvision(heads)
+    loss, means, _ = ClassificationTask(net, 4, aux_weight=0.2).train().training_losses(batch)
+    other = torch.nn.functional.cross_entropy(2 * net.fc(batch[0]), batch[1])
+    torch.testing.assert_close(loss, means["loss"] + heads * 0.2 * other)
+
+
 def test_data_that_do_not_fit_are_refused_before_training(tmp_path: Any) -> None:
     x, y = torch.rand(8, 1, 28, 28), torch.arange(8)
     with pytest.raises(ValueError, match="num_classes is 10, but Data has 7 classes"):
