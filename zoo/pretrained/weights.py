@@ -69,8 +69,8 @@ def _last_layer(net: nn.Module) -> str:
 def _unwrapped(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Without what wraps all names: "net." or "model." of a task, "module." of DDP, "_orig_mod." of a compiled net."""
     state = dict(state)
-    while not state.keys() & wanted.keys() and len({key.partition(".")[0] for key in state if "." in key}) == 1:
-        if not all("." in key for key in state):
+    while not state.keys() & wanted.keys() and len({key.partition(".")[0] for key in state}) == 1:
+        if any("." not in key for key in state):  # a name alone wraps nothing
             break
         state = {key.partition(".")[2]: t for key, t in state.items()}
     return state

@@ -198,6 +198,12 @@ def test_a_file_without_a_state_dict(tmp_path: Path) -> None:
         make(weights=tmp_path / "x.pth")
 
 
+def test_a_file_of_a_single_tensor_ends(tmp_path: Path) -> None:
+    torch.save({"a.weight": torch.zeros(3)}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"1 tensors are unknown here \(weight\)"):
+        make(weights=tmp_path / "x.pth")
+
+
 def test_names_that_do_not_exist(tmp_cwd: Path) -> None:
     with pytest.raises(
         ValueError, match=r"resnet18 has no weights 'imagenett', did you mean 'imagenet'\?; by name it has imagenet"
