@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
 
@@ -11,7 +12,8 @@ class ModelFolder(Callback):
     """Write the model that is evaluated after a fit, by its ``save_pretrained``, into the run folder, as ``model/``.
 
     ``zoo fit`` tests the best checkpoint when training is over, and validates it where there is no test part: that model is
-    written, with what it measures on its card. Nothing is written by an evaluation without a fit.
+    written, with what it measures on its card. Nothing is written by an evaluation without a fit. A class that is not registered
+    (``zoo.register``) has no folder: a warning says so.
 
     Example:
         >>> callback = ModelFolder()
@@ -46,4 +48,7 @@ class ModelFolder(Callback):
             "data": getattr(data, "data_identity", None) or type(data).__name__,
             "metric": metrics,
         }
-        module.save_pretrained(self._folder, told)
+        try:
+            module.save_pretrained(self._folder, told)
+        except ValueError as error:  # a class that nobody registered: its checkpoints are there
+            rank_zero_warn(f"ModelFolder wrote nothing: {error}")

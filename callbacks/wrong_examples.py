@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import IterableDataset
 from typing_extensions import override
 
 from callbacks.samples import write
@@ -45,7 +46,7 @@ class WrongExamples(Callback):
         self._rows: list[list[Any]] = []  # name, true class, predicted class, probability
         self._shown: list[tuple[float, Tensor, Tensor]] = []  # the surest: probability, x, y
         self._one: tuple[Tensor, Tensor] | None = None
-        self._places: list[list[int]] | None = None  # of each batch, in the dataset
+        self._places: list[list[int]] | None = None  # of each batch, in the dataset; without numbers none
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -99,6 +100,8 @@ class WrongExamples(Callback):
     def _add(self, trainer: Trainer, module: Any, loaders: Any, batch: Any, number: int) -> None:
         if self._folder is None:
             return
+        if not isinstance(batch, list | tuple) or len(batch) < 2:
+            return
         x, y, *rest = batch
         with trainer.precision_plugin.forward_context():
             said = module.predict_step(batch, number)
@@ -106,7 +109,9 @@ class WrongExamples(Callback):
             return
         loader = next(iter(tree_leaves(loaders)))
         if self._places is None:
-            self._places = [list(places) for places in loader.batch_sampler]
+            endless = isinstance(loader.dataset, IterableDataset)  # so is what torch makes of its batch sampler
+            self._places = [] if endless else [list(places) for places in loader.batch_sampler or ()]
+        places = self._places[number] if self._places else None
         counts = rest[0] > 0 if rest else torch.ones_like(y, dtype=torch.bool)
         names = module.class_names or [str(k) for k in range(module.num_classes)]
         called = getattr(loader.dataset, "called", str)
@@ -114,7 +119,9 @@ class WrongExamples(Callback):
             self._seen += 1
             true, label, probability = names[int(y[i])], said["label"][i], float(said["probability"][i])
             if label != true:
-                self._rows.append([called(self._places[number][i]), true, label, round(probability, 4)])
+                self._rows.append(
+                    [called(places[i]) if places else str(self._seen - 1), true, label, round(probability, 4)]
+                )
                 self._shown.append((probability, x[i].cpu(), y[i].cpu()))
             elif self._one is None:
                 self._one = x[i : i + 1].cpu(), y[i : i + 1].cpu()

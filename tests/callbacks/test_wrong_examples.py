@@ -2,6 +2,7 @@
 
 import csv
 import warnings
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from fits import make_trainer
 from lightning.pytorch import seed_everything
 from lightning.pytorch.strategies import DDPStrategy
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 from transfer_kit import Patterns, Task
 
 from callbacks import ModelFolder, WrongExamples
 from datamodules import ArrayDataModule
-from zoo import LinearRegressor, create_model, load
+from zoo import ClassificationTask, LinearRegressor, create_model, load
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 
@@ -117,6 +119,25 @@ def test_a_regression_is_left_alone(tmp_path: Path) -> None:
     trainer.fit(task, datamodule=data)
     trainer.test(task, datamodule=data, verbose=False)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+class Stream(IterableDataset):
+    """Examples without numbers, all of class 1."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        return iter([(torch.tensor([1.0, 0.0]), 1)] * 5)
+
+
+def test_examples_without_numbers_are_counted(tmp_path: Path) -> None:
+    task = ClassificationTask(nn.Linear(2, 2), 2)
+    nn.init.eye_(task.net.weight)
+    nn.init.zeros_(task.net.bias)
+    trainer = make_trainer(WrongExamples(), ModelFolder(), default_root_dir=tmp_path)
+    WrongExamples.setup(trainer.callbacks[0], trainer, task, "fit")
+    ModelFolder.setup(trainer.callbacks[1], trainer, task, "fit")
+    with pytest.warns(UserWarning, match="ModelFolder wrote nothing: ClassificationTask is not registered"):
+        trainer.test(task, DataLoader(Stream(), 2), verbose=False)
+    assert [row["file"] for row in rows(tmp_path)] == ["0", "1", "2", "3", "4"]
 
 
 def test_the_folder_holds_the_model_that_was_tested(tmp_path: Path) -> None:
