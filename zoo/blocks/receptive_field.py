@@ -78,7 +78,8 @@ class _Tracker(TorchDispatchMode):
             kernel = args[1]
             stride = args[2] if len(args) > 2 and args[2] else kernel
             padding = args[3] if len(args) > 3 else [0]
-            return field.slid(kernel[-1], stride[-1], padding[-1])
+            dilation = args[4] if len(args) > 4 and packet is not aten.avg_pool2d else [1]
+            return field.slid(kernel[-1], stride[-1], padding[-1], dilation[-1])
         if packet is aten.slice and args[1] in (x.ndim - 1, -1):
             start, step = (args[2] or 0) if len(args) > 2 else 0, args[4] if len(args) > 4 else 1
             return _Field(field.low + start * field.stride, field.high + start * field.stride, field.stride * step)

@@ -54,6 +54,11 @@ class Branches(ConvNet):
         return [torch.cat([self.a(x), b], 1), nn.functional.pad(b, (1, 1, 1, 1))[:, :, 1:, 1:]]
 
 
+def test_a_dilated_pooling_sees_further() -> None:
+    net = nn.MaxPool2d(3, 1, dilation=2)
+    assert feature_maps(net, net, (1, 32, 32)) == [FeatureMap(1, 1, 5)]
+
+
 def test_branches_join_to_what_both_see() -> None:
     assert Branches().feature_maps() == [FeatureMap(5, 2, 5), FeatureMap(3, 2, 5)]
 
