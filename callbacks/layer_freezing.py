@@ -82,6 +82,11 @@ class LayerFreezing(Callback):
         steps = [_trained(module, layers) for layers in (self.train, *self.milestones.values())]
         if steps != sorted(set(steps)) and self.milestones:
             raise ValueError(f"each milestone must set more layers free, got {self.train!r}, then {self.milestones}")
+        if self.patience is not None and not trainer.enable_validation:
+            raise ValueError(
+                "patience counts validations, and this run has none, so nothing would ever be set free: give validation data, or "
+                "every= or milestones= in place of patience="
+            )
         self._check_end(trainer, module)
         self._state = {"best": None, "waited": 0, "released": 0}
         module.freeze(

@@ -262,6 +262,11 @@ def test_what_only_the_fit_can_tell(arguments: dict, message: str) -> None:
         fit(LayerFreezing(**arguments))
 
 
+def test_patience_without_validation_is_refused() -> None:
+    with pytest.raises(ValueError, match="patience counts validations, and this run has none"):
+        fit(LayerFreezing(patience=1), limit_val_batches=0)
+
+
 def test_a_module_without_layer_groups_is_refused() -> None:
     class Plain(LightningModule):
         def training_step(self, batch: Any, batch_idx: int) -> None: ...
