@@ -19,6 +19,7 @@ from datamodules.decode import Box, decode
 from datamodules.images import ImageDataModule, statistics
 from datamodules.splits import digest, held_out
 
+_PARTS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")  # what others call parts
 _SAMPLE = 512  # training images that tell mean and std: their means are good to half a percent
 
 
@@ -48,7 +49,8 @@ class ImageFolderDataModule(ImageDataModule):
 
     Raises:
         FileNotFoundError: no such folder, or no classes in it.
-        ValueError: a class without images, other classes in ``val`` or ``test``; later, a file that cannot be decoded.
+        ValueError: a class without images, other classes in ``val`` or ``test``, a part by another name (``valid``); later, a
+            file that cannot be decoded.
 
     Example:
         >>> from PIL import Image
@@ -100,7 +102,16 @@ class ImageFolderDataModule(ImageDataModule):
             raise FileNotFoundError(
                 f"{self.root.absolute()} is no folder: give the one with train/<class>/ or <class>/ in it"
             )
-        if not (self.root / "train").is_dir():
+        has_train = (self.root / "train").is_dir()
+        for name in classes_in(self.root):
+            if has_train and name in ("train", "val", "test"):
+                continue
+            if name.lower() in _PARTS and any(entry.is_dir() for entry in (self.root / name).iterdir()):
+                raise ValueError(
+                    f"{self.root / name} holds folders, as a part of the data does, not a class: parts are train, always "
+                    "there, val and test: rename it"
+                )
+        if not has_train:
             return {"train": self.root}
         return {part: self.root / part for part in ("train", "val", "test") if (self.root / part).is_dir()}
 

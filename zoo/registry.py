@@ -137,9 +137,10 @@ def check_arguments(cls: type, kwargs: dict[str, Any]) -> None:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """The half sentence ", did you mean 'x'?" with the closest known word, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
+    """The half sentence ", did you mean 'x'?" with the closest known word, whatever its case, or nothing."""
+    words = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(str(word).lower(), words, n=1)
+    return f", did you mean {words[close[0]]!r}?" if close else ""
 
 
 def _load() -> dict[str, Entry]:

@@ -326,6 +326,14 @@ def set_up(**arguments: Any) -> None:
         ({"train": 3}, {}, FileNotFoundError, "root/train has no folders in it"),
         ({"a": 5, "b": 0}, {}, ValueError, "root/b has no images .* add some, or remove"),
         (
+            {"training/a": 5, "training/b": 5, "validation/a": 5},
+            {},
+            ValueError,
+            "root/training holds folders, as a part of the data does, not a class: .* rename it",
+        ),
+        ({"train/a": 5, "train/b": 5, "valid/a": 5}, {}, ValueError, "root/valid holds folders, .* rename it"),
+        ({"val/a": 5, "val/b": 5, "test/a": 5}, {}, ValueError, "root/test holds folders, .* train, always there"),
+        (
             {"train/a": 5, "train/b": 5, "test/c": 1},
             {},
             ValueError,

@@ -49,10 +49,13 @@ def check_images(
     name = net if isinstance(net, str) else type(net).__name__
     if len(shape) != 4 or shape[1] != channels or (size is not None and shape[2:] != (size, size)):
         wanted = f"(B, {channels}, {size or 'H'}, {size or 'W'})"
-        cure = (
-            f"in_channels={shape[1]}" if len(shape) == 4 and shape[1] != channels else f"the datamodule's size={size}"
-        )
-        raise ValueError(f"{name} takes images of shape {wanted}, got {tuple(shape)}: set {cure}")
+        if len(shape) != 4:
+            cure = "give a batch; of one image, image[None]"
+        elif shape[1] != channels:
+            cure = f"set in_channels={shape[1]}"
+        else:
+            cure = f"set the datamodule's size={size}"
+        raise ValueError(f"{name} takes images of shape {wanted}, got {tuple(shape)}: {cure}")
     if min(shape[2:]) < smallest:
         raise ValueError(
             f"{name} takes images of {smallest}x{smallest} pixels or more, got {shape[2]}x{shape[3]}: set the datamodule's "

@@ -56,6 +56,7 @@ class Freezable(LightningModule):
                 module: all groups below its own are frozen; None: the whole net.
 
         Raises:
+            TypeError: neither a number nor a name.
             ValueError: not so many groups, or no such module; the message suggests the closest.
         """
         groups = self.layer_groups()
@@ -63,6 +64,8 @@ class Freezable(LightningModule):
             below = len(groups)
         if isinstance(below, str):
             below = self.group_of(below)
+        if isinstance(below, bool) or not isinstance(below, int):
+            raise TypeError(f"freeze takes a number of layer groups or the name of a module, got {below}")
         count = below + len(groups) if below < 0 else below
         if not 0 <= count <= len(groups):
             raise ValueError(

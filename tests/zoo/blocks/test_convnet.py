@@ -35,6 +35,13 @@ def test_lenet_itself_still_refuses_larger_images() -> None:
         zoo.create_model("lenet5").net(torch.rand(1, 1, 40, 40))
 
 
+@pytest.mark.parametrize("name", ["lenet5", "resnet20"])
+def test_an_image_alone_is_no_batch(name: str) -> None:
+    net = zoo.create_model(name).net
+    with pytest.raises(ValueError, match=r"got \(\d, 32, 32\): give a batch; of one image, image\[None\]"):
+        net(torch.rand(net.in_channels, 32, 32))
+
+
 def test_a_task_hands_images_with_their_channels_last() -> None:
     """What convolutions are fastest with; the values are those of the usual order to rounding."""
     task, x = zoo.create_model("resnet20", width=4).eval(), torch.rand(2, 3, 16, 16)

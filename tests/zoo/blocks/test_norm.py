@@ -36,6 +36,8 @@ def test_spatial_dropout_drops_whole_maps() -> None:
         (lambda: build_dropout(0.5, "channel"), "dropout_kind must be 'element' or 'spatial'"),
         (lambda: map_activation("maxout"), "takes several channels for one"),
         (lambda: zoo.create_model("resnet20", norm="btach"), "unknown norm"),
+        (lambda: build_norm(None, 4), "unknown norm None, did you mean 'none'"),  # type: ignore[arg-type]
+        (lambda: zoo.create_model("resnet18", activation="Gelu"), "unknown activation 'Gelu', did you mean 'gelu'"),
         (lambda: zoo.create_model("resnet18", activation="rleu"), "unknown activation 'rleu', did you mean 'relu'"),
     ],
 )

@@ -106,3 +106,9 @@ def test_a_fit_keeps_it_and_so_does_the_checkpoint(tmp_path: Path) -> None:
 def test_bad_layers(below: int | str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         zoo.create_model("resnet18", width=2).freeze(below)
+
+
+@pytest.mark.parametrize("below", [1.5, True])
+def test_what_is_neither_a_number_nor_a_name(below: object) -> None:
+    with pytest.raises(TypeError, match=f"a number of layer groups or the name of a module, got {below}"):
+        zoo.create_model("resnet18", width=2).freeze(below)  # type: ignore[arg-type]
