@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -54,8 +56,17 @@ class EMA(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            self.average, self._updated_at = {}, 0  # a checkpoint to resume from is loaded after this
+        if stage != "fit":
+            return
+        self.average, self._updated_at, self._exchanged = (
+            {},
+            0,
+            False,
+        )  # a checkpoint to resume from is loaded after this
+        callbacks = [c for c in trainer.callbacks if c is not self]  # type: ignore[attr-defined]
+        place = next((i for i, c in enumerate(callbacks) if isinstance(c, Checkpoint)), len(callbacks))
+        # what looks at the module after a validation sees what was validated; checkpoints are saved of both sets
+        trainer.callbacks = [*callbacks[:place], self, *callbacks[place:]]  # type: ignore[attr-defined]
 
     @override
     @torch.no_grad()
@@ -78,22 +89,23 @@ class EMA(Callback):
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.evaluate:
+        if self.evaluate and trainer.state.fn == TrainerFn.FITTING:
             self._exchange(pl_module, True)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._exchange(pl_module, False)
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._exchange(pl_module, False)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._exchange(pl_module, False)
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._exchange(pl_module, False)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.evaluate and self.average:
-            _load(pl_module, self.average)
-            self.average = {}
+        if self.evaluate:
+            self._exchange(pl_module, True)  # a checkpoint saved after the fit still holds both
 
     @torch.no_grad()
     def _exchange(self, module: LightningModule, wanted: bool) -> None:
@@ -101,6 +113,9 @@ class EMA(Callback):
         if wanted == self._exchanged or not self.average:
             return
         self._exchanged = wanted
+        if wanted and dist.is_available() and dist.is_initialized():
+            for name in dict(module.named_buffers()).keys() & self.average.keys():
+                dist.broadcast(self.average[name], 0)  # each process has its own statistics of norms: one evaluates all
         for name, tensor in _tensors(module).items():
             kept = tensor.clone()
             tensor.copy_(self.average[name])
@@ -120,7 +135,10 @@ class EMA(Callback):
 
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.state.fn != TrainerFn.FITTING or (kept := checkpoint.get(self.KEY)) is None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            self.average, self._exchanged = {}, False  # the module holds other weights now
+            return
+        if (kept := checkpoint.get(self.KEY)) is None:
             return
         average, weights = checkpoint["state_dict"], kept["other"]
         if not kept["evaluate"]:

@@ -89,20 +89,31 @@ class LayerFreezing(Callback):
             )
         self._check_end(trainer, module)
         self._state = {"best": None, "waited": 0, "released": 0}
-        module.freeze(
-            len(module.layer_groups()) - self._target(module, 0)
-        )  # a checkpoint to resume from is loaded after this
+        # a checkpoint to resume from is loaded after this
+        module.freeze(len(module.layer_groups()) - self._target(module, 0))
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        steps, per_epoch = trainer.max_steps, trainer.num_training_batches / trainer.accumulate_grad_batches
+        if 0 < steps < (last := self._last(pl_module)) * per_epoch:
+            raise ValueError(
+                f"the last layers would be set free in epoch {last}, which max_steps={steps} does not reach: unfreeze more often, "
+                "stop at a layer (down_to), or train longer"
+            )
+
+    def _last(self, module: Any) -> int:
+        """The epoch in which the last layers are set free."""
+        if not self.every:
+            return max([0, *self.milestones])
+        missing = _trained(module, self.down_to) - _trained(module, self.train)
+        return self.every * -(-missing // self.groups)
 
     def _check_end(self, trainer: Trainer, module: Any) -> None:
-        if self.every:
-            missing = _trained(module, self.down_to) - _trained(module, self.train)
-            last = self.every * -(-missing // self.groups)
-        else:
-            last = max([0, *self.milestones])
+        last = self._last(module)
         epochs = trainer.max_epochs
         if epochs is not None and 0 <= epochs <= last:
             raise ValueError(
-                f"the last layers would be set free in epoch {last}, but the run has {epochs} epochs (0..{epochs - 1}): unfreeze "
+                f"the last layers would be set free in epoch {last}, but the run's epochs are 0..{epochs - 1}: unfreeze "
                 "more often or more groups a time, stop at a layer (down_to), or train longer"
             )
 
@@ -116,10 +127,9 @@ class LayerFreezing(Callback):
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if (
-            batch_idx > 0
-        ):  # at the epoch's first batch: a run resumed from the last one's end gets no on_train_epoch_start
+        if batch_idx > 0:
             return
+        # not at the epoch's start: a run that is resumed from the end of an epoch's last batch is not told of the next one's
         module: Any = pl_module
         groups = module.layer_groups()
         frozen = len(groups) - self._target(module, trainer.current_epoch)

@@ -78,17 +78,21 @@ def test_stock_averaging_ends_with_the_initial_weights() -> None:
 
 
 class Watch(Callback):
-    """The weights that validation sees, and those after it."""
+    """The weights that validation sees, those that callbacks see at its end, and those at the end of the epoch."""
 
     def __init__(self) -> None:
         self.during: list[Tensor] = []
         self.after: list[Tensor] = []
+        self.left: list[Tensor] = []
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         self.during.append(pl_module.state_dict()["net.13.weight"].clone())
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.after.append(pl_module.state_dict()["net.13.weight"].clone())
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.left.append(pl_module.state_dict()["net.13.weight"].clone())
 
 
 @pytest.mark.parametrize("evaluate", [True, False])
@@ -99,7 +103,7 @@ def test_validation_sees_the_average(evaluate: bool) -> None:
     assert torch.equal(watch.during[0], watch.after[0])  # the sanity check: nothing is averaged yet
     for seen, own in zip(watch.during[1:], raw, strict=True):
         assert torch.equal(seen, own["net.13.weight"]) != evaluate
-    for left, own in zip(watch.after[1:], raw, strict=True):
+    for left, own in zip(watch.left, raw, strict=True):
         assert torch.equal(left, own["net.13.weight"])
     assert torch.equal(task.state_dict()["net.13.weight"], watch.during[-1])
 
@@ -141,11 +145,21 @@ def test_load_chooses(tmp_path: Path, evaluate: bool) -> None:
     assert torch.equal(held[None], held[evaluate])
     assert torch.equal(held[None], task.net.fc.weight)
     assert not torch.equal(held[True], held[False])
-    plain = tmp_path / "plain.ckpt"
-    trainer.save_checkpoint(plain)  # after the fit, of the evaluated set alone
-    if evaluate:
-        with pytest.raises(ValueError, match="holds no average of the weights"):
-            zoo.load(plain, average=True)
+    trainer.save_checkpoint(tmp_path / "after.ckpt")  # after the fit the module holds the evaluated set
+    for kind in (None, True, False):
+        assert torch.equal(zoo.load(tmp_path / "after.ckpt", average=kind).net.fc.weight, held[kind])
+    trainer.fit(
+        zoo.create_model("mlp", in_features=64, widths=[4]), datamodule=digits, ckpt_path=path, weights_only=True
+    )
+    task.save_pretrained(tmp_path / "folder")
+    with pytest.raises(ValueError, match="holds no average of the weights"):
+        zoo.load(tmp_path / "folder", average=True)
+
+
+def test_what_looks_after_a_validation_sees_the_average() -> None:
+    watch = Watch()
+    fit(EMA(0.9), watch, epochs=2)
+    assert all(torch.equal(a, b) for a, b in zip(watch.during, watch.after, strict=True))
 
 
 def test_a_failure_in_validation_gives_the_weights_back() -> None:

@@ -247,13 +247,19 @@ def test_bad_arguments(arguments: dict, message: str) -> None:
         LayerFreezing(**arguments)
 
 
+def test_steps_that_end_before_the_schedule() -> None:
+    with pytest.raises(ValueError, match="set free in epoch 3, which max_steps=9 does not reach"):
+        fit(LayerFreezing("head", every=1), epochs=-1, max_steps=9)
+    fit(LayerFreezing("head", every=1), epochs=-1, max_steps=3 * BATCHES + 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"train": "haed"}, "no layer 'haed'"),
         ({"train": 5}, "has 4 layer groups: train 1..4 of them, got 5"),
-        ({"every": 2}, r"set free in epoch 6, but the run has 4 epochs \(0..3\)"),
-        ({"milestones": {7: "all"}}, "set free in epoch 7, but the run has 4"),
+        ({"every": 2}, r"set free in epoch 6, but the run's epochs are 0..3"),
+        ({"milestones": {7: "all"}}, "set free in epoch 7, but the run's epochs are 0..3"),
         ({"train": 3, "milestones": {1: 2}}, "must set more layers free"),
     ],
 )

@@ -82,6 +82,7 @@ class _Tracker(TorchDispatchMode):
             return field.slid(kernel[-1], stride[-1], padding[-1], dilation[-1])
         if packet is aten.slice and args[1] in (x.ndim - 1, -1):
             start, step = (args[2] or 0) if len(args) > 2 else 0, args[4] if len(args) > 4 else 1
+            start = max(start + x.shape[-1], 0) if start < 0 else start
             return _Field(field.low + start * field.stride, field.high + start * field.stride, field.stride * step)
         if packet is aten.constant_pad_nd:
             return field.slid(1, 1, args[1][0])

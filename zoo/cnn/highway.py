@@ -57,9 +57,9 @@ class ConvHighway(ConvNet):
             raise ValueError(f"width must be 1 or more, got {width}")
         self.in_channels = in_channels
         style = Style(norm, activation, dropout, dropout_kind)
-        self.dropout = style.build_dropout()
         channels = in_channels
         for i, (count, out) in enumerate(zip(blocks, (width, 5 * width // 2, 4 * width), strict=True), start=1):
+            self.add_module(f"dropout{i}", style.build_dropout())
             layers: list[nn.Module] = [_convolution(channels, out, 3, style)]
             for _ in range(count):
                 gate = nn.Conv2d(out, out, 3, padding=1, bias=False)
@@ -68,20 +68,27 @@ class ConvHighway(ConvNet):
             channels = out
         self.num_features = max(1, 25 * width // 8)
         self.layer4 = _convolution(channels, self.num_features, 1, style)
+        self.dropout4 = style.build_dropout()
         self.fc = nn.Linear(self.num_features, num_classes)
 
     def features(self, x: Tensor) -> list[Tensor]:
         """The maps of the three stages, finest first: strides 1, 2, 4; the last is that of the 1x1 convolution."""
         check_images(self, x.shape, self.in_channels)
         maps: list[Tensor] = []
-        for name in ("layer1", "layer2", "layer3"):
-            x = self.get_submodule(name)(self.dropout(x if not maps else F.max_pool2d(x, 2)))
+        for i in (1, 2, 3):
+            x = self.get_submodule(f"dropout{i}")(x if not maps else F.max_pool2d(x, 2))
+            x = self.get_submodule(f"layer{i}")(x)
             maps.append(x)
         return [*maps[:2], self.layer4(x)]
 
+    def layer_groups(self) -> list[list[str]]:
+        """Each stage with the dropout before it."""
+        stages = [[f"dropout{i}", f"layer{i}"] for i in (1, 2, 3)]
+        return [*stages, ["layer4"], ["dropout4", "fc"]]
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
-        x = self.dropout(self.features(x)[-1].mean(dim=(-2, -1), keepdim=True))  # (B, C, H, W) -> (B, C, 1, 1)
+        x = self.dropout4(self.features(x)[-1].mean(dim=(-2, -1), keepdim=True))  # (B, C, H, W) -> (B, C, 1, 1)
         return self.fc(x.flatten(1))  # (B, C, 1, 1) -> (B, K)
 
 

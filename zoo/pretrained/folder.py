@@ -28,6 +28,11 @@ def save_folder(module: Task, folder: Path, training: Mapping[str, Any] | None =
         training: how it was trained, plain data, for the card and the config.
     """
     name = name_of(module)
+    if "net" in module.hparams:
+        raise ValueError(
+            f"the net, a {module.hparams['net']}, was given from outside, so nobody could rebuild it from a folder: keep a "
+            "checkpoint (trainer.save_checkpoint) for load_from_checkpoint(path, net=net), or register a class that builds it"
+        )
     if name is None:
         cls = type(module).__name__
         raise ValueError(

@@ -39,6 +39,7 @@ def load(path: str | Path, strict: bool = True, average: bool | None = None, **o
     folder, path = local_folder(str(path)), Path(path)
     told: Any
     state: Any
+    averaged = False
     if folder is not None:
         told, state = read_folder(folder)
         hparams = told["hparams"]
@@ -47,10 +48,13 @@ def load(path: str | Path, strict: bool = True, average: bool | None = None, **o
         told, state, hparams = checkpoint.get("zoo"), checkpoint.get("state_dict"), checkpoint.get("hyper_parameters")
         if told is None or state is None or hparams is None:
             raise ValueError(f"{path} is no lightning-zoo checkpoint: load it with the class it was made by")
-        if average is not None and average != checkpoint.get("ema", {}).get("evaluate", False):
-            if "ema" not in checkpoint:
-                raise ValueError(f"{path} holds no average of the weights: it is of a run without callbacks.EMA")
+        if "ema" in checkpoint and average is not None and average != checkpoint["ema"]["evaluate"]:
             state = checkpoint["ema"]["other"]
+        averaged = "ema" in checkpoint
+    if average and not averaged:
+        raise ValueError(
+            f"{path} holds no average of the weights: it is of a run without callbacks.EMA, or no checkpoint"
+        )
     if told.get("model") is None and "net" in hparams:
         raise ValueError(
             f"the net of {path}, a {hparams['net']}, was given from outside, and no file holds a net: build it again and give "

@@ -26,16 +26,23 @@ class Freezable(LightningModule):
         return layer_groups(self.net)
 
     def group_of(self, layer: str) -> int:
-        """The number of the layer group that a module, by its name in the net, belongs to.
+        """The number of the layer group that a module, by its name in the net, belongs to or begins in; "head"; "all": the first.
 
         Raises:
             ValueError: no such module; the message suggests the closest.
         """
-        places = {name: i for i, group in enumerate(self.layer_groups()) for name in group}
-        found = next((i for name, i in places.items() if layer == name or layer.startswith(f"{name}.")), None)
+        groups = self.layer_groups()
+        if layer in ("head", "all"):
+            return len(groups) - 1 if layer == "head" else 0
+        places = {name: i for i, group in enumerate(groups) for name in group}
+        # a group's member, what lies in one, or a container of some: then its lowest
+        found = next(
+            (i for name, i in places.items() if f"{layer}.".startswith(f"{name}.") or name.startswith(f"{layer}.")),
+            None,
+        )
         if found is None:
-            first = [group[0] for group in self.layer_groups()]
-            raise ValueError(f"no layer {layer!r}{suggest(layer, places)}; the layers are {', '.join(first)}")
+            first = [group[0] for group in groups]
+            raise ValueError(f"no layer {layer!r}{suggest(layer, first)}; the layers are {', '.join(first)}")
         return found
 
     @property

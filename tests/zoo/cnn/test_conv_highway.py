@@ -63,7 +63,7 @@ def test_norms_stand_in_the_transform(norm: str) -> None:
 def test_whole_maps_are_dropped_in_training_only() -> None:
     net, x = ConvHighway((0, 0, 0), width=8, dropout=0.5, dropout_kind="spatial"), torch.rand(2, 3, 16, 16)
     assert torch.equal(net.eval()(x), net(x))
-    dropped = net.train().dropout(torch.ones(100, 8, 4, 4))
+    dropped = net.train().dropout1(torch.ones(100, 8, 4, 4))
     assert set(dropped.mean(dim=(2, 3)).unique().tolist()) == {0.0, 2.0}
     assert not torch.equal(net(x), net(x))
 

@@ -95,6 +95,15 @@ def test_a_fit_keeps_it_and_so_does_the_checkpoint(tmp_path: Path) -> None:
         assert [n for n, p in again.net.named_parameters() if p.requires_grad] == ["fc.weight", "fc.bias"]
 
 
+def test_a_container_means_its_lowest_group() -> None:
+    task = zoo.create_model("vgg11", width=4, init="gaussian")
+    groups = task.layer_groups()
+    assert task.group_of("features") == task.group_of("all") == 0
+    assert "classifier.0" in groups[task.group_of("classifier")]
+    assert task.group_of("head") == len(groups) - 1
+    assert task.freeze("head").frozen == len(groups) - 1
+
+
 @pytest.mark.parametrize(
     ("below", "message"),
     [
