@@ -1,6 +1,7 @@
 """Reading files of any origin: tensors and plain data come out of them, nothing in them is run."""
 
 import pickle
+import pickletools
 import warnings
 import zipfile
 from pathlib import Path
@@ -44,8 +45,7 @@ def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
             mmap = mmap and zipfile.is_zipfile(path)  # not the format before torch 1.6
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "GLOBAL" in str(error):
-            wanted = str(error).partition("GLOBAL ")[2].split(" ")[0] or "code"
+        if (wanted := str(error).partition("GLOBAL ")[2].split(" ")[0] or _imported(path)) is not None:
             raise ValueError(
                 f"{path} asks to run or import {wanted}: refused, nothing of it was run; save tensors and plain data, "
                 "for a net torch.save(net.state_dict(), path)"
@@ -56,6 +56,23 @@ def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint")  # noqa: TRY004
     return content
+
+
+def _imported(path: Path) -> str | None:
+    """The first thing that a bare pickle would import, read without running it; None if it is no pickle, or imports nothing."""
+    words: list[str] = []
+    try:
+        with path.open("rb") as file:
+            for operation, argument, _ in pickletools.genops(file):
+                if operation.name == "GLOBAL":
+                    return str(argument).replace(" ", ".")
+                if operation.name == "STACK_GLOBAL":
+                    return ".".join(words[-2:])
+                if isinstance(argument, str):
+                    words.append(argument)
+    except Exception:  # garbage
+        return None
+    return None
 
 
 def _check_sums(path: Path) -> None:

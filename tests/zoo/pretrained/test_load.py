@@ -123,7 +123,7 @@ def test_hostile_files_run_nothing(tmp_cwd: Path, checkpoint: Path) -> None:
     torch.save(content, "evil.ckpt")
     Path("plain.ckpt").write_bytes(pickle.dumps(Evil()))
     for name in ("evil.ckpt", "plain.ckpt"):
-        with pytest.raises(ValueError, match=r"asks to run or import .*exec: refused|damaged or no checkpoint"):
+        with pytest.raises(ValueError, match=r"asks to run or import .*exec: refused"):
             zoo.load(name)
     assert not Path("owned").exists()
 
