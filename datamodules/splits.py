@@ -29,9 +29,11 @@ def held_out(name: str, fraction: float, count: int, seed: int, labels: Tensor |
         try:
             _, places = train_test_split(range(count), test_size=fraction, random_state=seed, stratify=stratify)
         except ValueError as error:
+            cure = "give a larger one, or 0 for none"
+            if labels is not None and int(fewest := torch.bincount(labels)[labels.unique()].min()) < 2:
+                cure = f"a class has {int(fewest)} example and needs 2: add some, or give 0 for none"
             raise ValueError(
-                f"{name}={fraction} of {count} examples cannot hold every class in both parts "
-                f"({error}): give a larger one, or 0 for none"
+                f"{name}={fraction} of {count} examples cannot hold every class in both parts: {cure}"
             ) from error
         chosen[places] = True
     return chosen

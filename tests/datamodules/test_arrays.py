@@ -196,7 +196,11 @@ def spoilt(value: float) -> np.ndarray:
         ((X, LABELS), {"feature_names": ["a", "b"]}, "3 columns want as many different feature_names"),
         ((X, LABELS), {"feature_names": ["a", "b", "a"]}, "as many different feature_names"),
         ((X, LABELS), {"test_fraction": 1.0}, r"test_fraction is a share of all rows in \[0, 1\), got 1.0"),
-        ((X, [0] * 99 + [1]), {}, "test_fraction=0.2 of 100 examples cannot hold every class"),
+        (
+            (X, [0] * 99 + [1]),
+            {},
+            "test_fraction=0.2 of 100 examples cannot hold every class in both parts: a class has 1 example and needs 2",
+        ),
     ],
 )
 def test_bad_input_is_refused_at_once(args: Any, kwargs: dict[str, Any], message: str) -> None:

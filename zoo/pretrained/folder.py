@@ -64,7 +64,9 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} has no {name}: it is not a folder that save_pretrained wrote")
+            best = folder / "checkpoints" / "best.ckpt"
+            cure = f"; for a run folder give {best}" if best.is_file() else ""
+            raise FileNotFoundError(f"{folder} has no {name}: it is not a folder that save_pretrained wrote{cure}")
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         buffers = {k: torch.tensor(v, dtype=torch.float32) for k, v in config["buffers"].items()}

@@ -196,3 +196,12 @@ def test_a_class_that_is_not_registered_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="ClassificationTask is not registered"):
         task.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_a_run_folder_is_told_where_its_checkpoint_lies(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "best.ckpt").touch()
+    with pytest.raises(
+        FileNotFoundError, match=r"has no config.json: .* for a run folder give .*checkpoints/best.ckpt"
+    ):
+        zoo.load(tmp_path)
