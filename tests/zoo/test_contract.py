@@ -21,6 +21,9 @@ GOOGLENETS = ("googlenet", "googlenet_published", "googlenet_naive")
 SHALLOW = {"blocks": [1, 2, 2, 1]}
 
 
+torch.manual_seed(0)  # the batches below are the same in every process
+
+
 def images(channels: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.rand(8, channels, size, size), torch.arange(8)
 
@@ -54,7 +57,7 @@ CASES = {
     **{f"vgg{d}{bn}": (SLIM, images(3, 32), {}) for d in (11, 13, 16, 19) for bn in ("", "_bn")},
     **{n: ({"width": 4, "num_classes": 10, "dropout_aux": 0.0}, images(3, 32), {}) for n in GOOGLENETS},
     **{
-        f"densenet{d}": ({**SHALLOW, "growth_rate": 4, "num_classes": 10}, images(3, 32), {})
+        f"densenet{d}": ({**SHALLOW, "growth_rate": 8, "num_classes": 10}, images(3, 32), {})
         for d in (121, 161, 169, 201)
     },
     **{f"densenet_bc{d}": ({"depth": 16, "growth_rate": 4}, images(3, 8), {}) for d in (100, 190, 250)},

@@ -192,9 +192,14 @@ def test_no_file_and_no_zoo_file(tmp_path: Path) -> None:
 
 
 def test_a_class_that_is_not_registered_says_so(tmp_path: Path) -> None:
-    task = zoo.ClassificationTask(torch.nn.Linear(2, 3), 3)
-    with pytest.raises(ValueError, match="ClassificationTask is not registered"):
-        task.save_pretrained(tmp_path / "model")
+    class Mine(zoo.ClassificationTask):
+        def __init__(self) -> None:
+            super().__init__(torch.nn.Linear(2, 3), 3)
+
+    with pytest.raises(ValueError, match="Mine is not registered"):
+        Mine().save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="was given from outside, so nobody could rebuild it from a folder"):
+        zoo.ClassificationTask(torch.nn.Linear(2, 3), 3).save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
