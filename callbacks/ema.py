@@ -114,8 +114,9 @@ class EMA(Callback):
             return
         self._exchanged = wanted
         if wanted and dist.is_available() and dist.is_initialized():
-            for name in dict(module.named_buffers()).keys() & self.average.keys():
-                dist.broadcast(self.average[name], 0)  # each process has its own statistics of norms: one evaluates all
+            for name, _ in module.named_buffers():  # in an order that all processes share
+                if name in self.average:
+                    dist.broadcast(self.average[name], 0)  # each has its own statistics of norms: all evaluate with one
         for name, tensor in _tensors(module).items():
             kept = tensor.clone()
             tensor.copy_(self.average[name])

@@ -1,5 +1,6 @@
 """The average by its formula, what is evaluated with it, and what a checkpoint holds."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import torch
 from fits import SaveEverywhere, make_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
-from transfer_kit import BATCHES, Task, fit, same
+from transfer_kit import BATCHES, Task, data, fit, same
 
 import zoo
 from callbacks import EMA
@@ -172,6 +174,27 @@ def test_a_failure_in_validation_gives_the_weights_back() -> None:
     with pytest.raises(RuntimeError, match="broken"):
         fit(EMA(0.8), Fails(), task=task)
     assert all(torch.equal(value, task.state_dict()[name]) for name, value in task.weights[-1].items())
+
+
+class WriteValidated(Callback):
+    """Each rank writes what it validates with."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        torch.save(pl_module.state_dict(), self.folder / f"{trainer.global_rank}.pt")
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+def test_all_processes_validate_with_the_same_statistics(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    seed_everything(5, verbose=False)
+    trainer = make_trainer(EMA(0.5), WriteValidated(tmp_path), max_epochs=1, devices=2, limit_val_batches=1,
+                           strategy=DDPStrategy(start_method="fork", timeout=timedelta(seconds=30)))  # fmt: skip
+    trainer.fit(Task(), datamodule=data(batch_size=6))
+    zero, one = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(value, one[name]) for name, value in zero.items())
 
 
 def test_resuming_without_it_is_refused(tmp_path: Path) -> None:
