@@ -166,6 +166,7 @@ def linked_values(data: LightningDataModule | None) -> dict[str, Any]:
     shape = getattr(data, "input_shape", None)
     if shape:
         values["in_features"] = math.prod(shape)
+        values["input_shape"] = list(shape)
         if len(shape) == 3:
             values["in_channels"] = shape[0]
             values["image_size"] = shape[1] if shape[1] == shape[2] else None

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from zoo.pretrained import load
@@ -91,10 +92,17 @@ def _copy(module: Task) -> Task:
     return twin.train()
 
 
-def _outputs(module: Task, x: Tensor) -> Tensor:
+def _outputs(module: Task, *inputs: Any) -> Tensor:
+    """What the module gives in evaluation; of several outputs, all in one row an example."""
     module.eval()
     with torch.no_grad():
-        return module(x)
+        return _row(module(*inputs))
+
+
+def _row(output: Any) -> Tensor:
+    if isinstance(output, Tensor):
+        return output
+    return torch.cat([part.flatten(1).float() for part in tree_leaves(output)], dim=1)
 
 
 def _gradients_are_finite(module: Task) -> None:
@@ -112,10 +120,9 @@ def check_gradients(module: Task, batch: Batch) -> None:
 
 def check_independence(module: Task, batch: Batch) -> None:
     """Changing all other examples leaves an example's output as it is, up to rounding."""
-    x = batch[0].float() if batch[0].is_floating_point() else batch[0]
-    others = x.flip(0)
-    others[0] = x[0]
-    before, after = _outputs(module, x), _outputs(module, others)
+    inputs = [x.float() if x.is_floating_point() else x for x in module.forward_args(batch)]
+    others = [torch.cat([x[:1], x.flip(0)[1:]]) for x in inputs]
+    before, after = _outputs(module, *inputs), _outputs(module, *others)
     gap = (before[0] - after[0]).abs().max().item()
     assert gap <= 1e-5 * max(1.0, before.abs().max().item()), f"examples of a batch leak into each other: {gap:.1e}"
 
@@ -204,8 +211,9 @@ def _assert_same(module: Task, twin: Task, batch: Batch, what: str) -> None:
     wanted, got = module.state_dict(), twin.state_dict()
     for name in wanted:
         assert torch.equal(wanted[name], got[name]), f"the {what} came back with other values of {name}"
-    output = _outputs(module, batch[0])
-    gap = (output - _outputs(twin, batch[0])).abs().max().item()  # other memory, other kernels: not to the bit
+    inputs = module.forward_args(batch)
+    output = _outputs(module, *inputs)
+    gap = (output - _outputs(twin, *inputs)).abs().max().item()  # other memory, other kernels: not to the bit
     assert gap <= 1e-6 * max(1.0, output.abs().max().item()), f"the {what} came back with other outputs: {gap:.1e}"
 
 
@@ -220,26 +228,29 @@ def check_bf16(module: Task, batch: Batch) -> None:
 
 def check_export(module: Task, batch: Batch, tolerance: float = 1e-5) -> None:
     """``torch.export`` with a dynamic batch: equal outputs at two batch sizes."""
-    x = batch[0]
-    wanted = [_outputs(module, x), _outputs(module, x[:3])]
+    inputs = module.forward_args(batch)
+    fewer = tuple(x[:3] for x in inputs)
+    wanted = [_outputs(module, *inputs), _outputs(module, *fewer)]
+    dynamic = tuple({0: torch.export.Dim.AUTO} for _ in inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim.AUTO},)).module()
-    for part, output in zip((x, x[:3]), wanted, strict=True):
+        program = torch.export.export(module, inputs, dynamic_shapes=dynamic).module()
+    for parts, output in zip((inputs, fewer), wanted, strict=True):
         try:
-            gap = (program(part) - output).abs().max().item()
+            gap = (_row(program(*parts)) - output).abs().max().item()
         except (AssertionError, RuntimeError) as error:
-            raise AssertionError(f"the exported program does not take batch size {len(part)}: {error}") from error
-        assert gap <= tolerance, f"the exported program differs by {gap:.1e} at batch size {len(part)}"
+            raise AssertionError(f"the exported program does not take batch size {len(parts[0])}: {error}") from error
+        assert gap <= tolerance, f"the exported program differs by {gap:.1e} at batch size {len(parts[0])}"
 
 
 def check_compile(module: Task, batch: Batch) -> None:
     """Compiling in place changes neither keys nor outputs (the eager backend: what is checked is the capture, not the code)."""
-    keys, wanted = list(module.state_dict()), _outputs(module, batch[0])
+    inputs = module.forward_args(batch)
+    keys, wanted = list(module.state_dict()), _outputs(module, *inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module.net.compile(backend="eager")
-        got = _outputs(module, batch[0])
+        got = _outputs(module, *inputs)
     torch._dynamo.reset()
     assert list(module.state_dict()) == keys, "compiling in place changed the state-dict keys"
     assert (got - wanted).abs().max().item() <= 1e-5, "the compiled net has other outputs"

@@ -133,6 +133,10 @@ class Task(Portable):
         """The net's output for input in units of the data."""
         return self.net(self.standardize(x))
 
+    def forward_args(self, batch: Any) -> tuple[Any, ...]:
+        """What :meth:`forward` takes of a batch: its first part, where a task does not say otherwise."""
+        return (batch[0],)
+
     # Fitting --------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
