@@ -253,11 +253,13 @@ class Session:
                     f"cannot write {full.filename or 'into the run folder'}: {full.strerror}; the last good checkpoint is "
                     f"{self._last_good() or 'missing: there was none yet'}"
                 ) from error
-            if self.started.yes and (bad := next((e for e in chain(error) if isinstance(e, BadImageError)), None)):
-                if (kept := self._last_good()) is None:
+            told = (BadImageError, FloatingPointError)  # what a run that has begun can stumble over and tell in a line
+            if self.started.yes and (bad := next((e for e in chain(error) if isinstance(e, told)), None)):
+                kept = self._last_good()
+                if kept is None and isinstance(bad, BadImageError):
                     self._discard()
                     raise UserError(message(bad)) from error
-                text = f"{message(bad)}; the last good checkpoint is {kept}"
+                text = f"{message(bad)}; the last good checkpoint is {kept or 'missing: there was none yet'}"
                 self.console.keep(f"zoo: error: {text}")
                 raise UserError(text) from error
             if self.started.yes:

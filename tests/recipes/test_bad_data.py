@@ -149,3 +149,15 @@ def test_predict_names_a_bad_image(zoo: Zoo, trained: Path, kind: str) -> None:
     result = zoo("predict", trained, "photos")
     assert_one_line(result, f"photos/cat/deep/1.png {BAD[kind]}")
     assert result.out == ""
+
+
+def test_training_that_is_lost_stops_and_says_so(zoo: Zoo) -> None:
+    args = ("--model.optimizer=SGD", "--model.lr=1e-2", "--trainer.max_epochs=2", "--trainer.limit_train_batches=2")
+    assert zoo("fit", "-c", "linear/mlp_digits", *args).code == 0
+    run = Path("runs/linear/mlp_digits/version_0")
+    good = (run / "checkpoints/last.ckpt").read_bytes()
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("max_epochs: 2", "max_epochs: 4").replace("lr: 0.01", "lr: 1.0e+30"))
+    fresh = zoo("fit", "-c", str(config))
+    assert_one_line(fresh, "is nan after step", "lower lr (it is 1e+30)", "the last good checkpoint is missing")
+    assert (run / "checkpoints/last.ckpt").read_bytes() == good

@@ -1,8 +1,11 @@
 """What every task shares: standardized input, the optimizer by name, exact logging, and what a checkpoint tells."""
 
 import inspect
+import math
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
@@ -179,14 +182,39 @@ class Task(Portable):
         if not self._row_is_due():
             return
         self._last_logged = self.trainer.global_step
-        for name, value in self._means.window(self._sum_over_ranks).items():
+        means = self._means.window(self._sum_over_ranks)
+        self._check_finite(means.items())
+        for name, value in means.items():
             self.log(f"train/{name}_step", value, prog_bar=name == "loss", batch_size=1)
 
     def on_train_epoch_end(self) -> None:
         """Log the exact means over the epoch."""
-        for name, value in self._means.epoch(self._sum_over_ranks).items():
+        means = self._means.epoch(self._sum_over_ranks)
+        self._check_finite(means.items())
+        for name, value in means.items():
             self.log(f"train/{name}", value, batch_size=1, sync_dist=True, reduce_fx="max")
         self._means.reset()
+
+    def _check_finite(self, values: Iterable[tuple[str, float]], stage: str = "train/") -> None:
+        """End a fit whose loss is lost, before a checkpoint of it is saved.
+
+        Raises:
+            FloatingPointError: a value is nan or infinite (under float16 too large a step is tried again: there nothing is said).
+        """
+        trainer = self._trainer
+        if (
+            trainer is None
+            or trainer.state.fn != "fit"
+            or getattr(trainer.precision_plugin, "scaler", None) is not None
+        ):
+            return
+        for name, value in values:
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"{stage}{name} is {value:g} after step {trainer.global_step} in epoch {trainer.current_epoch}, so training "
+                    f"cannot go on: lower lr (it is {self.hparams['lr']:g}), clip the gradient (trainer.gradient_clip_val), or "
+                    f"look for values that are not finite in the data"
+                )
 
     # Evaluation -----------------------------------------------------------------------------------------------------
 
@@ -196,6 +224,8 @@ class Task(Portable):
     def _end_evaluation(self, stage: str) -> None:
         for name, metric in self.metrics.items():
             value = metric.compute()
+            if stage == "val" and name == "loss":
+                self._check_finite([(name, value.item())], "val/")
             if value.ndim == 0:  # a confusion matrix is kept, not logged
                 # every rank holds the same value: their maximum is that value, to the bit
                 self.log(f"{stage}/{name}", value, batch_size=1, prog_bar=True, sync_dist=True, reduce_fx="max")
@@ -229,11 +259,17 @@ class Task(Portable):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Tell what is needed to rebuild the module, and to continue an epoch where it stopped."""
         due = self._row_is_due()  # callbacks save at the end of a batch before we log it
+        means = self._means.state_dict(self._sum_over_ranks, looked_at=due)
+        for sums in (means["window"], means["epoch"]):
+            self._check_finite(zip(means["names"], sums or [], strict=False))
+        norm: Any = torch.nn.utils.get_total_norm(self.net.parameters())
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # sharded: a DTensor
+        self._check_finite([("the norm of the weights", norm.item())], "")
         checkpoint["zoo"] = {
             "model": name_of(self),
             "frozen": self._frozen,
             **self.data_description(),
-            "means": self._means.state_dict(self._sum_over_ranks, looked_at=due),
+            "means": means,
             "last_logged": self.trainer.global_step if due else self._last_logged,
         }
 
