@@ -1,0 +1,139 @@
+"""Masks over images: fixed colors for classes, a legend with their names, stripes where nothing counts."""
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.tasks.pictures import GAP, HEADER, LINE, TILE, new_figure, to_image
+
+_STRENGTH = 0.6  # of a class's color over its pixels
+_LETTER = 7  # pixels that a letter of the legend takes
+_STRIPE = 4  # pixels of a stripe over what is ignored
+_GOLDEN = 0.618034  # of the circle of hues from one class to the next: any first few lie far apart
+
+
+def palette(count: int) -> Tensor:
+    """Colors of the classes 0, 1, ...: uint8 ``(count, 3)``. A class has the same color however many there are.
+
+    Example:
+        >>> palette(3).tolist()
+        [[60, 60, 60], [230, 101, 46], [47, 46, 230]]
+    """
+    colors = [(60, 60, 60)]  # class 0, the background by custom
+    for k in range(1, count):
+        value, saturation = ((0.9, 0.8), (0.7, 0.55), (0.5, 0.9))[(k - 1) // 12 % 3]
+        rgb = colorsys.hsv_to_rgb((0.05 + (k - 1) * _GOLDEN) % 1, saturation, value)
+        colors.append(tuple(round(255 * part) for part in rgb))
+    return torch.tensor(colors[:count], dtype=torch.uint8)
+
+
+def blend(image: Tensor, mask: Tensor, num_classes: int) -> Tensor:
+    """An image in grey with its classes in color: uint8 ``(3, H, W)``.
+
+    Args:
+        image: ``(C, H, W)``, float in [0, 1], any number of channels.
+        mask: ``(H, W)``, classes 0..num_classes-1; all other values (ignored pixels) get stripes.
+        num_classes: number of classes K.
+    """
+    grey = image.detach().float().cpu().clamp(0, 1).mean(dim=0, keepdim=True) * 255
+    mask = mask.detach().long().cpu()
+    counts = (mask >= 0) & (mask < num_classes)
+    color = palette(num_classes)[mask.where(counts, 0)].permute(2, 0, 1).float()  # (H, W, 3) -> (3, H, W)
+    height, width = mask.shape
+    striped = (torch.arange(height)[:, None] + torch.arange(width)) // _STRIPE % 2  # (H, W)
+    shown = torch.where(counts, torch.lerp(grey, color, _STRENGTH), torch.lerp(grey, striped * 255.0, 0.8))
+    return shown.round().byte()
+
+
+def overlay(image: Tensor, mask: Tensor, names: Sequence[str]) -> Tensor:
+    """An image with its classes in color and, below, a legend of those that occur: uint8 ``(3, H', W')``.
+
+    The picture begins at the top left, at the image's own size; images of fewer than 64 pixels a side are enlarged by a whole
+    number.
+
+    Args:
+        image: ``(C, H, W)``, float in [0, 1].
+        mask: ``(H, W)``, classes 0..K-1; all other values (ignored pixels) get stripes.
+        names: of the K classes.
+    """
+    scale = max(1, -(-TILE // min(mask.shape)))
+    if scale > 1:
+        image = image.repeat_interleave(scale, dim=-1).repeat_interleave(scale, dim=-2)
+        mask = mask.repeat_interleave(scale, dim=-1).repeat_interleave(scale, dim=-2)
+    return _with_legend(blend(image, mask, len(names)), [mask], names)
+
+
+def mask_rows(x: Tensor, true: Tensor, predicted: Tensor, names: Sequence[str]) -> Tensor:
+    """Examples in rows: the image, the true mask over it, the predicted one; below a legend.
+
+    Where the truth is ignored, the prediction is shown all the same. Images are enlarged or scaled down as in
+    :func:`zoo.tasks.pictures.image_grid`.
+
+    Args:
+        x: ``(B, C, H, W)``, float in [0, 1]; of one or three channels, or the mean of all is shown.
+        true, predicted: ``(B, H, W)``, classes; other values are ignored pixels.
+        names: of the K classes.
+    """
+    x = x.detach().float().cpu().clamp(0, 1)
+    x = x.expand(-1, 3, -1, -1) if x.shape[1] in (1, 3) else x.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    masks = torch.stack([true.detach().cpu(), predicted.detach().cpu()], dim=1).float()  # (B, 2, H, W)
+    small, large = min(x.shape[2:]), max(x.shape[2:])
+    if small < TILE:
+        scale = float(-(-TILE // small))
+        x, masks = (F.interpolate(t, scale_factor=scale, mode="nearest") for t in (x, masks))
+    elif large > 4 * TILE:
+        size = [max(1, round(n * 4 * TILE / large)) for n in x.shape[2:]]
+        x = F.interpolate(x, size, mode="bilinear", antialias=True)
+        masks = F.interpolate(masks, size, mode="nearest-exact")
+    height, width = x.shape[2:]
+    canvas = torch.full((3, HEADER + len(x) * (height + GAP), GAP + 3 * (width + GAP)), 255, dtype=torch.uint8)
+    for i, (image, pair) in enumerate(zip(x, masks, strict=True)):
+        tiles = [(image * 255).round().byte(), *(blend(image, mask, len(names)) for mask in pair)]
+        top = HEADER + i * (height + GAP)
+        for j, tile in enumerate(tiles):
+            left = GAP + j * (width + GAP)
+            canvas[:, top : top + height, left : left + width] = tile
+    titles = {GAP + j * (width + GAP): title for j, title in enumerate(("image", "true", "predicted"))}
+    return _with_legend(canvas, list(masks), names, titles)
+
+
+def _with_legend(
+    picture: Tensor, masks: Sequence[Tensor], names: Sequence[str], titles: dict[int, str] | None = None
+) -> Tensor:
+    """The picture, below it the classes that its masks have, and titles above by their left edge."""
+    found = torch.cat([mask.flatten().cpu().unique() for mask in masks]).unique().long()
+    inside = (found >= 0) & (found < len(names))
+    entries = [(names[k], palette(len(names))[k].tolist()) for k in found[inside].tolist()]
+    if not inside.all():
+        entries.append(("ignored", None))
+    _, height, width = picture.shape
+    unit = max(1, round(min(height, width) / 600)) if titles is None else 1  # a large photograph has large letters
+    line, letter = LINE * unit, _LETTER * unit
+    spans = [line + len(name) * letter + line // 2 for name, _ in entries]
+    wide = max([width, *(GAP + span for span in spans)])
+    places, left, row = [], GAP, 0
+    for span in spans:
+        if left + span > wide and left > GAP:
+            left, row = GAP, row + 1
+        places.append((left, row))
+        left += span
+    size = (height + (row + 1) * (line + line // 4) + GAP, wide)
+    canvas = np.full((*size, 3), 255, np.uint8)
+    canvas[:height, :width] = picture.permute(1, 2, 0).numpy()  # (3, H, W) -> (H, W, 3)
+    figure = new_figure(size[1] / 64, size[0] / 64, dpi=64, layout=None)  # a power of two: sizes are exact
+    style = {"va": "center", "parse_math": False, "color": "#222222"}
+    for (name, color), (left, row) in zip(entries, places, strict=True):
+        top, side = height + GAP // 2 + row * (line + line // 4), line - 4 * unit
+        patch = canvas[top + 2 * unit : top + 2 * unit + side, left : left + side]
+        stripes = np.add.outer(np.arange(side), np.arange(side)) // _STRIPE % 2 * 255
+        patch[:] = stripes[..., None] if color is None else color
+        x, y = (left + line) / size[1], 1 - (top + line / 2) / size[0]
+        figure.text(x, y, name, size=11 * unit, **style)
+    for left, title in (titles or {}).items():
+        figure.text(left / size[1], 1 - HEADER / 2 / size[0], title, size=12, **style)
+    figure.figimage(canvas, origin="upper", zorder=-1)
+    return to_image(figure)
