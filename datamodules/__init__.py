@@ -32,6 +32,8 @@ _HOME = {
     "IrisDataModule": "datamodules.tabular",
     "MNISTDataModule": "datamodules.mnist",
     "MoonsDataModule": "datamodules.toys",
+    "SegmentationDataModule": "datamodules.segmentation",
+    "ShapesDataModule": "datamodules.shapes",
     "SinusoidDataModule": "datamodules.toys",
     "SpiralsDataModule": "datamodules.toys",
     "TableDataModule": "datamodules.arrays",

@@ -76,7 +76,7 @@ class DataModule(LightningDataModule):
         return examples
 
     def describe(self, train: "Examples") -> None:
-        """Set what the training split alone may tell: ``mean``, ``std``."""
+        """Set what the training split alone may tell: ``mean``, ``std``; ``class_counts`` if ``train.y`` are no labels."""
 
     @property
     def num_classes(self) -> int | None:
@@ -108,11 +108,11 @@ class DataModule(LightningDataModule):
             self.fingerprint = examples.fingerprint(validates)
             self._parts["train"] = self.ready(examples.subset(~validates))
             self._parts["val"] = self.ready(examples.subset(validates))
-            if self.num_classes is not None:
+            self.describe(self._parts["train"])
+            if self.num_classes is not None and self.class_counts is None:
                 y = self._parts["train"].y  # (N,), multi-label (N, K)
                 counts = torch.bincount(y, minlength=self.num_classes) if y.ndim == 1 else y.sum(0)
                 self.class_counts = counts.tolist()
-            self.describe(self._parts["train"])
         if stage in ("fit", None) and self.trainer is not None and not len(self._parts["val"]):
             self.trainer.limit_val_batches = 0  # it would warn of an empty loader, which was asked for
         if (stage == "test" or (stage is None and self.has_test)) and "test" not in self._parts:
@@ -245,14 +245,18 @@ class Examples(Dataset):
 
     @override
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.inputs(torch.tensor([index]))[0], self.y[index]
+        x, y = self.batch(torch.tensor([index]))
+        return x[0], y[0]
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
         index = torch.tensor(indices)
         counts = index >= 0
-        index = index.clamp(min=0)
-        batch = self.inputs(index), self.y.index_select(0, index)
+        batch = self.batch(index.clamp(min=0))
         return batch if counts.all() else (*batch, counts.float())
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The inputs and the targets at some places, ``(B,)``."""
+        return self.inputs(index), self.y.index_select(0, index)
 
     def inputs(self, index: Tensor) -> Tensor:
         """The inputs at some places: ``(B,)`` -> ``(B, ...)``."""

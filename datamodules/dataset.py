@@ -169,11 +169,10 @@ class Items(Examples):
         self.name = name
         self.places = torch.arange(len(y)) if places is None else places
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
-        index = torch.tensor(indices)
-        x, y = zip(*self._read(index.clamp(min=0)), strict=True)
-        batch = torch.stack(x), torch.stack(y)
-        return batch if (index >= 0).all() else (*batch, (index >= 0).float())
+    @override
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = zip(*self._read(index), strict=True)
+        return torch.stack(x), torch.stack(y)
 
     @override
     def inputs(self, index: Tensor) -> Tensor:
