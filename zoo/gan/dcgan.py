@@ -1,0 +1,153 @@
+"""DCGAN: Radford, Metz and Chintala 2016, "Unsupervised Representation Learning with Deep Convolutional Generative Adversarial
+Networks", arXiv:1511.06434.
+
+Deviations from the paper: normal noise; the generator ends in logits, of which the task's output "sigmoid" makes [0, 1] (the
+paper's tanh, moved and scaled); the discriminator sees standardized images. Layers and biases are those of the authors' code, so
+that with ``width=64`` the parameters are as many as in PyTorch's example; the paper's figure 1 has ``width=128``.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from torch import nn
+
+from zoo.blocks import Adversaries, WithClass, build_norm
+from zoo.blocks.adversaries import check_shapes
+from zoo.blocks.norm import Norm
+from zoo.registry import register
+from zoo.tasks import AdversarialTask
+
+ADAM = {"betas": [0.5, 0.999]}  # section 4
+
+
+class DCGANNet(Adversaries):
+    """Transposed convolutions that double the map's sides, and their mirror image: strided ones that halve them.
+
+    Between an image and the smallest map its sides are halved as often as they are even and larger than ``smallest``. The largest
+    hidden map has ``width`` channels, each smaller one twice as many. Neither the generator's last layer nor the discriminator's
+    first and last have a norm (section 3).
+
+    Args:
+        input_shape: [C, H, W], H and W even.
+        latent_dim: numbers of noise an example, >= 1.
+        width: channels of the largest hidden map, >= 1.
+        smallest: a side of the map that is not halved any more, >= 1; the paper has 4.
+        norm: of the generator, see :func:`zoo.blocks.build_norm`.
+        discriminator_norm: of the discriminator; "none" or "layer" for a gradient penalty.
+        conditional: whether both are told the class: as a one among K numbers beside the noise, and as K maps beside the image.
+        num_classes: K; of no use to an unconditional net.
+
+    Shape:
+        ``(B, latent_dim)`` -> ``(B, C, H, W)``; the discriminator: ``(B, C, H, W)`` -> ``(B,)``.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int] = (3, 64, 64),
+        latent_dim: int = 100,
+        width: int = 128,
+        smallest: int = 4,
+        norm: Norm = "batch",
+        discriminator_norm: Norm = "batch",
+        conditional: bool = False,
+        num_classes: int = 10,
+    ) -> None:
+        classes = num_classes if conditional else 0
+        shape = check_shapes(input_shape, latent_dim, classes)
+        for name, value in (("width", width), ("smallest", smallest)):
+            if value < 1:
+                raise ValueError(f"{name} must be 1 or more, got {value}")
+        if len(shape) != 3:
+            raise ValueError(
+                f"DCGAN makes images, [C, H, W], got input_shape {list(shape)}: take the GAN of dense layers"
+            )
+        channels, height, width_ = shape
+        halvings = 0
+        while min(height, width_) > smallest and height % 2 == width_ % 2 == 0:
+            height, width_, halvings = height // 2, width_ // 2, halvings + 1
+        if not halvings:
+            raise ValueError(
+                f"DCGAN wants images whose sides are even and larger than smallest={smallest}, got {shape[1]}x{shape[2]}: set the "
+                f"datamodule's size, or a smaller smallest"
+            )
+        maps = [width * 2**i for i in range(halvings)]  # from the largest map to the smallest
+        super().__init__(
+            WithClass(_generator(latent_dim + classes, channels, maps[::-1], (height, width_), norm), classes),
+            WithClass(_discriminator(channels + classes, maps, (height, width_), discriminator_norm), classes, ()),
+            shape,
+            latent_dim,
+            classes,
+        )
+        self.apply(_draw)
+
+
+def _generator(inputs: int, channels: int, maps: list[int], smallest: tuple[int, int], norm: Norm) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Unflatten(1, (inputs, 1, 1))]  # (B, Z) -> (B, Z, 1, 1)
+    sizes = [inputs, *maps]
+    for i, (size, out) in enumerate(zip(sizes, maps, strict=False)):
+        kernel, stride, padding = (smallest, 1, 0) if i == 0 else (4, 2, 1)
+        layers += [
+            nn.ConvTranspose2d(size, out, kernel, stride, padding, bias=norm == "none"),
+            build_norm(norm, out),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers, nn.ConvTranspose2d(maps[-1], channels, 4, 2, 1, bias=False))
+
+
+def _discriminator(channels: int, maps: list[int], smallest: tuple[int, int], norm: Norm) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Conv2d(channels, maps[0], 4, 2, 1, bias=False), nn.LeakyReLU(0.2, inplace=True)]
+    for size, out in pairwise(maps):
+        layers += [
+            nn.Conv2d(size, out, 4, 2, 1, bias=norm == "none"),
+            build_norm(norm, out),
+            nn.LeakyReLU(0.2, inplace=True),
+        ]
+    return nn.Sequential(*layers, nn.Conv2d(maps[-1], 1, smallest, bias=False))
+
+
+def _draw(module: nn.Module) -> None:
+    """Section 4: all weights from N(0, 0.02); the authors' code has scales of norms from N(1, 0.02)."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+
+
+class DCGAN(AdversarialTask):
+    """:class:`DCGANNet`, trained. Arguments: those of the net, then ``**task``; the output is "sigmoid" here."""
+
+    def __init__(
+        self,
+        input_shape: Sequence[int] = (3, 64, 64),
+        latent_dim: int = 100,
+        width: int = 128,
+        smallest: int = 4,
+        norm: Norm = "batch",
+        discriminator_norm: Norm = "batch",
+        conditional: bool = False,
+        num_classes: int = 10,
+        **task: Any,
+    ) -> None:
+        input_shape = list(input_shape)  # a hyperparameter is as JSON gives it back
+        net = DCGANNet(input_shape, latent_dim, width, smallest, norm, discriminator_norm, conditional, num_classes)
+        super().__init__(net, **task)
+
+
+for name, more in {"dcgan": {}, "dcgan_conditional": {"conditional": True}}.items():
+    register(name, DCGAN, output="sigmoid", optimizer="Adam", lr=2e-4, optimizer_args=ADAM, **more)
+register(  # arXiv:1704.00028, its algorithm 1 and section 4: no batch norm in the critic
+    "wgan_gp_dcgan",
+    DCGAN,
+    discriminator_norm="layer",
+    output="sigmoid",
+    loss="wasserstein",
+    gradient_penalty=10.0,
+    n_critic=5,
+    optimizer="Adam",
+    lr=1e-4,
+    optimizer_args={"betas": [0.0, 0.9]},
+)
