@@ -41,6 +41,8 @@ class ImageDataModule(DataModule):
         cutout: side of a square set to zero in each training image.
         mixup: alpha of the Beta distribution by which training images are blended in pairs (torchvision's ``v2.MixUp``); 0 is off.
         cutmix: the same for pasting a box of one into the other (``v2.CutMix``); with both, a fair coin chooses for each batch.
+        binarize: make every value of all images 1 where it is above this share of the maximum, in (0, 1), rounded to a whole gray
+            level as the values are (0.5: 128 of 255), else 0; None leaves them as they are.
 
     Attributes:
         mean, std: of the training split, a channel each, in units of x: ``(C,)``, after ``setup("fit")``.
@@ -66,6 +68,7 @@ class ImageDataModule(DataModule):
         cutout: int = 0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
+        binarize: float | None = None,
     ) -> None:
         super().__init__(batch_size, num_workers, val_fraction, split_seed)
         if size is not None:
@@ -80,6 +83,9 @@ class ImageDataModule(DataModule):
                 raise ValueError(f"{name} is alpha >= 0 of a Beta distribution (0: off, usual: 0.2 to 1), got {alpha}")
         self.mixup = mixup
         self.cutmix = cutmix
+        if binarize is not None and not 0 < binarize < 1:
+            raise ValueError(f"binarize is a share of the maximum in (0, 1), or None for grays, got {binarize}")
+        self.binarize = binarize
 
     # What a subclass gives ------------------------------------------------------------------------------------------
 
@@ -108,7 +114,10 @@ class ImageDataModule(DataModule):
 
     @override
     def ready(self, examples: Examples) -> Examples:
-        return Examples(_resized(examples.x, self.input_shape[1:]).contiguous(), examples.y)
+        x = _resized(examples.x, self.input_shape[1:]).contiguous()
+        if self.binarize is not None:
+            x = (x > round(self.binarize * 255)).byte() * 255
+        return Examples(x, examples.y)
 
     @override
     def describe(self, train: Examples) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoo.tasks import Task
 
-FAMILIES = ("zoo.linear", "zoo.cnn", "zoo.transformer")
+FAMILIES = ("zoo.linear", "zoo.cnn", "zoo.segmentation", "zoo.autoencoder", "zoo.gan", "zoo.transformer")
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,16 @@ def table(columns: int) -> tuple[torch.Tensor, torch.Tensor]:
 # so slim a net learns too slowly while half of its units are dropped, and from dense layers that start near 0
 SLIM = {"width": 4, "num_classes": 10, "dropout": 0.0, "init": "kaiming_normal"}
 
+# for what is coded by eight numbers
+CODED = {"input_shape": [1, 16, 16], "latent_dim": 8}
+DENSE, CONV = {**CODED, "widths": [64]}, {**CODED, "width": 16}
+
+
+def bits() -> tuple[torch.Tensor, torch.Tensor]:
+    """Zeros and ones, in squares of four pixels."""
+    return torch.rand(8, 1, 4, 4).round().repeat_interleave(4, 2).repeat_interleave(4, 3), torch.arange(8)
+
+
 # name -> (arguments that shrink it, batch, reasons for checks that are impossible)
 CASES = {
     "softmax_regression": ({}, images(1, 28), {}),
@@ -72,6 +82,13 @@ CASES = {
     **{f"mobilenet_v1_{p}": ({"width": 0.125, "num_classes": 10}, images(3, 32), {}) for p in (25, 50, 75)},
     "preresnet110": ({"width": 4, "depth": 8}, images(3, 8), {}),
     **{f"preresnet{d}": ({"width": 4, "depth": 11}, images(3, 8), {}) for d in (164, 1001)},
+    "autoencoder_linear": ({"input_shape": [1, 8, 8], "latent_dim": 8}, images(1, 8), {}),
+    "autoencoder_mlp": (DENSE, images(1, 16), {}),
+    "autoencoder_conv": (CONV, images(1, 16), {}),
+    "autoencoder_denoising": (DENSE, images(1, 16), {}),
+    "vae_mlp": (DENSE, bits(), {}),
+    "vae_conv": (CONV, bits(), {}),
+    "cvae_mlp": (DENSE, bits(), {}),
     **{
         f"vit_{n}": ({**TINY_VIT, "num_classes": 10}, images(3, 32), {})
         for n in ("b_16", "b_32", "l_16", "l_32", "h_14")

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.tasks.pictures import TILE, new_figure, to_image
+from zoo.tasks.pictures import TILE, class_colors, new_figure, to_image
 
 _GAP = 2  # pixels between images
 
@@ -52,3 +54,45 @@ def clouds(real: Tensor, made: Tensor) -> Tensor:
     axes.legend(frameon=False, fontsize=9)
     axes.grid(alpha=0.25)
     return to_image(figure)
+
+
+def codes(z: Tensor, y: Tensor, names: Sequence[str] | None = None) -> Tensor:
+    """Codes of two numbers ``(N, 2)``, each in the color of its class: y int64 ``(N,)``; other targets are one gray."""
+    figure = new_figure(6.5, 5)
+    axes = figure.add_subplot()
+    points, classes = z.detach().float().cpu(), y.detach().cpu()
+    known = not classes.is_floating_point() and classes.ndim == 1
+    colors = class_colors(int(classes.max()) + 1) if known else np.full((1, 3), 0.5)
+    for k in range(len(colors)):
+        own = points[classes == k] if known else points
+        if len(own):
+            name = names[k] if known and names else str(k)
+            axes.scatter(own[:, 0], own[:, 1], s=18, color=colors[k], alpha=0.8, linewidths=0, label=name)
+    axes.set(xlabel="z0", ylabel="z1")
+    axes.grid(alpha=0.25)
+    if known and len(colors) <= 20:
+        for text in figure.legend(loc="outside right upper", frameon=False, fontsize=9).get_texts():
+            text.set_parse_math(False)
+    return to_image(figure)
+
+
+def are_images(x: Tensor) -> bool:
+    """Whether a batch can be drawn: one channel or three."""
+    return x.ndim == 4 and x.shape[1] in (1, 3)
+
+
+def render_samples(task: Any, x: Tensor) -> dict[str, Any]:
+    """``samples`` of a task that can be asked for them: images, of a conditional one a row a class, and ``interpolation`` between
+    some; or points of the plane over those of the data."""
+    if x.shape[1:] == (2,):
+        return {"samples": clouds(x, task.sample(2000))}
+    if not are_images(x):
+        return {}
+    if task.conditional:
+        rows = torch.arange(min(task.net.num_classes, 20)).repeat_interleave(8)
+        return {"samples": image_wall(task.sample(len(rows), rows), columns=8)}
+    ends = task.noise(8, seed=2).chunk(2)
+    return {
+        "samples": image_wall(task.sample(64)),
+        "interpolation": image_wall(task.interpolate(*ends).flatten(0, 1), columns=8),
+    }

@@ -138,7 +138,7 @@ def decision_regions(
     across, up = left + (right - left) * middles, bottom + (top - bottom) * middles
     grid = torch.from_numpy(np.stack(np.meshgrid(across, up), axis=-1)).reshape(-1, 2)  # row by row, from the bottom
     sureness, decided = probabilities(grid.to(x)).float().cpu().max(dim=1)
-    colors = _colors(len(names))
+    colors = class_colors(len(names))
     strength = 0.2 + 0.4 * ((sureness - 1 / len(names)) / (1 - 1 / len(names))).clamp(0, 1).numpy()[:, None]
     plane = 1 - strength * (1 - colors[decided.numpy()])
     figure = new_figure(6.5, 5)
@@ -231,7 +231,7 @@ def _tile(image: Tensor) -> np.ndarray:
     return (image[0].permute(1, 2, 0) * 255).round().clamp(0, 255).byte().numpy()
 
 
-def _colors(count: int) -> np.ndarray:
+def class_colors(count: int) -> np.ndarray:
     """Colors of classes, ``(K, 3)``."""
     from matplotlib import colormaps
 

@@ -20,6 +20,20 @@ def real_device() -> torch.device:
     return torch.device("cpu") if device.type == "meta" else device
 
 
+def check_num_classes(num_classes: int, data: Any) -> None:
+    """Refuse a datamodule that tells another number of classes than the model's.
+
+    Raises:
+        ValueError: both numbers, and the cure.
+    """
+    classes = getattr(data, "num_classes", None)
+    if classes is not None and classes != num_classes:
+        raise ValueError(
+            f"num_classes is {num_classes}, but {type(data).__name__} has {classes} classes: leave num_classes out on the command "
+            f"line, or build the model with num_classes={classes}"
+        )
+
+
 class Portable(Freezable):
     """A module that knows what its input means, and goes as a whole into a folder or to the hub."""
 
@@ -65,7 +79,7 @@ class Portable(Freezable):
         self.eval()
         try:
             with torch.no_grad():
-                output = self.net(self.standardize(torch.zeros(1, *shape, device=self.mean.device)))
+                output = self.output_for(torch.zeros(1, *shape, device=self.mean.device))
         except (RuntimeError, IndexError) as error:
             raise ValueError(
                 f"{type(self.net).__name__} cannot take the data's input of shape {shape}: {error}"
@@ -73,12 +87,17 @@ class Portable(Freezable):
         finally:
             for module, mode in modes.items():
                 module.training = mode
-        wanted = self.output_size
-        if wanted is not None and (got := tuple(getattr(output, "shape", ()))[1:]) != (wanted,):
+        wanted = self.output_shape(shape)
+        if wanted is not None and (got := tuple(getattr(output, "shape", ()))[1:]) != wanted:
             raise ValueError(
                 f"{type(self.net).__name__} gives {got or type(output).__name__} an example, {type(self).__name__} wants "
-                f"({wanted},): build the net with {wanted} outputs, or the task with what the net gives"
+                f"{wanted}: build the net with {wanted[0]} outputs, or the task with what the net gives"
             )
+
+    def output_for(self, x: Tensor) -> Any:
+        """What the net gives for an input without a target; asked of one example of zeros, when fit begins."""
+        net: Any = self.net
+        return net(self.standardize(x))
 
     def standardize(self, x: Tensor) -> Tensor:
         """``(x - mean) / std``, channel by channel (images, ``(B, C, ...)``) or column by column (``(B, D)``).

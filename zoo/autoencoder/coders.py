@@ -1,0 +1,242 @@
+"""Encoders and decoders of any example: dense and convolutional ones, plain or told a class."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from zoo.blocks import Activation, Norm, Style, build_activation, expansion
+
+
+class Coder(nn.Module):
+    """An encoder and its mirror image.
+
+    Args:
+        encoder: ``(B, *input_shape)`` and conditions ``(B, K)`` or None -> ``(B, ...)``.
+        decoder: ``(B, latent_dim)`` and conditions -> ``(B, *input_shape)``.
+        input_shape: of an example: (C, H, W), or (D,).
+        latent_dim: numbers of a code, >= 1.
+
+    Raises:
+        ValueError: ``latent_dim`` below 1, or later an example of another shape.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, input_shape: Sequence[int], latent_dim: int) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        self.input_shape, self.latent_dim = tuple(input_shape), latent_dim
+
+    def check(self, x: Tensor) -> Tensor:
+        """The batch as it is.
+
+        Raises:
+            ValueError: examples of another shape than the net was built for.
+        """
+        if x.shape[1:] != self.input_shape:
+            raise ValueError(
+                f"{type(self).__name__} was built for examples of shape {self.input_shape}, got {tuple(x.shape)} for a batch: "
+                f"set input_shape={list(x.shape[1:])}"
+            )
+        return x
+
+
+def check_latent_dim(latent_dim: int) -> None:
+    """Refuse a code without a number in it."""
+    if latent_dim < 1:
+        raise ValueError(f"latent_dim must be 1 or more, got {latent_dim}: a code needs a number")
+
+
+def one_hot(y: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
+    """``(B,)`` -> ``(B, K)``: 1 at the class, 0 elsewhere."""
+    return (y[:, None] == torch.arange(num_classes, device=y.device)).to(dtype)
+
+
+class DenseEncoder(nn.Module):
+    """Hidden layers of any widths, then a linear one; no widths leave that alone.
+
+    Args:
+        input_shape: of an example.
+        num_outputs: M.
+        widths: units of each hidden layer, input first.
+        activation: of the hidden units, a name of :func:`zoo.blocks.build_activation`.
+        num_conditions: numbers K that are told beside an example.
+
+    Shape:
+        ``(B, *input_shape)`` and ``(B, K)`` -> ``(B, M)``.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_outputs: int,
+        widths: Sequence[int],
+        activation: Activation,
+        num_conditions: int = 0,
+    ) -> None:
+        super().__init__()
+        size = torch.Size(input_shape).numel() + num_conditions
+        self.layers = _dense([size, *widths], num_outputs, activation)
+
+    def forward(self, x: Tensor, conditions: Tensor | None = None) -> Tensor:
+        """The outputs."""
+        return self.layers(_joined(x.flatten(1), conditions))
+
+
+class DenseDecoder(nn.Module):
+    """The mirror image of :class:`DenseEncoder`: ``widths`` are the encoder's, and come in the opposite order.
+
+    Shape:
+        ``(B, latent_dim)`` and ``(B, K)`` -> ``(B, *input_shape)``.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        latent_dim: int,
+        widths: Sequence[int],
+        activation: Activation,
+        num_conditions: int = 0,
+    ) -> None:
+        super().__init__()
+        self.input_shape = tuple(input_shape)
+        sizes = [latent_dim + num_conditions, *reversed(widths)]
+        self.layers = _dense(sizes, torch.Size(input_shape).numel(), activation)
+
+    def forward(self, z: Tensor, conditions: Tensor | None = None) -> Tensor:
+        """The example."""
+        return self.layers(_joined(z, conditions)).unflatten(1, self.input_shape)
+
+
+class ConvEncoder(nn.Module):
+    """Convolutions of 3x3, each of which halves the map (an odd side: rounded up) and doubles the channels, then a linear layer.
+
+    Args:
+        input_shape: (C, H, W), any size.
+        num_outputs: M.
+        width: channels of the first map, >= 1.
+        depth: number of convolutions, >= 1.
+        style: norm and activation after each.
+        num_conditions: numbers K that are told beside an image; each is a constant map.
+
+    Shape:
+        ``(B, C, H, W)`` and ``(B, K)`` -> ``(B, M)``.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_outputs: int,
+        width: int,
+        depth: int,
+        style: Style,
+        num_conditions: int = 0,
+    ) -> None:
+        super().__init__()
+        shapes = map_shapes(input_shape, width, depth)
+        channels = shapes[0][0] + num_conditions
+        layers: list[nn.Module] = []
+        for wider, _, _ in shapes[1:]:
+            layers += [
+                nn.Conv2d(channels, wider, 3, stride=2, padding=1, bias=style.bias),
+                style.build_norm(wider),
+                style.build_activation(),
+            ]
+            channels = wider
+        self.features = nn.Sequential(*layers)
+        self.fc = nn.Linear(torch.Size(shapes[-1]).numel(), num_outputs)
+
+    def forward(self, x: Tensor, conditions: Tensor | None = None) -> Tensor:
+        """The outputs."""
+        if conditions is not None:
+            planes = conditions[:, :, None, None].expand(-1, -1, *x.shape[2:])  # (B, K) -> (B, K, H, W)
+            x = torch.cat([x, planes], dim=1)
+        return self.fc(self.features(x).flatten(1))  # (B, C, H, W) -> (B, C H W)
+
+
+class ConvDecoder(nn.Module):
+    """The mirror image of :class:`ConvEncoder`: maps are enlarged to the encoder's sizes (nearest), then convolved.
+
+    So no checkerboard comes in, as of strided transposed convolutions (Odena et al. 2016, "Deconvolution and Checkerboard
+    Artifacts").
+
+    Shape:
+        ``(B, latent_dim)`` and ``(B, K)`` -> ``(B, C, H, W)``.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        latent_dim: int,
+        width: int,
+        depth: int,
+        style: Style,
+        num_conditions: int = 0,
+    ) -> None:
+        super().__init__()
+        shapes = map_shapes(input_shape, width, depth)[::-1]
+        self.shape = shapes[0]
+        self.fc = nn.Linear(latent_dim + num_conditions, torch.Size(shapes[0]).numel())
+        layers: list[nn.Module] = [style.build_norm(shapes[0][0]), style.build_activation()]
+        for (wide, _, _), (narrow, *size) in pairwise(shapes[:-1]):
+            layers += [
+                nn.Upsample(size=tuple(size)),
+                nn.Conv2d(wide, narrow, 3, padding=1, bias=style.bias),
+                style.build_norm(narrow),
+                style.build_activation(),
+            ]
+        layers += [nn.Upsample(size=shapes[-1][1:]), nn.Conv2d(shapes[-2][0], shapes[-1][0], 3, padding=1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor, conditions: Tensor | None = None) -> Tensor:
+        """The image."""
+        return self.layers(self.fc(_joined(z, conditions)).unflatten(1, self.shape))  # (B, C h w) -> (B, C, h, w)
+
+
+class ConvCoder(Coder):
+    """A :class:`Coder` of images."""
+
+    channels_last: ClassVar[bool] = True
+
+
+def map_shapes(input_shape: Sequence[int], width: int, depth: int) -> list[tuple[int, int, int]]:
+    """(C, H, W) of the image and of each map of a :class:`ConvEncoder`.
+
+    Raises:
+        ValueError: no image, or no convolution.
+
+    Example:
+        >>> map_shapes((1, 9, 8), width=4, depth=2)
+        [(1, 9, 8), (4, 5, 4), (8, 3, 2)]
+    """
+    if len(input_shape) != 3:
+        raise ValueError(
+            f"input_shape must be (C, H, W) of an image, got {list(input_shape)}: a table wants a dense net"
+        )
+    if width < 1 or depth < 1:
+        raise ValueError(f"width and depth must be 1 or more, got {width} and {depth}")
+    channels, height, width_in_pixels = input_shape
+    shapes = [(channels, height, width_in_pixels)]
+    for i in range(depth):
+        shapes.append((width * 2**i, (shapes[-1][1] + 1) // 2, (shapes[-1][2] + 1) // 2))
+    return shapes
+
+
+def style_of(norm: Norm, activation: Activation) -> Style:
+    """What the convolutions have in common."""
+    return Style(norm=norm, activation=activation)
+
+
+def _joined(rows: Tensor, conditions: Tensor | None) -> Tensor:
+    return rows if conditions is None else torch.cat([rows, conditions], dim=1)  # (B, D) and (B, K) -> (B, D + K)
+
+
+def _dense(sizes: Sequence[int], num_outputs: int, activation: Activation) -> nn.Sequential:
+    """Linear layers with activations between them."""
+    if any(size < 1 for size in sizes):
+        raise ValueError(f"widths must be 1 or more each, got {list(sizes[1:])}")
+    layers: list[nn.Module] = []
+    for one, next_one in pairwise(sizes):
+        layers += [nn.Linear(one, next_one * expansion(activation)), build_activation(activation)]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], num_outputs))
