@@ -28,41 +28,18 @@ def decode(
 ) -> Tensor:
     """The middle of an image file, as much of it as has the wanted shape (a square, say), resized (bilinear, antialiased).
 
-    Turned upright as its EXIF orientation says. What is transparent becomes white. 16-bit gray levels are divided by 257, so a
-    ramp stays a ramp. Gray becomes RGB, or RGB gray (ITU-R 601 luma), as ``channels`` asks.
+    The file is read by :func:`read_image`.
 
     Args:
-        path: of the file, in any format and mode that Pillow reads.
-        channels: 3 (RGB) or 1 (gray).
+        path, channels: as there.
         size: height and width of the result; one number for a square.
         share: of the height and width of the middle that is kept; 0.875 is what others call "resize to 256, then crop 224".
         crop: chooses another part of the upright image.
 
     Shape:
         uint8 ``(channels, height, width)``.
-
-    Raises:
-        FileNotFoundError: no such file.
-        BadImageError: a truncated file, one that is no image, or one that is too large; the message names it.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is an error, with the file's name
-            with Image.open(path) as image:
-                image.load()
-                upright = ImageOps.exif_transpose(image)
-        plain = _eight_bits(upright)
-    except FileNotFoundError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise BadImageError(f"{path} has more than {MAX_PIXELS:,} pixels: make it smaller, or remove it") from error
-    except (
-        Exception
-    ) as error:  # Pillow's readers raise whatever they stumble over: OSError, SyntaxError, struct.error ...
-        raise BadImageError(
-            f"{path} cannot be read as an image ({error}): it is damaged or none; replace or remove it"
-        ) from error
-    plain = plain.convert("RGB" if channels == 3 else "L")
+    plain = read_image(path, channels)
     height, width = (size, size) if isinstance(size, int) else size
     scale = min(plain.width / width, plain.height / height)
     kept = (
@@ -75,6 +52,53 @@ def decode(
         np.array(plain.resize((width, height), Image.Resampling.BILINEAR, box=box))
     )  # (H, W[, 3])
     return pixels[None] if channels == 1 else pixels.permute(2, 0, 1).contiguous()
+
+
+def whole(image: Image.Image) -> Box:
+    """The ``crop`` of :func:`decode` that keeps everything, whatever becomes of the aspect ratio."""
+    return 0, 0, image.width, image.height
+
+
+def read_image(path: str | Path, channels: int) -> Image.Image:
+    """An image file as 8-bit RGB or gray.
+
+    Turned upright as its EXIF orientation says. What is transparent becomes white. 16-bit gray levels are divided by 257, so a
+    ramp stays a ramp. Gray becomes RGB, or RGB gray (ITU-R 601 luma), as ``channels`` asks.
+
+    Args:
+        path: of the file, in any format and mode that Pillow reads.
+        channels: 3 (RGB) or 1 (gray).
+
+    Raises:
+        FileNotFoundError, BadImageError: as :func:`read_upright`.
+    """
+    return read_upright(path, _eight_bits).convert("RGB" if channels == 3 else "L")
+
+
+def read_upright(path: str | Path, change: Callable[[Image.Image], Image.Image] = lambda image: image) -> Image.Image:
+    """An image file in its own mode, turned upright as its EXIF orientation says, then changed.
+
+    Raises:
+        FileNotFoundError: no such file.
+        BadImageError: a truncated file, one that is no image or cannot be changed, or one that is too large; the message names it.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is an error, with the file's name
+            with Image.open(path) as image:
+                image.load()
+                upright = ImageOps.exif_transpose(image)
+        return change(upright)
+    except FileNotFoundError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadImageError(f"{path} has more than {MAX_PIXELS:,} pixels: make it smaller, or remove it") from error
+    except (
+        Exception
+    ) as error:  # Pillow's readers raise whatever they stumble over: OSError, SyntaxError, struct.error ...
+        raise BadImageError(
+            f"{path} cannot be read as an image ({error}): it is damaged or none; replace or remove it"
+        ) from error
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

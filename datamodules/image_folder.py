@@ -17,13 +17,14 @@ from typing_extensions import override
 from datamodules.base import Examples
 from datamodules.decode import Box, decode
 from datamodules.images import ImageDataModule, statistics
-from datamodules.splits import digest, held_out
+from datamodules.parts import PartsInFolders
+from datamodules.splits import digest
 
 _PARTS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")  # what others call parts
 _SAMPLE = 512  # training images that tell mean and std: their means are good to half a percent
 
 
-class ImageFolderDataModule(ImageDataModule):
+class ImageFolderDataModule(PartsInFolders, ImageDataModule):
     """A folder of image files: one folder a class, either in ``train``, ``val`` and ``test``, or all together.
 
     With ``root/train/<class>/...``: ``root/val`` validates, without it ``val_fraction`` of the training images do; ``root/test``
@@ -79,25 +80,20 @@ class ImageFolderDataModule(ImageDataModule):
             raise ValueError(f"resized_crop is the smallest share of the area to keep, in [0, 1], got {resized_crop}")
         if not 0 < center <= 1:
             raise ValueError(f"center is a share of the middle square's side in (0, 1], got {center}")
-        if not 0 <= test_fraction < 1:
-            raise ValueError(f"test_fraction is a share of all images in [0, 1), got {test_fraction}")
         self.native_shape = (3 if color == "rgb" else 1, 0, 0)  # type: ignore[misc]
         workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
         super().__init__(size=size, num_workers=workers, **images)
-        self.root = Path(root).expanduser()
         self.resized_crop = resized_crop
         self.center = center
-        self.test_fraction = test_fraction
-        self.folders = self._find_folders()
+        self.look_into(root, test_fraction)
         self.class_names = classes_in(self.folders["train"])
         if len(self.class_names) < 2:
             raise ValueError(
                 f"{self.folders['train']} has one class only, {self.class_names[0]!r}: nothing to tell apart"
             )
-        self._validating = 0  # files of the folder val: the last of the training part
 
+    @override
     def _find_folders(self) -> dict[str, Path]:
-        """Where the parts are: "train" always, "val" and "test" if they have their own folder."""
         if not self.root.is_dir():
             raise FileNotFoundError(
                 f"{self.root.absolute()} is no folder: give the one with train/<class>/ or <class>/ in it"
@@ -122,34 +118,6 @@ class ImageFolderDataModule(ImageDataModule):
 
     # Splits ---------------------------------------------------------------------------------------------------------
 
-    @property
-    @override
-    def has_test(self) -> bool:
-        return "test" in self.folders or (self.folders["train"] == self.root and self.test_fraction > 0)
-
-    @override
-    def examples(self, part: Literal["train", "test"]) -> "ImageFiles":
-        if "test" in self.folders or self.folders["train"] != self.root:
-            if part == "test" and "test" not in self.folders:
-                raise ValueError(f"there is no folder {self.root / 'test'}: make one to test on, with a folder a class")
-            found = self._files(part)
-            if part == "train" and "val" in self.folders:
-                more = self._files("val")
-                self._validating = len(more)
-                found = found.joined(more)
-            return found
-        found = self._files("train")
-        tests = held_out("test_fraction", self.test_fraction, len(found), 0, found.y)
-        if part == "test" and not tests.any():
-            raise ValueError("there is no test part: give test_fraction > 0, or folders train and test")
-        return found.subset(tests if part == "test" else ~tests)
-
-    @override
-    def _held_out(self, y: Tensor) -> Tensor:
-        if "val" not in self.folders:
-            return super()._held_out(y)
-        return torch.arange(len(y)) >= len(y) - self._validating
-
     @override
     def ready(self, examples: Examples) -> Examples:
         return examples
@@ -159,7 +127,8 @@ class ImageFolderDataModule(ImageDataModule):
         places = torch.linspace(0, len(train) - 1, min(len(train), _SAMPLE)).round().long()
         self.mean, self.std = statistics(train.inputs(some) for some in places.split(32))
 
-    def _files(self, part: str) -> "ImageFiles":
+    @override
+    def files(self, part: str) -> "ImageFiles":
         folder = self.folders[part]
         other = [name for name in classes_in(folder) if name not in self.class_names]
         if other:

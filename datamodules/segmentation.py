@@ -14,7 +14,6 @@ from typing_extensions import override
 
 from datamodules.base import DataModule, Examples, check_integer
 from datamodules.images import statistics
-from datamodules.splits import held_out
 
 IGNORED = 255  # the mask's value where a pixel counts nowhere
 _SAMPLE = 512  # training images that tell mean, std and class_counts
@@ -87,10 +86,6 @@ class SegmentationDataModule(DataModule):
     def preparation(self) -> dict[str, Any]:
         """How an image file becomes x in evaluation, as plain data: a model remembers it."""
         return {"whole": True}
-
-    @override
-    def _held_out(self, y: Tensor) -> Tensor:
-        return held_out("val_fraction", self.val_fraction, len(y), self.split_seed)
 
     @override
     def ready(self, examples: Examples) -> Examples:

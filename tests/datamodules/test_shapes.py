@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from datamodules import ShapesDataModule
-from datamodules.shapes import COLORS, _inside
+from datamodules.shapes import COLORS, _caption, _inside
 
 NAMES = ShapesDataModule.class_names
 
@@ -72,7 +72,7 @@ def test_the_images_depend_on_their_own_seed_only() -> None:
     assert torch.equal(tests[0], tests[1])
     assert torch.equal(tests[0], tests[3])
     assert not torch.equal(tests[0], tests[2])
-    train = {image.numpy().tobytes() for image in one._parts["train"].x}
+    train = {image.numpy().tobytes() for image in set_up(count=len(tests[0]))._parts["train"].x}
     assert not train & {image.numpy().tobytes() for image in tests[0]}
 
 
@@ -107,11 +107,9 @@ def test_captions_are_true() -> None:
 def test_over_is_said_of_the_one_that_hides_the_other() -> None:
     """Checked against the shapes themselves: of two that lie over each other the later one is named first."""
     rng = np.random.default_rng(0)
-    from datamodules.shapes import _caption
-
     for _ in range(50):
         kind, color = rng.integers(1, 5, 2), rng.integers(6, size=2)
-        center, radius, angle = rng.uniform(12, 20, (2, 2)), np.array([8.0, 9.0]), rng.uniform(0, 6, 2)
+        center, radius, angle = rng.uniform(12, 20, (2, 2)), np.array([12.0, 6.0]), rng.uniform(0, 6, 2)
         covers = [_inside(kind[[k]], center[[k]], radius[[k]], angle[[k]], 32)[0] for k in (0, 1)]
         top = np.where(covers[1], 1, np.where(covers[0], 0, -1))
         text = _caption(top, kind, color, center, radius, angle)

@@ -1,0 +1,277 @@
+"""Images of the user's own, and for each a mask file that tells the class of every pixel."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from typing_extensions import override
+
+from datamodules.decode import BadImageError, read_image, read_upright
+from datamodules.image_folder import files_in
+from datamodules.parts import PartsInFolders
+from datamodules.segmentation import IGNORED, Pairs, SegmentationDataModule
+from datamodules.splits import digest
+
+Value = int | Sequence[int]  # what a pixel of a mask file holds: a number, or red, green and blue
+
+
+class MaskFolderDataModule(PartsInFolders, SegmentationDataModule):
+    """Images in ``root/images`` and masks of the same names in ``root/masks``, or both in ``root/train``, ``val`` and ``test``.
+
+    In parts: ``root/train/images/a.jpg`` has its mask in ``root/train/masks/a.png``; ``root/val`` validates, without it
+    ``val_fraction`` of the training images do; ``root/test`` tests. All together: ``test_fraction`` of the images test (always
+    chosen with seed 0), and ``val_fraction`` of the others validate. Deeper folders count too; files without the name of an
+    image do not.
+
+    A mask has its image's size (both as they are seen: turned as their EXIF orientation says) and tells a pixel's class by its
+    value: gray of 8 or 16 bits, black and white, or the index of a palette; in color only if ``mask_values`` are colors.
+
+    Args:
+        root: the folder.
+        class_names: of the K classes, the background's too, 2 or more.
+        mask_values: the pixel value of each class in the files, such as ``[0, 255]``, or its color, such as
+            ``[[0, 0, 0], [255, 0, 0]]``; None: 0..K-1.
+        ignore_values: pixel values that count nowhere, where they are none of a class.
+        size: height and width of an image, as one number or two.
+        color: "rgb" or "gray"; all images are turned into that.
+        test_fraction: share of all images that tests where there are no folders train and test, in [0, 1).
+        num_workers: processes that read; None takes one for each CPU core, at most 8.
+        **segmentation: the others of :class:`~datamodules.SegmentationDataModule`.
+
+    Raises:
+        FileNotFoundError: no such folder, no images in it, or an image without a mask.
+        ValueError: values that do not fit the classes; later, a file that cannot be read, a mask of another size than its image, or
+            a value that is no class's.
+
+    Example:
+        >>> for i in range(10):
+        ...     for folder, mode in (("images", "RGB"), ("masks", "L")):
+        ...         path = Path("cells", folder, f"{i}.png")
+        ...         path.parent.mkdir(parents=True, exist_ok=True)
+        ...         Image.new(mode, (40, 30)).save(path)
+        >>> data = MaskFolderDataModule("cells", class_names=["ground", "cell"], mask_values=[0, 255], size=32, flip=True)
+        >>> data.num_classes, data.input_shape
+        (2, (3, 32, 32))
+    """
+
+    layout = "with images/ and masks/"
+
+    def __init__(
+        self,
+        root: str,
+        class_names: list[str],
+        mask_values: list[int] | list[list[int]] | None = None,
+        ignore_values: list[int] | list[list[int]] = [IGNORED],  # noqa: B006 (never changed)
+        size: int | list[int] = 256,
+        color: Literal["rgb", "gray"] = "rgb",
+        test_fraction: float = 0.2,
+        num_workers: int | None = None,
+        **segmentation: Any,
+    ) -> None:
+        if color not in ("rgb", "gray"):
+            raise ValueError(f'color must be "rgb" or "gray", got {color!r}')
+        workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
+        super().__init__(size=size, num_workers=workers, **segmentation)
+        self.channels = 3 if color == "rgb" else 1
+        self.class_names = [str(name) for name in class_names]
+        self.code = MaskCode(self.class_names, mask_values, ignore_values)
+        self.look_into(root, test_fraction)
+
+    @override
+    def _find_folders(self) -> dict[str, Path]:
+        if not self.root.is_dir():
+            raise FileNotFoundError(f"{self.root.absolute()} is no folder: give the one with images/ and masks/ in it")
+        parts = {part: self.root / part for part in ("train", "val", "test") if (self.root / part).is_dir()}
+        if "train" not in parts:
+            parts = {"train": self.root}
+        for folder in parts.values():
+            for name in ("images", "masks"):
+                if not (folder / name).is_dir():
+                    raise FileNotFoundError(
+                        f"{folder} has no folder {name}: images/ and masks/ are wanted, with a mask of the same name for each image"
+                    )
+        return parts
+
+    @override
+    def files(self, part: str) -> "MaskFiles":
+        images, masks = pairs_in(self.folders[part])
+        return MaskFiles(self.root, images, masks, self.code, self.channels)
+
+
+def pairs_in(folder: Path) -> tuple[list[str], list[str]]:
+    """The images in ``folder/images``, sorted, and the mask of each in ``folder/masks``.
+
+    Raises:
+        FileNotFoundError: no images, or one without a mask.
+        ValueError: two files of one name, or a mask in a format that changes its values.
+    """
+    found = {name: _by_stem(folder / name) for name in ("images", "masks")}
+    images, masks = found["images"], found["masks"]
+    if not images:
+        raise FileNotFoundError(f"{folder / 'images'} has no images ({', '.join(IMG_EXTENSIONS)}): add some")
+    missing = [stem for stem in images if stem not in masks]
+    if missing:
+        raise FileNotFoundError(
+            f"{images[missing[0]]} has no mask {folder / 'masks' / missing[0]}.png ({len(missing)} of {len(images)} images have "
+            f"none): add it, or remove the image"
+        )
+    chosen = [masks[stem] for stem in images]
+    for path in chosen:
+        if path.lower().endswith((".jpg", ".jpeg")):
+            raise ValueError(f"{path} is a JPEG, which changes pixel values: save masks as PNG")
+    return list(images.values()), chosen
+
+
+def _by_stem(folder: Path) -> dict[str, str]:
+    """Image files by their path below a folder without its suffix."""
+    found: dict[str, str] = {}
+    for path in files_in(folder):
+        stem = os.path.splitext(os.path.relpath(path, folder))[0]
+        if stem in found:
+            raise ValueError(
+                f"{found[stem]} and {path} differ in their suffix only: rename one, names tell which belong together"
+            )
+        found[stem] = path
+    return found
+
+
+class MaskCode:
+    """Which value of a mask file is which class.
+
+    Args:
+        class_names: of the K classes.
+        values: of each class, numbers or colors; None: 0..K-1.
+        ignored: values that count nowhere, where they are none of a class.
+
+    Raises:
+        ValueError: fewer than two classes or more than 255, or values that are not one a class.
+    """
+
+    def __init__(self, class_names: list[str], values: Sequence[Value] | None, ignored: Sequence[Value]) -> None:
+        names = class_names
+        if not 2 <= len(names) <= IGNORED or len(set(names)) != len(names):
+            raise ValueError(f"class_names must be 2 to {IGNORED} different names, the background's too, got {names}")
+        values = list(range(len(names))) if values is None else list(values)
+        codes = [_code(value) for value in values]
+        if len(codes) != len(names) or len(set(codes)) != len(codes):
+            raise ValueError(
+                f"mask_values must be {len(names)} different values, one for each of {names}, got {values}"
+            )
+        self.colored = any(not isinstance(value, int) for value in values)
+        if self.colored and any(isinstance(value, int) for value in values):
+            raise ValueError(f"mask_values must be all numbers or all colors, got {values}")
+        known = {_code(value): IGNORED for value in ignored if isinstance(value, int) != self.colored}
+        known |= {code: k for k, code in enumerate(codes)}
+        self.values = np.array(sorted(known), np.int64)
+        self.classes = np.array([known[code] for code in sorted(known)], np.uint8)
+        self.wanted = ", ".join(str(value) for value in values[:8]) + " ..." * (len(values) > 8)
+
+    def read(self, path: str, size: tuple[int, int], image: str) -> Tensor:
+        """The classes of a mask file, uint8 ``(H, W)``; ``size`` is the width and height that ``image`` has.
+
+        Raises:
+            BadImageError: it cannot be read, has another size, or a value that is none.
+        """
+        mask = read_upright(path)
+        if mask.size != size:
+            turned = " (turned upright, as its EXIF orientation says)" if mask.size == size[::-1] else ""
+            raise BadImageError(
+                f"{path} has {mask.width} x {mask.height} pixels, its image {image} {size[0]} x {size[1]}{turned}: both must agree"
+            )
+        codes = self._codes(mask, path)
+        place = np.searchsorted(self.values, codes).clip(max=len(self.values) - 1)
+        wrong = np.argwhere(self.values[place] != codes)
+        if len(wrong):
+            row, column = wrong[0].tolist()
+            code = int(codes[row, column])
+            shown = [code >> 16, code >> 8 & 255, code & 255] if self.colored else code
+            raise BadImageError(
+                f"{path} has the value {shown} in row {row}, column {column} ({len(wrong)} such pixels), which is no class: the "
+                f"values of the classes are {self.wanted}; give mask_values or more class_names, or name it in ignore_values"
+            )
+        return torch.from_numpy(self.classes[place])
+
+    def _codes(self, mask: Image.Image, path: str) -> np.ndarray:
+        """Pixel values, colors as one number: int64 ``(H, W)``."""
+        if self.colored:
+            red, green, blue = np.moveaxis(np.asarray(mask.convert("RGB"), np.int64), 2, 0)
+            return red << 16 | green << 8 | blue
+        if mask.mode == "F" or (mask.mode not in ("1", "L", "P") and not mask.mode.startswith("I")):
+            pixels = np.asarray(mask.convert("RGB"), np.int64)
+            if mask.mode == "F" or (pixels != pixels[..., :1]).any():
+                raise BadImageError(
+                    f"{path} is in color (mode {mask.mode}): give the color of each class as mask_values [[r, g, b], ...], or save "
+                    f"masks whose pixels are class numbers"
+                )
+            return pixels[..., 0]
+        return np.asarray(mask).astype(np.int64)
+
+    def __str__(self) -> str:
+        return f"{self.values.tolist()} {self.classes.tolist()}"
+
+
+def _code(value: Value) -> int:
+    if isinstance(value, int):
+        return value
+    if len(value) != 3 or not all(0 <= part <= 255 for part in value):
+        raise ValueError(f"a color is red, green and blue, three numbers in 0..255, got {list(value)}")
+    red, green, blue = value
+    return red << 16 | green << 8 | blue
+
+
+class MaskFiles(Pairs):
+    """Image files and their mask files, read when a batch is asked for.
+
+    Args:
+        root: what names are told relative to.
+        images, masks: paths, one mask an image.
+        code: what the masks' values mean.
+        channels: 3 (RGB) or 1 (gray).
+    """
+
+    def __init__(
+        self, root: Path, images: Sequence[str], masks: Sequence[str], code: MaskCode, channels: int = 3
+    ) -> None:
+        super().__init__(
+            torch.empty(0), torch.empty(len(images), 0)
+        )  # what is on them is not known before they are read
+        self.root = root
+        self.images = np.array([os.fsencode(path) for path in images])  # an array, which workers share
+        self.masks = np.array([os.fsencode(path) for path in masks])
+        self.code = code
+        self.channels = channels
+
+    @override
+    def pair(self, place: int) -> tuple[Image.Image, Tensor]:
+        path = os.fsdecode(self.images[place])
+        image = read_image(path, self.channels)
+        return image, self.code.read(os.fsdecode(self.masks[place]), image.size, path)
+
+    @override
+    def subset(self, chosen: Tensor) -> "MaskFiles":
+        return self._like(self.images[chosen.numpy()], self.masks[chosen.numpy()])
+
+    def joined(self, other: "MaskFiles") -> "MaskFiles":
+        """These, then the others."""
+        return self._like(np.concatenate([self.images, other.images]), np.concatenate([self.masks, other.masks]))
+
+    def _like(self, images: np.ndarray, masks: np.ndarray) -> "MaskFiles":
+        paths = [[os.fsdecode(name) for name in names] for names in (images, masks)]
+        return MaskFiles(self.root, *paths, self.code, self.channels)
+
+    @override
+    def called(self, place: int) -> str:
+        return os.path.relpath(os.fsdecode(self.images[place]), self.root)
+
+    @override
+    def fingerprint(self, validates: Tensor) -> str:
+        paths = [os.fsdecode(name) for names in (self.images, self.masks) for name in names]
+        sizes = torch.tensor([os.stat(path).st_size for path in paths])
+        begin = len(str(self.root / "x")) - 1
+        return digest("\n".join(path[begin:] for path in paths), sizes, str(self.code), validates)
