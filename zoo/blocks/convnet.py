@@ -111,13 +111,29 @@ class FullyConvolutional(nn.Module):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        x = self.net.features(x)[-1]
-        size = self.net.map_size or 1
-        for layer in self.net.dense_layers():
-            if isinstance(layer, nn.Linear):
-                # (K, C size size) -> (K, C, size, size)
-                x = F.conv2d(x, layer.weight.unflatten(1, (-1, size, size)), layer.bias)
-                size = 1  # the layers after the first read one value a channel
-            else:
-                x = layer(x)
-        return x
+        return slide(self.net, self.net.features(x)[-1])
+
+
+def slide(net: ConvNet, x: Tensor, pad: bool = False) -> Tensor:
+    """The dense layers of a net as convolutions over a map of any size: what they say at each place of it.
+
+    Args:
+        net: whose ``dense_layers()`` they are.
+        x: its last map, ``(B, C, h, w)``.
+        pad: with zeros, so that the map keeps its size.
+
+    Returns:
+        ``(B, K, h, w)``; without ``pad``, ``map_size - 1`` less of each side.
+    """
+    size = net.map_size or 1
+    for layer in net.dense_layers():
+        if isinstance(layer, nn.Linear):
+            if pad and size > 1:
+                before, behind = (size - 1) // 2, size // 2
+                x = F.pad(x, (before, behind, before, behind))
+            # (K, C size size) -> (K, C, size, size)
+            x = F.conv2d(x, layer.weight.unflatten(1, (-1, size, size)), layer.bias)
+            size = 1  # the layers after the first read one value a channel
+        else:
+            x = layer(x)
+    return x

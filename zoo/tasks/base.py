@@ -76,7 +76,7 @@ class Task(Portable):
         elif init_args:
             raise ValueError(f"init_args {init_args} belong to an init, and none is given")
         super().__init__()
-        self.save_hyperparameters(ignore=["net", "weights"])
+        self.save_hyperparameters(ignore=["net", "weights", "encoder_weights"])
         if "net" in inspect.signature(type(self).__init__).parameters:
             self.hparams["net"] = f"{type(net).__module__}.{type(net).__qualname__}"
         self.net = net
@@ -98,8 +98,8 @@ class Task(Portable):
         """The metric that decides which checkpoint is best, and its mode, "min" or "max"."""
         return "val/loss", "min"
 
-    def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int]:
-        """The loss to minimize, the means over the batch to log (``"loss"`` among them), and the number of examples."""
+    def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int | Tensor]:
+        """The loss to minimize, the means over the batch to log (``"loss"`` among them), and the number they are means over."""
         raise TypeError(f"{type(self).__name__} does not say how it is trained: define training_losses")
 
     def build_metrics(self) -> dict[str, Metric]:
@@ -114,6 +114,10 @@ class Task(Portable):
     def output_size(self) -> int | None:
         """What the net must give an example, ``(B, output_size)``; None where the task does not say."""
         return None
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """What the net must give an example of that shape; None where the task does not say."""
+        return None if self.output_size is None else (self.output_size,)
 
     def render(self, batch: Any) -> dict[str, Any]:
         """What is worth looking at in a batch, by name: called in evaluation, without gradients, on one process.

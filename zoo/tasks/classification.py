@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 from zoo.tasks.base import Task
 from zoo.tasks.metrics import IGNORED, classification_metrics
-from zoo.tasks.portable import real_device
+from zoo.tasks.portable import check_num_classes, real_device
 from zoo.tasks.render import render_classification
 
 
@@ -89,12 +89,7 @@ class ClassificationTask(Task):
     def setup(self, stage: str) -> None:
         """Compare the number of classes with the data's, and count the classes for "balanced" weights."""
         data = getattr(self.trainer, "datamodule", None)
-        classes = getattr(data, "num_classes", None)
-        if classes is not None and classes != self.num_classes:
-            raise ValueError(
-                f"num_classes is {self.num_classes}, but {type(data).__name__} has {classes} classes: leave num_classes out on "
-                f"the command line, or build the model with num_classes={classes}"
-            )
+        check_num_classes(self.num_classes, data)
         super().setup(stage)
         known = (self.class_weight != 1).any()  # counted before, or loaded with the model
         if stage == "fit" and self.hparams["class_weight"] == "balanced" and not known:

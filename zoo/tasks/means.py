@@ -21,17 +21,20 @@ class RunningMeans:
     def reset(self) -> None:
         """Forget everything: a new epoch."""
         self._window: Tensor | None = None  # sums of the names
-        self._count = 0.0  # examples in the window
+        self._count: float | Tensor = 0.0  # examples in the window
         self._epoch: list[float] = []  # sums of the names, then the number of examples
 
-    def update(self, means: dict[str, Tensor], count: int) -> None:
-        """Add a batch of ``count`` examples; ``means`` are scalars, means over the batch."""
+    def update(self, means: dict[str, Tensor], count: int | Tensor) -> None:
+        """Add a batch of ``count`` examples (a tensor where only the device knows); ``means`` are scalars, means over the batch."""
         self.names = list(means)
         batch = torch.stack([mean.detach() for mean in means.values()])
         if self._window is None:
             self._window = torch.zeros_like(batch, dtype=torch.float32)
-        self._window.add_(batch, alpha=count)
-        self._count += count
+        if isinstance(count, Tensor):
+            self._window.add_(batch * count)
+        else:
+            self._window.add_(batch, alpha=count)
+        self._count = self._count + count
 
     def window(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """The means since the last look, over all ranks (``reduce`` sums over them); empty if there was no example."""
@@ -40,19 +43,22 @@ class RunningMeans:
             return {}
         self._window, self._count = None, 0.0
         self._epoch = _added(self._epoch, sums)
-        return {name: s / sums[-1] for name, s in zip(self.names, sums, strict=False)}
+        return self._means(sums)
 
     def _window_sums(self, reduce: Callable[[Tensor], Tensor]) -> list[float] | None:
         if self._window is None:
             return None
-        return reduce(torch.cat([self._window, self._window.new_tensor([self._count])])).tolist()
+        count = torch.as_tensor(self._count, dtype=self._window.dtype, device=self._window.device)
+        return reduce(torch.cat([self._window, count.view(1)])).tolist()
 
     def epoch(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """The means over the epoch so far, over all ranks."""
         self.window(reduce)
-        return (
-            {name: s / self._epoch[-1] for name, s in zip(self.names, self._epoch, strict=False)} if self._epoch else {}
-        )
+        return self._means(self._epoch) if self._epoch else {}
+
+    def _means(self, sums: list[float]) -> dict[str, float]:
+        """Sums, the last one of examples -> means; none of no examples (all pixels ignored)."""
+        return {name: s / sums[-1] for name, s in zip(self.names, sums, strict=False)} if sums[-1] else {}
 
     def state_dict(self, reduce: Callable[[Tensor], Tensor], looked_at: bool = False) -> dict[str, Any]:
         """Plain data, summed over the ranks; ``looked_at``: as it will be after the look at the window that is due."""

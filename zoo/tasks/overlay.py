@@ -2,6 +2,7 @@
 
 import colorsys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ def palette(count: int) -> Tensor:
         >>> palette(3).tolist()
         [[60, 60, 60], [230, 101, 46], [47, 46, 230]]
     """
-    colors = [(60, 60, 60)]  # class 0, the background by custom
+    colors: list[tuple[int, ...]] = [(60, 60, 60)]  # class 0, the background by custom
     for k in range(1, count):
         value, saturation = ((0.9, 0.8), (0.7, 0.55), (0.5, 0.9))[(k - 1) // 12 % 3]
         rgb = colorsys.hsv_to_rgb((0.05 + (k - 1) * _GOLDEN) % 1, saturation, value)
@@ -107,7 +108,7 @@ def _with_legend(
     """The picture, below it the classes that its masks have, and titles above by their left edge."""
     found = torch.cat([mask.flatten().cpu().unique() for mask in masks]).unique().long()
     inside = (found >= 0) & (found < len(names))
-    entries = [(names[k], palette(len(names))[k].tolist()) for k in found[inside].tolist()]
+    entries: list[tuple[str, Any]] = [(names[k], palette(len(names))[k].tolist()) for k in found[inside].tolist()]
     if not inside.all():
         entries.append(("ignored", None))
     _, height, width = picture.shape
@@ -125,7 +126,7 @@ def _with_legend(
     canvas = np.full((*size, 3), 255, np.uint8)
     canvas[:height, :width] = picture.permute(1, 2, 0).numpy()  # (3, H, W) -> (H, W, 3)
     figure = new_figure(size[1] / 64, size[0] / 64, dpi=64, layout=None)  # a power of two: sizes are exact
-    style = {"va": "center", "parse_math": False, "color": "#222222"}
+    style: dict[str, Any] = {"va": "center", "parse_math": False, "color": "#222222"}
     for (name, color), (left, row) in zip(entries, places, strict=True):
         top, side = height + GAP // 2 + row * (line + line // 4), line - 4 * unit
         patch = canvas[top + 2 * unit : top + 2 * unit + side, left : left + side]

@@ -87,7 +87,7 @@ class Portable(Freezable):
         finally:
             for module, mode in modes.items():
                 module.training = mode
-        wanted = self.output_shape(shape)
+        wanted = cast("Task", self).output_shape(shape)
         if wanted is not None and (got := tuple(getattr(output, "shape", ()))[1:]) != wanted:
             raise ValueError(
                 f"{type(self.net).__name__} gives {got or type(output).__name__} an example, {type(self).__name__} wants "

@@ -1,0 +1,147 @@
+"""FCN: Long, Shelhamer and Darrell 2015, "Fully Convolutional Networks for Semantic Segmentation", arXiv:1411.4038.
+
+Over any convolutional classifier of the zoo, VGG-16 by default. Deviations from the paper: convolutions made of dense layers are
+padded so that a map keeps its size (the paper pads the image by 100 pixels and cuts its maps to fit); the last, fixed bilinear
+upsampling repeats the values at the border, where a transposed convolution would fade to zero; the three variants are trained at
+once, not each from the one before.
+"""
+
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from typing_extensions import override
+
+from zoo.blocks import ConvNet
+from zoo.blocks.convnet import slide
+from zoo.registry import register
+from zoo.segmentation.pyramid import EncoderDecoder, build_encoder, take_standardization
+from zoo.tasks import SegmentationTask
+
+Variant = Literal["32s", "16s", "8s"]
+FINER = {"32s": 0, "16s": 1, "8s": 2}  # fig. 3: maps that are joined to the last one
+
+
+class Score(nn.Conv2d):
+    """A 1x1 convolution to the classes that starts at zero: no class is preferred (section 4.2).
+
+    Shape:
+        ``(B, in_channels, h, w)`` -> ``(B, num_classes, h, w)``.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__(in_channels, num_classes, 1)
+
+    @override
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class Upsampling(nn.ConvTranspose2d):
+    """A learned transposed convolution that starts as bilinear interpolation of each channel (sections 3.3 and 4.2).
+
+    Shape:
+        ``(B, channels, h, w)`` -> ``(B, channels, factor * h, factor * w)``.
+
+    Example:
+        >>> Upsampling(1, 2)(torch.tensor([[[[0.0, 4.0], [0.0, 4.0]]]]))[0, 0, 1].tolist()
+        [0.0, 1.0, 3.0, 3.0]
+    """
+
+    def __init__(self, channels: int, factor: int) -> None:
+        super().__init__(channels, channels, 2 * factor - factor % 2, factor, padding=factor // 2, bias=False)
+
+    @override
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        side, factor = self.kernel_size[0], self.stride[0]
+        places = torch.arange(side, dtype=self.weight.dtype, device=self.weight.device)
+        hat = 1 - (places - (side - 1) / 2).abs() / factor
+        with torch.no_grad():
+            self.weight.diagonal().copy_(torch.outer(hat, hat).unsqueeze(-1).expand(-1, -1, len(self.weight)))
+
+
+class FCN(EncoderDecoder):
+    """Scores of the classes at each place of the last map, joined with those of finer maps, then bilinearly upsampled (fig. 3).
+
+    Hidden dense layers of the encoder (VGG's fc6 and fc7) slide over its last map. The names 32s, 16s and 8s are right for an
+    encoder whose last map has stride 32.
+
+    Args:
+        encoder: gives the maps, and as a classifier the dense layers.
+        num_classes: number of classes K.
+        variant: "32s" (the last map alone), "16s" (and the next finer one) or "8s" (and one more).
+
+    Shape:
+        ``(B, C, H, W)``, each side the encoder's largest stride or more -> ``(B, K, H, W)``.
+
+    Raises:
+        ValueError: an unknown variant, an encoder of too few maps, images that are too small or have another number of channels.
+    """
+
+    head_name = "score"
+
+    def __init__(self, encoder: ConvNet, num_classes: int = 21, variant: Variant = "8s") -> None:
+        super().__init__(encoder, dense=True)
+        if variant not in FINER:
+            raise ValueError(f"variant must be '32s', '16s' or '8s', got {variant!r}")
+        if len(self.maps) <= FINER[variant]:
+            raise ValueError(
+                f"FCN-{variant} joins {FINER[variant] + 1} maps, and {type(encoder).__name__} makes {len(self.maps)}: choose "
+                "another variant or encoder"
+            )
+        joined = self.maps[::-1][: FINER[variant] + 1]  # coarsest first
+        self.score = Score(encoder.num_features, num_classes)
+        self.finer_scores = nn.ModuleList(Score(m.channels, num_classes) for m in joined[1:])
+        factors = [a.stride // b.stride for a, b in pairwise(joined)]
+        self.upsamplings = nn.ModuleList(Upsampling(num_classes, factor) for factor in factors)
+        self.output_stride = joined[-1].stride
+
+    @override
+    def decode(self, maps: list[Tensor]) -> Tensor:
+        x = self.score(slide(self.encoder, maps[-1], pad=True))
+        for upsampling, score, finer in zip(self.upsamplings, self.finer_scores, maps[-2::-1], strict=False):
+            x = upsampling(x) + score(finer)
+        return F.interpolate(x, scale_factor=float(self.output_stride), mode="bilinear")
+
+    @override
+    def decoder_groups(self) -> list[list[str]]:
+        return [["finer_scores", "upsamplings", "score"]]
+
+
+class FCNSegmenter(SegmentationTask):
+    """:class:`FCN`, trained to segment. Arguments: those below, then ``**task`` of :class:`zoo.SegmentationTask`.
+
+    Args:
+        encoder: name of a convolutional classifier, see ``zoo models``.
+        encoder_args: arguments of its class, e.g. ``{"width": 32}``.
+        encoder_weights: where the encoder's weights come from, see :func:`zoo.create_model`: "imagenet", a bundled name, a path;
+            they bring their standardization along. No hyperparameter, as ``weights`` is none.
+        variant, num_classes: see :class:`FCN`.
+        in_channels: channels C of the image.
+    """
+
+    def __init__(
+        self,
+        encoder: str = "vgg16",
+        encoder_args: dict[str, Any] | None = None,
+        encoder_weights: str | None = None,
+        variant: Variant = "8s",
+        num_classes: int = 21,
+        in_channels: int = 3,
+        **task: Any,
+    ) -> None:
+        source = build_encoder(encoder, encoder_args, in_channels, encoder_weights)
+        net: Any = source.net
+        super().__init__(FCN(net, num_classes, variant), num_classes, **task)
+        if encoder_weights is not None:
+            take_standardization(self, source)
+
+
+for _variant in FINER:
+    register(f"fcn{_variant}_vgg16", FCNSegmenter, encoder="vgg16", variant=_variant)
+register("fcn8s_resnet50", FCNSegmenter, encoder="resnet50", variant="8s")

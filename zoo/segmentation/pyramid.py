@@ -1,0 +1,174 @@
+"""What FCN and U-Net share: a convolutional classifier as the encoder, its maps laid on the grids of an image of any size."""
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from typing_extensions import override
+
+from zoo.blocks import ConvNet, FeatureMap, layer_groups
+from zoo.blocks.classifier import check_images
+from zoo.blocks.convnet import slide
+from zoo.blocks.layers import parameters_of
+from zoo.registry import arguments_of, create_model, get
+from zoo.tasks import Task
+
+
+class EncoderDecoder(nn.Module):
+    """A net that says something of each pixel: an encoder makes ever coarser maps, :meth:`decode` goes back to the pixels.
+
+    Images of any size are mirrored at the right and at the bottom up to a multiple of the encoder's largest stride, and the output
+    is cut back, so that it has exactly the size of the input. Maps that are smaller than their grid, since the encoder does not pad
+    its convolutions, are put into the middle of it, between zeros.
+
+    A subclass defines :meth:`decode` and tells its modules behind the encoder in :meth:`decoder_groups`.
+
+    Args:
+        encoder: gives the maps. Its head, and all that takes no part in them, is taken out: every parameter has a gradient.
+        dense: keep the encoder's hidden dense layers.
+
+    Attributes:
+        maps: channels, stride and receptive field of the maps that :meth:`decode` gets, one a stride, finest first.
+
+    Shape:
+        ``(B, C, H, W)``, each side the largest stride or more -> ``(B, K, H, W)``.
+
+    Raises:
+        ValueError: images that are too small or have another number of channels.
+    """
+
+    channels_last: ClassVar[bool] = True  # in memory: what convolutions are fastest with
+
+    def __init__(self, encoder: ConvNet, dense: bool = False) -> None:
+        super().__init__()
+        encoder.reset_head(0)
+        found = encoder.feature_maps()
+        strides = sorted({m.stride for m in found})
+        last = {m.stride: i for i, m in enumerate(found)}  # the deepest map of each stride
+        self._places = [last[stride] for stride in strides]
+        self.maps: list[FeatureMap] = [found[i] for i in self._places]
+        self.stride = strides[-1]
+        self.in_channels = encoder.in_channels
+        self.smallest = _prune(encoder, self.stride, dense)
+        self.encoder = encoder
+
+    def decode(self, maps: list[Tensor]) -> Tensor:
+        """Maps on their grids, ``(B, C_i, H / s_i, W / s_i)``, finest first -> ``(B, K, H, W)``."""
+        raise TypeError(f"{type(self).__name__} does not say what becomes of its maps: define decode")
+
+    def decoder_groups(self) -> list[list[str]]:
+        """Names of the modules behind the encoder, by depth, the head last."""
+        raise TypeError(f"{type(self).__name__} does not tell its layers: define decoder_groups")
+
+    def layer_groups(self) -> list[list[str]]:
+        """The encoder's layers by depth, then the decoder's, the head last; see :func:`zoo.blocks.layer_groups`."""
+        groups = [names for names in layer_groups(self.encoder) if parameters_of(self.encoder, names)]
+        return [*([f"encoder.{name}" for name in names] for names in groups), *self.decoder_groups()]
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        check_images(self, x.shape, self.in_channels, smallest=self.smallest)
+        height, width = x.shape[2:]
+        down, right = -height % self.stride, -width % self.stride
+        if down or right:
+            x = F.pad(x, (0, right, 0, down), mode="reflect")
+        found = self.encoder.features(x)
+        size = (height + down, width + right)
+        maps = [_laid(found[i], size, m.stride) for i, m in zip(self._places, self.maps, strict=True)]
+        return self.decode(maps)[:, :, :height, :width]
+
+
+def _laid(x: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+    """A map in the middle of its grid, which has one cell for each ``stride`` pixels: cut, or with zeros around it."""
+    down, right = (n // stride - got for n, got in zip(size, x.shape[2:], strict=True))
+    return F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2)) if down or right else x
+
+
+class _Trace(nn.Module):
+    """The part of an encoder that a decoder uses."""
+
+    def __init__(self, net: ConvNet, dense: bool) -> None:
+        super().__init__()
+        self.net, self.dense = net, dense
+
+    @override
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = self.net.features(x)
+        return [*maps, slide(self.net, maps[-1], pad=True)] if self.dense else maps
+
+
+def _prune(net: ConvNet, stride: int, dense: bool) -> int:
+    """Put identities in place of what takes no part; the side in pixels of the smallest image that leaves a map of each stride.
+
+    Nothing is computed: the net is followed on the meta device.
+    """
+    part = _Trace(net, dense)
+    training = {module: module.training for module in net.modules()}
+    tensors = {name: t.detach().to("meta") for name, t in part.state_dict().items()}
+    parameters = {name: tensors[name].requires_grad_() for name, _ in part.named_parameters()}
+    net.eval()
+    for cells in range(1, 64):
+        side = cells * stride
+        try:
+            x = torch.empty(1, net.in_channels, side, side, device="meta", dtype=next(iter(parameters.values())).dtype)
+            maps = torch.func.functional_call(part, tensors, x)
+        except (RuntimeError, ValueError):  # too small for it
+            continue
+        if all(y.numel() for y in maps):
+            break
+    else:
+        raise ValueError(f"{type(net).__name__} makes no maps of images up to {side} pixels: it cannot be an encoder")
+    for module, mode in training.items():
+        module.training = mode
+    gradients = torch.autograd.grad(sum(y.sum() for y in maps), list(parameters.values()), allow_unused=True)
+    used = {name.removeprefix("net.") for name, g in zip(parameters, gradients, strict=True) if g is not None}
+    _drop_unused(net, used)
+    return stride if cells == 1 else side - stride + 1
+
+
+def _drop_unused(net: nn.Module, used: set[str], prefix: str = "") -> None:
+    for name, child in net.named_children():
+        path = f"{prefix}{name}"
+        if next(child.parameters(), None) is None:
+            continue
+        if any(key.startswith(f"{path}.") for key in used):
+            _drop_unused(child, used, f"{path}.")
+        else:
+            setattr(net, name, nn.Identity())
+
+
+def build_encoder(name: str, arguments: dict[str, Any] | None, in_channels: int, weights: str | None) -> Task:
+    """A registered classifier whose net is to be an encoder.
+
+    Args:
+        name: of a convolutional classifier, see ``zoo models``.
+        arguments: of its class, e.g. ``{"width": 32}``.
+        in_channels: channels C of the image.
+        weights: see :func:`zoo.create_model`; None: fresh ones.
+
+    Returns:
+        The classifier's task: its ``net``, and the ``mean`` and ``std`` that came with the weights.
+
+    Raises:
+        TypeError, ValueError: no convolutional classifier of that name, an argument that it does not have, or weights that are not
+            its own.
+    """
+    arguments = arguments or {}
+    if "in_channels" in arguments:
+        raise TypeError("give in_channels to the model itself, not in encoder_args")
+    if weights is not None and torch.get_default_device().type == "meta":
+        raise ValueError(f"weights bring the encoder too: leave encoder_weights={weights!r} out, or weights")
+    known = arguments_of(get(name).cls)
+    task = create_model(name, weights, **arguments, **({"in_channels": in_channels} if "in_channels" in known else {}))
+    if not isinstance(task.net, ConvNet):
+        raise ValueError(  # noqa: TRY004 (of the name, which is a str)
+            f"encoder must be a convolutional classifier such as resnet34 or vgg16, and {name} is none: it makes no maps"
+        )
+    return task
+
+
+def take_standardization(task: Task, source: Task) -> None:
+    """Standardize as the encoder's weights want it, if they tell: data met later do not change that."""
+    if source._standardized:
+        task.mean, task.std, task._standardized = source.mean, source.std, True

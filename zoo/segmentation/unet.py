@@ -1,0 +1,216 @@
+"""U-Net: Ronneberger et al. 2015, "U-Net: Convolutional Networks for Biomedical Image Segmentation", arXiv:1505.04597.
+
+The encoder is the paper's or any convolutional classifier of the zoo. Deviations from the paper: convolutions are padded, so that
+the output has the size of the input (the paper's are not, and it mirrors and tiles large images); a batch norm follows each of
+them, but for ``norm="none"``.
+"""
+
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from zoo.blocks import Activation, ConvNet, Norm, Style, build_dropout
+from zoo.blocks.classifier import check_images
+from zoo.registry import check_arguments, register
+from zoo.segmentation.pyramid import EncoderDecoder, build_encoder, take_standardization
+from zoo.tasks import SegmentationTask
+
+Skip = Literal["concat", "none"]
+_LEAST = 16  # channels that a stage without a map of the encoder keeps, if there are so many
+
+
+class DoubleConv(nn.Sequential):
+    """Two 3x3 convolutions, each with its norm and activation (fig. 1).
+
+    Shape:
+        ``(B, in_channels, H, W)`` -> ``(B, channels, H, W)``.
+    """
+
+    def __init__(self, in_channels: int, channels: int, style: Style) -> None:
+        super().__init__()
+        for i, before in enumerate((in_channels, channels), start=1):
+            self.add_module(f"conv{i}", nn.Conv2d(before, channels, 3, padding=1, bias=style.bias))
+            self.add_module(f"norm{i}", style.build_norm(channels))
+            self.add_module(f"activation{i}", style.build_activation())
+
+
+class UNetEncoder(ConvNet):
+    """The contracting path of fig. 1: double convolutions with a 2x2 max pooling between them; channels double as the size halves.
+
+    Args:
+        in_channels: channels C of the image.
+        width: channels of the first map, 64 in the paper.
+        depth: poolings, 4 in the paper.
+        norm, activation: as in :class:`UNet`.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        width: int = 64,
+        depth: int = 4,
+        norm: Norm = "batch",
+        activation: Activation = "relu",
+    ) -> None:
+        super().__init__()
+        for name, value in (("width", width), ("depth", depth)):
+            if value < 1:
+                raise ValueError(f"{name} must be 1 or more, got {value}")
+        self.in_channels, self.num_features = in_channels, width * 2**depth
+        widths = [in_channels, *(width * 2**i for i in range(depth + 1))]
+        style = Style(norm, activation)
+        self.stages = nn.ModuleList(DoubleConv(a, b, style) for a, b in pairwise(widths))
+        self.pool = nn.MaxPool2d(2)
+        self.fc = nn.Identity()
+        initialize(self)
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """The maps of all stages, finest first: strides 1, 2, 4 ..."""
+        check_images(self, x.shape, self.in_channels)
+        maps: list[Tensor] = []
+        for stage in self.stages:
+            maps.append(stage(self.pool(maps[-1]) if maps else x))
+        return maps
+
+
+class Up(nn.Module):
+    """A 2x2 transposed convolution, the encoder's map of that size beside it, a double convolution (fig. 1, right).
+
+    Shape:
+        ``(B, in_channels, h, w)`` and ``(B, beside, 2h, 2w)`` -> ``(B, channels, 2h, 2w)``.
+    """
+
+    def __init__(self, in_channels: int, channels: int, beside: int, style: Style) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(in_channels, channels, 2, 2)
+        self.convs = DoubleConv(channels + beside, channels, style)
+
+    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        """The next finer map."""
+        x = self.up(x)
+        return self.convs(x if skip is None else torch.cat([skip, x], dim=1))
+
+
+class UNet(EncoderDecoder):
+    """An encoder, and a decoder that doubles the size step by step, each time with the encoder's map of that size (fig. 1).
+
+    Where the encoder has no map of a size, as ResNets have none of that of the image, the step is made without one.
+
+    Args:
+        encoder: gives the maps; strides are powers of two.
+        num_classes: number of classes K.
+        skip: "concat" as in the paper, or "none": the twin whose decoder sees the last map only.
+        norm: after each convolution of the decoder: "batch", "layer", "group", "instance", or "none" as in the paper.
+        activation: "relu" as in the paper, or another name of :func:`zoo.blocks.build_activation` but "maxout".
+        dropout: probability in [0, 1) of dropping a value of the last map.
+
+    Shape:
+        ``(B, C, H, W)``, each side the encoder's largest stride or more -> ``(B, K, H, W)``.
+
+    Raises:
+        ValueError: an argument out of its range, images that are too small or have another number of channels.
+    """
+
+    head_name = "head"
+
+    def __init__(
+        self,
+        encoder: ConvNet,
+        num_classes: int = 2,
+        skip: Skip = "concat",
+        norm: Norm = "batch",
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(encoder)
+        if skip not in ("concat", "none"):
+            raise ValueError(f"skip must be 'concat' or 'none', got {skip!r}")
+        style = Style(norm, activation)
+        self.skip = skip
+        self.dropout = build_dropout(dropout)
+        channels, stride = self.maps[-1].channels, self.stride
+        finer = {m.stride: m.channels for m in self.maps}
+        self.stages = nn.ModuleList()
+        while stride > 1:
+            if stride % 2:
+                raise ValueError(f"U-Net doubles sizes, and {type(encoder).__name__} has stride {self.stride}")
+            stride //= 2
+            out = finer.get(stride, max(channels // 2, min(channels, _LEAST)))
+            self.stages.append(Up(channels, out, finer.get(stride, 0) if skip == "concat" else 0, style))
+            channels = out
+        initialize(self.stages)
+        self.head = nn.Conv2d(channels, num_classes, 1)
+
+    @override
+    def decode(self, maps: list[Tensor]) -> Tensor:
+        x = self.dropout(maps[-1])
+        beside = {m.stride: y for m, y in zip(self.maps, maps, strict=True)} if self.skip == "concat" else {}
+        for i, stage in enumerate(self.stages, start=1):
+            x = stage(x, beside.get(self.stride >> i))
+        return self.head(x)
+
+    @override
+    def decoder_groups(self) -> list[list[str]]:
+        return [*([f"stages.{i}"] for i in range(len(self.stages))), ["head"]]
+
+
+def initialize(net: nn.Module) -> None:
+    """Draw convolutions from N(0, 2 / fan-in): section 3."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+
+class UNetSegmenter(SegmentationTask):
+    """:class:`UNet`, trained to segment. Arguments: those below, then ``**task`` of :class:`zoo.SegmentationTask`.
+
+    Args:
+        encoder: "plain", the paper's (:class:`UNetEncoder`), or name of a convolutional classifier, see ``zoo models``.
+        encoder_args: arguments of its class, e.g. ``{"width": 32}``; of "plain": width, depth, norm, activation.
+        encoder_weights: where the encoder's weights come from, see :func:`zoo.create_model`: "imagenet", a bundled name, a path;
+            they bring their standardization along. No hyperparameter, as ``weights`` is none.
+        skip, num_classes, norm, activation, dropout: see :class:`UNet`.
+        in_channels: channels C of the image.
+    """
+
+    def __init__(
+        self,
+        encoder: str = "plain",
+        encoder_args: dict[str, Any] | None = None,
+        encoder_weights: str | None = None,
+        skip: Skip = "concat",
+        num_classes: int = 2,
+        in_channels: int = 3,
+        norm: Norm = "batch",
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+        **task: Any,
+    ) -> None:
+        source: Any
+        if encoder == "plain":
+            if encoder_weights is not None:
+                raise ValueError(
+                    f"the plain encoder has no weights of its own, got encoder_weights={encoder_weights!r}"
+                )
+            check_arguments(UNetEncoder, encoder_args or {})
+            maps: Any = UNetEncoder(
+                **{"in_channels": in_channels, "norm": norm, "activation": activation, **(encoder_args or {})}
+            )
+        else:
+            source = build_encoder(encoder, encoder_args, in_channels, encoder_weights)
+            maps = source.net
+        super().__init__(UNet(maps, num_classes, skip, norm, activation, dropout), num_classes, **task)
+        if encoder_weights is not None:
+            take_standardization(self, source)
+
+
+register("unet", UNetSegmenter)
+register("unet_noskip", UNetSegmenter, skip="none")
+for _encoder in ("resnet34", "vgg16"):
+    register(f"unet_{_encoder}", UNetSegmenter, encoder=_encoder)
