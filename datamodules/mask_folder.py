@@ -1,5 +1,6 @@
 """Images of the user's own, and for each a mask file that tells the class of every pixel."""
 
+import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -202,15 +203,19 @@ class MaskCode:
         if self.colored:
             red, green, blue = np.moveaxis(np.asarray(mask.convert("RGB"), np.int64), 2, 0)
             return red << 16 | green << 8 | blue
-        if mask.mode == "F" or (mask.mode not in ("1", "L", "P") and not mask.mode.startswith("I")):
-            pixels = np.asarray(mask.convert("RGB"), np.int64)
-            if mask.mode == "F" or (pixels != pixels[..., :1]).any():
-                raise BadImageError(
-                    f"{path} is in color (mode {mask.mode}): give the color of each class as mask_values [[r, g, b], ...], or save "
-                    f"masks whose pixels are class numbers"
-                )
-            return pixels[..., 0]
-        return np.asarray(mask).astype(np.int64)
+        if mask.mode in ("1", "L", "P") or mask.mode.startswith("I"):
+            return np.asarray(mask).astype(np.int64)
+        if mask.mode == "F":
+            raise BadImageError(
+                f"{path} holds floats: save masks as PNG files of 8 or 16 bits, whose pixels are class numbers"
+            )
+        pixels = np.asarray(mask.convert("RGB"), np.int64)
+        if (pixels != pixels[..., :1]).any():
+            raise BadImageError(
+                f"{path} is in color (mode {mask.mode}): give the color of each class as mask_values [[r, g, b], ...], or save "
+                f"masks whose pixels are class numbers"
+            )
+        return pixels[..., 0]
 
     def __str__(self) -> str:
         return f"{self.values.tolist()} {self.classes.tolist()}"
@@ -262,8 +267,9 @@ class MaskFiles(Pairs):
         return self._like(np.concatenate([self.images, other.images]), np.concatenate([self.masks, other.masks]))
 
     def _like(self, images: np.ndarray, masks: np.ndarray) -> "MaskFiles":
-        paths = [[os.fsdecode(name) for name in names] for names in (images, masks)]
-        return MaskFiles(self.root, *paths, self.code, self.channels)
+        other = copy.copy(self)
+        other.images, other.masks, other.y = images, masks, torch.empty(len(images), 0)
+        return other
 
     @override
     def called(self, place: int) -> str:

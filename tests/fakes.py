@@ -97,3 +97,78 @@ def tree(root: Path, counts: dict[str, int]) -> Path:
             save(root / name / f"{i:02}.png", level, "L", 4)
             level += 1
     return root
+
+
+def photo_and_mask(
+    root: Path, name: str, k: int = 0, values: tuple[Any, ...] = (0, 1), size: tuple[int, int] = (12, 10)
+) -> None:
+    """``images/<name>.png``, gray level ``k``, and its mask: the first value, in a corner of 4 x 5 pixels the others by turns."""
+    corner = values[1 + k % (len(values) - 1)]
+    mode = "L" if isinstance(corner, int) else "RGB"
+    mask = Image.new(mode, size, values[0])
+    mask.paste(corner, (0, 0, 4, 5))
+    save(root / "images" / f"{name}.png", Image.new("RGB", size, (k, k, k)))
+    save(root / "masks" / f"{name}.png", mask)
+
+
+def masked(root: Path, parts: dict[str, int], **kwargs: Any) -> Path:
+    """So many images with masks in each part's folder ("" for the root itself); gray levels count on."""
+    k = 0
+    for part, count in parts.items():
+        for i in range(count):
+            photo_and_mask(root / part, f"{i:02}", k, **kwargs)
+            k += 1
+    return root
+
+
+def pets(root: Path, train: int = 6, test: int = 4) -> Path:
+    """Oxford-IIIT Pet as its archives unpack: trimaps of 1 (pet), 2 (background), 3 (border); lists with four columns."""
+    folder = root / "oxford-iiit-pet"
+    k = 0
+    for part, count in (("trainval", train), ("test", test)):
+        lines = []
+        for i in range(count):
+            name = f"{('Abyssinian', 'beagle')[i % 2]}_{k + 1}"
+            lines.append(f"{name} {i % 2 + 1} {i % 2 + 1} 1\n")
+            save(folder / "images" / f"{name}.jpg", Image.new("RGB", (12, 10), (k, k, k)))
+            mask = Image.new("L", (12, 10), 2)
+            mask.paste(3, (0, 0, 6, 6))
+            mask.paste(1, (1, 1, 5, 5))
+            save(folder / "annotations/trimaps" / f"{name}.png", mask)
+            k += 1
+        (folder / "annotations" / f"{part}.txt").write_text("".join(lines))
+    return root
+
+
+def voc(root: Path, train: int = 6, val: int = 4) -> Path:
+    """Pascal VOC 2012 as its archive unpacks: palette masks, 255 around each object; images without masks beside the others."""
+    folder = root / "VOCdevkit/VOC2012"
+    save(folder / "JPEGImages/2007_000001.jpg", (9, 9, 9), side=12)
+    for part, count, year in (("train", train, 2008), ("val", val, 2009)):
+        names = [f"{year}_{i:06}" for i in range(count)]
+        for k, name in enumerate(names):
+            save(folder / "JPEGImages" / f"{name}.jpg", Image.new("RGB", (12, 10), (k, k, k)))
+            mask = Image.new("P", (12, 10), 0)
+            mask.putpalette([part for k in range(256) for part in (k, 255 - k, k // 2)])
+            mask.paste(255, (0, 0, 6, 6))
+            mask.paste(20 - k, (1, 1, 5, 5))
+            save(folder / "SegmentationClass" / f"{name}.png", mask)
+        lists = folder / "ImageSets/Segmentation"
+        lists.mkdir(parents=True, exist_ok=True)
+        (lists / f"{part}.txt").write_text("".join(f"{name}\n" for name in names))
+    return root
+
+
+def cityscapes(root: Path, train: int = 6, val: int = 4) -> Path:
+    """Cityscapes as its two archives unpack: a folder a city, names with the kind of file; label ids 0..33."""
+    for part, count in (("train", train), ("val", val), ("test", 1)):
+        for i in range(count):
+            city = ("zurich", "aachen")[i % 2]
+            stem = f"{part}/{city}/{city}_{i:06}_000019"
+            save(root / "leftImg8bit" / f"{stem}_leftImg8bit.png", Image.new("RGB", (16, 8), (i, i, i)))
+            mask = Image.new("L", (16, 8), 0 if part == "test" else 7)
+            if part != "test":
+                mask.putdata(list(range(34)) + [7] * 94)
+            for kind in ("labelIds", "instanceIds", "color"):
+                save(root / "gtFine" / f"{stem}_gtFine_{kind}.png", mask)
+    return root

@@ -1,0 +1,201 @@
+"""Data sets for segmentation that torchvision knows how to fetch or read: its lists of files, our splits and batches."""
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from torchvision.datasets import Cityscapes, OxfordIIITPet, VOCSegmentation
+from typing_extensions import override
+
+from datamodules.mask_folder import MaskCode, MaskFiles, Value
+from datamodules.segmentation import IGNORED, SegmentationDataModule
+
+
+class ListedMasks(SegmentationDataModule):
+    """A torchvision dataset of photographs and masks, read when a batch is asked for; a subclass lists its files.
+
+    Args:
+        root: folder of the files, in torchvision's layout; what is there already is not fetched again.
+        size: height and width of an image, as one number or two.
+        download: fetch what is missing; False never touches the network.
+        num_workers: processes that read; None takes one for each CPU core, at most 8.
+        **segmentation: those of :class:`~datamodules.SegmentationDataModule`.
+
+    Raises:
+        FileNotFoundError: the files are neither there nor can be fetched.
+    """
+
+    values: ClassVar[list[Value]]  # of the classes in the mask files
+    ignored: ClassVar[list[Value]]
+    needed: ClassVar[tuple[str, ...]]  # files and folders inside root that are there when everything is
+    cure = "connect to the network, or copy the files there from a machine that has them"
+
+    def __init__(
+        self,
+        root: str = "data",
+        size: int | list[int] = 256,
+        download: bool = True,
+        num_workers: int | None = None,
+        **segmentation: Any,
+    ) -> None:
+        workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
+        super().__init__(size=size, num_workers=workers, **segmentation)
+        self.root = Path(root).expanduser()
+        self.download = download
+
+    def fetch(self) -> None:
+        """Download and unpack."""
+        raise TypeError(f"{type(self).__name__} does not say where its files come from: define fetch()")
+
+    def listed(self, part: Literal["train", "test"]) -> tuple[list[str], list[str]]:
+        """The image files of a part and the mask file of each."""
+        raise TypeError(f"{type(self).__name__} does not say which files it has: define listed(part)")
+
+    @override
+    def prepare_data(self) -> None:
+        if not self.download or not self._missing():
+            return
+        try:
+            self.fetch()
+        except (OSError, RuntimeError, ValueError, EOFError) as error:
+            line = " ".join(str(error).split())[:300] or type(error).__name__
+            raise FileNotFoundError(
+                f"{(self.root / self._missing()).absolute()} is not there and could not be fetched ({line}): {self.cure}"
+            ) from error
+
+    def _missing(self) -> str:
+        """The first of the needed files that is not there, or nothing."""
+        return next((name for name in self.needed if not (self.root / name).exists()), "")
+
+    @override
+    def examples(self, part: Literal["train", "test"]) -> MaskFiles:
+        if name := self._missing():
+            raise FileNotFoundError(
+                f"{(self.root / name).absolute()} is not there: call prepare_data() with download=True, as a Trainer does, or "
+                f"{self.cure}"
+            )
+        images, masks = self.listed(part)
+        for path in (*images, *masks):
+            if not os.path.exists(path):
+                raise FileNotFoundError(
+                    f"{path} is listed, but not there: the data are not whole; fetch or copy them again"
+                )
+        return MaskFiles(self.root, images, masks, MaskCode(self.class_names, self.values, self.ignored))
+
+
+class OxfordIIITPetDataModule(ListedMasks):
+    """Photographs of cats and dogs, 3,680 to train and 3,669 to test, with the outline of the animal (Parkhi et al. 2012).
+
+    Source: https://www.robots.ox.ac.uk/~vgg/data/pets (800 MB), checked by torchvision's MD5 sums; CC BY-SA 4.0. Classes are
+    background and pet; the border between them, "not classified" in the trimaps, is ignored. The 37 breeds are not used.
+
+    Args: those of :class:`~datamodules.segmentation_sets.ListedMasks`. ``root`` holds ``oxford-iiit-pet/``.
+
+    Example:
+        >>> OxfordIIITPetDataModule(size=128, flip=True).class_names
+        ['background', 'pet']
+    """
+
+    class_names = ["background", "pet"]
+    values = [2, 1]
+    ignored = [3]
+    needed = (
+        "oxford-iiit-pet/images",
+        "oxford-iiit-pet/annotations/trimaps",
+        "oxford-iiit-pet/annotations/trainval.txt",
+        "oxford-iiit-pet/annotations/test.txt",
+    )
+
+    @override
+    def fetch(self) -> None:
+        OxfordIIITPet(str(self.root), download=True)
+
+    @override
+    def listed(self, part: Literal["train", "test"]) -> tuple[list[str], list[str]]:
+        split = "trainval" if part == "train" else "test"
+        dataset = OxfordIIITPet(str(self.root), split, target_types="segmentation")
+        return [str(path) for path in dataset._images], [str(path) for path in dataset._segs]
+
+
+class VOCSegmentationDataModule(ListedMasks):
+    """Pascal VOC 2012: photographs with objects of 20 classes, 1,464 to train, 1,449 to test (Everingham et al. 2010).
+
+    Source: http://host.robots.ox.ac.uk/pascal/VOC/voc2012 (2 GB), checked by torchvision's MD5 sum; the photographs are
+    Flickr's, under its terms of use. The labels of the official test part are secret: here the official validation part tests,
+    it is never trained or tuned on, and ``val_fraction`` of the training part validates. The border of an object, 255, is ignored.
+
+    Args: those of :class:`~datamodules.segmentation_sets.ListedMasks`. ``root`` holds ``VOCdevkit/VOC2012/``.
+
+    Example:
+        >>> VOCSegmentationDataModule(resized_crop=0.25, flip=True).num_classes
+        21
+    """
+
+    # fmt: off
+    class_names = [
+        "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+        "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+    ]
+    # fmt: on
+    values = list(range(21))
+    ignored = [IGNORED]
+    needed = tuple(
+        f"VOCdevkit/VOC2012/{name}"
+        for name in (
+            "JPEGImages",
+            "SegmentationClass",
+            "ImageSets/Segmentation/train.txt",
+            "ImageSets/Segmentation/val.txt",
+        )
+    )
+
+    @override
+    def fetch(self) -> None:
+        VOCSegmentation(str(self.root), download=True)
+
+    @override
+    def listed(self, part: Literal["train", "test"]) -> tuple[list[str], list[str]]:
+        dataset = VOCSegmentation(str(self.root), image_set="train" if part == "train" else "val")
+        return dataset.images, dataset.masks
+
+
+class CityscapesDataModule(ListedMasks):
+    """Streets of 50 cities from a car, 2048 x 1024 pixels: 2,975 to train, 500 to test, 19 classes (Cordts et al. 2016).
+
+    Source: https://www.cityscapes-dataset.com, after registration; for non-commercial research and education only, so it is not
+    downloaded here: ``leftImg8bit_trainvaltest.zip`` and ``gtFine_trainvaltest.zip`` go into ``root`` and are unpacked there. The
+    labels of the official test part are secret: here the official validation part tests, and ``val_fraction`` of the training
+    part validates. Classes are the 19 that the benchmark evaluates; pixels of the others are ignored.
+
+    Args: those of :class:`~datamodules.segmentation_sets.ListedMasks`; ``size`` is 512 x 1024 here.
+
+    Example:
+        >>> CityscapesDataModule().input_shape
+        (3, 512, 1024)
+    """
+
+    class_names = [
+        entry.name for entry in sorted(Cityscapes.classes, key=lambda e: e.train_id) if 0 <= entry.train_id < IGNORED
+    ]
+    values = [
+        entry.id for entry in sorted(Cityscapes.classes, key=lambda e: e.train_id) if 0 <= entry.train_id < IGNORED
+    ]
+    ignored = [entry.id for entry in Cityscapes.classes if not 0 <= entry.train_id < IGNORED]
+    needed = tuple(f"{kind}/{part}" for kind in ("leftImg8bit", "gtFine") for part in ("train", "val"))
+    cure = (
+        "get leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from https://www.cityscapes-dataset.com (after "
+        "registration) and put them into root"
+    )
+
+    def __init__(self, root: str = "data/cityscapes", size: int | list[int] = [512, 1024], **listed: Any) -> None:  # noqa: B006
+        super().__init__(root, size, **listed)
+
+    @override
+    def fetch(self) -> None:
+        Cityscapes(str(self.root), target_type="semantic")  # unpacks
+
+    @override
+    def listed(self, part: Literal["train", "test"]) -> tuple[list[str], list[str]]:
+        dataset = Cityscapes(str(self.root), "train" if part == "train" else "val", target_type="semantic")
+        pairs = sorted((image, targets[0]) for image, targets in zip(dataset.images, dataset.targets, strict=True))
+        return [image for image, _ in pairs], [mask for _, mask in pairs]
