@@ -11,14 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from zoo.blocks.adversaries import Adversaries
-from zoo.tasks.gallery import render_samples
 from zoo.tasks.games import GAMES, Game, discriminator_loss, generator_loss, slope_penalty
-from zoo.tasks.generative import at_rest
 from zoo.tasks.optimizers import build_optimizer
-from zoo.tasks.sampled import JUDGED_SEED, SampledTask
+from zoo.tasks.sampled import SampledTask
 
 GENERATOR, DISCRIMINATOR = 0, 1  # the numbers of their optimizers
-_CHUNK = 512  # samples made at once
 
 
 class AdversarialTask(SampledTask):
@@ -51,7 +48,7 @@ class AdversarialTask(SampledTask):
         ValueError: an argument out of its range, or arguments that do not go together.
     """
 
-    net: Adversaries
+    net: Any
 
     def __init__(
         self,
@@ -94,68 +91,6 @@ class AdversarialTask(SampledTask):
             raise ValueError(f"{task['optimizer']} goes over a loss several times, and in a game it moves: take Adam")
         super().__init__(net, **task)
         self.automatic_optimization = False
-
-    # The forward pass -----------------------------------------------------------------------------------------------
-
-    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """Examples in units of the data from noise ``(B, latent_dim)`` and, if the net is conditional, classes ``(B,)``."""
-        return self.to_data(self.net(z, y) if self.net.num_classes else self.net(z))
-
-    def forward_args(self, batch: Any) -> tuple[Any, ...]:
-        """Fixed noise for as many examples, and their classes if the net is conditional."""
-        z = self.noise(len(batch[0]))
-        return (z, batch[1]) if self.net.num_classes else (z,)
-
-    def noise(self, count: int, seed: int = 0) -> Tensor:
-        """Standard normal noise ``(count, latent_dim)`` that is a function of the seed."""
-        drawn = torch.randn(count, self.net.latent_dim, generator=torch.Generator().manual_seed(seed))
-        return drawn.to(self.mean)
-
-    def sample(self, count: int, y: int | Tensor | None = None, seed: int = 0) -> Tensor:
-        """Examples from noise that is a function of the seed, in evaluation mode: ``(count, *input_shape)``.
-
-        Args:
-            count: examples.
-            y: conditional nets: the class of all, or ``(count,)`` classes; None takes all classes in turn.
-            seed: of the noise.
-
-        Raises:
-            ValueError: classes for a net that knows none, or other than it knows.
-        """
-        return self._make(self.noise(count, seed), self._classes(count, y))
-
-    def interpolate(self, z0: Tensor, z1: Tensor, steps: int = 8, y: int | Tensor | None = None) -> Tensor:
-        """Examples along the great circle from one noise to another: ``(B, latent_dim)`` twice -> ``(B, steps, *input_shape)``.
-
-        Normal noise lies near a sphere, which a straight line would leave (White 2016, arXiv:1609.04468).
-        """
-        cosine = nn.functional.cosine_similarity(z0, z1, dim=1).clamp(-1 + 1e-6, 1 - 1e-6)
-        angle = cosine.acos()[:, None, None]  # (B, 1, 1)
-        t = torch.linspace(0, 1, steps, device=z0.device, dtype=z0.dtype)[None, :, None]
-        path = (((1 - t) * angle).sin() * z0[:, None] + (t * angle).sin() * z1[:, None]) / angle.sin()
-        classes = self._classes(len(z0), y)
-        each = None if classes is None else classes.repeat_interleave(steps)
-        return self._make(path.flatten(0, 1), each).unflatten(0, (-1, steps))
-
-    def _make(self, z: Tensor, y: Tensor | None) -> Tensor:
-        with at_rest(self):
-            chunks = range(0, max(len(z), 1), _CHUNK)
-            return torch.cat([self(z[i : i + _CHUNK], None if y is None else y[i : i + _CHUNK]) for i in chunks])
-
-    def _classes(self, count: int, y: int | Tensor | None) -> Tensor | None:
-        known = self.net.num_classes
-        if not known:
-            if y is not None:
-                raise ValueError(
-                    f"{type(self.net).__name__} is not conditional: it cannot be asked for a class, got {y}"
-                )
-            return None
-        if y is None:
-            return torch.arange(count, device=self.device) % known
-        classes = torch.as_tensor(y, device=self.device).long().expand(count)
-        if count and not 0 <= int(classes.min()) <= int(classes.max()) < known:
-            raise ValueError(f"classes must lie in 0..{known - 1}, got {int(classes.min())}..{int(classes.max())}")
-        return classes
 
     def predict_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
         """How real the discriminator takes examples to be.
@@ -291,23 +226,6 @@ class AdversarialTask(SampledTask):
             if getattr(optimizer, "_step_supports_amp_scaling", False) and _scaler(self) is not None:
                 limit *= _scaler(self).get_scale()  # a fused one unscales by itself, later
             nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], limit)
-
-    # Evaluation -----------------------------------------------------------------------------------------------------
-
-    @property
-    def conditional(self) -> bool:
-        """Whether the net takes classes."""
-        return bool(self.net.num_classes)
-
-    def judged_samples(self, count: int, part: slice) -> tuple[Tensor, Tensor | None]:
-        """Of fixed noise; all classes in turn."""
-        y = self._classes(count, None)
-        y = None if y is None else y[part]
-        return self._make(self.noise(count, JUDGED_SEED)[part], y), y
-
-    def render(self, batch: Any) -> dict[str, Any]:
-        """``samples``, of always the same noise: images, of a conditional net a row a class; or points over those of the batch."""
-        return render_samples(self, self._parts(batch)[0])
 
 
 def _exact(scores: Tensor) -> Tensor:

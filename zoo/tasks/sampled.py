@@ -1,4 +1,4 @@
-"""Tasks whose models draw new examples, and how the samples are judged."""
+"""Tasks whose nets make examples from noise, and how these samples are judged."""
 
 from typing import Any
 
@@ -6,15 +6,17 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from zoo.tasks.generative import GenerativeTask
+from zoo.tasks.gallery import render_samples
+from zoo.tasks.generative import GenerativeTask, at_rest
 from zoo.tasks.quality import FrechetDistance, Shares, entropy, found, mode_of, within
 
 SIGMAS = 4  # a sample within so many standard deviations of a center is of high quality
+_CHUNK = 512  # samples made at once
 JUDGED_SEED = 1  # of the samples that are judged; those that are shown have 0
 
 
 class SampledTask(GenerativeTask):
-    """A task whose model can be asked for new examples; each evaluation makes the same ``num_judged`` ones and judges them.
+    """A task whose net makes examples from noise; each evaluation makes ``num_judged`` of always the same noise and judges them.
 
     - Data with known ``centers`` and ``sigma`` (a mixture of Gaussians): ``high_quality``, the share of samples within 4 sigma of a
       center; ``modes``, the number of centers that get at least a tenth of their fair share of all samples, within 4 sigma.
@@ -26,7 +28,8 @@ class SampledTask(GenerativeTask):
     The metrics do not depend on how many processes evaluate. The judge is no part of the model, nor of its checkpoints.
 
     Args:
-        net: see the subclass.
+        net: ``(z, y)`` -> examples, as :class:`zoo.blocks.Adversaries`, with ``latent_dim`` and ``num_classes`` (0:
+            unconditional, y is None).
         judge: what :func:`zoo.load` takes: a bundled name, a folder, a checkpoint; a convolutional classifier. None: no judge.
         num_judged: samples made for each evaluation, >= 2.
         task: arguments of :class:`zoo.tasks.generative.GenerativeTask`.
@@ -35,6 +38,7 @@ class SampledTask(GenerativeTask):
         ValueError: an argument out of its range, or a judge that cannot judge these data.
     """
 
+    net: Any
     _judge: Any = None
     _centers: Tensor | None = None
     _sigma = 0.0
@@ -44,9 +48,78 @@ class SampledTask(GenerativeTask):
             raise ValueError(f"num_judged must be 2 or more, got {num_judged}")
         super().__init__(net, **task)
 
-    def judged_samples(self, count: int, part: slice) -> tuple[Tensor, Tensor | None]:
-        """Those samples of ``count`` that stand at ``part``, and the classes asked for (None: for none)."""
-        raise TypeError(f"{type(self).__name__} does not say how it is sampled: define judged_samples")
+    # The forward pass -----------------------------------------------------------------------------------------------
+
+    @property
+    def conditional(self) -> bool:
+        """Whether a class can be asked for."""
+        return bool(self.net.num_classes)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Examples in units of the data from noise ``(B, latent_dim)`` and, if the net is conditional, classes ``(B,)``."""
+        return self.to_data(self.net(z, y) if self.conditional else self.net(z))
+
+    def forward_args(self, batch: Any) -> tuple[Any, ...]:
+        """Fixed noise for as many examples, and their classes if the net is conditional."""
+        z = self.noise(len(batch[0]))
+        return (z, batch[1]) if self.conditional else (z,)
+
+    def noise(self, count: int, seed: int = 0) -> Tensor:
+        """Standard normal noise ``(count, latent_dim)`` that is a function of the seed."""
+        drawn = torch.randn(count, self.net.latent_dim, generator=torch.Generator().manual_seed(seed))
+        return drawn.to(self.mean)
+
+    def sample(self, count: int, y: int | Tensor | None = None, seed: int = 0) -> Tensor:
+        """Examples from noise that is a function of the seed, in evaluation mode: ``(count, *input_shape)``.
+
+        Args:
+            count: examples.
+            y: conditional nets: the class of all, or ``(count,)`` classes; None takes all classes in turn.
+            seed: of the noise.
+
+        Raises:
+            ValueError: classes for a net that knows none, or other than it knows.
+        """
+        return self._make(self.noise(count, seed), self._classes(count, y))
+
+    def interpolate(self, z0: Tensor, z1: Tensor, steps: int = 8, y: int | Tensor | None = None) -> Tensor:
+        """Examples along the great circle from one noise to another: ``(B, latent_dim)`` twice -> ``(B, steps, *input_shape)``.
+
+        Normal noise lies near a sphere, which a straight line would leave (White 2016, arXiv:1609.04468).
+        """
+        cosine = nn.functional.cosine_similarity(z0, z1, dim=1).clamp(-1 + 1e-6, 1 - 1e-6)
+        angle = cosine.acos()[:, None, None]  # (B, 1, 1)
+        t = torch.linspace(0, 1, steps, device=z0.device, dtype=z0.dtype)[None, :, None]
+        path = (((1 - t) * angle).sin() * z0[:, None] + (t * angle).sin() * z1[:, None]) / angle.sin()
+        classes = self._classes(len(z0), y)
+        each = None if classes is None else classes.repeat_interleave(steps)
+        return self._make(path.flatten(0, 1), each).unflatten(0, (-1, steps))
+
+    def _make(self, z: Tensor, y: Tensor | None) -> Tensor:
+        with at_rest(self):
+            chunks = range(0, max(len(z), 1), _CHUNK)
+            return torch.cat([self(z[i : i + _CHUNK], None if y is None else y[i : i + _CHUNK]) for i in chunks])
+
+    def _classes(self, count: int, y: int | Tensor | None) -> Tensor | None:
+        known = self.net.num_classes
+        if not known:
+            if y is not None:
+                raise ValueError(
+                    f"{type(self.net).__name__} is not conditional: it cannot be asked for a class, got {y}"
+                )
+            return None
+        if y is None:
+            return torch.arange(count, device=self.device) % known
+        classes = torch.as_tensor(y, device=self.device).long().expand(count)
+        if count and not 0 <= int(classes.min()) <= int(classes.max()) < known:
+            raise ValueError(f"classes must lie in 0..{known - 1}, got {int(classes.min())}..{int(classes.max())}")
+        return classes
+
+    def render(self, batch: Any) -> dict[str, Any]:
+        """``samples``, of always the same noise: images, of a conditional net a row a class; or points over those of the batch."""
+        return render_samples(self, batch if isinstance(batch, Tensor) else batch[0])
+
+    # Evaluation -----------------------------------------------------------------------------------------------------
 
     @property
     def monitor(self) -> tuple[str, str] | None:  # type: ignore[override]
@@ -81,11 +154,6 @@ class SampledTask(GenerativeTask):
                 del metrics[name]
         return metrics
 
-    @property
-    def conditional(self) -> bool:
-        """Whether a class can be asked for."""
-        return False
-
     def update_metrics(self, metrics: dict[str, Metric], batch: Any) -> None:
         """Add real examples; rows of weight 0 count nowhere."""
         if "frechet" in metrics:
@@ -104,7 +172,10 @@ class SampledTask(GenerativeTask):
         super()._end_evaluation(stage)
 
     def _add_samples(self, metrics: dict[str, Metric]) -> None:
-        x, y = self.judged_samples(self.hparams["num_judged"], slice(self.global_rank, None, self.trainer.world_size))
+        count, rank, ranks = self.hparams["num_judged"], self.global_rank, self.trainer.world_size
+        y = self._classes(count, None)
+        y = None if y is None else y[rank::ranks]
+        x = self._make(self.noise(count, JUDGED_SEED)[rank::ranks], y)
         if self._centers is not None:
             modes = mode_of(x, self._centers.to(x.device), SIGMAS * self._sigma)
             metrics["modes"].update(modes)
