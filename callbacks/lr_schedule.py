@@ -30,7 +30,7 @@ SIZED = ("cosine", "linear", "one_cycle")  # these must know where the run ends
 
 
 class LRSchedule(Callback):
-    """Set the learning rate of every optimizer before each step: its own rate times a factor of the time n.
+    """Set the learning rate of every optimizer, or of one, before each step: its own rate times a factor of the time n.
 
     n counts optimizer steps (``interval="step"``) or epochs from 0; N is the length of the run as the trainer will really
     run it (epochs, accumulation, ``limit_train_batches``, ``max_steps``). During the w counts of warm-up the factor is
@@ -52,8 +52,9 @@ class LRSchedule(Callback):
     Parameter groups keep their ratio: the base is each group's first rate, kept in the optimizer as ``initial_lr``.
     ``LearningRateMonitor`` sees the rates in use, in whatever order the callbacks stand.
 
-    Manual optimization: every optimizer follows, and a step is a training batch, whichever optimizers step in it. There
-    ``max_steps`` counts what the module makes ``global_step`` count; prefer ``max_epochs``.
+    Manual optimization: a step is a training batch, whichever optimizers step in it. There ``max_steps`` counts what the module
+    makes ``global_step`` count; prefer ``max_epochs``. Several optimizers follow different schedules by one callback each, with
+    ``optimizer=0``, ``optimizer=1`` ...; one that none of them names keeps its own rate.
 
     Args:
         schedule: one of the above.
@@ -67,6 +68,7 @@ class LRSchedule(Callback):
         monitor: a metric that validation logs. Default "val/loss".
         mode: whether the best ``monitor`` is the "min" or the "max". Default "min".
         patience: validations without a new best that are borne. Default 10.
+        optimizer: the number of the only optimizer that follows, >= 0; None: all.
 
     Raises:
         ValueError: an argument that is out of range, missing or not of this schedule; a module that brings a scheduler of
@@ -91,18 +93,30 @@ class LRSchedule(Callback):
         monitor: str | None = None,
         mode: Literal["min", "max"] | None = None,
         patience: int | None = None,
+        optimizer: int | None = None,
     ) -> None:
         given: dict[str, Any] = {"final_factor": final_factor, "gamma": gamma, "milestones": milestones, "decay": decay}
         given |= {"momentum": momentum, "monitor": monitor, "mode": mode, "patience": patience}
         self.options = _options(schedule, given)
         self.schedule, self.interval = schedule, interval
         self.warmup = warmup if warmup is not None else 0.3 if schedule == "one_cycle" else 0
-        for name, value in {"interval": interval, "warmup": self.warmup, **self.options}.items():
+        self.optimizer = optimizer
+        for name, value in {
+            "interval": interval,
+            "warmup": self.warmup,
+            "optimizer": optimizer,
+            **self.options,
+        }.items():
             if name in RANGES and not RANGES[name][1](value):
                 raise ValueError(f"{name} must be {RANGES[name][0]}, got {value!r}")
         self._length = math.inf  # N, w and the milestones as counts are known when training starts
         self._warmup, self._milestones = 0, list[int]()
         self._plateau: dict[str, Any] = {"best": None, "waited": 0, "drops": 0}
+
+    @property
+    @override
+    def state_key(self) -> str:
+        return "LRSchedule" if self.optimizer is None else f"LRSchedule{{optimizer={self.optimizer}}}"
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -110,6 +124,11 @@ class LRSchedule(Callback):
             raise ValueError("the module brings a scheduler of its own: return the optimizer alone, or drop LRSchedule")
         if self.schedule == "plateau" and not trainer.enable_validation:
             raise ValueError("schedule='plateau' judges a validation metric, but this run has no validation")
+        if self.optimizer is not None and self.optimizer >= len(trainer.optimizers):
+            raise ValueError(f"optimizer must be one of 0..{len(trainer.optimizers) - 1}, got {self.optimizer}")
+        others = [c for c in trainer.callbacks if isinstance(c, LRSchedule) and c is not self]  # type: ignore[attr-defined]
+        if others and None in (self.optimizer, *(other.optimizer for other in others)):
+            raise ValueError("two LRSchedules would set the same rate: give each the number of its optimizer")
         self._length = run_length(trainer, self.interval)
         times = (self.warmup, *self.options.get("milestones", []))
         fraction = any(0 < time < 1 for time in times)
@@ -118,7 +137,7 @@ class LRSchedule(Callback):
             raise ValueError(f"{what} needs a run with an end: give the Trainer max_epochs (or max_steps), got none")
         w, *milestones = (round(time * self._length) if 0 < time < 1 else int(time) for time in times)
         self._warmup, self._milestones = w, sorted(milestones)
-        for group in (group for optimizer in trainer.optimizers for group in optimizer.param_groups):
+        for group in self._groups(trainer):
             group.setdefault("initial_lr", float(group["lr"]))  # a resumed optimizer brings it along
         self._apply(trainer)
 
@@ -179,11 +198,16 @@ class LRSchedule(Callback):
             return _cosine(start, peak, n / top if top else 1.0)
         return _cosine(peak, end, min((n - top) / max(self._length - 1 - top, 1), 1.0))
 
+    def _groups(self, trainer: Trainer) -> list[dict[str, Any]]:
+        """The parameter groups that follow."""
+        followers = trainer.optimizers if self.optimizer is None else [trainer.optimizers[self.optimizer]]
+        return [group for optimizer in followers for group in optimizer.param_groups]
+
     def _apply(self, trainer: Trainer) -> None:
         """Write what the coming step uses into every group."""
         n = _now(trainer, self.interval)
         factor = self.factor(n)
-        for group in (group for optimizer in trainer.optimizers for group in optimizer.param_groups):
+        for group in self._groups(trainer):
             rate = group["initial_lr"] * factor
             # a compiled or captured step reads a tensor: this very one
             group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
@@ -231,6 +255,7 @@ def _is_time(x: float) -> bool:
 
 TIME = "a fraction of the run in [0, 1) or a whole number of steps or epochs"
 RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "optimizer": ("the number of an optimizer, >= 0, or None for all", lambda x: x is None or x >= 0),
     "interval": ("'step' or 'epoch'", lambda x: x in ("step", "epoch")),
     "warmup": (TIME, _is_time),
     "final_factor": ("in [0, 1]", lambda x: 0 <= x <= 1),
