@@ -86,9 +86,10 @@ def _misfit(
 ) -> str | None:
     """Why the weights cannot be used, both values named; None if they can."""
 
-    def is_classifier(key: str) -> bool:  # GoogLeNet has three
+    def is_classifier(key: str) -> bool:  # GoogLeNet has three; FCN also maps classes to classes
         old, new = state[key].shape, wanted[key].shape
-        return None not in classes and (old[0], new[0]) == classes and old[1:] == new[1:]
+        sizes = list(zip(old, new, strict=False))
+        return len(old) == len(new) and sizes[0] == classes and all(a == b or (a, b) == classes for a, b in sizes)
 
     convolutions = [n for n, part in module.net.named_modules() if isinstance(part, nn.Conv2d)]
     first = f"net.{convolutions[0]}.weight" if convolutions else ""
