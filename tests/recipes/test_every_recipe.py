@@ -39,7 +39,7 @@ def test_form(recipe: catalog.Recipe) -> None:
     assert f"#   run     zoo fit -c {recipe.name}\n" in text
     assert recipe.takes
     assert recipe.bound or re.match(r"published, not reproduced by us|depends on your images", recipe.expect)
-    assert recipe.bound is None or re.search(r"\(measured [\d.]+, [\d.]+-[\d.]+ over 3 seeds\)", recipe.expect)
+    assert recipe.bound is None or re.search(r"\(measured -?[\d.]+, -?[\d.]+--?[\d.]+ over 3 seeds\)", recipe.expect)
     config = yaml.safe_load(text)
     assert isinstance(config["seed_everything"], int)
     assert "precision" not in config["trainer"]  # 32 bits where a number is expected
@@ -48,7 +48,7 @@ def test_form(recipe: catalog.Recipe) -> None:
 
 @every_measured_recipe
 def test_measured_values_meet_the_bound(recipe: catalog.Recipe) -> None:
-    found = re.search(r"measured ([\d.]+), ([\d.]+)-([\d.]+)", recipe.expect)
+    found = re.search(r"measured (-?[\d.]+), (-?[\d.]+)-(-?[\d.]+)", recipe.expect)
     assert found
     assert recipe.bound
     mean, low, high = (float(text) for text in found.groups())
@@ -85,7 +85,7 @@ def measure(zoo: Zoo, recipe: catalog.Recipe, *options: object) -> float:
     assert recipe.bound is not None
     result = zoo("fit", "-c", recipe.name, *options)
     assert result.code == 0, result.err
-    found = re.search(rf"(?m)^{recipe.bound[0]} +([\d.]+)", result.out)
+    found = re.search(rf"(?m)^{recipe.bound[0]} +(-?[\d.]+)", result.out)
     assert found
     assert f"{recipe.bound[0]} {recipe.bound[1]} {recipe.bound[2]:g}: met" in result.out
     return float(found[1])
