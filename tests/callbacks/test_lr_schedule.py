@@ -259,6 +259,52 @@ def test_manual_optimization_counts_batches_for_every_optimizer() -> None:
     assert close([*module.of[1].values()], [LR / 10 * factor[n] for n in module.of[1]])
 
 
+def test_a_schedule_for_each_optimizer() -> None:
+    module = fit(
+        LRSchedule("linear", optimizer=1), LRSchedule("exponential", gamma=0.9, optimizer=0), module=Alternating()
+    )
+    assert close([*module.of[0].values()], [LR * 0.9**n for n in range(N)])
+    assert close(module.of[1], {n: LR / 10 * (1 - n / N) for n in module.of[1]})
+    alone = fit(LRSchedule("linear", optimizer=1), module=Alternating())
+    assert set(alone.of[0].values()) == {LR}  # nobody's schedule: its own rate
+    assert close(alone.of[1], module.of[1])
+
+
+def test_schedules_of_several_optimizers_keep_their_own_states(tmp_path: Path) -> None:
+    def schedules() -> list[LRSchedule]:
+        return [LRSchedule("plateau", patience=p, gamma=0.5, optimizer=i) for i, p in enumerate((0, 1))]
+
+    class Judged(Alternating):
+        def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+            self.log("val/loss", 1.0)
+
+    options: dict[str, Any] = {"limit_val_batches": 1}
+    whole = fit(*schedules(), SaveEverywhere(tmp_path), module=Judged(), **options)
+    assert list(dict.fromkeys(whole.of[0].values())) == [LR, LR / 2, LR / 4]
+    assert list(dict.fromkeys(whole.of[1].values())) == [LR / 10, LR / 20]
+    saved = tmp_path / "epoch-16.ckpt"  # two epochs, of 5 + 3 steps each
+    assert {k for k in torch.load(saved, weights_only=True)["callbacks"] if "LRSchedule" in k} == {
+        "LRSchedule{optimizer=0}",
+        "LRSchedule{optimizer=1}",
+    }
+    resumed = fit(*schedules(), module=Judged(), ckpt=saved, **options)
+    assert resumed.of == {i: {n: rate for n, rate in of.items() if n >= 10} for i, of in whole.of.items()}
+
+
+@pytest.mark.parametrize(
+    ("schedules", "message"),
+    [
+        ([LRSchedule(optimizer=2)], r"optimizer must be one of 0\.\.1, got 2"),
+        ([LRSchedule(), LRSchedule(optimizer=1)], "two LRSchedules would set the same rate"),
+    ],
+)
+def test_optimizers_that_are_not_there_or_have_a_schedule_are_refused(
+    schedules: list[LRSchedule], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(*schedules, module=Alternating())
+
+
 RESUMED: dict[str, Any] = {
     "cosine": lambda: LRSchedule("cosine", warmup=3),
     "epoch": lambda: LRSchedule("exponential", gamma=0.7, interval="epoch"),
@@ -352,6 +398,7 @@ def test_the_rate_that_a_finder_proposes_is_the_base(tmp_path: Path) -> None:
         ({"schedule": "plateau", "patience": -1}, "patience must be >= 0, got -1"),
         ({"warmup": 1.5}, "warmup must be a fraction of the run .*, got 1.5"),
         ({"warmup": -1}, "warmup must be"),
+        ({"optimizer": -1}, "optimizer must be the number of an optimizer, >= 0, or None for all, got -1"),
         ({"interval": "batch"}, "interval must be 'step' or 'epoch', got 'batch'"),
     ],
 )

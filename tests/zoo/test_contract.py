@@ -13,6 +13,7 @@ from zoo.testing import check_module
 
 ENTROPY = {"memorization": "the likelihood of a count stays below 1, however well its mean is known"}
 DENSITY = {"memorization": "a density has an entropy, which no fit goes below"}
+GAME = {"memorization": "two nets play against each other: no step lowers both losses"}
 DEEP_PLAIN = {"memorization": "110 plain layers do not learn: the degradation that the paper's figure 6 shows"}
 
 TINY_VIT = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 64}
@@ -89,6 +90,14 @@ CASES = {
     "vae_mlp": (DENSE, bits(), {}),
     "vae_conv": (CONV, bits(), {}),
     "cvae_mlp": (DENSE, bits(), {}),
+    **{
+        n: ({"input_shape": [1, 8, 8], "latent_dim": 8, "widths": [16]}, images(1, 8), GAME)
+        for n in ("gan_mlp", "gan_mlp_conditional", "lsgan_mlp", "wgan_mlp", "wgan_gp_mlp")
+    },
+    **{
+        n: ({"input_shape": [3, 16, 16], "latent_dim": 8, "width": 4}, images(3, 16), GAME)
+        for n in ("dcgan", "dcgan_conditional", "wgan_gp_dcgan")
+    },
     **{
         f"vit_{n}": ({**TINY_VIT, "num_classes": 10}, images(3, 32), {})
         for n in ("b_16", "b_32", "l_16", "l_32", "h_14")

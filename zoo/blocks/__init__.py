@@ -1,6 +1,7 @@
 """Pieces that two families or more are made of."""
 
 from zoo.blocks.activations import Activation, build_activation, expansion
+from zoo.blocks.adversaries import Adversaries, WithClass
 from zoo.blocks.attention import MultiHeadAttention
 from zoo.blocks.classifier import Classifier
 from zoo.blocks.convnet import ConvNet, Features, FullyConvolutional
@@ -13,6 +14,7 @@ from zoo.blocks.receptive_field import FeatureMap, feature_maps
 
 __all__ = [
     "Activation",
+    "Adversaries",
     "Classifier",
     "ConvNet",
     "Dropout",
@@ -23,6 +25,7 @@ __all__ = [
     "MultiHeadAttention",
     "Norm",
     "Style",
+    "WithClass",
     "build_activation",
     "build_dropout",
     "build_norm",
