@@ -19,6 +19,7 @@ _HOME = {
     "LayerFreezing": "callbacks.layer_freezing",
     "LearningCurves": "callbacks.learning_curves",
     "ModelFolder": "callbacks.model_folder",
+    "NearestNeighbors": "callbacks.nearest_neighbors",
     "RandomState": "callbacks.random_state",
     "Samples": "callbacks.samples",
     "WrongExamples": "callbacks.wrong_examples",

@@ -1,0 +1,135 @@
+"""Whether a generator repeats what it was trained on."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from typing_extensions import override
+
+from callbacks.samples import write
+
+
+class NearestNeighbors(Callback):
+    """Compare samples of a generative model with their nearest training examples, when it is tested.
+
+    ``test/copy_ratio`` is the median distance from a sample to its nearest training example, over the median distance from a real
+    test example to its own nearest one: about 1 for a model that makes new examples like the real ones, near 0 for one that
+    repeats what it has seen; a model that makes bad ones lies above 1. Distances are Euclidean, in units of the data. After a fit
+    the run folder gets ``nearest_neighbors.png``: of images, the samples closest to the training data, each above its neighbor.
+
+    The module is asked by ``sample(count)``; one without it is left alone. The trainer's datamodule gives the training examples,
+    which must fit into memory, without augmentation.
+
+    Args:
+        num_samples: samples to compare, >= 1.
+        num_shown: of them in the picture, >= 1.
+
+    Raises:
+        ValueError: an argument out of its range.
+
+    Example:
+        >>> NearestNeighbors().num_samples
+        500
+    """
+
+    def __init__(self, num_samples: int = 500, num_shown: int = 16) -> None:
+        for name, value in (("num_samples", num_samples), ("num_shown", num_shown)):
+            if value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
+        self.num_samples = num_samples
+        self.num_shown = num_shown
+        self._folder: Path | None = None
+        self._train: Tensor | None = None
+        self._real: list[Tensor] = []  # of each batch, the distances to the nearest training example
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            folder = trainer.log_dir or trainer.default_root_dir  # log_dir: all ranks must ask
+            self._folder = None if getattr(trainer, "fast_dev_run", False) else Path(folder)
+
+    @override
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._real, self._train = [], None
+        if hasattr(pl_module, "sample"):
+            self._train = _training_examples(trainer)
+
+    @override
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._train is not None:
+            x, _, *rest = batch
+            self._real.append(_nearest(x if not rest else x[rest[0] > 0], self._train)[0])
+
+    @override
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._train is None or not self._real:
+            return
+        real = torch.cat(self._real)
+        if trainer.world_size > 1:
+            parts: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(parts, real)
+            real = torch.cat(parts)
+        module: Any = pl_module
+        with torch.no_grad():
+            made = module.sample(self.num_samples).float().cpu()
+        distances, places = _nearest(made, self._train)
+        ratio = distances.median() / real.median()
+        module.log("test/copy_ratio", ratio, batch_size=1, prog_bar=True, sync_dist=True, reduce_fx="max")
+        if self._folder is not None and trainer.is_global_zero:
+            try:
+                self._show(made, distances, places)
+            except Exception as error:  # a picture is not worth a run
+                rank_zero_warn(f"NearestNeighbors could not show them: {type(error).__name__}: {error}")
+        self._train = None
+
+    def _show(self, made: Tensor, distances: Tensor, places: Tensor) -> None:
+        """Write the picture: pairs, the closest first, eight in a row."""
+        if self._train is None or self._folder is None or made.ndim != 4 or made.shape[1] not in (1, 3):
+            return
+        closest = distances.argsort()[: self.num_shown]
+        pairs = torch.cat([made[closest], self._train[places[closest]]], dim=2)  # (N, C, 2 H, W): one above the other
+        pixels = (pairs.clamp(0, 1) * 255).round().byte().expand(-1, 3, -1, -1)
+        scale = max(1, 64 // made.shape[-1])
+        pixels = pixels.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
+        pixels = torch.nn.functional.pad(pixels, (2, 2, 2, 2), value=255)
+        rows = [torch.cat([*part], dim=2) for part in pixels.split(8)]
+        width = rows[0].shape[2]
+        rows = [torch.nn.functional.pad(row, (0, width - row.shape[2]), value=255) for row in rows]
+        write(self._folder, "nearest_neighbors", torch.cat(rows, dim=1))
+
+
+def _training_examples(trainer: Trainer) -> Tensor | None:
+    """All of them, in their order, as an evaluation step would get them, on the CPU; None if there is no datamodule."""
+    data: Any = getattr(trainer, "datamodule", None)
+    if data is None:
+        return None
+    data.setup("validate")  # the training split, without beginning a fit
+    found = []
+    for loader in tree_leaves(data.train_dataloader()):
+        several = getattr(loader.dataset, "__getitems__", None)
+        for part in torch.arange(len(loader.dataset)).split(512):
+            places = part.tolist()
+            batch = loader.collate_fn(several(places) if several else [loader.dataset[place] for place in places])
+            batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+            found.append(trainer.strategy.batch_to_device(batch, dataloader_idx=0)[0].float().cpu())
+    return torch.cat(found) if found else None
+
+
+def _nearest(x: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
+    """The distance to the nearest training example, and its place: ``(B, ...)`` and ``(N, ...)`` -> ``(B,)``, ``(B,)``."""
+    distances, places = zip(
+        *(torch.cdist(part, train.flatten(1)).min(dim=1) for part in x.float().cpu().flatten(1).split(256)), strict=True
+    )
+    return torch.cat(distances), torch.cat(places)

@@ -1,0 +1,95 @@
+"""Copies are told from new examples: by a number, in a picture, on any number of processes."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fits import make_trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from PIL import Image
+from torch import Tensor
+
+from callbacks import NearestNeighbors
+from datamodules import ArrayDataModule, DigitsDataModule
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+
+
+class Made(LightningModule):
+    """A model that makes given examples, again and again."""
+
+    def __init__(self, examples: Tensor) -> None:
+        super().__init__()
+        self.examples = examples
+
+    def sample(self, count: int) -> Tensor:
+        return self.examples[torch.arange(count) % len(self.examples)]
+
+    def test_step(self, batch: Any, batch_idx: int) -> None: ...
+
+
+class Nothing(LightningModule):
+    """A model that cannot be asked for examples."""
+
+    def test_step(self, batch: Any, batch_idx: int) -> None: ...
+
+
+def examples(part: str) -> Tensor:
+    data = DigitsDataModule()
+    data.setup()
+    rows = data._parts[part]
+    return rows.inputs(torch.arange(len(rows))) / 255
+
+
+def ratio(module: LightningModule, data: Any = None, folder: Path | None = None, **options: Any) -> dict[str, float]:
+    callback = NearestNeighbors(num_samples=300, num_shown=10)
+    callback._folder = folder
+    data = data or DigitsDataModule(shift=2, flip=True)  # what augments is not looked at
+    (got,) = make_trainer(callback, **options).test(module, datamodule=data, verbose=False)
+    return got
+
+
+def test_copies_new_examples_and_bad_ones(tmp_path: Path) -> None:
+    train, held = examples("train"), examples("test")
+    assert ratio(Made(train), folder=tmp_path)["test/copy_ratio"] < 1e-3
+    assert ratio(Made(held))["test/copy_ratio"] == pytest.approx(1, abs=0.1)
+    assert ratio(Made(torch.rand(300, 1, 8, 8)))["test/copy_ratio"] > 1.3
+    assert 0.05 < ratio(Made((train + 0.1 * torch.randn_like(train)).clamp(0, 1)))["test/copy_ratio"] < 0.8
+    with Image.open(tmp_path / "nearest_neighbors.png") as picture:
+        assert picture.size == (8 * 68, 2 * 132)  # ten pairs, eight in a row
+        above, below = picture.crop((2, 2, 66, 66)), picture.crop((2, 66, 66, 130))
+        assert above.tobytes() == below.tobytes()  # each over its own copy
+        assert above.getextrema() != ((255, 255),) * 3
+
+
+def test_rows_of_a_table_have_a_ratio_and_no_picture(tmp_path: Path) -> None:
+    x = torch.randn(300, 3, generator=torch.Generator().manual_seed(5))
+    data = ArrayDataModule(x, torch.arange(300) % 2, batch_size=32)
+    assert 0.8 < ratio(Made(torch.randn(300, 3)), data, tmp_path)["test/copy_ratio"] < 1.2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_module_without_samples_is_left_alone() -> None:
+    assert ratio(Nothing()) == {}
+
+
+def test_several_processes_tell_the_same(tmp_path: Path) -> None:
+    class Keep(Callback):
+        def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            torch.save(trainer.callback_metrics["test/copy_ratio"].item(), tmp_path / f"{trainer.global_rank}.pt")
+
+    module, told = Made(examples("test").roll(1, 0)), []
+    for options in ({}, {"devices": 2, "strategy": DDPStrategy(start_method="fork", timeout=timedelta(seconds=60))}):
+        trainer = make_trainer(NearestNeighbors(300), Keep(), **options)
+        trainer.test(module, datamodule=DigitsDataModule(batch_size=50), verbose=False)
+        told += [torch.load(tmp_path / f"{rank}.pt") for rank in range(trainer.world_size)]
+    assert told == pytest.approx([told[0]] * 3)
+
+
+@pytest.mark.parametrize("name", ["num_samples", "num_shown"])
+def test_wrong_arguments_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be >= 1, got 0"):
+        NearestNeighbors(**{name: 0})
