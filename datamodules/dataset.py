@@ -78,6 +78,7 @@ class DatasetDataModule(DataModule):
         with isolate_rng(include_cuda=False):
             x, y = _item(train, 0, "train")
         self._first = y
+        self.kind = "regression" if y.is_floating_point() else "classification"
         self.input_shape = tuple(x.shape)
         self.target_mean: Tensor | None = None
         self.target_std: Tensor | None = None

@@ -83,6 +83,8 @@ class ImageFolderDataModule(PartsInFolders, ImageDataModule):
         self.native_shape = (3 if color == "rgb" else 1, 0, 0)  # type: ignore[misc]
         workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
         super().__init__(size=size, num_workers=workers, **images)
+        if self.binarize is not None:
+            raise ValueError("binarize is for images in memory: binarize the files, or leave it out")
         self.resized_crop = resized_crop
         self.center = center
         self.look_into(root, test_fraction)

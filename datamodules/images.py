@@ -52,6 +52,7 @@ class ImageDataModule(DataModule):
         ValueError, TypeError: an argument out of its range, or of another type.
     """
 
+    kind = "classification"
     class_names: list[str] = []
     native_shape: ClassVar[tuple[int, int, int]]  # (C, H, W) of the images as they are read
 
@@ -106,6 +107,11 @@ class ImageDataModule(DataModule):
         channels, height, width = self.native_shape
         return (channels, height, width) if self.size is None else (channels, self.size, self.size)
 
+    @property
+    def preparation(self) -> dict[str, Any] | None:
+        """How an image file becomes x in evaluation, as plain data: a model remembers it."""
+        return None if self.binarize is None else {"binarize": self.binarize}
+
     # Splits ---------------------------------------------------------------------------------------------------------
 
     @override
@@ -116,7 +122,7 @@ class ImageDataModule(DataModule):
     def ready(self, examples: Examples) -> Examples:
         x = _resized(examples.x, self.input_shape[1:]).contiguous()
         if self.binarize is not None:
-            x = (x > round(self.binarize * 255)).byte() * 255
+            x = binarized(x, self.binarize)
         return Examples(x, examples.y)
 
     @override
@@ -191,6 +197,11 @@ def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
         for chunk in images.split(4096)
     ]
     return torch.cat(chunks)
+
+
+def binarized(images: Tensor, share: float) -> Tensor:
+    """255 where a value is above this share of the maximum, else 0: uint8 of any shape."""
+    return (images > round(share * 255)).byte() * 255
 
 
 def statistics(chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

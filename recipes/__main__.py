@@ -15,10 +15,12 @@ VERBS = {
     "finetune": ("recipes.finetune", "run", "look at a folder of images, then teach a trained model its classes"),
     "validate": ("recipes.cli", "validate", "measure a checkpoint on the validation data"),
     "test": ("recipes.cli", "test", "measure a checkpoint on the test data"),
-    "predict": ("recipes.predict", "run", "images or CSV rows in, a table of labels or values out"),
+    "predict": ("recipes.predict", "run", "images or CSV rows in, labels, values or pictures out"),
+    "sample": ("recipes.sample", "run", "draw what a generative model makes"),
     "models": ("recipes.models", "run", "list the models, or look at one"),
     "recipes": ("recipes.catalog", "run", "list the recipes"),
     "transfer": ("recipes.transfer.digits", "run", "what transfer is worth: digits 5-9 after 0-4, from few labels"),
+    "pretrain": ("recipes.autoencoder.pretrain_then_classify", "run", "what unlabelled digits are worth to a classifier"),
     "baselines": ("recipes.linear.baselines", "run", "what plain methods of scikit-learn reach on a recipe's data"),
 }
 

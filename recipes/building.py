@@ -174,8 +174,8 @@ def linked_values(data: LightningDataModule | None) -> dict[str, Any]:
 
 
 def check_kind(model: Any, data: Any) -> None:
-    """Refuse numbers for a model of classes, and classes for one of numbers."""
-    from zoo import ClassificationTask, RegressionTask
+    """Refuse a model that learns something else than what the data's targets are."""
+    from zoo import ClassificationTask, RegressionTask, SegmentationTask
 
     kind, name = getattr(data, "kind", None), type(model).__name__
     if kind == "regression" and isinstance(model, ClassificationTask):
@@ -187,6 +187,16 @@ def check_kind(model: Any, data: Any) -> None:
         raise UserError(
             f"{name} learns numbers, but the data's target is a class (kind: classification): take a model such as "
             f"--model zoo.MLPClassifier, or give --data.kind regression"
+        )
+    if kind == "segmentation" and isinstance(model, ClassificationTask | RegressionTask):
+        raise UserError(
+            f"{name} gives one answer an image, but the data's target is a class for each pixel (kind: segmentation): take a "
+            f"model such as --model zoo.UNetSegmenter"
+        )
+    if kind in ("classification", "regression") and isinstance(model, SegmentationTask):
+        raise UserError(
+            f"{name} learns a class for each pixel, but {type(data).__name__} has no masks (kind: {kind}): take data such as "
+            f"--data datamodules.MaskFolderDataModule, or a model such as --model zoo.ResNetClassifier"
         )
 
 

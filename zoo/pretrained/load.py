@@ -72,6 +72,7 @@ def load(path: str | Path, strict: bool = True, average: bool | None = None, **o
     module, state = _build(told, {**hparams, **overrides}, dict(state), strict, changed=overrides.keys())
     module.load_report = load_weights(module, state, strict=strict, assign=strict)
     module._standardized = True
+    module.to("cpu")  # where its tensors are; Lightning's ``device`` tells where it was built
     return module.freeze(told.get("frozen", 0))
 
 

@@ -43,11 +43,13 @@ def image_rows(rows: Sequence[Tensor]) -> Tensor:
     return image_wall(torch.cat([row.expand(-1, 3, -1, -1) for row in rows]), columns=len(rows[0]))
 
 
-def clouds(real: Tensor, made: Tensor) -> Tensor:
-    """Points of the plane: those of the data and, over them, those a model made; ``(N, 2)`` each."""
+def clouds(real: Tensor | None, made: Tensor) -> Tensor:
+    """Points of the plane: those of the data, if any, and, over them, those a model made; ``(N, 2)`` each."""
     figure = new_figure(5, 5)
     axes = figure.add_subplot()
     for points, color, label in ((real, "#9aa5b1", "data"), (made, "#d9722e", "model")):
+        if points is None:
+            continue
         x, y = points.detach().float().cpu().unbind(1)
         axes.scatter(x, y, s=10, color=color, alpha=0.6, linewidths=0, label=label)
     axes.set_aspect("equal", adjustable="datalim")

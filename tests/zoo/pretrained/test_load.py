@@ -50,6 +50,7 @@ def test_everything_comes_back(kind: str, task: zoo.Task, request: pytest.Fixtur
     loaded = zoo.load(request.getfixturevalue(kind))
     assert type(loaded) is type(task)
     assert loaded.hparams == task.hparams
+    assert loaded.device.type == "cpu"  # and not that of the skeleton it was built on
     assert (loaded.class_names, loaded.input_shape) == (task.class_names, task.input_shape)
     for name, value in task.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name

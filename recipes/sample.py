@@ -1,0 +1,144 @@
+"""``zoo sample``: what a generative model makes, as a picture or as rows of numbers."""
+
+import argparse
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipes.console import Console, NoCaches, heard
+from recipes.errors import UserError
+from recipes.options import Parser
+from recipes.predict import find_checkpoint, load_model, read_images
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zoo import Task
+
+HELP = """zoo sample CKPT [options]: draw what a generative model makes: a wall of images, points of the plane, rows of numbers.
+
+  CKPT                a checkpoint, a run folder (its best one), or a folder that save_pretrained wrote
+  -n, --count N       examples (default: 64)
+  -o, --output FILE   a PNG, or a CSV file for models of tables (default: samples.png, samples.csv)
+  --label K           of a conditional model: the class of all, its name or number (default: all classes in turn)
+  --seed S            of the noise (default: 0): the same seed, the same samples
+  --latent-grid [N]   instead: what the plane of a two-dimensional code stands for, N x N images (default: 16)
+  --interpolate A B   instead: from one image to another, along the line between their codes, in N steps (default: 8)
+  --debug             show the traceback of any error
+
+Examples:
+  zoo sample runs/gan/dcgan_digits/version_0 -n 100 -o digits.png
+  zoo sample runs/autoencoder/vae2_digits/version_0 --latent-grid
+  zoo sample best.ckpt --interpolate three.png eight.png -n 12
+"""
+
+
+def run(args: list[str]) -> int:
+    """The verb ``sample``."""
+    parser = Parser("zoo sample")
+    parser.add_argument("checkpoint", metavar="CKPT", type=Path)
+    parser.add_argument("-n", "--count", type=int)
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path)
+    parser.add_argument("--label")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--latent-grid", nargs="?", type=int, const=16, metavar="N")
+    parser.add_argument("--interpolate", nargs=2, type=Path, metavar=("A", "B"))
+    options = parser.parse_args(args)
+    _check(options)
+    checkpoint = find_checkpoint(options.checkpoint)
+    with NoCaches():
+        import lightning.pytorch  # noqa: F401 (sets up its log, which is heard from then on)
+    with heard(Console()):
+        model = load_model(checkpoint)
+        made, columns = _made(model, options)
+    place = _write(model, made, columns, options.output)
+    what = "images" if made.ndim == 4 else "points" if place.suffix == ".png" else "rows"
+    print(f"{place}: {len(made)} {what}, made by {type(model).__name__}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.latent_grid is not None and options.interpolate is not None:
+        raise UserError("--latent-grid and --interpolate are two pictures: ask for one at a time")
+    if options.latent_grid is not None and (options.count is not None or options.latent_grid < 2):
+        raise UserError("--latent-grid N draws N x N images, N is 2 or more: leave -n out")
+    least = 2 if options.interpolate else 1
+    if options.count is not None and options.count < least:
+        raise UserError(f"-n must be {least} or more, got {options.count}")
+    if not 0 <= options.seed < 2**63:
+        raise UserError(f"--seed must be an integer in 0..2**63-1, got {options.seed}")
+    for path in options.interpolate or []:
+        if not path.is_file():
+            raise UserError(f"no such image: {path}")
+    output = options.output
+    if output is not None and (output.is_dir() or output.suffix.lower() not in (".png", ".csv")):
+        raise UserError(f"-o {output}: give the name of a file that ends in .png, or in .csv for rows of numbers")
+
+
+def _made(model: "Task", options: argparse.Namespace) -> tuple["Tensor", int | None]:
+    """Examples, ``(N, ...)`` in units of the data, and how many stand in a row of the wall."""
+    from recipes.pictures import class_of
+
+    task: Any = model
+    name = type(model).__name__
+    label = None if options.label is None else class_of(model, options.label)
+    if options.interpolate:
+        return _way(task, options.interpolate, label, options.count or 8), options.count or 8
+    if not hasattr(task, "sample"):
+        cure = "; --interpolate A.png B.png goes from one image to another" if hasattr(task, "interpolate") else ""
+        raise UserError(f"{name} makes no new examples: zoo sample is for models such as zoo.VAE and zoo.DCGAN{cure}")
+    if options.latent_grid:
+        if not hasattr(task, "latent_grid"):
+            raise UserError(f"{name} has no latent grid: that is for models such as zoo.VAE with latent_dim=2")
+        return task.latent_grid(options.latent_grid, label), options.latent_grid
+    if label is None and getattr(task, "conditional", False):
+        return task.sample(options.count or 64, None, options.seed), int(task.net.num_classes)
+    return task.sample(options.count or 64, label, options.seed), None
+
+
+def _way(task: Any, ends: list[Path], label: int | None, steps: int) -> "Tensor":
+    """From one image to another: ``(steps, C, H, W)``."""
+    import torch
+
+    name = type(task).__name__
+    if not hasattr(task, "encode") or len(task.input_shape or ()) != 3:
+        raise UserError(f"--interpolate wants a model that codes images, such as zoo.VAE, and {name} does not")
+    if label is None and task.conditional:
+        raise UserError(f"{name} is told the class of what it reads: give it with --label")
+    x = read_images(ends, task).to(task.device)
+    y = None if label is None else torch.full((1,), label, device=task.device)
+    return task.interpolate(x[:1], x[1:], steps, y)[0]
+
+
+def _write(model: "Task", made: "Tensor", columns: int | None, output: Path | None) -> Path:
+    """Write the examples, and tell where."""
+    from recipes.pictures import as_image, writing
+    from zoo.tasks.gallery import are_images, clouds, image_wall
+
+    shape = tuple(made.shape[1:])
+    place = output or Path("samples.png" if are_images(made) or shape == (2,) else "samples.csv")
+    rows = place.suffix.lower() == ".csv"
+    if rows and made.ndim != 2:
+        raise UserError(
+            f"-o {place}: a CSV file is for rows of numbers, and examples of shape {shape} are none: give a .png"
+        )
+    if not (rows or are_images(made) or shape == (2,)):
+        raise UserError(
+            f"-o {place}: examples of shape {shape} are neither images nor points of the plane: give a .csv"
+        )
+    with writing(place):
+        if rows:
+            _write_rows(model, made, place)
+        else:
+            picture = image_wall(made, columns) if are_images(made) else clouds(None, made)
+            as_image(picture).save(place, "PNG")
+    return place
+
+
+def _write_rows(model: "Task", made: "Tensor", place: Path) -> None:
+    told = [column["name"] for column in (model.preparation or {}).get("columns") or []]
+    names = told if len(told) == made.shape[1] else [f"x{i}" for i in range(made.shape[1])]
+    with place.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(names)
+        writer.writerows([f"{value:.7g}" for value in row] for row in made.tolist())
