@@ -90,9 +90,9 @@ def _source(seed: int) -> "tuple[Task, float]":
     from callbacks import LRSchedule
     from zoo import CIFARResNetClassifier
 
-    _seed(seed)
+    start_from(seed)
     task = CIFARResNetClassifier(**_NET, lr=_RATE, weight_decay=1e-2)
-    return task, _fit(task, half("low", None, seed), _SOURCE_EPOCHS, LRSchedule("cosine"))
+    return task, fit_and_test(task, half("low", None, seed), _SOURCE_EPOCHS, LRSchedule("cosine"))
 
 
 def learn(method: str, source: "Task", labels: int, seed: int, epochs: int) -> float:
@@ -111,7 +111,7 @@ def learn(method: str, source: "Task", labels: int, seed: int, epochs: int) -> f
     from callbacks import LayerFreezing, LRSchedule
     from zoo import CIFARResNetClassifier
 
-    _seed(seed)
+    start_from(seed)
     rate = {"all": _RATE / 5}.get(method, _RATE)
     layer_decay = 0.5 if method == "head, then all" else 1.0
     task = CIFARResNetClassifier(**_NET, lr=rate, weight_decay=1e-2, layer_decay=layer_decay)
@@ -125,7 +125,7 @@ def learn(method: str, source: "Task", labels: int, seed: int, epochs: int) -> f
         groups, first = len(task.layer_groups()), epochs // 3
         step = max(1, (epochs - first) // (2 * groups))
         callbacks.append(LayerFreezing("head", milestones={first + step * k: k + 2 for k in range(groups - 1)}))
-    return _fit(task, half("high", labels, seed), epochs, *callbacks)
+    return fit_and_test(task, half("high", labels, seed), epochs, *callbacks)
 
 
 def half(which: Literal["low", "high"], labels: int | None, seed: int) -> Any:
@@ -153,14 +153,15 @@ def half(which: Literal["low", "high"], labels: int | None, seed: int) -> Any:
     return Half(batch_size=32, shift=1, val_fraction=0)
 
 
-def _seed(seed: int) -> None:
+def start_from(seed: int) -> None:
+    """Seed all generators."""
     from lightning.pytorch import seed_everything
 
     seed_everything(seed, verbose=False)
 
 
-def _fit(task: Any, data: Any, epochs: int, *callbacks: Any) -> float:
-    """Train, and the accuracy on the test part."""
+def fit_and_test(task: Any, data: Any, epochs: int, *callbacks: Any, metric: str = "test/acc") -> float:
+    """Train, and a metric of the test part."""
     from lightning.pytorch import Trainer
 
     trainer = Trainer(
@@ -173,4 +174,4 @@ def _fit(task: Any, data: Any, epochs: int, *callbacks: Any) -> float:
         enable_model_summary=False,
     )
     trainer.fit(task, datamodule=data)
-    return float(trainer.test(task, datamodule=data, verbose=False)[0]["test/acc"])
+    return float(trainer.test(task, datamodule=data, verbose=False)[0][metric])

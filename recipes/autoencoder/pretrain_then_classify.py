@@ -1,0 +1,147 @@
+"""``zoo pretrain``: what unlabelled images are worth. An autoencoder sees all digits; a classifier begins with its encoder."""
+
+import copy
+import logging
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Literal
+
+from recipes.console import Console, NoCaches, heard
+from recipes.errors import UserError
+from recipes.options import Parser
+from recipes.transfer.digits import fit_and_test, start_from
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zoo import Autoencoder
+
+HELP = """zoo pretrain [options]: train an autoencoder on all digits without their labels, then a classifier on few labels.
+
+  --labels N ...    labels in all, as many of each of the ten classes; one or more numbers (default: 10 20 50)
+  --seeds N         how many times; the table tells the means (default: 5)
+  --epochs N        of each training on labels (default: 100)
+  --debug           show the traceback of any error
+
+The autoencoder has dense layers, codes of 16 numbers, and takes noise away; its decoder is dropped. The classifier is its encoder
+and a linear head, and learns in one of three ways:
+  scratch           nothing is kept: fresh weights, all of them trained
+  frozen            the encoder stays as it is, the head is trained
+  joint             both are trained, the encoder at a tenth of the head's rate
+Accuracy is that on the 360 test images, which no training has seen; seconds are those of one training.
+
+Examples:
+  zoo pretrain
+  zoo pretrain --labels 100 --seeds 1
+"""
+
+METHODS = ("scratch", "frozen", "joint")
+_NET: dict[str, Any] = {"input_shape": [1, 8, 8], "latent_dim": 16, "widths": [256, 128]}
+_RATES = {"scratch": 3e-3, "frozen": 1e-2, "joint": 1e-2}
+_PRETRAINING = 60  # epochs
+
+
+def run(args: list[str]) -> int:
+    """The verb ``pretrain``."""
+    parser = Parser("zoo pretrain")
+    parser.add_argument("--labels", type=int, nargs="+", default=[10, 20, 50])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=100)
+    options = parser.parse_args(args)
+    if any(count % 10 or not 10 <= count <= 1390 for count in options.labels):
+        raise UserError(
+            f"--labels must be multiples of 10 in 10..1390, as many of each class, got {' '.join(map(str, options.labels))}"
+        )
+    if options.seeds < 1 or options.epochs < 1:
+        raise UserError(f"--seeds and --epochs must be 1 or more, got {options.seeds}, {options.epochs}")
+    from recipes.cli import own_process_state
+
+    with own_process_state():
+        with NoCaches():
+            import lightning.pytorch  # noqa: F401 (sets up its log, which is heard from then on)
+        with heard(Console()):
+            _compare(options.labels, options.seeds, options.epochs)
+    return 0
+
+
+def _compare(labels: list[int], seeds: int, epochs: int) -> None:
+    """Train in every way on every number of labels and print its row as soon as it is known."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    begin = time.monotonic()
+    sources = [pretrained(seed) for seed in range(seeds)]
+    error = sum(error for _, error in sources) / seeds
+    print(
+        f"1437 images, no label: test/denoised_mse {error:.4f} (mean of {seeds}), "
+        f"{(time.monotonic() - begin) / seeds:.1f} s each\n\n"
+        f"{'test/acc':<12}"
+        + "".join(f"{f'{n} labels':>14}" for n in labels)
+        + f"{'seconds':>10}\n"
+        + "-" * (22 + 14 * len(labels))
+    )
+    for method in METHODS:
+        begin, cells = time.monotonic(), []
+        for count in labels:
+            found = [learn(method, sources[seed][0], count, seed, epochs) for seed in range(seeds)]
+            cells.append(f"{sum(found) / seeds:.4f}")
+        seconds = (time.monotonic() - begin) / seeds / len(labels)
+        print(f"{method:<12}" + "".join(f"{cell:>14}" for cell in cells) + f"{seconds:>10.1f}", flush=True)
+
+
+def pretrained(seed: int) -> "tuple[Autoencoder, float]":
+    """An autoencoder that has seen all training images, and what noise it leaves in the test images."""
+    from callbacks import LRSchedule
+    from zoo import Autoencoder
+
+    start_from(seed)
+    task = Autoencoder(**_NET, output="sigmoid", corruption="gaussian", corruption_level=0.3, lr=3e-3, weight_decay=0.1)
+    schedule = LRSchedule("cosine", warmup=0.1)
+    return task, fit_and_test(task, digits(None, seed), _PRETRAINING, schedule, metric="test/denoised_mse")
+
+
+def learn(method: str, source: "Autoencoder", labels: int, seed: int, epochs: int) -> float:
+    """Teach the digits by one of METHODS.
+
+    Args:
+        method: which.
+        source: the autoencoder; it stays as it is. How it standardizes images is kept in all methods.
+        labels: examples in all.
+        seed: chooses them, their order and fresh weights.
+        epochs: of training.
+
+    Returns:
+        The accuracy on the test images.
+    """
+    from torch import nn
+
+    from callbacks import LayerFreezing, LRSchedule
+    from zoo import Autoencoder, ClassificationTask
+
+    start_from(seed)
+    encoder = Autoencoder(**_NET).net.encoder if method == "scratch" else copy.deepcopy(source.net.encoder)
+    net = nn.Sequential(OrderedDict(encoder=encoder, fc=nn.Linear(_NET["latent_dim"], 10)))
+    task = ClassificationTask(
+        net, 10, lr=_RATES[method], weight_decay=1e-2, layer_decay=0.1 if method == "joint" else 1.0
+    )
+    task.load_state_dict({**task.state_dict(), "mean": source.mean, "std": source.std})
+    callbacks: list[Any] = [LRSchedule("cosine")]
+    if method == "frozen":
+        callbacks.append(LayerFreezing("head"))
+    return fit_and_test(task, digits(labels, seed), epochs, *callbacks)
+
+
+def digits(labels: int | None, seed: int) -> Any:
+    """The bundled digits; of the training part so many in all, as many of each class, drawn by ``seed``."""
+    import torch
+
+    from datamodules import DigitsDataModule
+
+    class Some(DigitsDataModule):
+        def read(self, part: Literal["train", "test"]) -> "tuple[Tensor, Tensor]":
+            x, y = super().read(part)
+            if part == "train" and labels is not None:
+                order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+                some = torch.cat([order[y[order] == k][: labels // 10] for k in range(10)])
+                x, y = x[some], y[some]
+            return x, y
+
+    return Some(batch_size=32, val_fraction=0)
