@@ -59,6 +59,9 @@ def test_all_together_is_split_with_seeds(tmp_path: Path) -> None:
     (_, other_val, other_test), other_mark = parts(1)
     assert (val != other_val, test == other_test, mark != other_mark) == (True, True, True)
     assert parts(0)[1] == mark
+    other = make(tmp_path, val_fraction=0.25, mask_values=[1, 0])
+    other.setup("fit")
+    assert other.fingerprint != mark  # other classes are other data
     photo_and_mask(tmp_path, "00", 0, (0, 0, 1), (12, 11))  # the mask's bytes
     assert parts(0)[1] != mark
 

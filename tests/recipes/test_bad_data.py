@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_kit import Zoo, assert_one_line
+from fakes import masked
 from PIL import Image
 
 TABLE = ("fit", "-c", "linear/mlp_wine", "--trainer.max_epochs=1", "--data=datamodules.CSVDataModule")
@@ -15,6 +16,15 @@ PHOTOS = (
     *("fit", "-c", "linear/mlp_digits", "--trainer.max_epochs=1", "--model.widths=[4]"),
     *("--data=datamodules.ImageFolderDataModule", "--data.size=8", "--data.color=gray", "--data.root=photos"),
 )
+MASKS = (
+    *("fit", "-c", "masks.yaml", "--data.class_names=[ground, thing]", "--data.root=photos", "--data.num_workers=0"),
+    *("--model.encoder_args={width: 4, depth: 1}",),
+)
+MASKS_YAML = """
+model: {class_path: zoo.UNetSegmenter}
+data: {class_path: datamodules.MaskFolderDataModule, init_args: {size: 8, batch_size: 4, val_fraction: 0}}
+trainer: {max_epochs: 1}
+"""
 GOOD = "a,b,y\n" + "1,2,p\n3,4,q\n" * 20
 
 
@@ -161,3 +171,98 @@ def test_training_that_is_lost_stops_and_says_so(zoo: Zoo) -> None:
     fresh = zoo("fit", "-c", str(config))
     assert_one_line(fresh, "is nan after step", "lower lr (it is 1e+30)", "the last good checkpoint is missing")
     assert (run / "checkpoints/last.ckpt").read_bytes() == good
+
+
+# Folders of images and masks ----------------------------------------------------------------------------------------
+
+
+def photos_and_masks() -> None:
+    masked(Path("photos"), {"train": 8, "test": 2})
+    Path("masks.yaml").write_text(MASKS_YAML)
+
+
+def spoil_mask(part: str, kind: str) -> None:
+    image, mask = Path("photos", part, "images/01.png"), Path("photos", part, "masks/01.png")
+    if kind == "another size":
+        Image.new("L", (9, 9)).save(mask)
+    elif kind == "beyond":
+        Image.new("L", (12, 10), 2).save(mask)
+    elif kind == "color":
+        Image.new("RGB", (12, 10), (200, 0, 0)).save(mask)
+    elif kind == "missing":
+        mask.unlink()
+    elif kind == "no image":
+        image.write_text("not an image")
+
+
+BAD_MASKS = {
+    "another size": "masks/01.png has 9 x 9 pixels, its image photos/{part}/images/01.png 12 x 10: both must agree",
+    "beyond": "masks/01.png has the value 2 in row 0, column 0 (120 such pixels), which is no class: the values of the "
+    "classes are 0, 1",
+    "color": "masks/01.png is in color (mode RGB): give the color of each class as mask_values",
+    "missing": "images/01.png has no mask photos/{part}/masks/01.png",
+    "no image": "images/01.png cannot be read as an image",
+}
+
+
+@pytest.mark.parametrize("kind", BAD_MASKS)
+def test_a_bad_mask_is_named_before_anything_is_trained(zoo: Zoo, kind: str) -> None:
+    photos_and_masks()
+    spoil_mask("train", kind)
+    result = zoo(*MASKS)
+    result.out = ""
+    assert_one_line(result, f"zoo: error: photos/train/{BAD_MASKS[kind].format(part='train')}")
+    assert sorted(os.listdir()) == ["masks.yaml", "photos"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_mask_found_after_training_is_named_and_the_checkpoint_kept(zoo: Zoo, workers: int) -> None:
+    photos_and_masks()
+    spoil_mask("test", "beyond")
+    result = zoo(*MASKS, f"--data.num_workers={workers}")
+    result.out = ""
+    kept = Path("runs/masks/version_0/checkpoints/last.ckpt")
+    assert_one_line(result, f"photos/test/{BAD_MASKS['beyond']}", f"; the last good checkpoint is {kept}")
+    assert kept.is_file()
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--data.class_names=[one]"], ["class_names must be 2 to 255 different names", "['one']"]),
+        (["--data.mask_values=[0]"], ["mask_values must be 2 different values, one for each of", "got [0]"]),
+        (["--data.root=nowhere"], ["nowhere is no folder: give the one with images/ and masks/ in it"]),
+        (["--model.num_classes=3"], ["--model.num_classes 3 contradicts the data, which has 2: leave it out"]),
+        (["--data.resized_crop=2"], ["resized_crop is a share in [0, 1]", "got 2"]),
+        (["--data.flip=maybe"], ["data.flip wants bool, got maybe"]),
+        (
+            ["--model.encoder=resnet20", "--model.encoder_args={}", "--data.size=3"],
+            ["UNet takes images of 4x4 pixels or more, got 3x3: set the datamodule's size=4"],
+        ),
+        (
+            ["--model=zoo.MLPClassifier", "--model.widths=[4]"],
+            ["gives one answer an image", "--model zoo.UNetSegmenter"],
+        ),
+        (["--model=zoo.MLPRegressor"], ["gives one answer an image", "kind: segmentation"]),
+    ],
+)
+def test_what_does_not_fit_masks(zoo: Zoo, args: list[str], words: list[str]) -> None:
+    photos_and_masks()
+    base = [arg for arg in MASKS if "model" not in arg] if args[0].startswith("--model=") else MASKS
+    result = zoo(*base, *args)
+    result.out = ""
+    assert_one_line(result, *words)
+    assert sorted(os.listdir()) == ["masks.yaml", "photos"]
+
+
+def test_a_segmenter_wants_masks(zoo: Zoo) -> None:
+    photos("cat", "dog")
+    result = zoo("fit", "-c", "linear/mlp_digits", "--model=zoo.UNetSegmenter")
+    assert_one_line(
+        result, "UNetSegmenter learns a class for each pixel", "DigitsDataModule has no masks", "MaskFolderDataModule"
+    )
+    result = zoo(*(arg for arg in PHOTOS if "widths" not in arg), "--model=zoo.UNetSegmenter")
+    assert_one_line(result, "ImageFolderDataModule has no masks (kind: classification)")
+    Path("mine.csv").write_text("a,y\n" + "1,5\n2,6\n" * 20)
+    args = ("--data.path=mine.csv", "--data.target=y", "--data.kind=regression", "--model=zoo.UNetSegmenter")
+    assert_one_line(zoo(*TABLE, *args), "CSVDataModule has no masks (kind: regression)")
