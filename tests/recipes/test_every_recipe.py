@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cli_kit import Zoo
-from fakes import Fake, tree
+from fakes import Fake, masked, pets, tree, voc
 
 import datamodules
 from datamodules.downloads import DownloadedImages
@@ -18,10 +18,14 @@ RECIPES = catalog.shipped()
 every_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 MEASURED = [recipe for recipe in RECIPES if recipe.bound]
 every_measured_recipe = pytest.mark.parametrize("recipe", MEASURED, ids=lambda recipe: recipe.name)
+THIN = ["--model.encoder_args={width: 4}", "--model.encoder_weights=null", "--data.size=32", "--data.num_workers=0"]
 SMALLER = {  # what makes one batch of a large net a matter of a second
     "cnn/resnet110_cifar100": ["--model.width=4"],
     "transfer/image_folder": ["--model.width=8", "--model.weights=null", "--data.size=32", "--data.num_workers=0"],
     "cnn/resnet50_imagenet": ["--model.width=8", "--data.size=32", "--data.num_workers=0"],
+    "segmentation/fcn8s_voc": THIN,
+    "segmentation/unet_folder": THIN,
+    "segmentation/unet_pets": THIN,
 }
 
 
@@ -66,6 +70,13 @@ def provide_data(recipe: catalog.Recipe, patch: pytest.MonkeyPatch) -> list[str]
     elif cls is datamodules.ImageFolderDataModule:
         tree(Path("images"), dict.fromkeys(("cat", "dog"), 10))
         return ["--trainer.max_epochs=4"]
+    elif cls is datamodules.MaskFolderDataModule:
+        masked(Path("photos"), {"": 10}, values=(0, 255))
+        return []
+    elif cls is datamodules.OxfordIIITPetDataModule:
+        pets(Path("data"))
+    elif cls is datamodules.VOCSegmentationDataModule:
+        voc(Path("data"))
     else:
         return []
     return ["--data.val_fraction=0.5"]

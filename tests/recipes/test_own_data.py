@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_kit import Zoo
+from fakes import masked
 from PIL import Image
 
 PAGE = (Path(__file__).parents[2] / "docs/own_data.md").read_text()
@@ -15,7 +16,9 @@ TRAIN = "--trainer.max_epochs=1"
 
 @pytest.fixture
 def recipes(tmp_cwd: Path) -> None:
-    for name, text in zip(("houses", "flowers"), re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL), strict=True):
+    for name, text in zip(
+        ("houses", "flowers", "cells"), re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL), strict=True
+    ):
         Path(f"{name}.yaml").write_text(text)
 
 
@@ -45,3 +48,26 @@ def test_a_folder_of_images(zoo: Zoo, parts: tuple[str, ...]) -> None:
     rows = json.loads(zoo("predict", "runs/flowers/version_0", "photos", "--json", "--top", "2").out)
     assert len(rows) == 20 * len(parts)
     assert {row["label"] for row in rows} <= {"rose", "daisy"}
+
+
+@pytest.mark.usefixtures("recipes")
+@pytest.mark.parametrize("parts", [{"": 20}, {"train": 10, "test": 4}])
+def test_images_with_masks(zoo: Zoo, parts: dict[str, int]) -> None:
+    masked(Path("cells"), parts, values=(0, 255, 128), size=(50, 40))
+    small = (
+        "--model.encoder_args={width: 4}",
+        "--model.encoder_weights=null",
+        "--data.size=32",
+        "--data.num_workers=0",
+    )
+    result = zoo("fit", "-c", "cells.yaml", TRAIN, *small)
+    assert result.code == 0, result.err
+    assert "test/miou" in result.out
+    folder = Path("cells", *list(parts)[:1], "images")
+    rows = json.loads(zoo("predict", "runs/cells/version_0", folder, "-o", "found", "--json").out)
+    assert [row["file"] for row in rows] == sorted(map(str, folder.iterdir()))
+    assert list(rows[0]["shares"]) == ["background", "cell", "border"]
+    mask = np.asarray(Image.open("found/00_mask.png"))
+    assert mask.shape == (40, 50)
+    assert set(np.unique(mask)) <= {0, 1, 2}
+    assert Path("found/00_overlay.png").is_file()
