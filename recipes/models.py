@@ -1,6 +1,7 @@
 """``zoo models``: the list of models, or one of them looked at."""
 
 import inspect
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -67,20 +68,22 @@ def _one(entry: "Entry", size: int | None) -> str:
 
     model = _on_meta(entry)
     net = model.net.eval()
-    x = _input(net, model.hparams.get("in_features"), size)
+    inputs = _inputs(net, model.hparams, size)
     facts = [
         ("model", entry.name),
         ("class", f"zoo.{entry.cls.__name__}({', '.join(f'{k}={v!r}' for k, v in entry.preset.items())})"),
         ("paper", _paper(net)),
         ("parameters", f"{_count(net):,}"),
-        ("multiply-adds", _multiply_adds(net, x)),
+        ("multiply-adds", _multiply_adds(net, inputs)),
         ("recipes", ", ".join(_recipes(entry)) or "none yet"),
         ("weights", ", ".join(list_weights(entry.name)) or "none by name"),
     ]
-    stages: list[tuple[str, str]] = [("stage", "shape"), ("input", _shape(x))]
+    stages: list[tuple[str, str]] = [("stage", "shape"), ("input", _shape(inputs[0]))]
     if hasattr(net, "features"):
-        stages += [(f"features {i}", _shape(m)) for i, m in enumerate(net.features(x), start=1)]
-    stages.append(("output", _shape(net(x))))
+        stages += [(f"features {i}", _shape(m)) for i, m in enumerate(net.features(*inputs), start=1)]
+    if hasattr(net, "encode"):
+        stages.append(("code", f"B x {net.latent_dim}"))
+    stages.append(("output", _shape(net(*inputs))))
     return columns(facts, rule=False) + "\n\n" + columns(stages)
 
 
@@ -103,24 +106,31 @@ def _count(net: "nn.Module") -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-def _input(net: "nn.Module", in_features: int | None, size: int | None) -> "Tensor":
-    """One example on the meta device; an image without a size is as large as those the net is made for."""
+def _inputs(net: "nn.Module", told: Mapping[str, Any], size: int | None) -> "list[Tensor]":
+    """One example on the meta device, and its class if the net is told it; an image is as large as those the net is made for."""
     import torch
 
-    if in_features is not None:
-        return torch.empty(1, in_features, device="meta")
     channels = getattr(net, "in_channels", None)
-    if channels is None:  # a distribution: single numbers
-        return torch.empty(1, device="meta")
-    side = size if size is not None else int(getattr(net, "image_size", 224))
-    return torch.empty(1, channels, side, side, device="meta")
+    if hasattr(net, "encode"):  # an autoencoder
+        shape: tuple[int, ...] = tuple(told["input_shape"])
+    elif "latent_dim" in told:  # a generator: noise
+        shape = (told["latent_dim"],)
+    elif told.get("in_features") is not None:
+        shape = (told["in_features"],)
+    elif channels is None:  # a distribution: single numbers
+        shape = ()
+    else:
+        side = size if size is not None else int(getattr(net, "image_size", 224))
+        shape = (channels, side, side)
+    x = torch.empty(1, *shape, device="meta")
+    return [x, torch.zeros(1, dtype=torch.long, device="meta")] if told.get("conditional") else [x]
 
 
-def _multiply_adds(net: "nn.Module", x: "Tensor") -> str:
+def _multiply_adds(net: "nn.Module", inputs: "list[Tensor]") -> str:
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
-        net(x)
+        net(*inputs)
     return f"{counter.get_total_flops() // 2:,} an example (twice as many FLOPs; convolutions and matrix products)"
 
 

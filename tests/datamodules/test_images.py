@@ -15,7 +15,7 @@ from fitting import assert_resumes, fitted, quiet, same
 from lightning.pytorch import seed_everything
 from torch import Tensor
 
-from datamodules import ImageDataModule
+from datamodules import DigitsDataModule, ImageDataModule
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -94,6 +94,27 @@ def test_resizing_is_bilinear_and_done_once() -> None:
     data.setup("fit")
     wanted = resize(data.read("train")[0], [7, 7], antialias=True)
     assert (data._parts["train"].x.int() - wanted.int()).abs().max() <= 1  # torchvision rounds in fixed point
+
+
+def test_binarizing_is_done_once_to_every_split_after_resizing() -> None:
+    plain, data = Shapes(size=7), Shapes(size=7, binarize=0.5)
+    for each in (plain, data):
+        each.setup("fit")
+        each.setup("test")
+    for part in ("train", "val", "test"):
+        wanted = (plain._parts[part].x > 128) * 255  # half of 255, rounded as gray levels are
+        assert torch.equal(data._parts[part].x.int(), wanted.int())
+    assert data.mean is not None
+    assert torch.allclose(data.mean, data._parts["train"].x.float().mean(dim=(0, 2, 3)) / 255)
+
+
+def test_half_of_the_gray_levels_of_the_digits_are_dark() -> None:
+    """A pixel of 8 of 16 is 0, one of 9 is 1."""
+    plain, data = DigitsDataModule(), DigitsDataModule(binarize=0.5)
+    for each in (plain, data):
+        each.setup("test")
+    levels = (plain._parts["test"].x.float() * 16 / 255).round()
+    assert torch.equal(data._parts["test"].x == 255, levels > 8)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -285,6 +306,7 @@ def test_a_process_with_workers_ends() -> None:
         ({"cutout": 9, "size": 8}, ValueError, "cutout must be an integer in 0..8, got 9"),
         ({"mixup": -1.0}, ValueError, r"mixup is alpha >= 0 of a Beta distribution .* got -1.0"),
         ({"cutmix": float("nan")}, ValueError, "cutmix is alpha >= 0 .* got nan"),
+        ({"binarize": 1.0}, ValueError, r"binarize is a share of the maximum in \(0, 1\), or None for grays, got 1.0"),
         ({"shift": 1, "crop": 1}, ValueError, "give one of them"),
     ],
 )

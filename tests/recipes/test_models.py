@@ -47,6 +47,13 @@ def test_a_pattern_selects(zoo: Zoo) -> None:
         # 569 M multiply-adds: table 6 of the paper; 17.56 G: torchvision's figure
         (["mobilenet_v1"], ["4,231,976", "568,740,352", "B x 3 x 224 x 224", "B x 1024 x 7 x 7"]),
         (["vit_b_16"], ["86,567,656", "17,563,828,224", "B x 3 x 224 x 224", "B x 1000", "2010.11929"]),
+        (
+            ["autoencoder_linear"],
+            ["50,992", "50,176", "B x 1 x 28 x 28", "code    B x 32", "autoencoder/linear_digits"],
+        ),
+        (["cvae_mlp"], ["B x 1 x 28 x 28", "code    B x 16", "autoencoder/cvae_digits"]),
+        (["gan_mlp_conditional"], ["input   B x 64", "output  B x 1 x 28 x 28"]),
+        (["dcgan"], ["input   B x 100", "output  B x 3 x 64 x 64"]),
         (["softmax_regression"], ["7,850", "7,840", "B x 784", "linear/softmax_digits"]),
     ],
 )
