@@ -20,6 +20,7 @@ TINY_VIT = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, 
 
 GOOGLENETS = ("googlenet", "googlenet_published", "googlenet_naive")
 SHALLOW = {"blocks": [1, 2, 2, 1]}
+SLIM_ENCODER = {"encoder": "resnet20", "encoder_args": {"depth": 8, "width": 8}}
 
 
 torch.manual_seed(0)  # the batches below are the same in every process
@@ -27,6 +28,14 @@ torch.manual_seed(0)  # the batches below are the same in every process
 
 def images(channels: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.rand(8, channels, size, size), torch.arange(8)
+
+
+def masks(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images of one class each, the brighter the higher, but for a row of pixels that is ignored."""
+    y = torch.arange(8).view(8, 1, 1).repeat(1, size, size) % 4
+    x = (y.unsqueeze(1) + torch.rand(8, 3, size, size)) / 4
+    y[:, 0] = 255
+    return x, y
 
 
 def table(columns: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,6 +92,15 @@ CASES = {
     **{f"mobilenet_v1_{p}": ({"width": 0.125, "num_classes": 10}, images(3, 32), {}) for p in (25, 50, 75)},
     "preresnet110": ({"width": 4, "depth": 8}, images(3, 8), {}),
     **{f"preresnet{d}": ({"width": 4, "depth": 11}, images(3, 8), {}) for d in (164, 1001)},
+    **{
+        f"fcn{v}_vgg16": ({"encoder": "vgg11_bn", "encoder_args": {"width": 4, "dropout": 0.0}}, masks(33), {})
+        for v in ("32s", "8s")
+    },
+    "fcn16s_vgg16": ({"encoder": "lenet5_relu", "encoder_args": {}, "num_classes": 4}, masks(15), {}),
+    "fcn8s_resnet50": ({**SLIM_ENCODER, "num_classes": 4}, masks(9), {}),
+    **{n: ({"encoder_args": {"width": 8, "depth": 2}, "num_classes": 4}, masks(9), {}) for n in ("unet", "unet_noskip")},
+    "unet_resnet34": ({**SLIM_ENCODER, "num_classes": 4}, masks(9), {}),
+    "unet_vgg16": ({"encoder": "lenet5_relu", "encoder_args": {"width": 12}, "num_classes": 4}, masks(15), {}),
     "autoencoder_linear": ({"input_shape": [1, 8, 8], "latent_dim": 8}, images(1, 8), {}),
     "autoencoder_mlp": (DENSE, images(1, 16), {}),
     "autoencoder_conv": (CONV, images(1, 16), {}),
