@@ -77,6 +77,8 @@ def run(args: list[str]) -> int:
             print(*where, *(f"{value:.6g}" for value in values), sep="\t")
     else:
         print(columns([list(_cells(rows[0])), *(list(_cells(row).values()) for row in rows)]))
+        if options.output is not None:
+            print(f"\npictures in {options.output}")
     return 0
 
 
@@ -256,8 +258,8 @@ def _labeled(model: "Task", found: dict[str, Any], top: int) -> list[dict[str, A
 
 
 def _cells(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of the table: the head of each column, and what stands in it."""
-    cells = dict(row)
+    """A row of the table: the head of each column, and what stands in it; where pictures are is told once for all."""
+    cells = {key: value for key, value in row.items() if key not in ("overlay", "mask", "reconstruction")}
     if isinstance(value := cells.pop("value", None), dict):
         cells |= {name: f"{number:.6g}" for name, number in value.items()}
     elif value is not None:

@@ -80,6 +80,7 @@ def test_shares_of_the_classes_as_table_and_json(zoo: Zoo, segmenter: Path) -> N
     most = max(rows[0]["shares"], key=rows[0]["shares"].get)
     assert lines[2].split()[:3] == ["img/a.png", most, f"{rows[0]['shares'][most]:.4f}"]
     assert sorted(p.name for p in Path().iterdir()) == ["img", "model"]  # without -o nothing is written
+    assert zoo("predict", segmenter, "img", "-o", "out").out.splitlines() == [*lines, "", "pictures in out"]
     rows = json.loads(zoo("predict", segmenter, "img", "--json", "-o", "out").out)
     assert rows[0]["mask"] == "out/a_mask.png"
     assert all(Path(row[kind]).is_file() for row in rows for kind in ("mask", "overlay"))
