@@ -99,11 +99,15 @@ class NearestNeighbors(Callback):
         if self._train is None or self._folder is None or made.ndim != 4 or made.shape[1] not in (1, 3):
             return
         closest = distances.argsort()[: self.num_shown]
-        pairs = torch.cat([made[closest], self._train[places[closest]]], dim=2)  # (N, C, 2 H, W): one above the other
-        pixels = (pairs.clamp(0, 1) * 255).round().byte().expand(-1, 3, -1, -1)
         scale = max(1, 64 // made.shape[-1])
-        pixels = pixels.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
-        pixels = torch.nn.functional.pad(pixels, (2, 2, 2, 2), value=255)
+
+        def tiles(images: Tensor, above: int, below: int) -> Tensor:
+            pixels = (images.clamp(0, 1) * 255).round().byte().expand(-1, 3, -1, -1)
+            pixels = pixels.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
+            return torch.nn.functional.pad(pixels, (2, 2, above, below), value=255)
+
+        # (N, 3, H, W) twice -> (N, 3, 2 H, W): a sample above its neighbor
+        pixels = torch.cat([tiles(made[closest], 8, 1), tiles(self._train[places[closest]], 1, 8)], dim=2)
         rows = [torch.cat([*part], dim=2) for part in pixels.split(8)]
         width = rows[0].shape[2]
         rows = [torch.nn.functional.pad(row, (0, width - row.shape[2]), value=255) for row in rows]

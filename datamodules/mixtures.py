@@ -57,7 +57,7 @@ class GaussianRingDataModule(GaussianMixture):
     """
 
     def __init__(
-        self, modes: int = 8, radius: float = 2.0, count: int = 12500, noise: float = 0.02, **toy: Any
+        self, modes: int = 8, radius: float = 2.0, count: int = 50000, noise: float = 0.02, **toy: Any
     ) -> None:
         check_integer("modes", modes, 2)
         if not 0 < radius < math.inf:
@@ -80,7 +80,7 @@ class GaussianGridDataModule(GaussianMixture):
     """
 
     def __init__(
-        self, side: int = 5, spacing: float = 2.0, count: int = 12500, noise: float = 0.05, **toy: Any
+        self, side: int = 5, spacing: float = 2.0, count: int = 50000, noise: float = 0.05, **toy: Any
     ) -> None:
         check_integer("side", side, 2)
         if not 0 < spacing < math.inf:

@@ -59,8 +59,8 @@ def test_copies_new_examples_and_bad_ones(tmp_path: Path) -> None:
     assert ratio(Made(torch.rand(300, 1, 8, 8)))["test/copy_ratio"] > 1.3
     assert 0.05 < ratio(Made((train + 0.1 * torch.randn_like(train)).clamp(0, 1)))["test/copy_ratio"] < 0.8
     with Image.open(tmp_path / "nearest_neighbors.png") as picture:
-        assert picture.size == (8 * 68, 2 * 132)  # ten pairs, eight in a row
-        above, below = picture.crop((2, 2, 66, 66)), picture.crop((2, 66, 66, 130))
+        assert picture.size == (8 * 68, 2 * (64 + 9) * 2)  # ten pairs, eight in a row
+        above, below = picture.crop((2, 8, 66, 72)), picture.crop((2, 74, 66, 138))
         assert above.tobytes() == below.tobytes()  # each over its own copy
         assert above.getextrema() != ((255, 255),) * 3
 

@@ -30,7 +30,7 @@ def test_rows_lie_about_the_center_of_their_class(cls: Any) -> None:
     data = cls()
     data.setup()
     assert data.num_classes == len(data.centers)
-    for part, count in (("train", 9000), ("val", 1000), ("test", 2500)):
+    for part, count in (("train", 36000), ("val", 4000), ("test", 10000)):
         x, y = data._parts[part].x, data._parts[part].y
         assert len(y) == count
         off = x - data.centers[y]

@@ -86,6 +86,10 @@ def mine(tmp_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> str:
             ["--trainer.callbacks+=callbacks.LRSchedule", "--trainer.callbacks+=callbacks.LRSchedule"],
             ["the callback LRSchedule stands twice in this run", "keep one"],
         ),
+        (
+            ["--trainer.callbacks+=callbacks.LRSchedule", "--trainer.callbacks.optimizer=0"] * 2,
+            ["the callback LRSchedule{optimizer=0} stands twice in this run", "keep one"],
+        ),
         (["--trainer.callbacks+=callbacks.GradNrm"], ["cannot be imported", "did you mean GradNorm?"]),
         (
             ["--trainer.callbacks+=callbacks.GradNorm", "--trainer.callbacks.norm", "2"],

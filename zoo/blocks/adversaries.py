@@ -39,6 +39,7 @@ class Adversaries(nn.Module):
         self.input_shape = check_shapes(input_shape, latent_dim, num_classes)
         self.latent_dim = latent_dim
         self.num_classes = num_classes
+        self.conditional = num_classes > 0
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """What the generator makes of noise."""

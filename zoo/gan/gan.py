@@ -25,7 +25,8 @@ class GANNet(Adversaries):
         latent_dim: numbers of noise an example, >= 1.
         widths: units of each hidden layer, of the generator from the noise on, of the discriminator from the example on.
         activation: of the hidden units of both.
-        norm: of the generator's hidden layers; the discriminator has none.
+        norm: of the generator's hidden layers; the discriminator has none. Images want "batch": without it the generator soon
+            paints one picture only.
         conditional: whether both are told the class, as a one among ``num_classes`` numbers beside their input.
         num_classes: K; of no use to an unconditional net.
 
@@ -79,7 +80,7 @@ class GAN(AdversarialTask):
 
 
 register("gan_mlp", GAN, optimizer="Adam", optimizer_args=ADAM)
-register("gan_mlp_conditional", GAN, conditional=True, optimizer="Adam", optimizer_args=ADAM)
+register("gan_mlp_conditional", GAN, norm="batch", conditional=True, optimizer="Adam", optimizer_args=ADAM)
 register("lsgan_mlp", GAN, loss="least_squares", optimizer="Adam", optimizer_args=ADAM)
 register(  # algorithm 1 of arXiv:1701.07875
     "wgan_mlp", GAN, loss="wasserstein", weight_clip=0.01, n_critic=5, optimizer="RMSprop", lr=5e-5

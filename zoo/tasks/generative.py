@@ -37,34 +37,10 @@ class GenerativeTask(Task):
         shape = (-1, *[1] * (raw.ndim - 2))
         return raw * self.std.view(shape) + self.mean.view(shape)
 
-
-class CodingTask(GenerativeTask):
-    """A task whose net codes an example by a few numbers, and makes one of them: autoencoders of all kinds.
-
-    Args:
-        net: has ``encode(x)``, ``decode(z)``, ``latent_dim`` and ``input_shape``; with ``conditional`` and ``num_classes`` both
-            take labels y ``(B,)`` as well.
-        task: arguments of :class:`GenerativeTask`.
-    """
-
-    net: Any
-
     @property
     def conditional(self) -> bool:
-        """Whether encoder and decoder are told the class."""
+        """Whether the net is told the class."""
         return bool(getattr(self.net, "conditional", False))
-
-    def labels(self, y: Tensor | None) -> tuple[Tensor, ...]:
-        """What the net wants to be told beside x or z: the classes, if it is conditional.
-
-        Raises:
-            ValueError: a conditional net, and no classes, or some that there are not.
-        """
-        if not self.conditional:
-            return ()
-        if y is None:
-            raise ValueError(f"{type(self.net).__name__} is conditional: give the class y of each example")
-        return (y,)
 
     def classes(self, count: int, y: Tensor | int | None = None) -> Tensor | None:
         """The class of each of ``count`` examples to make: the one given, those given, or one after the other.
@@ -81,6 +57,30 @@ class CodingTask(GenerativeTask):
         if told.ndim > 1 or (told.ndim == 1 and len(told) != count) or not ((told >= 0) & (told < number)).all():
             raise ValueError(f"y must be one class in 0..{number - 1}, or {count} of them, got {y}")
         return told.expand(count)
+
+
+class CodingTask(GenerativeTask):
+    """A task whose net codes an example by a few numbers, and makes one of them: autoencoders of all kinds.
+
+    Args:
+        net: has ``encode(x)``, ``decode(z)``, ``latent_dim`` and ``input_shape``; with ``conditional`` and ``num_classes`` both
+            take labels y ``(B,)`` as well.
+        task: arguments of :class:`GenerativeTask`.
+    """
+
+    net: Any
+
+    def labels(self, y: Tensor | None) -> tuple[Tensor, ...]:
+        """What the net wants to be told beside x or z: the classes, if it is conditional.
+
+        Raises:
+            ValueError: a conditional net, and no classes, or some that there are not.
+        """
+        if not self.conditional:
+            return ()
+        if y is None:
+            raise ValueError(f"{type(self.net).__name__} is conditional: give the class y of each example")
+        return (y,)
 
     def codes(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The codes of examples, ``(B, ...)`` -> ``(B, latent_dim)``."""

@@ -50,11 +50,6 @@ class SampledTask(GenerativeTask):
 
     # The forward pass -----------------------------------------------------------------------------------------------
 
-    @property
-    def conditional(self) -> bool:
-        """Whether a class can be asked for."""
-        return bool(self.net.num_classes)
-
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Examples in units of the data from noise ``(B, latent_dim)`` and, if the net is conditional, classes ``(B,)``."""
         return self.to_data(self.net(z, y) if self.conditional else self.net(z))
@@ -80,7 +75,7 @@ class SampledTask(GenerativeTask):
         Raises:
             ValueError: classes for a net that knows none, or other than it knows.
         """
-        return self._make(self.noise(count, seed), self._classes(count, y))
+        return self._make(self.noise(count, seed), self.classes(count, y))
 
     def interpolate(self, z0: Tensor, z1: Tensor, steps: int = 8, y: int | Tensor | None = None) -> Tensor:
         """Examples along the great circle from one noise to another: ``(B, latent_dim)`` twice -> ``(B, steps, *input_shape)``.
@@ -91,7 +86,7 @@ class SampledTask(GenerativeTask):
         angle = cosine.acos()[:, None, None]  # (B, 1, 1)
         t = torch.linspace(0, 1, steps, device=z0.device, dtype=z0.dtype)[None, :, None]
         path = (((1 - t) * angle).sin() * z0[:, None] + (t * angle).sin() * z1[:, None]) / angle.sin()
-        classes = self._classes(len(z0), y)
+        classes = self.classes(len(z0), y)
         each = None if classes is None else classes.repeat_interleave(steps)
         return self._make(path.flatten(0, 1), each).unflatten(0, (-1, steps))
 
@@ -99,21 +94,6 @@ class SampledTask(GenerativeTask):
         with at_rest(self):
             chunks = range(0, max(len(z), 1), _CHUNK)
             return torch.cat([self(z[i : i + _CHUNK], None if y is None else y[i : i + _CHUNK]) for i in chunks])
-
-    def _classes(self, count: int, y: int | Tensor | None) -> Tensor | None:
-        known = self.net.num_classes
-        if not known:
-            if y is not None:
-                raise ValueError(
-                    f"{type(self.net).__name__} is not conditional: it cannot be asked for a class, got {y}"
-                )
-            return None
-        if y is None:
-            return torch.arange(count, device=self.device) % known
-        classes = torch.as_tensor(y, device=self.device).long().expand(count)
-        if count and not 0 <= int(classes.min()) <= int(classes.max()) < known:
-            raise ValueError(f"classes must lie in 0..{known - 1}, got {int(classes.min())}..{int(classes.max())}")
-        return classes
 
     def render(self, batch: Any) -> dict[str, Any]:
         """``samples``, of always the same noise: images, of a conditional net a row a class; or points over those of the batch."""
@@ -173,7 +153,7 @@ class SampledTask(GenerativeTask):
 
     def _add_samples(self, metrics: dict[str, Metric]) -> None:
         count, rank, ranks = self.hparams["num_judged"], self.global_rank, self.trainer.world_size
-        y = self._classes(count, None)
+        y = self.classes(count, None)
         y = None if y is None else y[rank::ranks]
         x = self._make(self.noise(count, JUDGED_SEED)[rank::ranks], y)
         if self._centers is not None:
