@@ -48,8 +48,6 @@ class AdversarialTask(SampledTask):
         ValueError: an argument out of its range, or arguments that do not go together.
     """
 
-    net: Any
-
     def __init__(
         self,
         net: nn.Module,

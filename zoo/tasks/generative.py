@@ -25,6 +25,8 @@ class GenerativeTask(Task):
         ValueError: another output.
     """
 
+    net: Any
+
     def __init__(self, net: torch.nn.Module, output: Output = "linear", **task: Any) -> None:
         if output not in ("linear", "sigmoid"):
             raise ValueError(f"output must be 'linear' or 'sigmoid', got {output!r}")
@@ -67,8 +69,6 @@ class CodingTask(GenerativeTask):
             take labels y ``(B,)`` as well.
         task: arguments of :class:`GenerativeTask`.
     """
-
-    net: Any
 
     def labels(self, y: Tensor | None) -> tuple[Tensor, ...]:
         """What the net wants to be told beside x or z: the classes, if it is conditional.

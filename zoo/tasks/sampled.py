@@ -38,7 +38,6 @@ class SampledTask(GenerativeTask):
         ValueError: an argument out of its range, or a judge that cannot judge these data.
     """
 
-    net: Any
     _judge: Any = None
     _centers: Tensor | None = None
     _sigma = 0.0
