@@ -192,6 +192,8 @@ def _rows(model: "Task", options: argparse.Namespace) -> Iterator[dict[str, Any]
         files = list(_files(options.inputs))
         pictures = Pictures(options.output, files)
         batches = _images(files, model, options.batch_size)
+    elif options.output is not None:
+        raise UserError(f"-o is for models of images, and {type(model).__name__} reads rows: leave it out")
     else:
         given = {key: vars(options)[key] for key in ("delimiter", "encoding") if vars(options)[key] is not None}
         batches = _csv_rows(options.inputs, {**(model.preparation or {}), **given}, options.batch_size)

@@ -1,5 +1,6 @@
 """Images with masks: both move together, masks keep their values, and a run continues exactly."""
 
+import copy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from datamodules import SegmentationDataModule, ShapesDataModule
+from datamodules import SegmentationDataModule, ShapesDataModule, TrainSampler
 from datamodules.segmentation import Pairs, nearest
 
 MOVES = [
@@ -121,6 +122,23 @@ def test_training_continues_exactly_whatever_the_workers(tmp_path: Path, workers
     )
     assert torch.equal(one, whole)  # whatever the batch
     assert len(one.flatten(1).unique(dim=0)) == 24  # each epoch draws anew
+
+
+def test_two_processes_see_what_one_with_their_global_batch_does() -> None:
+    data = ShapesDataModule(20, 16, val_fraction=0.0, **MOVES[-1])
+    data.setup("fit")
+
+    def batches(size: int, ranks: int, rank: int) -> list[tuple[Tensor, ...]]:
+        part = copy.copy(data._parts["train"])
+        part.order = TrainSampler(part, size, seed=3, epoch=1, num_replicas=ranks, rank=rank)
+        return [part.__getitems__(list(some)) for some in torch.tensor(list(part.order)).split(size)]
+
+    ranks = [batches(5, 2, rank) for rank in (0, 1)]
+    together = [
+        tuple(torch.stack(pair, 1).flatten(0, 1) for pair in zip(*step, strict=True))
+        for step in zip(*ranks, strict=True)
+    ]
+    assert same(together, batches(10, 1, 0))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -209,3 +209,16 @@ def test_a_classifier_makes_no_pictures(zoo: Zoo, trained: Path) -> None:
         result, "-o is for models that make pictures (segmenters, autoencoders)", "makes none: leave it out"
     )
     assert not Path("out").exists()
+
+
+def test_rows_have_an_error_and_no_pictures(zoo: Zoo) -> None:
+    columns = {"columns": [{"name": "a"}, {"name": "b"}], "missing": [], "delimiter": ",", "encoding": "utf-8"}
+    folder = saved(package.Autoencoder((2,), 1, []), (2,), preparation=columns)
+    Path("rows.csv").write_text("b,a\n1,2\n3,4\n")
+    x = torch.tensor([[2.0, 1.0], [4.0, 3.0]])
+    error = (package.load(folder).reconstruct(x) - x).square().mean(1).tolist()
+    rows = json.loads(zoo("predict", folder, "rows.csv", "--json").out)
+    assert rows == [{"file": "rows.csv", "row": i + 1, "error": pytest.approx(error[i], rel=1e-5)} for i in (0, 1)]
+    result = zoo("predict", folder, "rows.csv", "-o", "out")
+    assert_one_line(result, "-o is for models of images, and Autoencoder reads rows: leave it out")
+    assert not Path("out").exists()
