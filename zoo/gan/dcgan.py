@@ -1,5 +1,5 @@
-"""DCGAN: Radford, Metz and Chintala 2016, "Unsupervised Representation Learning with Deep Convolutional Generative Adversarial
-Networks", arXiv:1511.06434.
+"""DCGAN: Radford et al. 2016, arXiv:1511.06434, "Unsupervised Representation Learning with Deep Convolutional Generative
+Adversarial Networks".
 
 Deviations from the paper: normal noise; the generator ends in logits, of which the task's output "sigmoid" makes [0, 1] (the
 paper's tanh, moved and scaled); the discriminator sees standardized images. Layers and biases are those of the authors' code, so
