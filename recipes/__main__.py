@@ -20,7 +20,7 @@ VERBS = {
     "models": ("recipes.models", "run", "list the models, or look at one"),
     "recipes": ("recipes.catalog", "run", "list the recipes"),
     "transfer": ("recipes.transfer.digits", "run", "what transfer is worth: digits 5-9 after 0-4, from few labels"),
-    "pretrain": ("recipes.autoencoder.pretrain_then_classify", "run", "what unlabelled digits are worth to a classifier"),
+    "pretrain": ("recipes.autoencoder.pretrain_then_classify", "run", "what unlabelled digits are worth"),
     "baselines": ("recipes.linear.baselines", "run", "what plain methods of scikit-learn reach on a recipe's data"),
 }
 

@@ -363,14 +363,24 @@ def test_where_a_run_was_resumed_counts_for_that_epoch_only(tmp_path: Path) -> N
     assert differences(End(fit(tmp_path, data=ToyData(batch_size=8, val_fraction=0.2))), again) == []
 
 
-def test_a_digits_model_of_the_zoo_resumes_exactly(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "arguments", "images"),
+    [
+        ("lenet5", {"lr": 3e-3, "weight_decay": 1e-4}, {"size": 32, "shift": 1}),
+        ("autoencoder_denoising", {"input_shape": [1, 8, 8], "widths": [16], "corruption": "gaussian"}, {}),
+        ("vae_mlp", {"input_shape": [1, 8, 8], "widths": [16], "kl_warmup": 0.7}, {"binarize": 0.5}),
+    ],
+)
+def test_a_digits_model_of_the_zoo_resumes_exactly(
+    tmp_path: Path, name: str, arguments: dict[str, Any], images: dict[str, Any]
+) -> None:
     from datamodules import DigitsDataModule
     from zoo import create_model
 
     def parts(folder: Path) -> dict[str, Any]:
         return {
-            "data": DigitsDataModule(size=32, batch_size=128, shift=1),
-            "model": create_model("lenet5", lr=3e-3, weight_decay=1e-4),
+            "data": DigitsDataModule(batch_size=128, **images),
+            "model": create_model(name, **arguments),
             "limit_train_batches": 4,
             "max_epochs": 2,
             "limit_val_batches": 1,

@@ -98,6 +98,10 @@ class CodingTask(GenerativeTask):
         """The reconstruction; of the first class where the net is told one."""
         return self(x, torch.zeros(len(x), dtype=torch.long, device=x.device))
 
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The example's own."""
+        return shape
+
     # For users: in evaluation mode, without gradients -------------------------------------------------------------
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
