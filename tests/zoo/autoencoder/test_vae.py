@@ -9,6 +9,7 @@ import zoo
 from zoo import VAE, ConvVAE
 from zoo.autoencoder import ConvVAENet, VAENet
 from zoo.autoencoder.coders import one_hot
+from zoo.testing import check_module
 
 
 @pytest.mark.parametrize("conditional", [False, True])
@@ -66,6 +67,17 @@ def test_four_patterns_are_learned(cls: Any, likelihood: Any) -> None:
         first, best = loss.item() if first is None else first, loss.item()
     assert best < (6 if likelihood == "bernoulli" else 0) < first
     assert (task.reconstruct(x) - x).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("output", ["sigmoid", "linear"])
+def test_the_contract_of_a_learned_std(output: Any) -> None:
+    """A parameter that the task gives its net: it must come back, and be trained."""
+    model = zoo.create_model(
+        "vae_mlp", input_shape=[1, 8, 8], widths=[32], latent_dim=8, likelihood="gaussian", output=output
+    )
+    report = check_module(model, (torch.rand(8, 1, 8, 8), torch.arange(8)), lr=1e-2)
+    assert set(report.values()) == {"ok"}
+    assert "log_std" in model.layer_groups()[0]
 
 
 @pytest.mark.parametrize("cls", [VAE, ConvVAE])
