@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-EPOCH_METRIC = re.compile(r"(train|val)[/_](?!.*_(step|epoch)$)(.+)")  # train/loss, val/acc
+EPOCH_METRIC = re.compile(r"(train|val)[/_](?!.*_(step|epoch)$)([^/]+)")  # train/loss, val/acc; not val/iou/cat
 STEP_METRIC = re.compile(r"train[/_].+_step|grad_norm(/\d+)?")  # train/loss_step, grad_norm, grad_norm/0
 LOSS, RATE, NORM = "loss (nats)", "learning rate", "gradient norm"
 TRAIN, VAL = "#3b6fb6", "#d9722e"
@@ -20,10 +20,11 @@ TRAIN, VAL = "#3b6fb6", "#d9722e"
 class LearningCurves(Callback):
     """Draw the curves of the run into a PNG when fit ends, also by an error or a signal.
 
-    One panel a metric, ``train/<metric>`` and ``val/<metric>`` in it together, the running ``train/<metric>_step`` behind
-    them; the best value of the module's ``monitor`` marked, if it has one; the learning rate of each optimizer (the
-    largest of its groups) and ``grad_norm`` (:class:`callbacks.GradNorm`), where they are logged. Steps are recorded when
-    the trainer writes a row. What was recorded is part of every checkpoint: after a resume the picture shows the whole run.
+    One panel a metric, ``train/<metric>`` and ``val/<metric>`` in it together (but for those of single classes,
+    ``val/<metric>/<class>``), the running ``train/<metric>_step`` behind them; the best value of the module's ``monitor``
+    marked, if it has one; the learning rate of each optimizer (the largest of its groups) and ``grad_norm``
+    (:class:`callbacks.GradNorm`), where they are logged. Steps are recorded when the trainer writes a row. What was recorded
+    is part of every checkpoint: after a resume the picture shows the whole run.
 
     Args:
         dirpath: folder of the picture. Default: the trainer's ``log_dir``, else its ``default_root_dir``.

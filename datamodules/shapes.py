@@ -23,7 +23,7 @@ _TEST = 250  # images that test
 
 
 class ShapesDataModule(SegmentationDataModule):
-    """Circles, squares, triangles and crosses of random colors, sizes, tilts and places over a gray ground, with noise.
+    """Circles, squares, triangles and crosses of different colors, random sizes, tilts and places over a gray ground, with noise.
 
     A later shape hides what lies under it. Color tells nothing of the class, so outlines must be seen: the arms of a cross
     are thin, and small shapes are a few pixels wide. Masks are exact, a pixel belongs to the shape that its middle lies in.
@@ -50,14 +50,14 @@ class ShapesDataModule(SegmentationDataModule):
         >>> data = ShapesDataModule(count=20, size=32)
         >>> data.setup("fit")
         >>> data.class_names, data.input_shape, data.captions["train"][0]
-        (['background', 'circle', 'square', 'triangle', 'cross'], (3, 32, 32), 'a green triangle over a yellow cross')
+        (['background', 'circle', 'square', 'triangle', 'cross'], (3, 32, 32), 'a green square left of a purple triangle')
     """
 
     class_names = ["background", "circle", "square", "triangle", "cross"]
 
     def __init__(
         self,
-        count: int = 1500,
+        count: int = 3000,
         size: int = 48,
         shapes: int = 3,
         noise: float = 0.1,
@@ -106,7 +106,9 @@ def draw(count: int, size: int, most: int, noise: float, rng: np.random.Generato
     shape = (count, most)
     number = rng.integers(2, most + 1, count)
     kind = rng.integers(1, len(ShapesDataModule.class_names), shape)
-    color = rng.integers(len(COLORS), size=shape)
+    color = rng.random((count, max(most, len(COLORS)))).argsort(axis=1)[:, :most] % len(
+        COLORS
+    )  # six before one comes again
     radius = size * rng.uniform(0.12, 0.3, shape)
     center = size * rng.uniform(0.1, 0.9, (*shape, 2))
     angle = rng.uniform(-0.3, 0.3, shape)  # free angles would take minutes to learn

@@ -1,5 +1,6 @@
 """What a user sees while training runs: a line an epoch, and on a terminal a progress bar."""
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -67,7 +68,8 @@ class Lines(Callback):
         if self._open is None:
             return
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        shown = [name for name in values if name.startswith(("train/", "val/")) and not name.endswith("_step")]
+        # val/iou/cat ... would fill the screen: they are in metrics.csv
+        shown = [name for name in values if re.fullmatch(r"(train|val)/[^/]+(?<!_step)", name)]
         metrics = "  ".join(f"{name} {values[name]:.4f}" for name in sorted(shown))
         of = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
         self.console.say(f"epoch {self._open + 1}{of}  {metrics}  {time.monotonic() - self._begin:.1f} s")

@@ -47,6 +47,7 @@ class Scripted(LightningModule):
     def on_validation_epoch_end(self) -> None:
         self.log("val/loss", 20.0 + self.trainer.global_step)
         self.log("val/acc", [0.5, 0.75, 0.625][self.current_epoch])
+        self.log("val/iou/cat", 0.5)  # of a class: not recorded
 
     def configure_optimizers(self) -> Any:
         return SGD([{"params": [self.w], "lr": 0.5}, {"params": [nn.Parameter(torch.ones(1))], "lr": 0.25}])

@@ -7,12 +7,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from cli_kit import RECIPE, SHORT, Zoo
 from PIL import Image
+
+from recipes.progress import Lines
 
 OURS = {"config.yaml", "metrics.csv", "curves.png", "log.txt", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
 EVERY_LOGGER = """
@@ -266,3 +269,13 @@ def test_two_fits_in_one_process_keep_their_logs_apart(zoo: Zoo, logger: str) ->
     one, two = (sorted(Path("runs", RECIPE, f"version_{i}").glob(pattern)) for i in (0, 1))
     assert len(one) == len(two) > 0
     assert {path.name for path in one}.isdisjoint(path.name for path in two)
+
+
+def test_the_line_of_an_epoch_leaves_single_classes_out() -> None:
+    said: list[str] = []
+    metrics = {name: torch.tensor(0.5) for name in ("val/miou", "val/iou/cat", "train/loss", "train/loss_step", "lr")}
+    trainer = SimpleNamespace(callback_metrics=metrics, current_epoch=0, max_epochs=2)
+    line = Lines(SimpleNamespace(say=said.append))  # type: ignore[arg-type]
+    line.on_train_epoch_end(trainer, None)  # type: ignore[arg-type]
+    line.on_train_end(trainer, None)  # type: ignore[arg-type]
+    assert re.fullmatch(r"epoch 1/2  train/loss 0.5000  val/miou 0.5000  [\d.]+ s", said[0])
