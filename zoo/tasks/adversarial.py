@@ -1,6 +1,7 @@
 """Adversarial training: a generator and a discriminator that learn from each other."""
 
 import math
+import warnings
 from contextlib import nullcontext
 from typing import Any
 
@@ -111,6 +112,8 @@ class AdversarialTask(SampledTask):
     def setup(self, stage: str) -> None:
         """Refuse what it cannot be trained on or under, too."""
         super().setup(stage)
+        # a checkpoint is of the weights after its step, as of any other task
+        warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization and every_n_train_steps")
         classes = getattr(getattr(self.trainer, "datamodule", None), "num_classes", self.net.num_classes) or 0
         if stage == "fit" and self.net.num_classes and self.net.num_classes != classes:
             raise ValueError(

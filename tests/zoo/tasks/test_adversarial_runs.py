@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy
@@ -220,15 +221,14 @@ def columns(folder: Path) -> dict[str, dict[int, float]]:
 
 
 @pytest.mark.parametrize("clip", [None, 1e-3])
-@pytest.mark.parametrize("scaled", [False, True])
-def test_grad_norm_sees_each_gradient_unclipped(tmp_path: Path, clip: float | None, scaled: bool) -> None:
+@pytest.mark.parametrize("half", [False, True])
+def test_grad_norm_sees_each_gradient_unclipped(tmp_path: Path, clip: float | None, half: bool) -> None:
     """Under float16 too, where gradients are scaled by 65,536 until they are clipped."""
     gradients, options = Gradients(), {}
     task = build(n_critic=2, clip_grad=clip)
-    if scaled:
+    if half:
         task.float()
-        scaler = torch.amp.GradScaler("cpu")
-        options = {"plugins": [MixedPrecision("16-mixed", "cpu", scaler)], "data": Data(torch.float32)}
+        options = scaled()
     fit(task, GradNorm(every_n_steps=1), gradients, logger=CSVLogger(tmp_path), **options)
     seen = columns(tmp_path)
     assert [*seen["grad_norm/1"]] == [*range(2 * BATCHES)]
@@ -237,6 +237,30 @@ def test_grad_norm_sees_each_gradient_unclipped(tmp_path: Path, clip: float | No
     for number, used in gradients.used.items():
         logged = [*seen[f"grad_norm/{number}"].values()]
         assert used == pytest.approx([clip] * len(used) if clip else logged, rel=2e-3)
+
+
+def scaled() -> dict[str, Any]:
+    return {
+        "plugins": [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))],
+        "data": Data(torch.float32),
+    }
+
+
+def test_a_fused_optimizer_is_clipped_as_any_other() -> None:
+    """It unscales by itself, after the gradient was clipped."""
+    ends = []
+    for fused in (False, True):
+        task = build(clip_grad=1e-3, optimizer="SGD", lr=1.0, optimizer_args={"fused": fused}).float()
+        fit(task, **scaled())
+        ends.append(task.state_dict())
+    assert gap(ends[0], build().float().state_dict()) > 1e-3
+    assert gap(*ends) < 1e-5
+
+
+def test_checkpoints_come_every_so_many_batches(tmp_path: Path) -> None:
+    keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=4, save_top_k=-1)
+    fit(build(n_critic=3), keep, enable_checkpointing=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step=4.ckpt", "step=8.ckpt"]
 
 
 def test_each_optimizer_may_have_its_schedule(tmp_path: Path) -> None:
