@@ -33,7 +33,8 @@ class VariationalTask(CodingTask):
         net: ``encode(x)`` gives mean and log variance, ``(B, latent_dim)`` each; else as for :class:`CodingTask`.
         likelihood: of a value: "bernoulli", for what lies in [0, 1] (the net gives logits); or "gaussian", any numbers.
         output: see :class:`GenerativeTask`: where the mean of "gaussian" lies; "bernoulli" wants "sigmoid".
-        observation_std: of "gaussian", in units of the data, > 0; None: one number that is learned.
+        observation_std: of "gaussian", in units of the data, > 0; None: one number that is learned, at first
+            the deviation of the data.
         beta: weight of the kl in training, >= 0; not 1: Higgins et al. 2017, "beta-VAE".
         kl_warmup: the weight of the kl rises from 0 in so many steps; below 1, in that share of the run. Logged as
             ``train/kl_weight``.
@@ -95,7 +96,7 @@ class VariationalTask(CodingTask):
         if self.hparams["likelihood"] == "bernoulli":
             return -F.binary_cross_entropy_with_logits(raw, x, reduction="none").flatten(1).sum(dim=1)
         fixed = self.hparams["observation_std"]
-        log_std = self.net.log_std if fixed is None else x.new_tensor(math.log(fixed))
+        log_std = self.net.log_std + self.std.mean().log() if fixed is None else x.new_tensor(math.log(fixed))
         residuals = (x - self.to_data(raw)) / log_std.exp()
         return -(residuals.square() / 2 + log_std + math.log(2 * math.pi) / 2).flatten(1).sum(dim=1)
 

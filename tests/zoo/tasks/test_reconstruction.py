@@ -160,6 +160,7 @@ def test_what_is_drawn(corruption: Any) -> None:
     assert picture[:, 2:66, 2:66].float().mean() == 255  # the input
     dark = picture[:, 68:132].float().mean() < 100
     assert dark == (corruption == "masking")
+    assert torch.equal(picture[:, 68:132], picture[:, -66:-2])  # what becomes of the corrupted one
     assert task.render((torch.rand(12, 5), torch.rand(12))) == {}
 
 

@@ -210,7 +210,7 @@ def test_decision_regions(threshold: float, figures: list[Any]) -> None:
     task.render((x, y))
     figure = figures[0]
     border = float(torch.tensor(threshold).logit())
-    blue, orange = (np.array(pictures._colors(2)[k]) for k in (0, 1))
+    blue, orange = (np.array(pictures.class_colors(2)[k]) for k in (0, 1))
 
     def nearer(color: np.ndarray) -> int:
         strength = 1 - color  # white plus a share of the class's color
@@ -232,8 +232,8 @@ def test_decision_regions(threshold: float, figures: list[Any]) -> None:
 
 
 def test_many_classes_have_different_colors() -> None:
-    assert len({tuple(color) for color in pictures._colors(10)}) == 10
-    assert len({tuple(color) for color in pictures._colors(40)}) == 40
+    assert len({tuple(color) for color in pictures.class_colors(10)}) == 10
+    assert len({tuple(color) for color in pictures.class_colors(40)}) == 40
 
 
 def test_predicted_against_true_in_the_targets_unit(figures: list[Any]) -> None:

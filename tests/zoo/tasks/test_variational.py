@@ -195,7 +195,11 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
 def test_the_std_of_the_observations_is_learned() -> None:
     task = linear_gaussian(observation_std=None)
     assert "log_std" in dict(task.net.named_parameters())
-    x = eps(200, 5) * 0.3
+    x, z = eps(200, 5) * 0.3, eps(200, 2)
+    task.std = torch.full((1,), 2.0).double()
+    wanted = Normal(task.net.decode(z) * 2, 2.0).log_prob(x).sum(dim=1)
+    assert torch.allclose(task.log_likelihood(x, z), wanted)  # at first the deviation of the data
+    task.std = torch.ones(1).double()
     optimizer = torch.optim.Adam(task.net.parameters(), lr=0.05)
     torch.manual_seed(0)
     for _ in range(150):
@@ -380,6 +384,7 @@ def test_what_is_drawn() -> None:
     assert all(picture.dtype == torch.uint8 and picture.shape[0] == 3 for picture in found.values())
     found = VariationalTask(Coin(conditional=True)).render(batch)
     assert found.keys() == {"reconstructions", "samples", "interpolation", "codes"}
+    assert found["samples"].shape == (3, 8 * 66 + 2, 3 * 66 + 2)
     brightness = [found["samples"][0, 2:66, 2 + 66 * k : 66 + 66 * k].float().mean() for k in range(3)]
     assert brightness == sorted(brightness)  # a column a class
     assert brightness[0] < brightness[2]
