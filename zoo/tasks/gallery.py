@@ -53,7 +53,7 @@ def clouds(real: Tensor | None, made: Tensor) -> Tensor:
         x, y = points.detach().float().cpu().unbind(1)
         axes.scatter(x, y, s=10, color=color, alpha=0.6, linewidths=0, label=label)
     axes.set_aspect("equal", adjustable="datalim")
-    axes.legend(frameon=False, fontsize=9)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)  # over no point
     axes.grid(alpha=0.25)
     return to_image(figure)
 
