@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from typing_extensions import override
 
+from datamodules.base import Examples
 from datamodules.decode import BadImageError, read_image, read_upright
 from datamodules.image_folder import files_in
 from datamodules.parts import PartsInFolders
@@ -47,8 +48,8 @@ class MaskFolderDataModule(PartsInFolders, SegmentationDataModule):
 
     Raises:
         FileNotFoundError: no such folder, no images in it, or an image without a mask.
-        ValueError: values that do not fit the classes; later, a file that cannot be read, a mask of another size than its image, or
-            a value that is no class's.
+        ValueError: values that do not fit the classes; later, a file that cannot be read, a mask of another size than its image, a
+            value that is no class's, or masks of one class and ignored pixels alone although ``mask_values`` are not given.
 
     Example:
         >>> for i in range(10):
@@ -82,6 +83,7 @@ class MaskFolderDataModule(PartsInFolders, SegmentationDataModule):
         self.channels = 3 if color == "rgb" else 1
         self.class_names = [str(name) for name in class_names]
         self.code = MaskCode(self.class_names, mask_values, ignore_values)
+        self._told = mask_values is not None
         self.look_into(root, test_fraction)
 
     @override
@@ -103,6 +105,16 @@ class MaskFolderDataModule(PartsInFolders, SegmentationDataModule):
     def files(self, part: str) -> "MaskFiles":
         images, masks = pairs_in(self.folders[part])
         return MaskFiles(self.root, images, masks, self.code, self.channels)
+
+    @override
+    def describe(self, train: Examples) -> None:
+        super().describe(train)
+        there = [name for name, count in zip(self.class_names, self.class_counts or [], strict=True) if count]
+        if self.ignored_count and not self._told and len(there) < 2:
+            raise ValueError(
+                f"beside {', '.join(there) or 'nothing'}, the masks in {self.root} have only pixels to be ignored ({IGNORED}, "
+                f"say), so there is nothing to tell apart: if these are a class, give mask_values, such as [0, 255]"
+            )
 
 
 def pairs_in(folder: Path) -> tuple[list[str], list[str]]:

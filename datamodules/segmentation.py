@@ -41,7 +41,7 @@ class SegmentationDataModule(DataModule):
 
     Attributes:
         mean, std: a channel each, of up to 512 training images, evenly spread: ``(C,)``, after ``setup("fit")``.
-        class_counts: pixels of each class in the masks of these.
+        class_counts: pixels of each class in the masks of these; ``ignored_count`` those of none.
 
     Raises:
         ValueError, TypeError: an argument out of its range, or of another type.
@@ -110,6 +110,7 @@ class SegmentationDataModule(DataModule):
 
         self.mean, self.std = statistics(images())
         self.class_counts = counts[: self.num_classes].tolist()
+        self.ignored_count = int(counts[IGNORED])
 
     @override
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

@@ -251,6 +251,20 @@ def test_a_mistake_is_named_before_anything_is_trained(
         make(tmp_path, val_fraction=0.0, num_workers=workers).setup("fit")
 
 
+@pytest.mark.parametrize(("values", "there"), [([0, 255], "ground"), ([255, 255], "nothing")])
+def test_masks_of_0_and_255_whose_values_are_not_told(tmp_path: Path, values: list[int], there: str) -> None:
+    """The thing would be ignored everywhere, and a net that says "ground" be always right."""
+    for i in range(4):
+        save(tmp_path / f"train/images/{i}.png", Image.new("RGB", (12, 10)))
+        save(tmp_path / f"train/masks/{i}.png", Image.fromarray(np.resize(values, (10, 12)).astype(np.uint8)))
+    with pytest.raises(
+        ValueError, match=rf"beside {there}, the masks in .* have only pixels to be ignored .* give mask_values"
+    ):
+        make(tmp_path, val_fraction=0.0).setup("fit")
+    for told in ([0, 255], [0, 1]):  # either meaning can be had
+        make(tmp_path, val_fraction=0.0, mask_values=told).setup("fit")
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
