@@ -69,7 +69,7 @@ def overlay(image: Tensor, mask: Tensor, names: Sequence[str]) -> Tensor:
 
 
 def mask_rows(x: Tensor, true: Tensor, predicted: Tensor, names: Sequence[str]) -> Tensor:
-    """Examples in rows: the image, the true mask over it, the predicted one; below a legend.
+    """Examples in rows: the image, the true mask over it, the predicted one; from five on two in a row. Below a legend.
 
     Where the truth is ignored, the prediction is shown all the same. Images are enlarged or scaled down as in
     :func:`zoo.tasks.pictures.image_grid`.
@@ -91,14 +91,18 @@ def mask_rows(x: Tensor, true: Tensor, predicted: Tensor, names: Sequence[str]) 
         x = F.interpolate(x, size, mode="bilinear", antialias=True)
         masks = F.interpolate(masks, size, mode="nearest-exact")
     height, width = x.shape[2:]
-    canvas = torch.full((3, HEADER + len(x) * (height + GAP), GAP + 3 * (width + GAP)), 255, dtype=torch.uint8)
+    rows = len(x) if len(x) < 5 else -(-len(x) // 2)
+    abreast = -(-len(x) // rows)
+    pitch = 3 * (width + GAP) + GAP
+    canvas = torch.full((3, HEADER + rows * (height + GAP), abreast * pitch), 255, dtype=torch.uint8)
     for i, (image, pair) in enumerate(zip(x, masks, strict=True)):
         tiles = [(image * 255).round().byte(), *(blend(image, mask, len(names)) for mask in pair)]
-        top = HEADER + i * (height + GAP)
+        top = HEADER + i % rows * (height + GAP)
         for j, tile in enumerate(tiles):
-            left = GAP + j * (width + GAP)
+            left = GAP + i // rows * pitch + j * (width + GAP)
             canvas[:, top : top + height, left : left + width] = tile
-    titles = {GAP + j * (width + GAP): title for j, title in enumerate(("image", "true", "predicted"))}
+    told = list(enumerate(("image", "true", "predicted")))
+    titles = {GAP + i * pitch + j * (width + GAP): title for i in range(abreast) for j, title in told}
     return _with_legend(canvas, list(masks), names, titles)
 
 

@@ -74,3 +74,14 @@ def test_rows_show_image_truth_and_prediction(side: int, shown: int) -> None:
     assert tile(1, 1).float().std() > 80  # stripes
     assert (picture[:, -1] == 255).all()
     assert mask_rows(x[:, :2], true, predicted, ["a", "b"]).shape == picture.shape
+
+
+def test_from_five_examples_on_two_stand_in_a_row() -> None:
+    x, mask = torch.rand(5, 3, 100, 100), torch.zeros(5, 100, 100).long()
+    picture = mask_rows(x, mask, mask, ["a", "b"])
+    pitch = 100 + GAP
+    for i in range(5):
+        top, left = HEADER + i % 3 * pitch, GAP + i // 3 * (3 * pitch + GAP)
+        assert torch.equal(picture[:, top : top + 100, left : left + 100], (x[i] * 255).round().byte())
+    empty = picture[:, HEADER + 2 * pitch :, GAP + 3 * pitch + GAP :]
+    assert (empty[:, :100] == 255).all()
