@@ -98,7 +98,9 @@ CASES = {
     },
     "fcn16s_vgg16": ({"encoder": "lenet5_relu", "encoder_args": {}, "num_classes": 4}, masks(15), {}),
     "fcn8s_resnet50": ({**SLIM_ENCODER, "num_classes": 4}, masks(9), {}),
-    **{n: ({"encoder_args": {"width": 8, "depth": 2}, "num_classes": 4}, masks(9), {}) for n in ("unet", "unet_noskip")},
+    **{
+        n: ({"encoder_args": {"width": 8, "depth": 2}, "num_classes": 4}, masks(9), {}) for n in ("unet", "unet_noskip")
+    },
     "unet_resnet34": ({**SLIM_ENCODER, "num_classes": 4}, masks(9), {}),
     "unet_vgg16": ({"encoder": "lenet5_relu", "encoder_args": {"width": 12}, "num_classes": 4}, masks(15), {}),
     "autoencoder_linear": ({"input_shape": [1, 8, 8], "latent_dim": 8}, images(1, 8), {}),
