@@ -43,17 +43,24 @@ class Started(Callback):
 class Lines(Callback):
     """Say one line an epoch: its metrics and how long it took.
 
-    The module logs the means of an epoch after the callbacks' end-of-epoch hooks, so the line waits for the next hook.
+    The module logs the means of an epoch after the callbacks' end-of-epoch hooks, so the line waits for the next hook. What
+    validation found stands in the line of the epoch in which it ran.
     """
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self._open: int | None = None  # the epoch whose line is to come
         self._begin = 0.0
+        self._validated = False
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validated = not trainer.sanity_checking
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._say(trainer)
+        self._validated = False
         self._begin = time.monotonic()
 
     @override
@@ -69,7 +76,8 @@ class Lines(Callback):
             return
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         # val/iou/cat ... would fill the screen: they are in metrics.csv
-        shown = [name for name in values if re.fullmatch(r"(train|val)/[^/]+(?<!_step)", name)]
+        stages = "train|val" if self._validated else "train"
+        shown = [name for name in values if re.fullmatch(rf"({stages})/[^/]+(?<!_step)", name)]
         metrics = "  ".join(f"{name} {values[name]:.4f}" for name in sorted(shown))
         of = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
         self.console.say(f"epoch {self._open + 1}{of}  {metrics}  {time.monotonic() - self._begin:.1f} s")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -271,11 +272,18 @@ def test_two_fits_in_one_process_keep_their_logs_apart(zoo: Zoo, logger: str) ->
     assert {path.name for path in one}.isdisjoint(path.name for path in two)
 
 
-def test_the_line_of_an_epoch_leaves_single_classes_out() -> None:
+def test_the_line_of_an_epoch_tells_what_is_new_and_leaves_single_classes_out() -> None:
     said: list[str] = []
     metrics = {name: torch.tensor(0.5) for name in ("val/miou", "val/iou/cat", "train/loss", "train/loss_step", "lr")}
-    trainer = SimpleNamespace(callback_metrics=metrics, current_epoch=0, max_epochs=2)
+    trainer: Any = SimpleNamespace(callback_metrics=metrics, current_epoch=0, max_epochs=2, sanity_checking=False)
+    module: Any = None
     line = Lines(SimpleNamespace(say=said.append))  # type: ignore[arg-type]
-    line.on_train_epoch_end(trainer, None)  # type: ignore[arg-type]
-    line.on_train_end(trainer, None)  # type: ignore[arg-type]
+    line.on_train_epoch_start(trainer, module)
+    line.on_validation_end(trainer, module)
+    line.on_train_epoch_end(trainer, module)
+    line.on_train_epoch_start(trainer, module)
+    trainer.current_epoch = 1
+    line.on_train_epoch_end(trainer, module)
+    line.on_train_end(trainer, module)
     assert re.fullmatch(r"epoch 1/2  train/loss 0.5000  val/miou 0.5000  [\d.]+ s", said[0])
+    assert re.fullmatch(r"epoch 2/2  train/loss 0.5000  [\d.]+ s", said[1])
