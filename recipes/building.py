@@ -142,10 +142,11 @@ class RecipeCLI(LightningCLI):
 
     def _typed(self) -> dict[str, Any]:
         """The model's arguments that stand on the command line itself."""
-        classes = [f"--{key}={self.config[key].class_path}" for key in ("model", "data") if self.config.get(key)]
-        args = [*classes, *self.overrides, *(f"--model.{name}=1" for name in self._filled)]
-        typed = self._init_args(self.parser.parse_args(args, defaults=False), "model")
-        return {name: value for name, value in typed.items() if name not in self._filled}
+        options = [
+            arg.partition("=")[0].removeprefix("--model.") for arg in self.overrides if arg.startswith("--model.")
+        ]
+        names = {option.removeprefix("init_args.").partition(".")[0].rstrip("+") for option in options} - self._filled
+        return {name: value for name, value in self._init_args(self.given, "model").items() if name in names}
 
     def config_text(self) -> str:
         """The configuration as YAML that can be run as it stands: without what the data told."""

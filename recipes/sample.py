@@ -60,8 +60,10 @@ def run(args: list[str]) -> int:
 def _check(options: argparse.Namespace) -> None:
     if options.latent_grid is not None and options.interpolate is not None:
         raise UserError("--latent-grid and --interpolate are two pictures: ask for one at a time")
-    if options.latent_grid is not None and (options.count is not None or options.latent_grid < 2):
-        raise UserError("--latent-grid N draws N x N images, N is 2 or more: leave -n out")
+    if options.latent_grid is not None and options.latent_grid < 2:
+        raise UserError(f"--latent-grid N must be 2 or more, got {options.latent_grid}")
+    if options.latent_grid is not None and options.count is not None:
+        raise UserError("--latent-grid N draws N x N images: leave -n out")
     least = 2 if options.interpolate else 1
     if options.count is not None and options.count < least:
         raise UserError(f"-n must be {least} or more, got {options.count}")

@@ -10,6 +10,7 @@ from recipes import runs
 from recipes.checkpoints import Best
 from recipes.options import Options
 from recipes.text import columns
+from zoo import AdversarialTask
 
 _COMPARE = {">=": operator.ge, "<=": operator.le}
 
@@ -33,7 +34,13 @@ def fit_summary(
         rows.append(("expected", verdict(options, results)))
     if run is not None:
         rows.append(("run folder", str(run.folder)))
-        if tested is not None:
+        makes, reads = (
+            hasattr(trainer.lightning_module, "sample"),
+            not isinstance(trainer.lightning_module, AdversarialTask),
+        )
+        if tested is not None and makes:
+            rows.append(("sample with", f"zoo sample {run.folder}"))
+        if tested is not None and reads:
             rows.append(("predict with", f"zoo predict {run.folder} FILE ..."))
     return "\n" + columns(rows, rule=False)
 

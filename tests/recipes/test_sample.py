@@ -117,10 +117,8 @@ def test_a_way_from_one_image_to_another(zoo: Zoo, models: Any, name: str) -> No
 
 
 def test_a_run_that_is_trained_and_asked_for_samples(zoo: Zoo) -> None:
-    assert (
-        zoo("fit", "-c", "autoencoder/vae2_digits", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2").code
-        == 0
-    )
+    fit = zoo("fit", "-c", "autoencoder/vae2_digits", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2")
+    assert "zoo sample runs/autoencoder/vae2_digits/version_0\n" in fit.out
     result = zoo("sample", "runs/autoencoder/vae2_digits/version_0", "-n", "4")
     assert result.out == "samples.png: 4 images, made by VAE\n"
 
@@ -144,6 +142,7 @@ def test_a_run_that_is_trained_and_asked_for_samples(zoo: Zoo) -> None:
         ("cvae", ["--interpolate", "a.png", "a.png"], ["VAE is told the class of what it reads: give it with --label"]),
         ("gan", ["-n", "0"], ["-n must be 1 or more, got 0"]),
         ("vae", ["--interpolate", "a.png", "a.png", "-n", "1"], ["-n must be 2 or more, got 1"]),
+        ("vae", ["--latent-grid", "1"], ["--latent-grid N must be 2 or more, got 1\n"]),
         ("vae", ["--latent-grid", "-n", "3"], ["--latent-grid N draws N x N images", "leave -n out"]),
         ("vae", ["--latent-grid", "--interpolate", "a.png", "a.png"], ["are two pictures"]),
         ("vae", ["--interpolate", "a.png", "gone.png"], ["no such image: gone.png"]),
