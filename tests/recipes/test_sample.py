@@ -142,7 +142,7 @@ def test_a_run_that_is_trained_and_asked_for_samples(zoo: Zoo) -> None:
         ("cvae", ["--interpolate", "a.png", "a.png"], ["VAE is told the class of what it reads: give it with --label"]),
         ("gan", ["-n", "0"], ["-n must be 1 or more, got 0"]),
         ("vae", ["--interpolate", "a.png", "a.png", "-n", "1"], ["-n must be 2 or more, got 1"]),
-        ("vae", ["--latent-grid", "1"], ["--latent-grid N must be 2 or more, got 1\n"]),
+        ("vae", ["--latent-grid", "1"], ["--latent-grid N must be 2 or more, got 1"]),
         ("vae", ["--latent-grid", "-n", "3"], ["--latent-grid N draws N x N images", "leave -n out"]),
         ("vae", ["--latent-grid", "--interpolate", "a.png", "a.png"], ["are two pictures"]),
         ("vae", ["--interpolate", "a.png", "gone.png"], ["no such image: gone.png"]),
