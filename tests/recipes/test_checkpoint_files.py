@@ -153,3 +153,11 @@ def test_a_kill_while_saving_leaves_a_whole_checkpoint(tmp_cwd: Path) -> None:
         assert content["step"] >= 3
         assert (content["x"] == content["step"]).all()
         assert set(os.listdir("checkpoints")) <= {"last.ckpt", ".last.ckpt.tmp"}
+
+
+def test_bare_weights_come_back_from_forked_processes(tmp_path: Path) -> None:
+    """What Lightning's launcher writes with ``ddp_fork`` and ``ddp_spawn`` is no whole checkpoint."""
+    path = tmp_path / ".temp.ckpt"
+    checkpoints = AtomicCheckpointIO()
+    checkpoints.save_checkpoint({"weight": torch.ones(2)}, path)
+    assert torch.equal(checkpoints.load_checkpoint(path)["weight"], torch.ones(2))
