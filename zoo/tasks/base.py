@@ -212,11 +212,12 @@ class Task(Portable):
             or getattr(trainer.precision_plugin, "scaler", None) is not None
         ):
             return
+        clip = "trainer.gradient_clip_val" if self.automatic_optimization else "clip_grad"
         for name, value in values:
             if not math.isfinite(value):
                 raise FloatingPointError(
                     f"{stage}{name} is {value:g} after step {trainer.global_step} in epoch {trainer.current_epoch}, so training "
-                    f"cannot go on: lower lr (it is {self.hparams['lr']:g}), clip the gradient (trainer.gradient_clip_val), or "
+                    f"cannot go on: lower lr (it is {self.hparams['lr']:g}), clip the gradient ({clip}), or "
                     f"look for values that are not finite in the data"
                 )
 

@@ -1,5 +1,6 @@
 """How good samples are: modes that are found, classes that a judge sees, and the Frechet distance of its features."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -85,7 +86,7 @@ class FrechetDistance(Metric):
             setattr(self, f"{kind}_{name}", getattr(self, f"{kind}_{name}") + value)
 
     def compute(self) -> Tensor:
-        """The distance, >= 0."""
+        """The distance, >= 0; nan of features that are not finite, and of fewer than two examples."""
         return frechet_distance(*self._moments("real"), *self._moments("fake"))
 
     def _moments(self, kind: str) -> tuple[Tensor, Tensor]:
@@ -95,10 +96,12 @@ class FrechetDistance(Metric):
 
 
 def frechet_distance(mean0: Tensor, cov0: Tensor, mean1: Tensor, cov1: Tensor) -> Tensor:
-    """|m0 - m1|^2 + tr(C0 + C1 - 2 (C0 C1)^(1/2)) of two normal distributions, in float64; >= 0.
+    """|m0 - m1|^2 + tr(C0 + C1 - 2 (C0 C1)^(1/2)) of two normal distributions, in float64; >= 0, or nan.
 
     The root's trace is that of the symmetric (C0^(1/2) C1 C0^(1/2))^(1/2), whose eigenvalues are those of C0 C1.
     """
+    if not (cov0.isfinite().all() and cov1.isfinite().all()):
+        return cov0.new_tensor(math.nan)  # eigenvalues would raise an error
     values, vectors = torch.linalg.eigh(cov0)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     trace = torch.linalg.eigvalsh(root @ cov1 @ root).clamp(min=0).sqrt().sum()

@@ -106,11 +106,11 @@ class SampledTask(GenerativeTask):
         return ("val/frechet", "min") if self.hparams["judge"] else None
 
     def setup(self, stage: str) -> None:
-        """Take the centers from the data, and find the judge."""
+        """Take the centers from the data, and find the judge, where there is something to judge."""
         super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
         self._centers, self._sigma = getattr(data, "centers", None), getattr(data, "sigma", 0.0)
-        if self.hparams["judge"] and self._judge is None:
+        if self.hparams["judge"] and self._judge is None and stage != "predict":
             from zoo.pretrained import load
 
             judge = load(self.hparams["judge"]).eval().requires_grad_(False)

@@ -46,6 +46,15 @@ def test_the_frechet_distance_of_known_distributions() -> None:
     assert 0 <= metric.compute().item() < 1e-6
 
 
+def test_the_distance_from_what_is_no_number_is_none() -> None:
+    """Nor from a single example. An error of the eigenvalues would hide the loss that is lost."""
+    for broken in (torch.full((50, 6), math.nan), torch.full((50, 6), math.inf), features(1, 0)):
+        metric = FrechetDistance(6)
+        metric.update(features(50, 2), real=True)
+        metric.update(broken, real=False)
+        assert metric.compute().isnan()
+
+
 def test_modes_and_quality_are_counted() -> None:
     centers = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [5.0, 5.0]])
     near = [[0.0, 0.05]] * 60 + [[1.0, -0.11]] * 5 + [[0.97, 0.0]] * 3 + [[0.0, 1.0]] * 2 + [[3.0, 3.0]] * 30

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import zoo
 from datamodules import CirclesDataModule, DigitsDataModule, GaussianRingDataModule
@@ -186,6 +187,21 @@ def test_a_judge_that_cannot_judge_is_refused(tmp_path: Path, judge: str, data: 
     task = zoo.create_model("gan_mlp", input_shape=list(data.input_shape), judge=judge, **TINY)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         trainer().fit(task, datamodule=data)
+
+
+def test_a_lost_loss_is_named_before_samples_are_judged() -> None:
+    """And what is advised can be followed: the trainer refuses gradient_clip_val here."""
+    model = zoo.create_model("gan_mlp", input_shape=[1, 8, 8], **TINY, judge="resnet20_digits", num_judged=20, lr=1e30)
+    with pytest.raises(
+        FloatingPointError, match=r"train/[dg]_loss is (nan|inf) .* clip the gradient \(clip_grad\), or"
+    ):
+        trainer(limit_train_batches=3, limit_val_batches=1).fit(model, datamodule=DigitsDataModule())
+
+
+def test_predictions_want_no_judge() -> None:
+    model = zoo.create_model("gan_mlp", input_shape=[1, 8, 8], **TINY, judge="of_another_machine.ckpt")
+    (got,) = trainer().predict(model, DataLoader(TensorDataset(torch.rand(3, 1, 8, 8), torch.arange(3)), 3))
+    assert got["score"].shape == (3,)
 
 
 @pytest.mark.parametrize(
