@@ -1,4 +1,7 @@
-"""Random numbers that are a function of the example: evaluation repeats them, however batches are cut, on any process."""
+"""Random numbers that are a function of the example: evaluation repeats them, however batches are cut, on any process.
+
+Equal examples get equal numbers.
+"""
 
 import math
 
@@ -23,17 +26,22 @@ def uniform_of(x: Tensor, count: int, seed: int = 0) -> Tensor:
     Shape:
         ``(B, ...)`` -> ``(B, N)``, of the same type.
     """
-    values = x.detach().float().flatten(1).contiguous().view(torch.int32).long()  # (B, ...) -> (B, D): the bits
-    places = torch.arange(values.shape[1], device=x.device)
-    keys = _mixed(values + _mixed(places + (seed << 32))).sum(dim=1, keepdim=True)  # (B, 1); wraps around
-    bits = _mixed(keys + torch.arange(1, count + 1, device=x.device) * _STEP)
-    return ((_shifted(bits, 41) + 0.5) / 2**23).to(x.dtype)
+    return _drawn(x, count, seed).to(x.dtype)
 
 
 def normal_of(x: Tensor, count: int, seed: int = 0) -> Tensor:
     """Numbers drawn from the standard normal, likewise (Box and Muller 1958): ``(B, ...)`` -> ``(B, N)``."""
-    radius, angle = uniform_of(x, 2 * count, seed).chunk(2, dim=1)
-    return (-2 * radius.log()).sqrt() * (2 * math.pi * angle).cos()
+    radius, angle = _drawn(x, 2 * count, seed).chunk(2, dim=1)
+    return ((-2 * radius.log()).sqrt() * (2 * math.pi * angle).cos()).to(x.dtype)
+
+
+def _drawn(x: Tensor, count: int, seed: int) -> Tensor:
+    """Evenly drawn ones ``(B, N)``, in float32 at least: half precision has too few digits for them."""
+    values = x.detach().float().flatten(1).contiguous().view(torch.int32).long()  # (B, ...) -> (B, D): the bits
+    places = torch.arange(values.shape[1], device=x.device)
+    keys = _mixed(values + _mixed(places + (seed << 32))).sum(dim=1, keepdim=True)  # (B, 1); wraps around
+    bits = _mixed(keys + torch.arange(1, count + 1, device=x.device) * _STEP)
+    return (_shifted(bits, 41).to(torch.promote_types(x.dtype, torch.float32)) + 0.5) / 2**23
 
 
 def _mixed(key: Tensor) -> Tensor:

@@ -37,3 +37,17 @@ def test_the_distributions() -> None:
         rows = torch.corrcoef(torch.cat([draws[:-1], draws[1:]], dim=1).T)
         assert (columns - torch.eye(8)).abs().max() < 0.06
         assert (rows - torch.eye(16)).abs().max() < 0.06
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_loses_nothing_but_digits(dtype: torch.dtype) -> None:
+    """The trainer's "16-true" and "bf16-true" make it the default type, in which 2^23 is infinite or has 8 bits."""
+    x = torch.arange(500.0)[:, None]
+    wanted = normal_of(x, 8)
+    torch.set_default_dtype(dtype)
+    try:
+        got = normal_of(x.to(dtype), 8)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    same = (x.to(dtype).float() == x).flatten()  # the others are other examples
+    torch.testing.assert_close(got[same], wanted[same].to(dtype))
