@@ -28,6 +28,11 @@ class Coder(nn.Module):
         self.encoder, self.decoder = encoder, decoder
         self.input_shape, self.latent_dim = tuple(input_shape), latent_dim
 
+    def layer_groups(self) -> list[list[str]]:
+        """The encoder; the decoder and whatever else there is, such as a learned deviation."""
+        rest = [name for name, _ in self.named_children() if name != "encoder"]
+        return [["encoder"], [*rest, *(name for name, _ in self.named_parameters(recurse=False))]]
+
     def check(self, x: Tensor) -> Tensor:
         """The batch as it is.
 

@@ -86,6 +86,8 @@ class AdversarialTask(SampledTask):
                 "gradient_penalty wants a discriminator that looks at each example by itself, this one has batch norm: build it "
                 "with norm 'none' or 'layer'"
             )
+        if task.get("layer_decay", 1.0) != 1.0:
+            raise ValueError("layer_decay is of the layers of one net, and here are two: set lr and discriminator_lr")
         if task.get("optimizer") in ("LBFGS", "Newton"):
             raise ValueError(f"{task['optimizer']} goes over a loss several times, and in a game it moves: take Adam")
         super().__init__(net, **task)
@@ -106,7 +108,7 @@ class AdversarialTask(SampledTask):
         """The generator's optimizer and the discriminator's: of one kind, each at its own rate."""
         h = self.hparams
         rates = {"generator": h["lr"], "discriminator": h["discriminator_lr"] or h["lr"]}
-        arguments = (h["weight_decay"], h["optimizer_args"] or {}, h["decay_norm_and_bias"], h["layer_decay"])
+        arguments = (h["weight_decay"], h["optimizer_args"] or {}, h["decay_norm_and_bias"])
         return [build_optimizer(getattr(self.net, n), h["optimizer"], lr, *arguments) for n, lr in rates.items()]
 
     def setup(self, stage: str) -> None:

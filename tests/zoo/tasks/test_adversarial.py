@@ -267,6 +267,7 @@ def test_predictions_are_scores() -> None:
         ({"discriminator_lr": -1.0}, ValueError, "discriminator_lr must be above 0"),
         ({"n_critic": 0}, ValueError, "n_critic must be 1 or more, got 0"),
         ({"num_judged": 1}, ValueError, "num_judged must be 2 or more, got 1"),
+        ({"layer_decay": 0.5}, ValueError, "here are two: set lr and discriminator_lr"),
         ({"optimizer": "LBFGS"}, ValueError, "LBFGS goes over a loss several times"),
         ({"optimizer": "Adm"}, ValueError, "unknown optimizer 'Adm', did you mean"),
     ],
