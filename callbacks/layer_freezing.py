@@ -87,6 +87,11 @@ class LayerFreezing(Callback):
                 "patience counts validations, and this run has none, so nothing would ever be set free: give validation data, or "
                 "every= or milestones= in place of patience="
             )
+        if self.patience is not None and getattr(module, "monitor", None) is None:
+            raise ValueError(
+                f"patience waits for a new best of the module's monitor, and this {type(module).__name__} has none: give every= or "
+                "milestones= in place of patience=, or a metric to judge by (a generator: judge=)"
+            )
         self._check_end(trainer, module)
         self._state = {"best": None, "waited": 0, "released": 0}
         # a checkpoint to resume from is loaded after this

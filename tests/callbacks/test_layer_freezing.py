@@ -273,6 +273,14 @@ def test_patience_without_validation_is_refused() -> None:
         fit(LayerFreezing(patience=1), limit_val_batches=0)
 
 
+def test_patience_without_a_monitor_is_refused() -> None:
+    class Unjudged(Task):
+        monitor = None
+
+    with pytest.raises(ValueError, match="this Unjudged has none: give every= or milestones="):
+        fit(LayerFreezing(patience=1), task=Unjudged())
+
+
 def test_a_module_without_layer_groups_is_refused() -> None:
     class Plain(LightningModule):
         def training_step(self, batch: Any, batch_idx: int) -> None: ...
