@@ -64,6 +64,7 @@ def _list(names: list[str]) -> str:
 
 
 def _one(entry: "Entry", size: int | None) -> str:
+    from zoo.blocks import ConvNet
     from zoo.pretrained import list_weights
 
     model = _on_meta(entry)
@@ -81,6 +82,8 @@ def _one(entry: "Entry", size: int | None) -> str:
     stages: list[tuple[str, str]] = [("stage", "shape"), ("input", _shape(inputs[0]))]
     if hasattr(net, "features"):
         stages += [(f"features {i}", _shape(m)) for i, m in enumerate(net.features(*inputs), start=1)]
+    if isinstance(encoder := getattr(net, "encoder", None), ConvNet):
+        stages += [(f"encoder {i}", _shape(m)) for i, m in enumerate(encoder.features(*inputs), start=1)]
     if hasattr(net, "encode"):
         stages.append(("code", f"B x {net.latent_dim}"))
     stages.append(("output", _shape(net(*inputs))))

@@ -259,7 +259,9 @@ class Session:
                 if kept is None and isinstance(bad, BadImageError):
                     self._discard()
                     raise UserError(message(bad)) from error
-                text = f"{message(bad)}; the last good checkpoint is {kept or 'missing: there was none yet'}"
+                text = f"{message(bad)}; " + (
+                    f"the last good checkpoint is {kept}" if kept else "there is no checkpoint yet"
+                )
                 self.console.keep(f"zoo: error: {text}")
                 raise UserError(text) from error
             if self.started.yes:

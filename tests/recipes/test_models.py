@@ -51,6 +51,10 @@ def test_a_pattern_selects(zoo: Zoo) -> None:
             ["autoencoder_linear"],
             ["50,992", "50,176", "B x 1 x 28 x 28", "code    B x 32", "autoencoder/linear_digits"],
         ),
+        (
+            ["unet_resnet34"],
+            ["encoder 1  B x 64 x 112 x 112", "output     B x 2 x 224 x 224", "segmentation/unet_pets"],
+        ),
         (["cvae_mlp"], ["B x 1 x 28 x 28", "code    B x 16", "autoencoder/cvae_digits"]),
         (["gan_mlp_conditional"], ["input   B x 64", "output  B x 1 x 28 x 28"]),
         (["dcgan"], ["input   B x 100", "output  B x 3 x 64 x 64"]),
