@@ -117,7 +117,7 @@ def run(args: list[str]) -> int:
         raise UserError(f"no recipe matches {args[0]!r}{did_you_mean(args[0], names)} (`zoo recipes` lists all)")
     head = ("recipe", "what it is", "expect", "takes")
     # a published number without its source
-    expected = [" ".join(map(str, r.bound)) if r.bound else re.split(r" \(|: (?!test/)", r.expect)[0] for r in found]
+    expected = ["{} {} {:g}".format(*r.bound) if r.bound else re.split(r" \(|: (?!test/)", r.expect)[0] for r in found]
     rows = [(r.name, r.what, text, r.takes) for r, text in zip(found, expected, strict=True)]
     print(columns([head, *rows]))
     print(f"\nRun one with: zoo fit -c {found[0].name}")
