@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.tasks.base import Task
+from zoo.tasks.portable import check_num_classes
 
 Output = Literal["linear", "sigmoid"]
 
@@ -74,13 +75,19 @@ class CodingTask(GenerativeTask):
         """What the net wants to be told beside x or z: the classes, if it is conditional.
 
         Raises:
-            ValueError: a conditional net, and no classes, or some that there are not.
+            ValueError: a conditional net, and no classes.
         """
         if not self.conditional:
             return ()
         if y is None:
             raise ValueError(f"{type(self.net).__name__} is conditional: give the class y of each example")
         return (y,)
+
+    def setup(self, stage: str) -> None:
+        """Refuse data of other classes than the net is told."""
+        super().setup(stage)
+        if stage == "fit" and self.conditional:
+            check_num_classes(self.net.num_classes, getattr(self.trainer, "datamodule", None))
 
     def codes(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The codes of examples, ``(B, ...)`` -> ``(B, latent_dim)``."""
@@ -107,17 +114,20 @@ class CodingTask(GenerativeTask):
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The codes of examples, ``(B, ...)`` -> ``(B, latent_dim)``; of a variational autoencoder their means."""
         with at_rest(self):
-            return self.codes(x, y)
+            return self.codes(x, self._known(y, len(x)))
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """The examples that codes stand for, ``(B, latent_dim)`` -> ``(B, *input_shape)`` in units of the data."""
         with at_rest(self):
-            return self.to_data(self.net.decode(z, *self.labels(y)))
+            return self.to_data(self.net.decode(z, *self.labels(self._known(y, len(z)))))
 
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Examples, coded and decoded: ``(B, ...)`` -> the same shape."""
         with at_rest(self):
-            return self(x, y)
+            return self(x, self._known(y, len(x)))
+
+    def _known(self, y: Tensor | None, count: int) -> Tensor | None:
+        return self.classes(count, y) if self.conditional and y is not None else None
 
     def interpolate(self, x0: Tensor, x1: Tensor, steps: int = 8, y: Tensor | None = None) -> Tensor:
         """From one example to another, along the straight line between their codes.

@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 import zoo
+from datamodules import DigitsDataModule
 from zoo import VAE, ConvVAE
 from zoo.autoencoder import ConvVAENet, VAENet
 from zoo.autoencoder.coders import one_hot
@@ -78,6 +80,13 @@ def test_the_contract_of_a_learned_std(output: Any) -> None:
     report = check_module(model, (torch.rand(8, 1, 8, 8), torch.arange(8)), lr=1e-2)
     assert set(report.values()) == {"ok"}
     assert model.layer_groups() == [["encoder"], ["decoder", "log_std"]]  # it is no part of what is coded
+
+
+def test_data_of_other_classes_are_refused() -> None:
+    model = zoo.create_model("cvae_mlp", input_shape=[1, 8, 8], widths=[8], latent_dim=2, num_classes=3)
+    trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False)
+    with pytest.raises(ValueError, match="num_classes is 3, but DigitsDataModule has 10 classes"):
+        trainer.fit(model, datamodule=DigitsDataModule())
 
 
 @pytest.mark.parametrize("cls", [VAE, ConvVAE])

@@ -343,6 +343,13 @@ def test_a_conditional_net_is_told_the_class() -> None:
     for wrong in (3, -1, torch.tensor([0, 1, 2])):
         with pytest.raises(ValueError, match=r"y must be one class in 0\.\.2, or 2 of them"):
             task.sample(2, y=wrong)
+    for asked in (
+        lambda y: task.encode(x, y),
+        lambda y: task.reconstruct(x, y),
+        lambda y: task.decode(x.flatten(1), y),
+    ):
+        with pytest.raises(ValueError, match=rf"y must be one class in 0\.\.2, or {len(x)} of them"):
+            asked(y + 1)  # a net that looks for the class's place would take it for none of all
     with pytest.raises(ValueError, match="is told no class"):
         VariationalTask(Coin()).sample(2, y=1)
 
