@@ -67,13 +67,15 @@ class SampledTask(GenerativeTask):
         """Examples from noise that is a function of the seed, in evaluation mode: ``(count, *input_shape)``.
 
         Args:
-            count: examples.
+            count: examples, >= 1.
             y: conditional nets: the class of all, or ``(count,)`` classes; None takes all classes in turn.
             seed: of the noise.
 
         Raises:
-            ValueError: classes for a net that knows none, or other than it knows.
+            ValueError: no example, classes for a net that knows none, or other than it knows.
         """
+        if count < 1:
+            raise ValueError(f"count must be 1 or more, got {count}")
         return self._make(self.noise(count, seed), self.classes(count, y))
 
     def interpolate(self, z0: Tensor, z1: Tensor, steps: int = 8, y: int | Tensor | None = None) -> Tensor:

@@ -81,6 +81,8 @@ def test_classes_are_asked_for() -> None:
     assert (task.sample(6, 0) - task.sample(6, 1)).abs().max() > 1e-3
     with pytest.raises(ValueError, match=r"y must be one class in 0\.\.2, or 2 of them, got 3"):
         task.sample(2, 3)
+    with pytest.raises(ValueError, match="count must be 1 or more, got 0"):
+        task.sample(0)
     with pytest.raises(ValueError, match="is told no class"):
         zoo.create_model("gan_mlp", **TINY).sample(2, 1)
 
