@@ -1,5 +1,6 @@
 """Whether a generator repeats what it was trained on."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +123,13 @@ def _training_examples(trainer: Trainer) -> Tensor | None:
     data.setup("validate")  # the training split, without beginning a fit
     found = []
     for loader in tree_leaves(data.train_dataloader()):
-        several = getattr(loader.dataset, "__getitems__", None)
-        for part in torch.arange(len(loader.dataset)).split(512):
+        dataset = copy.copy(loader.dataset)
+        if hasattr(dataset, "order"):  # ours draw, crops say, where they stand in an order of training
+            dataset.order = None
+        several = getattr(dataset, "__getitems__", None)
+        for part in torch.arange(len(dataset)).split(512):
             places = part.tolist()
-            batch = loader.collate_fn(several(places) if several else [loader.dataset[place] for place in places])
+            batch = loader.collate_fn(several(places) if several else [dataset[place] for place in places])
             batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
             found.append(trainer.strategy.batch_to_device(batch, dataloader_idx=0)[0].float().cpu())
     return torch.cat(found) if found else None

@@ -98,8 +98,9 @@ class RecipeCLI(LightningCLI):
         model = self.config.model.clone()
         for name, value in self._values_to_fill(linked_values(self.datamodule)).items():
             model[f"init_args.{name}"] = value
-        if self.told and "init_args.weights" in model:
-            model["init_args.weights"] = None  # the checkpoint has them
+        for name in ("weights", "encoder_weights"):
+            if self.told and f"init_args.{name}" in model:
+                model[f"init_args.{name}"] = None  # the checkpoint has them
         self.model = self._build("model", model)
         check_kind(self.model, self.datamodule)
         self.config_init = Namespace(trainer=self._build("trainer", self.config.trainer))

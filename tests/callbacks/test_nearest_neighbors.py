@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks import NearestNeighbors
-from datamodules import ArrayDataModule, DigitsDataModule
+from datamodules import ArrayDataModule, DigitsDataModule, ImageFolderDataModule
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 
@@ -50,6 +50,19 @@ def ratio(module: LightningModule, data: Any = None, folder: Path | None = None,
     data = data or DigitsDataModule(shift=2, flip=True)  # what augments is not looked at
     (got,) = make_trainer(callback, **options).test(module, datamodule=data, verbose=False)
     return got
+
+
+def test_training_images_are_not_cropped_at_random(tmp_cwd: Path) -> None:
+    for i in range(40):
+        path = Path("photos", ("a", "b")[i % 2], f"{i}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = torch.randint(256, (16, 16), generator=torch.Generator().manual_seed(i), dtype=torch.uint8)
+        Image.fromarray(noise.numpy()).save(path)
+    data = ImageFolderDataModule("photos", size=16, color="gray", resized_crop=0.1, num_workers=0)
+    data.setup("fit")
+    train = data._parts["train"]
+    copies = Made(train.inputs(torch.arange(len(train))) / 255)
+    assert ratio(copies, data)["test/copy_ratio"] < 1e-3
 
 
 def test_copies_new_examples_and_bad_ones(tmp_path: Path) -> None:

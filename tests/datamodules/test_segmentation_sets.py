@@ -106,9 +106,13 @@ def test_what_is_there_is_not_fetched_again(
     cls: Any, fake: Callable[..., Path], size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = cls(root=str(fake(tmp_path)), size=list(size), num_workers=0)
-    monkeypatch.setattr(data, "fetch", lambda: pytest.fail("it was fetched"))
+    fetched: list[Any] = []
+    monkeypatch.setattr(cls, "fetch", lambda self: fetched.append(self))
     data.prepare_data()
     cls(root=str(tmp_path / "none"), download=False).prepare_data()
+    assert fetched == []
+    cls(root=str(tmp_path / "none")).prepare_data()
+    assert len(fetched) == 1
 
 
 @every_set

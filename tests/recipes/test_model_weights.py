@@ -38,6 +38,26 @@ def test_a_fit_starts_from_them_and_its_checkpoint_needs_them_no_more(zoo: Zoo, 
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
 
 
+def test_a_checkpoint_needs_the_weights_of_its_encoder_no_more(zoo: Zoo, folder: Path) -> None:
+    Path("own.yaml").write_text("""
+model:
+  class_path: zoo.UNetSegmenter
+  init_args: {encoder: resnet20, encoder_args: {depth: 8, width: 4}, encoder_weights: start.pt}
+data: {class_path: datamodules.ShapesDataModule, init_args: {count: 40, size: 16}}
+trainer: {max_epochs: 1, limit_train_batches: 1, limit_test_batches: 1}
+""")
+    encoder = package.create_model("resnet20", depth=8, width=4, in_channels=3)
+    torch.save(encoder.net.state_dict(), "start.pt")
+    done = zoo("fit", "-c", "own.yaml")
+    assert done.code == 0, done.err
+    Path("start.pt").unlink()
+    run = Path("runs/own/version_0")
+    tested = zoo("test", "--ckpt", run)
+    assert tested.code == 0, tested.err
+    resumed = zoo("fit", "--resume", run, "--trainer.max_epochs=2")
+    assert resumed.code == 0, resumed.err
+
+
 def test_weights_that_do_not_fit_are_one_line(zoo: Zoo, folder: Path) -> None:
     assert_one_line(zoo(*FIT, "--model.weights=start", "--model.width=5"), "width is 4 there and 5 here")
     assert_one_line(
