@@ -1,15 +1,13 @@
 """``zoo pretrain``: what unlabelled images are worth. An autoencoder sees all digits; a classifier begins with its encoder."""
 
 import copy
-import logging
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Literal
 
-from recipes.console import Console, NoCaches, heard
 from recipes.errors import UserError
 from recipes.options import Parser
-from recipes.transfer.digits import fit_and_test, start_from
+from recipes.transfer.digits import fit_and_test, print_table, quietly, start_from
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,37 +53,25 @@ def run(args: list[str]) -> int:
         )
     if options.seeds < 1 or options.epochs < 1:
         raise UserError(f"--seeds and --epochs must be 1 or more, got {options.seeds}, {options.epochs}")
-    from recipes.cli import own_process_state
-
-    with own_process_state():
-        with NoCaches():
-            import lightning.pytorch  # noqa: F401 (sets up its log, which is heard from then on)
-        with heard(Console()):
-            _compare(options.labels, options.seeds, options.epochs)
+    quietly(lambda: _compare(options.labels, options.seeds, options.epochs))
     return 0
 
 
 def _compare(labels: list[int], seeds: int, epochs: int) -> None:
     """Train in every way on every number of labels and print its row as soon as it is known."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     begin = time.monotonic()
     sources = [pretrained(seed) for seed in range(seeds)]
     error = sum(error for _, error in sources) / seeds
     print(
         f"1437 images, no label: test/denoised_mse {error:.4f} (mean of {seeds}), "
-        f"{(time.monotonic() - begin) / seeds:.1f} s each\n\n"
-        f"{'test/acc':<12}"
-        + "".join(f"{f'{n} labels':>14}" for n in labels)
-        + f"{'seconds':>10}\n"
-        + "-" * (22 + 14 * len(labels))
+        f"{(time.monotonic() - begin) / seeds:.1f} s each\n"
     )
-    for method in METHODS:
-        begin, cells = time.monotonic(), []
-        for count in labels:
-            found = [learn(method, sources[seed][0], count, seed, epochs) for seed in range(seeds)]
-            cells.append(f"{sum(found) / seeds:.4f}")
-        seconds = (time.monotonic() - begin) / seeds / len(labels)
-        print(f"{method:<12}" + "".join(f"{cell:>14}" for cell in cells) + f"{seconds:>10.1f}", flush=True)
+    print_table(
+        "test/acc",
+        {count: f"{count} labels" for count in labels},
+        METHODS,
+        lambda method, count: [learn(method, sources[seed][0], count, seed, epochs) for seed in range(seeds)],
+    )
 
 
 def pretrained(seed: int) -> "tuple[Autoencoder, float]":

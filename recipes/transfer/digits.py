@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from recipes.console import Console, NoCaches, heard
@@ -51,38 +52,57 @@ def run(args: list[str]) -> int:
         raise UserError(
             f"--seeds must be 1 or more and --epochs {_LEAST} or more, got {options.seeds}, {options.epochs}"
         )
+    quietly(lambda: _compare(options.labels, options.seeds, options.epochs))
+    return 0
+
+
+def _compare(labels: list[int], seeds: int, epochs: int) -> None:
+    """Train every method on every number of labels and print its row as soon as it is known."""
+    begin = time.monotonic()
+    sources = [_source(seed) for seed in range(seeds)]
+    known = sum(accuracy for _, accuracy in sources) / seeds
+    print(
+        f"digits 0-4, all labels: test/acc {known:.4f} (mean of {seeds}), {(time.monotonic() - begin) / seeds:.1f} s each\n"
+    )
+    print_table(
+        "digits 5-9",
+        {count: f"{count} a class" for count in labels},
+        METHODS,
+        lambda method, count: [learn(method, sources[seed][0], count, seed, epochs) for seed in range(seeds)],
+    )
+
+
+def quietly(work: Callable[[], None]) -> None:
+    """Do work that trains many times, without the log lines of each, and leave the process as it was."""
     from recipes.cli import own_process_state
 
     with own_process_state():
         with NoCaches():
             import lightning.pytorch  # noqa: F401 (sets up its log, which is heard from then on)
         with heard(Console()):
-            _compare(options.labels, options.seeds, options.epochs)
-    return 0
+            logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+            work()
 
 
-def _compare(labels: list[int], seeds: int, epochs: int) -> None:
-    """Train every method on every number of labels and print its row as soon as it is known."""
-    logging.getLogger("lightning.pytorch").setLevel(
-        logging.WARNING
-    )  # what is unfrozen when is the same in each of them
-    begin = time.monotonic()
-    sources = [_source(seed) for seed in range(seeds)]
-    known = sum(accuracy for _, accuracy in sources) / seeds
-    print(
-        f"digits 0-4, all labels: test/acc {known:.4f} (mean of {seeds}), {(time.monotonic() - begin) / seeds:.1f} s each\n\n"
-        f"{'digits 5-9':<16}"
-        + "".join(f"{f'{n} a class':>14}" for n in labels)
-        + f"{'seconds':>10}\n"
-        + "-" * (26 + 14 * len(labels))
-    )
-    for method in METHODS:
-        begin, cells = time.monotonic(), []
-        for count in labels:
-            found = [learn(method, sources[seed][0], count, seed, epochs) for seed in range(seeds)]
-            cells.append(f"{sum(found) / seeds:.4f}")
-        seconds = (time.monotonic() - begin) / seeds / len(labels)
-        print(f"{method:<16}" + "".join(f"{cell:>14}" for cell in cells) + f"{seconds:>10.1f}", flush=True)
+def print_table(
+    corner: str, columns: dict[int, str], methods: Sequence[str], learn: Callable[[str, int], list[float]]
+) -> None:
+    """Print a row a method, as soon as it is known: the mean accuracy for each number of labels, and the seconds of a training.
+
+    Args:
+        corner: above the methods.
+        columns: numbers of labels, and what stands above them.
+        methods: by name.
+        learn: trains by a method on so many labels; gives the accuracy for each seed.
+    """
+    heads = "".join(f"{text:>14}" for text in columns.values())
+    print(f"{corner:<16}{heads}{'seconds':>10}\n" + "-" * (26 + 14 * len(columns)))
+    for method in methods:
+        begin, cells, runs = time.monotonic(), "", 0
+        for count in columns:
+            found = learn(method, count)
+            cells, runs = cells + f"{sum(found) / len(found):>14.4f}", runs + len(found)
+        print(f"{method:<16}{cells}{(time.monotonic() - begin) / runs:>10.1f}", flush=True)
 
 
 def _source(seed: int) -> "tuple[Task, float]":

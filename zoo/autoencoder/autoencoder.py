@@ -5,21 +5,19 @@ Without hidden layers an autoencoder is linear: the plane that it learns is that
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from zoo.autoencoder.coders import (
     Coder,
-    ConvCoder,
     ConvDecoder,
     ConvEncoder,
     DenseDecoder,
     DenseEncoder,
     check_latent_dim,
-    style_of,
 )
-from zoo.blocks import Activation, Norm, build_activation
+from zoo.blocks import Activation, Norm, Style, build_activation
 from zoo.registry import register
 from zoo.tasks import ReconstructionTask
 
@@ -27,7 +25,25 @@ Bottleneck = Literal["identity", "threshold", "stochastic_binary"]
 _BOTTLENECKS = ("identity", "threshold", "stochastic_binary")
 
 
-class AutoencoderNet(Coder):
+class PlainCoder(Coder):
+    """A :class:`Coder` whose codes are numbers that go through a ``bottleneck``."""
+
+    bottleneck: nn.Module
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The code, ``(B, latent_dim)``."""
+        return self.bottleneck(self.encoder(self.check(x)))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The example that a code stands for."""
+        return self.decoder(z)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The example, coded and decoded."""
+        return self.decode(self.encode(x))
+
+
+class AutoencoderNet(PlainCoder):
     """Dense layers down to a code, and up again.
 
     Args:
@@ -59,20 +75,8 @@ class AutoencoderNet(Coder):
         super().__init__(encoder, decoder, input_shape, latent_dim)
         self.bottleneck = build_bottleneck(bottleneck)
 
-    def encode(self, x: Tensor) -> Tensor:
-        """The code, ``(B, latent_dim)``."""
-        return self.bottleneck(self.encoder(self.check(x)))
 
-    def decode(self, z: Tensor) -> Tensor:
-        """The example that a code stands for."""
-        return self.decoder(z)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The example, coded and decoded."""
-        return self.decode(self.encode(x))
-
-
-class ConvAutoencoderNet(ConvCoder):
+class ConvAutoencoderNet(PlainCoder):
     """Convolutions down to a code, and up again; any H x W.
 
     Args:
@@ -91,6 +95,8 @@ class ConvAutoencoderNet(ConvCoder):
         ValueError: an argument out of its range, or an image of another shape.
     """
 
+    channels_last: ClassVar[bool] = True
+
     def __init__(
         self,
         input_shape: Sequence[int] = (1, 28, 28),
@@ -102,15 +108,11 @@ class ConvAutoencoderNet(ConvCoder):
         bottleneck: Bottleneck = "identity",
     ) -> None:
         check_latent_dim(latent_dim)
-        style = style_of(norm, activation)
+        style = Style(norm, activation)
         encoder = ConvEncoder(input_shape, latent_dim, width, depth, style)
         decoder = ConvDecoder(input_shape, latent_dim, width, depth, style)
         super().__init__(encoder, decoder, input_shape, latent_dim)
         self.bottleneck = build_bottleneck(bottleneck)
-
-    encode = AutoencoderNet.encode
-    decode = AutoencoderNet.decode
-    forward = AutoencoderNet.forward
 
 
 def build_bottleneck(name: str) -> nn.Module:

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks import Activation, Norm, Style, build_activation, expansion
+from zoo.blocks import Activation, Style, build_activation, expansion
 
 
 class Coder(nn.Module):
@@ -199,12 +198,6 @@ class ConvDecoder(nn.Module):
         return self.layers(self.fc(_joined(z, conditions)).unflatten(1, self.shape))  # (B, C h w) -> (B, C, h, w)
 
 
-class ConvCoder(Coder):
-    """A :class:`Coder` of images."""
-
-    channels_last: ClassVar[bool] = True
-
-
 def map_shapes(input_shape: Sequence[int], width: int, depth: int) -> list[tuple[int, int, int]]:
     """(C, H, W) of the image and of each map of a :class:`ConvEncoder`.
 
@@ -226,11 +219,6 @@ def map_shapes(input_shape: Sequence[int], width: int, depth: int) -> list[tuple
     for i in range(depth):
         shapes.append((width * 2**i, (shapes[-1][1] + 1) // 2, (shapes[-1][2] + 1) // 2))
     return shapes
-
-
-def style_of(norm: Norm, activation: Activation) -> Style:
-    """What the convolutions have in common."""
-    return Style(norm=norm, activation=activation)
 
 
 def _joined(rows: Tensor, conditions: Tensor | None) -> Tensor:

@@ -5,27 +5,52 @@ Deep Conditional Generative Models".
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from zoo.autoencoder.coders import (
     Coder,
-    ConvCoder,
     ConvDecoder,
     ConvEncoder,
     DenseDecoder,
     DenseEncoder,
     check_latent_dim,
     one_hot,
-    style_of,
 )
-from zoo.blocks import Activation, Norm
+from zoo.blocks import Activation, Norm, Style
 from zoo.registry import register
 from zoo.tasks import VariationalTask
 
 
-class VAENet(Coder):
+class PosteriorCoder(Coder):
+    """A :class:`Coder` whose encoder gives mean and log variance of a code; ``conditional``: both parts are told the class."""
+
+    conditional: bool
+    num_classes: int
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of the code, ``(B, latent_dim)`` each."""
+        mean, log_variance = self.encoder(self.check(x), self._conditions(x, y)).chunk(2, dim=1)
+        return mean, log_variance
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """The example that a code stands for."""
+        return self.decoder(z, self._conditions(z, y))
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The example that the mean of its code stands for."""
+        return self.decode(self.encode(x, y)[0], y)
+
+    def _conditions(self, x: Tensor, y: Tensor | None) -> Tensor | None:
+        if not self.conditional:
+            return None
+        if y is None:
+            raise ValueError(f"{type(self).__name__} is conditional: give the class y of each example")
+        return one_hot(y, self.num_classes, x.dtype)
+
+
+class VAENet(PosteriorCoder):
     """Dense layers down to mean and log variance of a code, and up again from a code.
 
     Args:
@@ -59,28 +84,8 @@ class VAENet(Coder):
         super().__init__(encoder, decoder, input_shape, latent_dim)
         self.conditional, self.num_classes = conditional, num_classes
 
-    def encode(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of the code, ``(B, latent_dim)`` each."""
-        mean, log_variance = self.encoder(self.check(x), self._conditions(x, y)).chunk(2, dim=1)
-        return mean, log_variance
 
-    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """The example that a code stands for."""
-        return self.decoder(z, self._conditions(z, y))
-
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The example that the mean of its code stands for."""
-        return self.decode(self.encode(x, y)[0], y)
-
-    def _conditions(self, x: Tensor, y: Tensor | None) -> Tensor | None:
-        if not self.conditional:
-            return None
-        if y is None:
-            raise ValueError(f"{type(self).__name__} is conditional: give the class y of each example")
-        return one_hot(y, self.num_classes, x.dtype)
-
-
-class ConvVAENet(ConvCoder):
+class ConvVAENet(PosteriorCoder):
     """Convolutions down to mean and log variance of a code, and up again from a code; any H x W.
 
     Args:
@@ -99,6 +104,8 @@ class ConvVAENet(ConvCoder):
         ValueError: as :class:`VAENet`.
     """
 
+    channels_last: ClassVar[bool] = True
+
     def __init__(
         self,
         input_shape: Sequence[int] = (1, 28, 28),
@@ -111,16 +118,11 @@ class ConvVAENet(ConvCoder):
         num_classes: int = 10,
     ) -> None:
         check_latent_dim(latent_dim)
-        style, told = style_of(norm, activation), num_classes if conditional else 0
+        style, told = Style(norm, activation), num_classes if conditional else 0
         encoder = ConvEncoder(input_shape, 2 * latent_dim, width, depth, style, told)
         decoder = ConvDecoder(input_shape, latent_dim, width, depth, style, told)
         super().__init__(encoder, decoder, input_shape, latent_dim)
         self.conditional, self.num_classes = conditional, num_classes
-
-    encode = VAENet.encode
-    decode = VAENet.decode
-    forward = VAENet.forward
-    _conditions = VAENet._conditions
 
 
 class VAE(VariationalTask):
