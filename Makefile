@@ -36,7 +36,7 @@ bench: .venv/ready  ## all benchmarks; writes benchmarks/RESULTS.md
 	@$(RUN) benchmarks
 
 weights: .venv/ready  ## train the bundled weights anew, some minutes
-	@$(RUN) recipes.bundle
+	@$(RUN) recipes.cli.bundle
 
 docs: .venv/ready  ## the API pages, in docs/api
 	@.venv/bin/python docs/build.py

@@ -16,7 +16,7 @@ HEAVY = {"torch", "lightning"}
 def command(*arguments: str) -> str:
     """The source of a process that is ``zoo ARGUMENTS``."""
     return f"""
-from recipes.__main__ import main
+from recipes.cli.__main__ import main
 try:
     code = main({list(arguments)!r})
 except SystemExit as end:

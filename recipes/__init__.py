@@ -1,1 +1,1 @@
-"""The command line ``zoo``, and the recipes: one self-contained YAML a run, in ``<family>/<model>_<data>.yaml``."""
+"""The recipes, one self-contained YAML a run, in ``<family>/<model>_<data>.yaml``; and the command line ``zoo``, in ``cli``."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cli_kit import RECIPE, SHORT, Result, Zoo
 
-from recipes.__main__ import main
+from recipes.cli.__main__ import main
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from sklearn.svm import SVC
 from torch.utils.data import DataLoader, TensorDataset
 
 from datamodules import DiabetesDataModule, DigitsDataModule, IrisDataModule
-from recipes.errors import UserError
-from recipes.linear.baselines import splits_of
+from recipes.cli.errors import UserError
+from recipes.cli.studies.baselines import splits_of
 from zoo import LinearRegressor, SoftmaxRegressionClassifier
 
 
@@ -88,7 +88,7 @@ def test_errors_are_one_line(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_one_line(zoo("baselines"), "-c/--config", "zoo baselines --help")
     assert_one_line(zoo("baselines", "-c", "linear/mlp_digit"), "did you mean linear/mlp_digits?")
     assert_one_line(zoo("baselines", "-c", "linear/mlp_digits", "--data.sze=3"), "did you mean size?")
-    monkeypatch.setattr("recipes.linear.baselines._MOST", 1000)
+    monkeypatch.setattr("recipes.cli.studies.baselines._MOST", 1000)
     assert_one_line(zoo("baselines", "-c", "linear/mlp_digits"), "1,293 examples of 64 numbers", "less data")
 
 

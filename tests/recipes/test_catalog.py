@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from cli_kit import Zoo, assert_one_line
 
-from recipes import catalog
-from recipes.errors import UserError
+from recipes.cli import catalog
+from recipes.cli.errors import UserError
 
 HEAD = """# A thing
 # over two lines.

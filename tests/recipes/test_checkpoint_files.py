@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from recipes.checkpoints import AtomicCheckpointIO, load
-from recipes.errors import MachineError
+from recipes.cli.errors import MachineError
+from recipes.cli.run.checkpoints import AtomicCheckpointIO, load
 from zoo import create_model
 
 PATH = Path("checkpoints/last.ckpt")
@@ -115,8 +115,8 @@ def test_load_wants_a_state_dict(tmp_cwd: Path) -> None:
 
 
 def test_check_fits_names_the_first_difference(tmp_cwd: Path) -> None:
-    from recipes.checkpoints import check_fits
-    from recipes.errors import UserError
+    from recipes.cli.errors import UserError
+    from recipes.cli.run.checkpoints import check_fits
 
     model = create_model("lenet5")
     state = model.state_dict()
@@ -135,7 +135,7 @@ def test_check_fits_names_the_first_difference(tmp_cwd: Path) -> None:
 @pytest.mark.slow
 def test_a_kill_while_saving_leaves_a_whole_checkpoint(tmp_cwd: Path) -> None:
     script = (
-        "import torch; from pathlib import Path; from recipes.checkpoints import AtomicCheckpointIO\n"
+        "import torch; from pathlib import Path; from recipes.cli.run.checkpoints import AtomicCheckpointIO\n"
         "io, step = AtomicCheckpointIO(), 0\n"
         "while True:\n"
         "    step += 1; io.save_checkpoint({'step': step, 'x': torch.full((3_000_000,), step)}, Path('checkpoints/last.ckpt'))\n"

@@ -12,7 +12,7 @@ from fakes import Fake, masked, pets, tree, voc
 
 import datamodules
 from datamodules.downloads import DownloadedImages
-from recipes import catalog
+from recipes.cli import catalog
 
 RECIPES = catalog.shipped()
 every_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)

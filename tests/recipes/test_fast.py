@@ -6,7 +6,7 @@ import pytest
 import yaml
 from cli_kit import RECIPE, SHORT, Zoo, assert_one_line
 
-from recipes import fast
+from recipes.cli.run import fast
 
 FIT = ("fit", "-c", RECIPE, "--trainer.max_epochs=1", *SHORT)
 

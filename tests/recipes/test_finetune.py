@@ -19,7 +19,7 @@ from PIL import Image
 
 import zoo as library
 from callbacks import LayerFreezing
-from recipes.__main__ import main
+from recipes.cli.__main__ import main
 
 RUN = Path("runs/transfer/image_folder/version_0")
 SMALL = ("--model", "resnet20", "--model.depth=8", "--model.width=4", "--size", "16", "--data.num_workers=0")
@@ -206,8 +206,8 @@ def test_resuming_needs_no_weights_any_more(finetuned: Path, zoo: Zoo) -> None:
 def test_the_size_is_the_nets_and_less_for_small_images(model: str, short: int, size: int) -> None:
     from collections import Counter
 
-    from recipes.finetune import Start, default_size
-    from recipes.inspection import Inspection
+    from recipes.cli.verbs.finetune import Start, default_size
+    from recipes.cli.verbs.inspection import Inspection
     from zoo.registry import get
 
     found = Inspection(Path("x"), {}, {}, True, [(short + 9, short)], Counter())

@@ -8,7 +8,7 @@ from importlib.metadata import version
 import pytest
 from cli_kit import Zoo, assert_one_line
 
-from recipes.__main__ import VERBS
+from recipes.cli.__main__ import VERBS
 
 
 @pytest.mark.parametrize("args", [[], ["--help"], ["-h"], ["help"]])
@@ -46,7 +46,7 @@ def test_unknown_verb_suggests_the_closest(zoo: Zoo) -> None:
 @pytest.mark.parametrize("args", [["--help"], ["--version"], ["recipes"], ["fit", "--help"], ["predict", "--help"]])
 def test_fast_verbs_import_neither_torch_nor_lightning(args: list[str]) -> None:
     code = (
-        f"import sys; from recipes.__main__ import main; code = main({args!r})\n"
+        f"import sys; from recipes.cli.__main__ import main; code = main({args!r})\n"
         "sys.exit(code or any(m in sys.modules for m in ('torch', 'lightning', 'numpy', 'rich')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -64,7 +64,7 @@ def test_a_bug_keeps_its_traceback_and_exits_with_1(zoo: Zoo, monkeypatch: pytes
     def broken(args: list[str]) -> int:
         raise AttributeError("nobody's fault")
 
-    monkeypatch.setattr("recipes.catalog.run", broken)
+    monkeypatch.setattr("recipes.cli.verbs.recipes.run", broken)
     result = zoo("recipes")
     assert result.code == 1
     assert "Traceback" in result.err
@@ -85,5 +85,5 @@ def test_interrupt_before_training_exits_with_130(zoo: Zoo, monkeypatch: pytest.
     def interrupted(args: list[str]) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("recipes.catalog.run", interrupted)
+    monkeypatch.setattr("recipes.cli.verbs.recipes.run", interrupted)
     assert zoo("recipes").code == 130

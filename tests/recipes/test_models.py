@@ -7,7 +7,7 @@ import yaml
 from cli_kit import Zoo, assert_one_line
 
 import zoo as package
-from recipes import catalog
+from recipes.cli import catalog
 
 
 def test_list_has_every_model_with_its_parameters(zoo: Zoo) -> None:

@@ -7,7 +7,7 @@ import torch
 from cli_kit import Zoo, assert_one_line
 from lightning.pytorch import Trainer
 
-from recipes.autoencoder import pretrain_then_classify as recipe
+from recipes.cli.studies import pretrain_then_classify as recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:GPU available")
 

@@ -21,7 +21,7 @@ EPOCHS = 40
 
 def start(*args: str, **variables: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
-    command = [sys.executable, "-m", "recipes", *args]
+    command = [sys.executable, "-m", "recipes.cli", *args]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -88,7 +88,7 @@ def test_a_bar_on_a_terminal(tmp_cwd: Path) -> None:
 
     leader, follower = pty.openpty()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100"}
-    command = [sys.executable, "-m", "recipes", "fit", "-c", RECIPE, "--trainer.max_epochs=2"]
+    command = [sys.executable, "-m", "recipes.cli", "fit", "-c", RECIPE, "--trainer.max_epochs=2"]
     process = subprocess.Popen(command, env=environment, stdout=follower, stderr=follower)
     os.close(follower)
     shown = b""

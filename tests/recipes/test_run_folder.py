@@ -16,13 +16,13 @@ import yaml
 from cli_kit import RECIPE, SHORT, Zoo
 from PIL import Image
 
-from recipes.progress import Lines
+from recipes.cli.run.progress import Lines
 
 OURS = {"config.yaml", "metrics.csv", "curves.png", "log.txt", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
 EVERY_LOGGER = """
 import json, os, sys
 from pathlib import Path
-from recipes.__main__ import main
+from recipes.cli.__main__ import main
 
 def files(root):
     return sorted(str(p) for p in Path(root).rglob("*") if not p.is_dir() or not any(p.iterdir()))

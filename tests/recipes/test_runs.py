@@ -5,16 +5,25 @@ from pathlib import Path
 
 import pytest
 
-from recipes import runs
-from recipes.errors import UserError
-from recipes.loggers import MetricsFile
+from recipes.cli.errors import UserError
+from recipes.cli.run.folder import (
+    CHECKPOINTS,
+    CONFIG,
+    Run,
+    create_run,
+    drop_rows_from,
+    find_run,
+    is_main_process,
+    newest_run,
+)
+from recipes.cli.run.loggers import MetricsFile
 
 
 def make(folder: Path, *checkpoints: str) -> Path:
-    (folder / runs.CHECKPOINTS).mkdir(parents=True)
-    (folder / runs.CONFIG).write_text("")
+    (folder / CHECKPOINTS).mkdir(parents=True)
+    (folder / CONFIG).write_text("")
     for name in checkpoints:
-        (folder / runs.CHECKPOINTS / name).write_text("")
+        (folder / CHECKPOINTS / name).write_text("")
     return folder
 
 
@@ -22,52 +31,52 @@ def test_versions_count_up_by_number(tmp_cwd: Path) -> None:
     make(Path("runs/cnn/x/version_9"))
     make(Path("runs/cnn/x/version_10"))
     Path("runs/cnn/x/notes.txt").write_text("")
-    assert runs.create(Path("runs"), "cnn/x").folder == Path("runs/cnn/x/version_11")
+    assert create_run(Path("runs"), "cnn/x").folder == Path("runs/cnn/x/version_11")
 
 
 def test_discard_removes_what_was_made_and_nothing_else(tmp_cwd: Path) -> None:
     make(Path("runs/cnn/other/version_0"))
-    run = runs.create(Path("runs"), "cnn/x")
+    run = create_run(Path("runs"), "cnn/x")
     (run.folder / "log.txt").write_text("x")
     run.discard()
     assert not Path("runs/cnn/x").exists()
-    assert Path("runs/cnn/other/version_0", runs.CONFIG).exists()
+    assert Path("runs/cnn/other/version_0", CONFIG).exists()
 
 
 def test_discard_keeps_a_folder_with_a_checkpoint_or_of_a_resumed_run(tmp_cwd: Path) -> None:
-    run = runs.create(Path("runs"), "x")
-    (run.folder / runs.CHECKPOINTS / "last.ckpt").write_text("")
+    run = create_run(Path("runs"), "x")
+    (run.folder / CHECKPOINTS / "last.ckpt").write_text("")
     run.discard()
     assert run.folder.is_dir()
-    resumed = runs.Run(make(Path("runs/y/version_0")), "y")
+    resumed = Run(make(Path("runs/y/version_0")), "y")
     resumed.discard()
     assert resumed.folder.is_dir()
 
 
 def test_discard_keeps_a_root_that_was_there(tmp_cwd: Path) -> None:
     Path("mine").mkdir()
-    runs.create(Path("mine"), "x").discard()
+    create_run(Path("mine"), "x").discard()
     assert list(Path("mine").iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_cwd: Path) -> None:
     Path("runs").write_text("a file")
     with pytest.raises(UserError, match=r"cannot make a run folder in runs/x: .*--runs FOLDER"):
-        runs.create(Path("runs"), "x")
+        create_run(Path("runs"), "x")
     Path("other").mkdir()
     Path("other/cnn").write_text("a file")
     with pytest.raises(UserError):
-        runs.create(Path("other"), "cnn/x")
+        create_run(Path("other"), "cnn/x")
     assert Path("other/cnn").read_text() == "a file"
 
 
 def test_newest_is_by_number_and_has_a_checkpoint(tmp_cwd: Path) -> None:
     root = Path("runs")
-    assert runs.newest(root, "x") is None
+    assert newest_run(root, "x") is None
     make(root / "x/version_2", "last.ckpt")
     make(root / "x/version_10", "best.ckpt")
     make(root / "x/version_11")
-    assert runs.newest(root, "x") == root / "x/version_10"
+    assert newest_run(root, "x") == root / "x/version_10"
 
 
 @pytest.mark.parametrize(
@@ -75,25 +84,25 @@ def test_newest_is_by_number_and_has_a_checkpoint(tmp_cwd: Path) -> None:
 )
 def test_find_takes_a_path_a_name_or_a_checkpoint(tmp_cwd: Path, text: str) -> None:
     folder = make(Path("runs/a/x/version_0"), "last.ckpt")
-    assert runs.find(text, Path("runs"), "a/x") == folder
+    assert find_run(text, Path("runs"), "a/x") == folder
 
 
 def test_find_tells_where_it_looked(tmp_cwd: Path) -> None:
     with pytest.raises(UserError, match=r"no run 'version_7': looked for .*runs/x/version_7/config.yaml"):
-        runs.find("version_7", Path("runs"), "x")
+        find_run("version_7", Path("runs"), "x")
     Path("a.ckpt").write_text("")
     with pytest.raises(UserError, match="lies in no run folder"):
-        runs.find("a.ckpt", Path("runs"), "x")
+        find_run("a.ckpt", Path("runs"), "x")
 
 
 def test_drop_rows_keeps_the_head_and_the_steps_before(tmp_cwd: Path) -> None:
     path = Path("metrics.csv")
     path.write_text("step,epoch,a\n0,0,1\n9,0,2\n10,1,3\n200,2,4\n")
-    runs.drop_rows_from(path, 10)
+    drop_rows_from(path, 10)
     assert path.read_text().split() == ["step,epoch,a", "0,0,1", "9,0,2"]
-    runs.drop_rows_from(path, 0)
+    drop_rows_from(path, 0)
     assert path.read_text().split() == ["step,epoch,a"]
-    runs.drop_rows_from(Path("none.csv"), 0)
+    drop_rows_from(Path("none.csv"), 0)
     assert not Path("none.csv").exists()
 
 
@@ -136,4 +145,4 @@ def test_rank_zero_is_known_before_training(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert runs.is_main_process() is main
+    assert is_main_process() is main

@@ -7,7 +7,7 @@ import torch
 from cli_kit import Zoo, assert_one_line
 from lightning.pytorch import Trainer
 
-from recipes.transfer import digits
+from recipes.cli.studies import transfer_digits as digits
 
 pytestmark = pytest.mark.filterwarnings("ignore:GPU available")
 

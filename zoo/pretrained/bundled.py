@@ -1,6 +1,6 @@
 """The small trained nets that ship with the package, each a folder as ``save_pretrained`` writes it, card included.
 
-``python -m recipes.bundle`` trains them anew.
+``python -m recipes.cli.bundle`` trains them anew.
 """
 
 import hashlib

@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 
 import zoo
 from datamodules import DigitsDataModule
-from recipes import bundle, catalog
+from recipes.cli import bundle, catalog
 from zoo.pretrained import bundled, list_weights
 
 NAMES = sorted(bundled.SHA256)

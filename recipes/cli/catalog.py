@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from recipes.errors import UserError, did_you_mean
-from recipes.text import columns
+from recipes.cli.errors import UserError, did_you_mean
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]  # recipes/
 _BOUND = re.compile(r"^([\w/]+)\s*(>=|<=)\s*([-+.\deE]+)")
 
 
@@ -93,32 +92,3 @@ def find(text: str) -> Recipe:
 def matching(pattern: str) -> list[Recipe]:
     """The shipped recipes whose name matches a shell pattern, or holds the text."""
     return [r for r in shipped() if fnmatchcase(r.name, pattern) or pattern.lower() in r.name.lower()]
-
-
-HELP = """zoo recipes [PATTERN]: list the recipes that ship with the package.
-
-  PATTERN     a part of the name, or a shell pattern
-
-Examples:
-  zoo recipes
-  zoo recipes "cnn/*digits"
-"""
-
-
-def run(args: list[str]) -> int:
-    """The verb ``recipes``."""
-    if len(args) > 1:
-        raise UserError(f"`zoo recipes` takes one pattern, got {' '.join(args)}")
-    if args and args[0].startswith("-"):
-        raise UserError(f"unknown option {args[0]}: `zoo recipes --help` shows what there is")
-    found = matching(args[0]) if args else shipped()
-    if not found:
-        names = [recipe.name for recipe in shipped()]
-        raise UserError(f"no recipe matches {args[0]!r}{did_you_mean(args[0], names)} (`zoo recipes` lists all)")
-    head = ("recipe", "what it is", "expect", "takes")
-    # a published number without its source
-    expected = ["{} {} {:g}".format(*r.bound) if r.bound else re.split(r" \(|: (?!test/)", r.expect)[0] for r in found]
-    rows = [(r.name, r.what, text, r.takes) for r, text in zip(found, expected, strict=True)]
-    print(columns([head, *rows]))
-    print(f"\nRun one with: zoo fit -c {found[0].name}")
-    return 0

@@ -3,10 +3,11 @@
 import time
 from typing import TYPE_CHECKING, Any
 
-from recipes import catalog
-from recipes.console import Console, NoCaches, heard
-from recipes.errors import UserError
-from recipes.options import Parser
+from recipes.cli import catalog
+from recipes.cli.console import Console, NoCaches, heard
+from recipes.cli.errors import UserError
+from recipes.cli.run.options import Parser
+from recipes.cli.run.process import own_process_state
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule
@@ -38,11 +39,9 @@ def run(args: list[str]) -> int:
     parser.add_argument("-c", "--config", action="append", required=True)
     options, overrides = parser.parse_known_args(args)
     recipes = [catalog.find(text) for text in options.config]
-    from recipes.cli import own_process_state
-
     with own_process_state():
         with NoCaches():
-            from recipes.building import RecipeCLI
+            from recipes.cli.run.building import RecipeCLI
         with heard(Console()):
             cli = RecipeCLI([*(f"--config={recipe.path}" for recipe in recipes), *overrides], overrides)
             if cli.datamodule is None:

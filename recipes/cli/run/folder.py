@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipes.errors import UserError
+from recipes.cli.errors import UserError
 
 CONFIG, METRICS, LOG, CHECKPOINTS = "config.yaml", "metrics.csv", "log.txt", "checkpoints"
 BEST, LAST = "best.ckpt", "last.ckpt"
@@ -48,7 +48,7 @@ class Run:
                 path.rmdir()
 
 
-def create(root: Path, recipe: str) -> Run:
+def create_run(root: Path, recipe: str) -> Run:
     """Make the next ``version_N`` of a recipe; two runs that start at once get two folders.
 
     Raises:
@@ -74,13 +74,13 @@ def create(root: Path, recipe: str) -> Run:
         ) from error
 
 
-def newest(root: Path, recipe: str) -> Path | None:
+def newest_run(root: Path, recipe: str) -> Path | None:
     """The newest run of a recipe that can be resumed or tested; None without one."""
     runs = [path for path in (root / recipe).glob("version_*") if (path / CONFIG).is_file() and _checkpoints(path)]
     return max(runs, key=_number, default=None)
 
 
-def find(text: str, root: Path, recipe: str | None) -> Path:
+def find_run(text: str, root: Path, recipe: str | None) -> Path:
     """The run folder meant by a path, by a version's name, or by a checkpoint inside it.
 
     Raises:

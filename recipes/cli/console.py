@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from recipes.errors import one_line
+from recipes.cli.errors import one_line
 
 # lines of Lightning that tell the user of a recipe nothing: adverts, and what was not asked
 _CHATTER = re.compile(

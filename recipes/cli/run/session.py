@@ -17,16 +17,29 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from callbacks import GracefulStop, LearningCurves, RandomState
 from datamodules.decode import BadImageError
-from recipes import loggers, runs
-from recipes.building import RecipeCLI, as_list
-from recipes.catalog import Recipe
-from recipes.checkpoints import AtomicCheckpointIO, Best, Last, check_fits, load
-from recipes.console import Console
-from recipes.errors import Crash, MachineError, UserError, chain, disk_full, message
-from recipes.fast import fast_options
-from recipes.options import Options
-from recipes.progress import Lines, Progress, Started
-from recipes.summary import evaluation_table, fit_summary
+from recipes.cli.catalog import Recipe
+from recipes.cli.console import Console
+from recipes.cli.errors import Crash, MachineError, UserError, chain, disk_full, message
+from recipes.cli.run import loggers
+from recipes.cli.run.building import RecipeCLI, as_list
+from recipes.cli.run.checkpoints import AtomicCheckpointIO, Best, Last, check_fits, load
+from recipes.cli.run.fast import fast_options
+from recipes.cli.run.folder import (
+    BEST,
+    CHECKPOINTS,
+    CONFIG,
+    FOLDER_VARIABLE,
+    LAST,
+    LOG,
+    METRICS,
+    Run,
+    create_run,
+    drop_rows_from,
+    is_main_process,
+)
+from recipes.cli.run.options import Options
+from recipes.cli.run.progress import Lines, Progress, Started
+from recipes.cli.run.summary import evaluation_table, fit_summary
 
 
 def train_or_evaluate(options: Options, console: Console) -> int:
@@ -78,22 +91,20 @@ class Session:
 
     # Preparation ----------------------------------------------------------------------------------------------------
 
-    def _run_folder(self) -> runs.Run | None:
+    def _run_folder(self) -> Run | None:
         """The folder of this run; None where nothing is to be kept."""
         options = self.options
         evaluation = options.verb != "fit"
         if self.cli.config_init.trainer.fast_dev_run or (evaluation and options.logger in (None, "none")):
             return None
-        if (
-            not runs.is_main_process()
-        ):  # rank zero alone writes; it has told the folder to the processes that it started
-            folder = os.environ.get(runs.FOLDER_VARIABLE, options.runs / options.recipe.name / "of_rank_zero")
-            return runs.Run(Path(folder), options.recipe.name)
+        if not is_main_process():  # rank zero alone writes; it has told the folder to the processes that it started
+            folder = os.environ.get(FOLDER_VARIABLE, options.runs / options.recipe.name / "of_rank_zero")
+            return Run(Path(folder), options.recipe.name)
         if options.resumed is not None:
-            run = runs.Run(options.resumed, options.recipe.name)
+            run = Run(options.resumed, options.recipe.name)
         else:
-            run = runs.create(options.runs, options.recipe.name)
-        os.environ[runs.FOLDER_VARIABLE] = str(run.folder.resolve())
+            run = create_run(options.runs, options.recipe.name)
+        os.environ[FOLDER_VARIABLE] = str(run.folder.resolve())
         try:
             self._write_folder(run)
         except BaseException:
@@ -101,17 +112,17 @@ class Session:
             raise
         return run
 
-    def _write_folder(self, run: runs.Run) -> None:
-        self.console.write_to(run.folder / runs.LOG)
+    def _write_folder(self, run: Run) -> None:
+        self.console.write_to(run.folder / LOG)
         if self.options.resumed is None:  # one that is resumed keeps its own until it is sure to go on
             self._write_config(run, self.options.recipe)
         if self.resumed_at is not None:
-            runs.drop_rows_from(run.folder / runs.METRICS, self.resumed_at)
-            for orphan in (run.folder / runs.CHECKPOINTS).glob(".*.tmp"):  # a kill while saving
+            drop_rows_from(run.folder / METRICS, self.resumed_at)
+            for orphan in (run.folder / CHECKPOINTS).glob(".*.tmp"):  # a kill while saving
                 orphan.unlink()
 
-    def _write_config(self, run: runs.Run, recipe: Recipe) -> None:
-        config = run.folder / runs.CONFIG
+    def _write_config(self, run: Run, recipe: Recipe) -> None:
+        config = run.folder / CONFIG
         temporary = config.with_suffix(".tmp")
         temporary.write_text(recipe.header() + self.cli.config_text(), encoding="utf-8")
         os.replace(temporary, config)
@@ -162,7 +173,7 @@ class Session:
         if self.run is not None:
             found.append(LearningCurves())
         if keeps and self.run is not None:
-            folder = self.run.folder / runs.CHECKPOINTS
+            folder = self.run.folder / CHECKPOINTS
             if (monitor := getattr(self.module, "monitor", None)) is not None:
                 found.append(Best(folder, *monitor))
             found += [Last(folder), GracefulStop(folder)]
@@ -199,8 +210,8 @@ class Session:
         return None
 
     def _last_good(self) -> Path | None:
-        folder = None if self.run is None else self.run.folder / runs.CHECKPOINTS
-        return next((folder / n for n in (runs.LAST, runs.BEST) if (folder / n).is_file()), None) if folder else None
+        folder = None if self.run is None else self.run.folder / CHECKPOINTS
+        return next((folder / n for n in (LAST, BEST) if (folder / n).is_file()), None) if folder else None
 
     def _test(self, checkpoint: Path | None) -> dict[str, float]:
         data = self.cli.datamodule
@@ -274,7 +285,7 @@ class Session:
             raise
         finally:
             loggers.finish()
-            os.environ.pop(runs.FOLDER_VARIABLE, None)
+            os.environ.pop(FOLDER_VARIABLE, None)
             if torch.distributed.is_available() and torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()
 

@@ -1,4 +1,4 @@
-"""Train the nets that ship with the package anew: ``python -m recipes.bundle [NAME ...]``, some minutes on 2 CPU cores.
+"""Train the nets that ship with the package anew: ``python -m recipes.cli.bundle [NAME ...]``, some minutes on 2 CPU cores.
 
 Each is trained with several seeds; the net of the first is kept, and its card tells how all of them did. On the same machine
 and versions the files come out the same to the bit; on others put the printed sha256 into ``zoo/pretrained/bundled.py``.
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from recipes.__main__ import main
-from recipes.errors import UserError
+from recipes.cli.__main__ import main
+from recipes.cli.errors import UserError
 from zoo.pretrained import bundled, load, save_folder
 
 SEEDS = (0, 1, 2)

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from recipes import catalog
-from recipes.console import NoCaches
-from recipes.errors import UserError
-from recipes.options import Parser
-from recipes.text import columns
+from recipes.cli import catalog
+from recipes.cli.console import NoCaches
+from recipes.cli.errors import UserError
+from recipes.cli.run.options import Parser
+from recipes.cli.text import columns
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 
 from typing_extensions import override
 
-from recipes import catalog, runs
-from recipes.errors import UserError, did_you_mean
+from recipes.cli import catalog
+from recipes.cli.errors import UserError, did_you_mean
+from recipes.cli.run.folder import BEST, CONFIG, LAST, checkpoint_of, find_run, newest_run, recipe_name
 
 LOGGERS = ("csv", "tensorboard", "wandb", "wandb-offline", "none")
 
@@ -88,31 +89,31 @@ def parse(verb: str, args: list[str]) -> Options:
         if len(found) > 1:
             raise UserError("--resume takes the run's own configuration: give one -c at most")
         resumed = _run(known.resume, known.runs, recipe, "zoo fit --resume RUN, or -c RECIPE --resume")
-        options |= {"resumed": resumed, "checkpoint": runs.checkpoint_of(resumed, known.resume, (runs.LAST, runs.BEST))}
-        return Options(verb, _of_run(resumed, known.runs, recipe), [resumed / runs.CONFIG], **options)
+        options |= {"resumed": resumed, "checkpoint": checkpoint_of(resumed, known.resume, (LAST, BEST))}
+        return Options(verb, _of_run(resumed, known.runs, recipe), [resumed / CONFIG], **options)
     if known.ckpt is not None and Path(known.ckpt).is_file():
         checkpoint, folder = Path(known.ckpt), Path(known.ckpt).parent.parent
-        run: Path | None = folder if (folder / runs.CONFIG).is_file() else None
+        run: Path | None = folder if (folder / CONFIG).is_file() else None
     elif known.ckpt is not None and Path(known.ckpt).suffix == ".ckpt":
         raise UserError(f"no such checkpoint: {known.ckpt}")
     else:
         run = _run(known.ckpt or "", known.runs, recipe, f"zoo {verb} -c RECIPE --ckpt PATH")
-        checkpoint = runs.checkpoint_of(run, "", (runs.BEST, runs.LAST))
+        checkpoint = checkpoint_of(run, "", (BEST, LAST))
     options["checkpoint"] = checkpoint
     if found:
         return Options(verb, found[0], [r.path for r in found], **options)
     if run is None:
         raise UserError(f"{checkpoint} lies in no run folder: say which recipe's data to use, with -c RECIPE")
-    return Options(verb, _of_run(run, known.runs, None), [run / runs.CONFIG], **options)
+    return Options(verb, _of_run(run, known.runs, None), [run / CONFIG], **options)
 
 
 def _run(text: str, root: Path, recipe: catalog.Recipe | None, usage: str) -> Path:
     """The run folder that a text names; an empty one: the newest of the recipe."""
     if text:
-        return runs.find(text, root, recipe.name if recipe else None)
+        return find_run(text, root, recipe.name if recipe else None)
     if recipe is None:
         raise UserError(f"which run? {usage}")
-    newest = runs.newest(root, recipe.name)
+    newest = newest_run(root, recipe.name)
     if newest is None:
         raise UserError(f"no run of {recipe.name} with a checkpoint in {root}: train one with zoo fit -c {recipe.name}")
     return newest
@@ -120,7 +121,7 @@ def _run(text: str, root: Path, recipe: catalog.Recipe | None, usage: str) -> Pa
 
 def _of_run(run: Path, root: Path, wanted: catalog.Recipe | None) -> catalog.Recipe:
     """The recipe that a run folder holds."""
-    recipe = catalog.read(run / runs.CONFIG, runs.recipe_name(run, root))
+    recipe = catalog.read(run / CONFIG, recipe_name(run, root))
     if wanted is not None and wanted.name != recipe.name:
         raise UserError(f"the run {run} is one of {recipe.name}, not of {wanted.name}: leave -c out, or give its own")
     return recipe

@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes import runs
-from recipes.console import Console, NoCaches, heard
-from recipes.errors import UserError
-from recipes.options import Parser
-from recipes.text import columns
+from recipes.cli.console import Console, NoCaches, heard
+from recipes.cli.errors import UserError
+from recipes.cli.run.folder import BEST, CHECKPOINTS, LAST, checkpoint_of
+from recipes.cli.run.options import Parser
+from recipes.cli.text import columns
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from recipes.pictures import Pictures
+    from recipes.cli.verbs.pictures import Pictures
     from zoo import Task
 
 HELP = """zoo predict CKPT INPUT... [options]: label images or the rows of CSV files; tell the values that a regression predicts;
@@ -87,11 +87,11 @@ def find_checkpoint(path: Path) -> Path:
     if not path.exists():
         raise UserError(f"no such checkpoint or folder: {path}")
     if path.is_dir() and not (path / "config.json").is_file():
-        if not (path / runs.CHECKPOINTS).is_dir():
+        if not (path / CHECKPOINTS).is_dir():
             raise UserError(
                 f"{path} is neither a run folder (no checkpoints/) nor from save_pretrained (no config.json)"
             )
-        return runs.checkpoint_of(path, "", (runs.BEST, runs.LAST))
+        return checkpoint_of(path, "", (BEST, LAST))
     return path
 
 
@@ -185,7 +185,7 @@ def _rows(model: "Task", options: argparse.Namespace) -> Iterator[dict[str, Any]
     """Where each example comes from, and what the model says of it."""
     import torch
 
-    from recipes.pictures import Pictures, class_of
+    from recipes.cli.verbs.pictures import Pictures, class_of
 
     pictures = None
     if len(model.input_shape or ()) == 3:

@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from recipes.console import Console, NoCaches, heard
-from recipes.errors import UserError
-from recipes.options import Parser
+from recipes.cli.console import Console, NoCaches, heard
+from recipes.cli.errors import UserError
+from recipes.cli.run.options import Parser
+from recipes.cli.run.process import own_process_state
 
 if TYPE_CHECKING:
     from zoo import Task
@@ -74,8 +75,6 @@ def _compare(labels: list[int], seeds: int, epochs: int) -> None:
 
 def quietly(work: Callable[[], None]) -> None:
     """Do work that trains many times, without the log lines of each, and leave the process as it was."""
-    from recipes.cli import own_process_state
-
     with own_process_state():
         with NoCaches():
             import lightning.pytorch  # noqa: F401 (sets up its log, which is heard from then on)

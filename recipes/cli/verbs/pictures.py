@@ -14,7 +14,7 @@ from torch import Tensor
 
 from datamodules.decode import read_image
 from datamodules.segmentation import nearest
-from recipes.errors import UserError, did_you_mean
+from recipes.cli.errors import UserError, did_you_mean
 from zoo import Task
 from zoo.tasks.overlay import overlay, palette
 

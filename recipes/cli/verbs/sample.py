@@ -5,10 +5,10 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.console import Console, NoCaches, heard
-from recipes.errors import UserError
-from recipes.options import Parser
-from recipes.predict import find_checkpoint, load_model, read_images
+from recipes.cli.console import Console, NoCaches, heard
+from recipes.cli.errors import UserError
+from recipes.cli.run.options import Parser
+from recipes.cli.verbs.predict import find_checkpoint, load_model, read_images
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +79,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _made(model: "Task", options: argparse.Namespace) -> tuple["Tensor", int | None]:
     """Examples, ``(N, ...)`` in units of the data, and how many stand in a row of the wall."""
-    from recipes.pictures import class_of
+    from recipes.cli.verbs.pictures import class_of
 
     task: Any = model
     name = type(model).__name__
@@ -114,7 +114,7 @@ def _way(task: Any, ends: list[Path], label: int | None, steps: int) -> "Tensor"
 
 def _write(model: "Task", made: "Tensor", columns: int | None, output: Path | None) -> Path:
     """Write the examples, and tell where."""
-    from recipes.pictures import as_image, writing
+    from recipes.cli.verbs.pictures import as_image, writing
     from zoo.tasks.gallery import are_images, clouds, image_wall
 
     shape = tuple(made.shape[1:])

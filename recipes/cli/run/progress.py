@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from typing_extensions import override
 
-from recipes.console import Console
+from recipes.cli.console import Console
 
 
 class Started(Callback):

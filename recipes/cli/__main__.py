@@ -4,25 +4,28 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable
 from importlib import import_module
 
-from recipes.errors import BUG, INTERRUPTED, OK, USER, Crash, UserError, did_you_mean, explain
+from recipes.cli.errors import BUG, INTERRUPTED, OK, USER, Crash, UserError, did_you_mean, explain
 
-# verb -> (module, function, what it does); a function takes the arguments after the verb and returns the exit code
+# verb -> (module, what it does); a module has HELP and run(), which takes the arguments after the verb and returns the exit code
 VERBS = {
-    "fit": ("recipes.cli", "fit", "train a recipe, test the best checkpoint, continue a run"),
-    "finetune": ("recipes.finetune", "run", "look at a folder of images, then teach a trained model its classes"),
-    "validate": ("recipes.cli", "validate", "measure a checkpoint on the validation data"),
-    "test": ("recipes.cli", "test", "measure a checkpoint on the test data"),
-    "predict": ("recipes.predict", "run", "images or CSV rows in, labels, values or pictures out"),
-    "sample": ("recipes.sample", "run", "draw what a generative model makes"),
-    "models": ("recipes.models", "run", "list the models, or look at one"),
-    "recipes": ("recipes.catalog", "run", "list the recipes"),
-    "transfer": ("recipes.transfer.digits", "run", "what transfer is worth: digits 5-9 after 0-4, from few labels"),
-    "pretrain": ("recipes.autoencoder.pretrain_then_classify", "run", "what unlabelled digits are worth"),
-    "baselines": ("recipes.linear.baselines", "run", "what plain methods of scikit-learn reach on a recipe's data"),
+    "fit": ("recipes.cli.verbs.fit", "train a recipe, test the best checkpoint, continue a run"),
+    "finetune": ("recipes.cli.verbs.finetune", "look at a folder of images, then teach a trained model its classes"),
+    "validate": ("recipes.cli.verbs.validate", "measure a checkpoint on the validation data"),
+    "test": ("recipes.cli.verbs.test", "measure a checkpoint on the test data"),
+    "predict": ("recipes.cli.verbs.predict", "images or CSV rows in, labels, values or pictures out"),
+    "sample": ("recipes.cli.verbs.sample", "draw what a generative model makes"),
+    "models": ("recipes.cli.verbs.models", "list the models, or look at one"),
+    "recipes": ("recipes.cli.verbs.recipes", "list the recipes"),
+    "transfer": (
+        "recipes.cli.studies.transfer_digits",
+        "what transfer is worth: digits 5-9 after 0-4, from few labels",
+    ),
+    "pretrain": ("recipes.cli.studies.pretrain_then_classify", "what unlabelled digits are worth"),
+    "baselines": ("recipes.cli.studies.baselines", "what plain methods of scikit-learn reach on a recipe's data"),
 }
+_RUN_VERBS = ("fit", "validate", "test")  # whose help lists what a recipe's classes take
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,23 +75,27 @@ def _dispatch(args: list[str]) -> int:
         return OK
     verb, rest = args[0], args[1:]
     if verb in ("-V", "--version", "version"):
-        from recipes.report import report
+        from recipes.cli.report import report
 
         print(report())
         return OK
     if verb not in VERBS:
         what = "option" if verb.startswith("-") else "verb"
         raise UserError(f"unknown {what} {verb!r}{did_you_mean(verb, [*VERBS, '--version', '--help'])}")
-    module, function, _ = VERBS[verb]
-    if ("--help" in rest or "-h" in rest) and module != "recipes.cli":
-        print(import_module(module).HELP, end="")
+    module = import_module(VERBS[verb][0])
+    if "--help" in rest or "-h" in rest:
+        if verb in _RUN_VERBS:
+            from recipes.cli.run.process import print_recipe_arguments
+
+            print_recipe_arguments(verb, rest)
+        print(module.HELP, end="")
         return OK
-    run: Callable[[list[str]], int] = getattr(import_module(module), function)
-    return run(rest)
+    code: int = module.run(rest)
+    return code
 
 
 def _help() -> str:
-    verbs = "\n".join(f"  {verb:<10} {what}" for verb, (_, _, what) in VERBS.items())
+    verbs = "\n".join(f"  {verb:<10} {what}" for verb, (_, what) in VERBS.items())
     return f"""zoo: models of a deep-learning curriculum, each with a recipe that trains it.
 
 {verbs}

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
-from recipes.runs import METRICS, Run
+from recipes.cli.run.folder import METRICS, Run
 
 
 class MetricsFile:

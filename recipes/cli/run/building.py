@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
-from recipes.errors import UserError, one_line, reduce_parse_error, unwrap
+from recipes.cli.errors import UserError, one_line, reduce_parse_error, unwrap
 
 # what belongs to the command line itself, and the option for it
 _RESERVED = {"logger": "--logger", "default_root_dir": "--runs"}

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from recipes import catalog, options, runs
-from recipes.console import Console, NoCaches, heard
-from recipes.errors import UserError
-from recipes.text import columns
+from recipes.cli import catalog
+from recipes.cli.console import Console, NoCaches, heard
+from recipes.cli.errors import UserError
+from recipes.cli.run import options
+from recipes.cli.run.folder import is_main_process
+from recipes.cli.run.process import kept, own_process_state
+from recipes.cli.text import columns
 
 if TYPE_CHECKING:
-    from recipes.inspection import Inspection
+    from recipes.cli.verbs.inspection import Inspection
     from zoo.registry import Entry
 
 RECIPE = "transfer/image_folder"
@@ -51,17 +54,15 @@ _LEAST = 64  # pixels of a side: five halvings leave 2 x 2
 
 def run(args: list[str]) -> int:
     """The verb ``finetune``."""
-    from recipes.cli import kept, own_process_state
-
     wanted, rest = _parse(args)
     recipe = catalog.find(RECIPE)
-    console = Console(silent=not runs.is_main_process())
+    console = Console(silent=not is_main_process())
     with own_process_state(), tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
         config.touch()
         found = options.parse("fit", ["-c", str(config), *rest])
         with NoCaches():
-            from recipes.training import train_or_evaluate
+            from recipes.cli.run.session import train_or_evaluate
         with heard(console), kept(console):
             config.write_text(yaml.safe_dump(_config(recipe, wanted, rest, console)), encoding="utf-8")
             return train_or_evaluate(replace(found, recipe=recipe), console)
@@ -92,7 +93,7 @@ def _parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _config(recipe: catalog.Recipe, wanted: argparse.Namespace, rest: list[str], console: Console) -> dict[str, Any]:
     """The recipe for this folder and this model; what was found is said."""
-    from recipes.inspection import inspect
+    from recipes.cli.verbs.inspection import inspect
     from zoo import registry
 
     entry = registry.get(wanted.model)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer
 
-from recipes import runs
-from recipes.checkpoints import Best
-from recipes.options import Options
-from recipes.text import columns
+from recipes.cli.run.checkpoints import Best
+from recipes.cli.run.folder import Run
+from recipes.cli.run.options import Options
+from recipes.cli.text import columns
 from zoo import AdversarialTask
 
 _COMPARE = {">=": operator.ge, "<=": operator.le}
@@ -17,7 +17,7 @@ _COMPARE = {">=": operator.ge, "<=": operator.le}
 
 def fit_summary(
     options: Options,
-    run: runs.Run | None,
+    run: Run | None,
     trainer: Trainer,
     tested: Path | None,
     results: Mapping[str, float],

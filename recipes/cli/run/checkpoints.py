@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from typing_extensions import override
 
-from recipes.errors import MachineError, UserError, disk_full
+from recipes.cli.errors import MachineError, UserError, disk_full
 from zoo.pretrained.files import read_checkpoint
 
 

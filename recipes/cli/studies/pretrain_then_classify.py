@@ -5,9 +5,9 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Literal
 
-from recipes.errors import UserError
-from recipes.options import Parser
-from recipes.transfer.digits import fit_and_test, print_table, quietly, start_from
+from recipes.cli.errors import UserError
+from recipes.cli.run.options import Parser
+from recipes.cli.studies.transfer_digits import fit_and_test, print_table, quietly, start_from
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,7 +14,7 @@ from PIL import Image
 from datamodules import ImageFolderDataModule
 from datamodules.decode import BadImageError, decode
 from datamodules.image_folder import files_in
-from recipes.errors import UserError
+from recipes.cli.errors import UserError
 
 _NAMED = 5  # files and classes that are named
 

@@ -1,0 +1,106 @@
+"""The process around a run: the verbs ``fit``, ``validate`` and ``test`` from the command line to an exit code.
+
+Imports torch when it must.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from recipes.cli import catalog
+from recipes.cli.console import Console, NoCaches, heard
+from recipes.cli.errors import Crash, MachineError
+from recipes.cli.run.folder import is_main_process
+from recipes.cli.run.options import Parser, parse
+
+# the end of the help of these verbs
+OVERRIDES_HELP = """  --debug               show the traceback of any error
+  --print_config        print the whole configuration and do nothing
+
+Everything in a recipe can be set: --model.lr 0.01, --data.batch_size 32, --trainer.max_epochs 5,
+--trainer.callbacks+=callbacks.GradNorm. `zoo {verb} -c RECIPE --help` lists all that the recipe's classes take.
+"""
+EVALUATION_HELP = f"""zoo {{verb}} [-c RECIPE] [--ckpt PATH] [options]: measure a checkpoint on {{data}}.
+
+  -c, --config RECIPE   whose data to use; not needed when the checkpoint lies in a run folder
+  --ckpt PATH           a checkpoint, or a run folder (its best one); default: the newest run of the recipe
+  --logger NAME         also write a run folder: csv, tensorboard, wandb, wandb-offline (default: none)
+  --runs FOLDER         where the run folders are (default: runs)
+{OVERRIDES_HELP}
+Examples:
+  zoo {{verb}} -c cnn/lenet_digits
+  zoo {{verb}} --ckpt runs/cnn/lenet_digits/version_0
+"""
+
+
+def run_verb(verb: str, args: list[str]) -> int:
+    """Fit, validate or test as the command line says, and return the exit code."""
+    console = Console(silent=not is_main_process())
+    with own_process_state():
+        options = parse(verb, args)
+        with NoCaches():
+            from recipes.cli.run.session import train_or_evaluate
+        with heard(console), kept(console):
+            return train_or_evaluate(options, console)
+
+
+def print_recipe_arguments(verb: str, args: list[str]) -> None:
+    """Print what the classes of the recipes in ``args`` (``-c``) take; nothing without a recipe."""
+    parser = Parser(f"zoo {verb}")
+    parser.add_argument("-c", "--config", action="append", default=[])
+    args = [arg for arg in args if arg not in ("--help", "-h")]
+    paths = [catalog.find(text).path for text in parser.parse_known_args(args)[0].config]
+    if paths:
+        with NoCaches():
+            from recipes.cli.run.building import print_arguments
+        print_arguments(map(str, paths))
+
+
+@contextlib.contextmanager
+def kept(console: Console) -> Iterator[None]:
+    """Keep in the log how a run ended early."""
+    try:
+        yield
+    except Crash as crash:
+        console.keep_traceback(crash.__cause__ or crash)
+        raise
+    except MachineError as error:
+        console.keep(f"zoo: error: {error}")
+        raise
+    except SystemExit as stop:
+        if (path := getattr(stop, "path", None)) is not None:
+            how = "Ctrl-C" if stop.code == 128 + signal.SIGINT else "SIGTERM"
+            console.say(
+                f"stopped by {how} and saved; go on with: zoo fit --resume {os.path.relpath(path.parent.parent)}"
+            )
+        raise
+
+
+@contextlib.contextmanager
+def own_process_state() -> Iterator[None]:
+    """Let a run set variables, signal handlers and the module search path, and put them back."""
+    environment, path = dict(os.environ), sys.path[:]
+    main = threading.current_thread() is threading.main_thread()
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)} if main else {}
+    if main:
+        signal.signal(signal.SIGTERM, _terminate)
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # LightningCLI and we serve old versions too
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # at the end: a recipe may name classes of the user's, and none of them hides ours
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + signum)

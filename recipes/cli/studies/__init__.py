@@ -1,0 +1,1 @@
+"""Verbs that train more than once and compare."""
