@@ -1,6 +1,7 @@
-"""What acts during a fit: one behavior, one file.
+"""Callbacks: one file for each behavior during training.
 
-The names are imported on first use (PEP 562), so that ``import callbacks`` itself imports neither torch nor lightning.
+``__init__.pyi`` lists the public names. They are imported on first use, so ``import callbacks`` itself loads neither torch nor
+Lightning.
 
 Example:
     >>> import callbacks
@@ -8,31 +9,17 @@ Example:
     2.0
 """
 
-from importlib import import_module
+import difflib
 from typing import Any
 
-_HOME = {
-    "EMA": "callbacks.ema",
-    "GradNorm": "callbacks.grad_norm",
-    "GracefulStop": "callbacks.graceful_stop",
-    "LRSchedule": "callbacks.lr_schedule",
-    "LayerFreezing": "callbacks.layer_freezing",
-    "LearningCurves": "callbacks.learning_curves",
-    "ModelFolder": "callbacks.model_folder",
-    "NearestNeighbors": "callbacks.nearest_neighbors",
-    "RandomState": "callbacks.random_state",
-    "Samples": "callbacks.samples",
-    "WrongExamples": "callbacks.wrong_examples",
-}
+import lazy_loader
 
-__all__ = sorted(_HOME)
+_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'callbacks' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+    if name in __all__:
+        return _load(name)
+    close = difflib.get_close_matches(name, __all__, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(__all__)}"
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; {hint}", name=name)

@@ -1,6 +1,7 @@
-"""Data: one dataset, or one file format of the user's own, is one file.
+"""Datamodules: one file for each dataset, or for each format of the user's own files.
 
-The names are imported on first use (PEP 562), so that ``import datamodules`` itself imports neither torch nor lightning.
+``__init__.pyi`` lists the public names. They are imported on first use, so ``import datamodules`` itself loads neither torch nor
+Lightning.
 
 Example:
     >>> from datamodules import DigitsDataModule
@@ -8,54 +9,17 @@ Example:
     (1, 32, 32)
 """
 
-from importlib import import_module
+import difflib
 from typing import Any
 
-_HOME = {
-    "ArrayDataModule": "datamodules.arrays",
-    "Augmentation": "datamodules.augment",
-    "BreastCancerDataModule": "datamodules.tabular",
-    "CIFAR100DataModule": "datamodules.cifar",
-    "CIFAR10DataModule": "datamodules.cifar",
-    "CirclesDataModule": "datamodules.toys",
-    "CityscapesDataModule": "datamodules.segmentation_sets",
-    "CSVDataModule": "datamodules.csv_table",
-    "DataModule": "datamodules.base",
-    "DatasetDataModule": "datamodules.dataset",
-    "DiabetesDataModule": "datamodules.tabular",
-    "DigitsDataModule": "datamodules.digits",
-    "DownloadedImages": "datamodules.downloads",
-    "EvaluationSampler": "datamodules.samplers",
-    "FashionMNISTDataModule": "datamodules.mnist",
-    "GaussianGridDataModule": "datamodules.mixtures",
-    "GaussianRingDataModule": "datamodules.mixtures",
-    "ImageDataModule": "datamodules.images",
-    "ImageFolderDataModule": "datamodules.image_folder",
-    "ImageNetDataModule": "datamodules.imagenet",
-    "IrisDataModule": "datamodules.tabular",
-    "MaskFolderDataModule": "datamodules.mask_folder",
-    "MNISTDataModule": "datamodules.mnist",
-    "MoonsDataModule": "datamodules.toys",
-    "OxfordIIITPetDataModule": "datamodules.segmentation_sets",
-    "SegmentationDataModule": "datamodules.segmentation",
-    "ShapesDataModule": "datamodules.shapes",
-    "SinusoidDataModule": "datamodules.toys",
-    "SpiralsDataModule": "datamodules.toys",
-    "TableDataModule": "datamodules.arrays",
-    "TrainSampler": "datamodules.samplers",
-    "VOCSegmentationDataModule": "datamodules.segmentation_sets",
-    "WineDataModule": "datamodules.tabular",
-    "XORDataModule": "datamodules.toys",
-}
+import lazy_loader
 
-__all__ = sorted(_HOME)
+_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'datamodules' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+    if name in __all__:
+        return _load(name)
+    close = difflib.get_close_matches(name, __all__, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(__all__)}"
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; {hint}", name=name)

@@ -73,7 +73,7 @@ def inspect(root: str, **options: Any) -> Inspection:
         UserError: damaged files; they are named.
         FileNotFoundError, ValueError: what the datamodule refuses: no folder, no images, one class.
     """
-    data = ImageFolderDataModule(root, **{**options, "size": 8, "num_workers": 0})
+    data: Any = ImageFolderDataModule(root, **{**options, "size": 8, "num_workers": 0})
     counts = {
         name: sum(len(files_in(folder / name)) for folder in data.folders.values() if (folder / name).is_dir())
         for name in data.class_names

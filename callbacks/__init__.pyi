@@ -1,0 +1,11 @@
+from .ema import EMA as EMA
+from .graceful_stop import GracefulStop as GracefulStop
+from .grad_norm import GradNorm as GradNorm
+from .layer_freezing import LayerFreezing as LayerFreezing
+from .learning_curves import LearningCurves as LearningCurves
+from .lr_schedule import LRSchedule as LRSchedule
+from .model_folder import ModelFolder as ModelFolder
+from .nearest_neighbors import NearestNeighbors as NearestNeighbors
+from .random_state import RandomState as RandomState
+from .samples import Samples as Samples
+from .wrong_examples import WrongExamples as WrongExamples
