@@ -7,10 +7,11 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from typing_extensions import override
+
+from callbacks.internals import callbacks_of, is_fitting, set_callbacks
 
 
 class EMA(Callback):
@@ -63,10 +64,10 @@ class EMA(Callback):
             0,
             False,
         )  # a checkpoint to resume from is loaded after this
-        callbacks = [c for c in trainer.callbacks if c is not self]  # type: ignore[attr-defined]
+        callbacks = [c for c in callbacks_of(trainer) if c is not self]
         place = next((i for i, c in enumerate(callbacks) if isinstance(c, Checkpoint)), len(callbacks))
         # what looks at the module after a validation sees what was validated; checkpoints are saved of both sets
-        trainer.callbacks = [*callbacks[:place], self, *callbacks[place:]]  # type: ignore[attr-defined]
+        set_callbacks(trainer, [*callbacks[:place], self, *callbacks[place:]])
 
     @override
     @torch.no_grad()
@@ -89,17 +90,17 @@ class EMA(Callback):
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.evaluate and trainer.state.fn == TrainerFn.FITTING:
+        if self.evaluate and is_fitting(trainer):
             self._exchange(pl_module, True)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.FITTING:
+        if is_fitting(trainer):
             self._exchange(pl_module, False)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if trainer.state.fn == TrainerFn.FITTING:
+        if is_fitting(trainer):
             self._exchange(pl_module, False)
 
     @override
@@ -136,7 +137,7 @@ class EMA(Callback):
 
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.state.fn != TrainerFn.FITTING:
+        if not is_fitting(trainer):
             self.average, self._exchanged = {}, False  # the module holds other weights now
             return
         if (kept := checkpoint.get(self.KEY)) is None:

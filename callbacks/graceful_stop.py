@@ -8,8 +8,9 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.loops.loop import _Loop
 from typing_extensions import override
+
+from callbacks.internals import callbacks_of, can_resume_after_batch, go_on_with_next_epoch, is_ending, set_callbacks
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -83,7 +84,7 @@ class GracefulStop(Checkpoint):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # Behind the other checkpoint callbacks: what they do at the end of an epoch must be done, and in our checkpoint.
-        trainer.callbacks = [*(c for c in trainer.callbacks if c is not self), self]  # type: ignore[attr-defined]
+        set_callbacks(trainer, [*(c for c in callbacks_of(trainer) if c is not self), self])
 
     @override
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -92,23 +93,13 @@ class GracefulStop(Checkpoint):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._take_signals()
-        loop = trainer.fit_loop
-        if loop.restarted_on_epoch_end:
-            # With max_steps, Lightning takes an epoch that was saved at its end for an unfinished one: it would run the end
-            # once more and leave out the next epoch. There is nothing to restart: go on with the next epoch.
-            loop.epoch_progress.increment_completed()
-            _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]  # the loop's own setter refuses
-            loop.reset_restart_stage()
-            loop.epoch_loop.reset_restart_stage()
+        go_on_with_next_epoch(trainer)
 
     @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        loop = trainer.fit_loop.epoch_loop
-        fetcher = trainer.fit_loop._data_fetcher
-        assert fetcher is not None
-        if not (loop._should_accumulate() or loop._is_training_done or loop._should_check_val_fx(fetcher)):
+        if can_resume_after_batch(trainer):
             self._save_if_asked(trainer)
 
     @override
@@ -116,8 +107,7 @@ class GracefulStop(Checkpoint):
         self._save_if_asked(trainer)
 
     def _save_if_asked(self, trainer: Trainer) -> None:
-        ending = trainer.should_stop and trainer.fit_loop._can_stop_early
-        if not ending and trainer.strategy.reduce_boolean_decision(self._signum is not None, all=False):
+        if not is_ending(trainer) and trainer.strategy.reduce_boolean_decision(self._signum is not None, all=False):
             trainer.save_checkpoint(self.path)
             self._saved = True
 

@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from callbacks.internals import grad_scale, log_every_n_steps, logged_step, norms, row_is_due
+
 
 class GradNorm(Callback):
     """Log ``grad_norm``: the p-norm of the gradient over the optimizer's parameters, before clipping.
@@ -56,26 +58,26 @@ class GradNorm(Callback):
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        step, log_every = trainer.fit_loop.epoch_loop._batches_that_stepped, _log_every_n_steps(trainer)
+        step, log_every = logged_step(trainer), log_every_n_steps(trainer)
         if log_every == 0 or (step + 1) % (self.every_n_steps or log_every):
             return
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not parameters:
             return
-        norms = _norms([p.grad for p in parameters], self.norm_type) / _scale(trainer, optimizer)
-        total = torch.linalg.vector_norm(norms, self.norm_type).reshape(1)
+        each = _norms([p.grad for p in parameters], self.norm_type) / grad_scale(trainer, optimizer)
+        total = torch.linalg.vector_norm(each, self.norm_type).reshape(1)
         index = [id(o) for o in trainer.optimizers].index(id(optimizer))
         names = ["grad_norm" if len(trainer.optimizers) == 1 else f"grad_norm/{index}"]
         if self.per_layer:
             names += [f"grad_norm/{self._names.get(id(p), f'unnamed{i}')}" for i, p in enumerate(parameters)]
-            total = torch.cat([total, norms])
+            total = torch.cat([total, each])
         self._pending.append((step, names, total))
 
     @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer._logger_connector.should_update_logs:
+        if row_is_due(trainer):
             self._log(trainer)
 
     @override
@@ -101,21 +103,11 @@ class GradNorm(Callback):
             trainer.callback_metrics.update({name: torch.tensor(value) for name, value in row.items()})
 
 
-def _log_every_n_steps(trainer: Trainer) -> int:
-    return int(getattr(trainer, "log_every_n_steps"))  # noqa: B009 (set outside the class, mypy does not see it)
-
-
-def _scale(trainer: Trainer, optimizer: Optimizer) -> Tensor | float:
-    """What the gradient is still multiplied by: an optimizer that unscales by itself (fused, float16) has not done so yet."""
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
-    return scaler._get_scale_async() if scaler and getattr(optimizer, "_step_supports_amp_scaling", False) else 1.0
-
-
 @torch.no_grad()
 def _norms(grads: list[Tensor], norm_type: float) -> Tensor:
     """The p-norm of each gradient, in float32 at least, on one device: ``(number of gradients,)``."""
     grads = [g.coalesce().values() if g.is_sparse else g for g in grads]
     half = any(g.dtype in (torch.float16, torch.bfloat16) for g in grads)
-    norms = torch._foreach_norm(grads, norm_type, dtype=torch.float32 if half else None)
-    stacked = torch.stack([norm.to(grads[0].device) for norm in norms])
+    each = norms(grads, norm_type, torch.float32 if half else None)
+    stacked = torch.stack([norm.to(grads[0].device) for norm in each])
     return stacked.full_tensor() if hasattr(stacked, "full_tensor") else stacked  # sharded: a DTensor (FSDP2)

@@ -4,10 +4,10 @@ from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
-from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
+
+from callbacks.internals import is_fit_validation, mean_over_ranks, wrap_again
 
 Layers = (
     int | str
@@ -141,16 +141,14 @@ class LayerFreezing(Callback):
         if frozen == module.frozen:
             return
         module.freeze(frozen)
-        if isinstance(trainer.strategy, DDPStrategy) and isinstance(trainer.strategy.model, DistributedDataParallel):
-            trainer.strategy.model = trainer.strategy._setup_model(module)
-            trainer.strategy._register_ddp_hooks()
+        wrap_again(trainer)
         rank_zero_info(
             f"epoch {trainer.current_epoch + 1}: trained from {groups[frozen][0]} on, {frozen} layer groups frozen"
         )
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.patience is None or trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+        if self.patience is None or not is_fit_validation(trainer):
             return
         module: Any = pl_module
         name, mode = module.monitor
@@ -158,9 +156,7 @@ class LayerFreezing(Callback):
             raise ValueError(
                 f"patience waits for {name!r}, which is not logged; there are {', '.join(trainer.callback_metrics)}"
             )
-        value = float(
-            trainer.strategy.reduce(trainer.callback_metrics[name], reduce_op="mean")
-        )  # one decision on all ranks
+        value = mean_over_ranks(trainer, trainer.callback_metrics[name])  # one decision on all ranks
         best = self._state["best"]
         better = best is None or (value < best if mode == "min" else value > best)
         self._state |= {"best": value, "waited": 0} if better else {"waited": self._state["waited"] + 1}

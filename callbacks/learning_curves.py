@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from callbacks.internals import fetched_batches, fetched_batches_of_epoch, is_fit_validation, row_is_due, run_folder
+
 EPOCH_METRIC = re.compile(r"(train|val)[/_](?!.*_(step|epoch)$)([^/]+)")  # train/loss, val/acc; not val/iou/cat
 STEP_METRIC = re.compile(r"train[/_].+_step|grad_norm(/\d+)?")  # train/loss_step, grad_norm, grad_norm/0
 LOSS, RATE, NORM = "loss (nats)", "learning rate", "gradient norm"
@@ -53,8 +55,8 @@ class LearningCurves(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        folder = self.dirpath or trainer.log_dir or trainer.default_root_dir  # log_dir: all ranks must ask
-        self._path = None if getattr(trainer, "fast_dev_run", False) else Path(folder) / self.filename
+        folder = run_folder(trainer)
+        self._path = None if folder is None else Path(self.dirpath or folder) / self.filename
         self._row_at = self._epoch_at = None
         if trainer.global_step == 0:  # what is resumed is loaded after this
             self.curves = {}
@@ -69,7 +71,7 @@ class LearningCurves(Callback):
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if not trainer._logger_connector.should_update_logs:
+        if not row_is_due(trainer):
             return
         index = [id(o) for o in trainer.optimizers].index(id(optimizer))
         name = "lr" if len(trainer.optimizers) == 1 else f"lr/{index}"
@@ -88,7 +90,7 @@ class LearningCurves(Callback):
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+        if is_fit_validation(trainer):
             self._add(self._now(trainer), _matching(trainer, EPOCH_METRIC, "val"))
 
     @override
@@ -124,10 +126,9 @@ class LearningCurves(Callback):
         self.curves = {name: (list(xs), list(ys)) for name, (xs, ys) in state_dict["curves"].items()}
 
     def _now(self, trainer: Trainer) -> float:
-        batches: Any = trainer.fit_loop.epoch_loop.batch_progress
         if self.unit == "epoch":
-            return trainer.current_epoch + batches.current.ready / trainer.num_training_batches
-        return batches.total.ready
+            return trainer.current_epoch + fetched_batches_of_epoch(trainer) / trainer.num_training_batches
+        return fetched_batches(trainer)
 
     def _read_row(self, trainer: Trainer) -> None:
         if self._row_at is not None:

@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 from typing_extensions import override
 
+from callbacks.internals import callbacks_of, finished_epochs, is_fit_validation, mean_over_ranks, trained_batches
+
 Schedule = Literal[
     "constant", "step", "exponential", "cosine", "linear", "inverse_time", "one_cycle", "inverse_sqrt", "plateau"
 ]
@@ -126,7 +128,7 @@ class LRSchedule(Callback):
             raise ValueError("schedule='plateau' judges a validation metric, but this run has no validation")
         if self.optimizer is not None and self.optimizer >= len(trainer.optimizers):
             raise ValueError(f"optimizer must be one of 0..{len(trainer.optimizers) - 1}, got {self.optimizer}")
-        others = [c for c in trainer.callbacks if isinstance(c, LRSchedule) and c is not self]  # type: ignore[attr-defined]
+        others = [c for c in callbacks_of(trainer) if isinstance(c, LRSchedule) and c is not self]
         if others and None in (self.optimizer, *(other.optimizer for other in others)):
             raise ValueError("two LRSchedules would set the same rate: give each the number of its optimizer")
         self._length = run_length(trainer, self.interval)
@@ -151,12 +153,12 @@ class LRSchedule(Callback):
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.schedule != "plateau" or trainer.sanity_checking or trainer.state.fn != "fit":
+        if self.schedule != "plateau" or not is_fit_validation(trainer):
             return
         monitor, metrics = self.options["monitor"], trainer.callback_metrics
         if monitor not in metrics:
             raise ValueError(f"monitor must be a metric that validation logs ({', '.join(metrics)}), got {monitor!r}")
-        value = float(trainer.strategy.reduce(metrics[monitor], reduce_op="mean"))  # one decision on all ranks
+        value = mean_over_ranks(trainer, metrics[monitor])  # one decision on all ranks
         best, lower = self._plateau["best"], self.options["mode"] == "min"
         better = best is None or (value < best if lower else value > best)
         self._plateau |= {"best": value, "waited": 0} if better else {"waited": self._plateau["waited"] + 1}
@@ -222,8 +224,7 @@ class LRSchedule(Callback):
 
 def run_length(trainer: Trainer, interval: Literal["step", "epoch"]) -> float:
     """Optimizer steps (in manual optimization: batches) or epochs of the whole run; infinite where nothing bounds it."""
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    accumulation = next((c for c in callbacks if isinstance(c, GradientAccumulationScheduler)), None)
+    accumulation = next((c for c in callbacks_of(trainer) if isinstance(c, GradientAccumulationScheduler)), None)
     max_steps, max_epochs = (math.inf if m in (-1, None) else m for m in (trainer.max_steps, trainer.max_epochs))
     batches = trainer.num_training_batches
     if math.isinf(batches) or max_steps == max_epochs == math.inf:
@@ -238,11 +239,9 @@ def run_length(trainer: Trainer, interval: Literal["step", "epoch"]) -> float:
 
 def _now(trainer: Trainer, interval: str) -> int:
     """The number of the coming step or epoch."""
-    loop: Any = trainer.fit_loop
     if interval == "epoch":
-        return loop.epoch_progress.current.processed
-    automatic = trainer.lightning_module.automatic_optimization
-    return trainer.global_step if automatic else loop.epoch_loop.batch_progress.total.processed
+        return finished_epochs(trainer)
+    return trainer.global_step if trainer.lightning_module.automatic_optimization else trained_batches(trainer)
 
 
 def _cosine(start: float, end: float, part: float) -> float:

@@ -7,6 +7,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
+from callbacks.internals import completed_epochs, is_validate_call, run_folder
+
 
 class ModelFolder(Callback):
     """Write the model that is evaluated after a fit, by its ``save_pretrained``, into the run folder, as ``model/``.
@@ -25,8 +27,8 @@ class ModelFolder(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            folder = trainer.log_dir or trainer.default_root_dir  # log_dir: all ranks must ask
-            self._folder = None if getattr(trainer, "fast_dev_run", False) else Path(folder) / "model"
+            folder = run_folder(trainer)
+            self._folder = None if folder is None else folder / "model"
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -34,7 +36,7 @@ class ModelFolder(Callback):
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "validate":
+        if is_validate_call(trainer):
             self._write(trainer, pl_module, "val/")
 
     def _write(self, trainer: Trainer, module: Any, stage: str) -> None:
@@ -43,7 +45,7 @@ class ModelFolder(Callback):
         data: Any = getattr(trainer, "datamodule", None)
         metrics = {k: round(float(v), 6) for k, v in trainer.callback_metrics.items() if k.startswith(stage)}
         told = {
-            "epochs": trainer.fit_loop.epoch_progress.current.completed,
+            "epochs": completed_epochs(trainer),
             "steps": trainer.global_step,
             "data": getattr(data, "data_identity", None) or type(data).__name__,
             "metric": metrics,

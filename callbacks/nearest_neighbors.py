@@ -8,9 +8,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
+from callbacks.internals import as_step_gets_it, gather_objects, leaves, run_folder
 from callbacks.samples import write
 
 
@@ -50,8 +50,7 @@ class NearestNeighbors(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            folder = trainer.log_dir or trainer.default_root_dir  # log_dir: all ranks must ask
-            self._folder = None if getattr(trainer, "fast_dev_run", False) else Path(folder)
+            self._folder = run_folder(trainer)
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -77,11 +76,7 @@ class NearestNeighbors(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._train is None or not self._real:
             return
-        real = torch.cat(self._real)
-        if trainer.world_size > 1:
-            parts: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, real)
-            real = torch.cat(parts)
+        real = torch.cat(gather_objects(trainer, torch.cat(self._real)))
         module: Any = pl_module
         with torch.no_grad():
             made = module.sample(self.num_samples).float().cpu()
@@ -122,7 +117,7 @@ def _training_examples(trainer: Trainer) -> Tensor | None:
         return None
     data.setup("validate")  # the training split, without beginning a fit
     found = []
-    for loader in tree_leaves(data.train_dataloader()):
+    for loader in leaves(data.train_dataloader()):
         dataset = copy.copy(loader.dataset)
         if hasattr(dataset, "order"):  # ours draw, crops say, where they stand in an order of training
             dataset.order = None
@@ -130,8 +125,7 @@ def _training_examples(trainer: Trainer) -> Tensor | None:
         for part in torch.arange(len(dataset)).split(512):
             places = part.tolist()
             batch = loader.collate_fn(several(places) if several else [dataset[place] for place in places])
-            batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
-            found.append(trainer.strategy.batch_to_device(batch, dataloader_idx=0)[0].float().cpu())
+            found.append(as_step_gets_it(trainer, batch)[0].float().cpu())
     return torch.cat(found) if found else None
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
+
+from callbacks.internals import gather_objects, is_fitting
 
 
 class RandomState(Callback):
@@ -34,11 +34,11 @@ class RandomState(Callback):
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint[self.KEY] = _of_all_processes(_current(pl_module.device), trainer.world_size)
+        checkpoint[self.KEY] = gather_objects(trainer, _current(pl_module.device))
 
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.state.fn != TrainerFn.FITTING:
+        if not is_fitting(trainer):
             return
         self._states = checkpoint.get(self.KEY, [])
         if self._states and len(self._states) != trainer.world_size:
@@ -91,11 +91,3 @@ def _set(state: dict[str, Any], device: torch.device) -> None:
     np.random.set_state(("MT19937", numpy_words.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)
-
-
-def _of_all_processes(state: dict[str, Any], processes: int) -> list[dict[str, Any]]:
-    if processes == 1:
-        return [state]
-    states: list[Any] = [None] * processes
-    dist.all_gather_object(states, state)
-    return states

@@ -14,9 +14,21 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader
 from typing_extensions import override
+
+from callbacks.internals import (
+    as_step_gets_it,
+    evaluating,
+    forward_context,
+    is_fit_validation,
+    is_fitting,
+    is_last_batch,
+    leaves,
+    logged_step,
+    map_leaves,
+    run_folder,
+)
 
 
 class Samples(Callback):
@@ -61,9 +73,8 @@ class Samples(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        folder = trainer.log_dir or trainer.default_root_dir  # log_dir: all ranks must ask
-        nothing = getattr(trainer, "fast_dev_run", False) or not hasattr(pl_module, "render")
-        self._folder = None if nothing else Path(folder) / "samples"
+        folder = run_folder(trainer)
+        self._folder = None if folder is None or not hasattr(pl_module, "render") else folder / "samples"
         self._batch = None
         self._ended = self._shown = 0  # what is resumed is loaded after this
 
@@ -74,18 +85,17 @@ class Samples(Callback):
         if (
             self._folder is not None
             and self._batch is None
-            and trainer.state.fn == "fit"
+            and is_fitting(trainer)
             and not _numbered(_first(trainer.val_dataloaders))
         ):
-            self._batch = tree_map(
+            self._batch = map_leaves(
                 lambda part: part[: self.num_examples] if isinstance(part, Tensor) and part.ndim else part, batch
             )
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # here, and not at the end of the epoch, if the epoch's last batch is done: checkpoints are saved next
-        progress: Any = trainer.fit_loop.epoch_loop.batch_progress
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and progress.is_last_batch:
+        if is_fit_validation(trainer) and is_last_batch(trainer):
             self._end_epoch(trainer, pl_module)
 
     @override
@@ -116,19 +126,16 @@ class Samples(Callback):
         if self._folder is None or not trainer.is_global_zero:
             return
         # the step of the row with the epoch's metrics: it is counted when validation is over
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped - (not trainer.validating)
-        stage, modes = trainer.state.stage, [(module, module.training) for module in pl_module.modules()]
+        step = logged_step(trainer) - (not trainer.validating)
         cuda = pl_module.device.type == "cuda"
         with isolate_rng(include_cuda=cuda):
             try:
                 _seed(cuda)
-                trainer.validating = True
-                pl_module.eval()
-                with torch.no_grad():
+                with evaluating(trainer, pl_module):
                     if self._batch is None:
                         self._batch = self._examples(trainer)
                     render: Any = pl_module.render
-                    with trainer.precision_plugin.forward_context():
+                    with forward_context(trainer):
                         shown = {} if self._batch is None else render(self._batch)
                     for name, value in shown.items():
                         value = _checked(name, value)
@@ -137,22 +144,14 @@ class Samples(Callback):
                             _log(logger, f"samples/{name}", value, step)
             except Exception as error:  # a picture is not worth a run
                 rank_zero_warn(f"Samples could not show epoch {self._ended}: {type(error).__name__}: {error}")
-            finally:
-                trainer.state.stage = stage
-                for module, training in modes:
-                    module.training = training
 
     def _examples(self, trainer: Trainer) -> Any:
         """The batch, as a validation step would get it; None if there is none."""
-        loaders = (
-            [_first(trainer.val_dataloaders)] if trainer.val_dataloaders else tree_leaves(trainer.train_dataloader)
-        )
+        loaders = [_first(trainer.val_dataloaders)] if trainer.val_dataloaders else leaves(trainer.train_dataloader)
         if not all(_numbered(loader) for loader in loaders):
             return None
-        batch = tree_map(self._read, loaders[0] if trainer.val_dataloaders else trainer.train_dataloader)
-        batch = trainer.precision_plugin.convert_input(batch)
-        batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
-        return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+        batch = map_leaves(self._read, loaders[0] if trainer.val_dataloaders else trainer.train_dataloader)
+        return as_step_gets_it(trainer, batch)
 
     def _read(self, loader: DataLoader) -> Any:
         data: Any = loader.dataset
@@ -163,7 +162,7 @@ class Samples(Callback):
 
 
 def _first(loaders: Any) -> Any:
-    return next(iter(tree_leaves(loaders)), None)
+    return next(iter(leaves(loaders)), None)
 
 
 def _numbered(loader: Any) -> bool:

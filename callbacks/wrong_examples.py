@@ -7,10 +7,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from torch.utils.data import IterableDataset
 from typing_extensions import override
 
+from callbacks.internals import forward_context, gather_objects, is_validate_call, leaves, run_folder
 from callbacks.samples import write
 
 
@@ -51,9 +51,8 @@ class WrongExamples(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            folder = trainer.log_dir or trainer.default_root_dir  # log_dir: all ranks must ask
-            nothing = getattr(trainer, "fast_dev_run", False) or not hasattr(pl_module, "render")
-            self._folder = None if nothing else Path(folder)
+            folder = run_folder(trainer)
+            self._folder = folder if hasattr(pl_module, "render") else None
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -85,7 +84,7 @@ class WrongExamples(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if trainer.state.fn == "validate":
+        if is_validate_call(trainer):
             self._add(trainer, pl_module, trainer.val_dataloaders, batch, batch_idx)
 
     @override
@@ -94,7 +93,7 @@ class WrongExamples(Callback):
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "validate":
+        if is_validate_call(trainer):
             self._write(trainer, pl_module)
 
     def _add(self, trainer: Trainer, module: Any, loaders: Any, batch: Any, number: int) -> None:
@@ -103,11 +102,11 @@ class WrongExamples(Callback):
         if not isinstance(batch, list | tuple) or len(batch) < 2:
             return
         x, y, *rest = batch
-        with trainer.precision_plugin.forward_context():
+        with forward_context(trainer):
             said = module.predict_step(batch, number)
         if not isinstance(said, dict) or "label" not in said or y.ndim != 1:
             return
-        loader = next(iter(tree_leaves(loaders)))
+        loader = next(iter(leaves(loaders)))
         if self._places is None:
             endless = isinstance(loader.dataset, IterableDataset)  # so is what torch makes of its batch sampler
             self._places = [] if endless else [list(places) for places in loader.batch_sampler or ()]
@@ -130,10 +129,7 @@ class WrongExamples(Callback):
     def _write(self, trainer: Trainer, module: Any) -> None:
         if self._folder is None:
             return
-        parts: list[Any] = [(self._seen, self._rows, self._shown, self._one)]
-        if trainer.world_size > 1:
-            parts = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, (self._seen, self._rows, self._shown, self._one))
+        parts = gather_objects(trainer, (self._seen, self._rows, self._shown, self._one))
         seen, one = sum(part[0] for part in parts), next((part[3] for part in parts if part[3] is not None), None)
         rows = sorted((row for part in parts for row in part[1]), key=lambda row: (-row[3], row[0]))
         shown = sorted((one for part in parts for one in part[2]), key=lambda one: -one[0])[: self.num_examples]

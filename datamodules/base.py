@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
+from datamodules.internals import finished_epochs, is_fitting, trained_batches_of_epoch
 from datamodules.loader import ResumableLoader
 from datamodules.samplers import EvaluationSampler, TrainSampler, seed_all
 from datamodules.splits import digest, held_out
@@ -104,7 +104,7 @@ class DataModule(LightningDataModule):
             self._seed = self._run_seed()
         if stage in ("fit", "validate", None) and "train" not in self._parts:
             examples = self.examples("train")
-            validates = self._held_out(examples.y)
+            validates = self.validation_mask(examples)
             self.fingerprint = examples.fingerprint(validates)
             self._parts["train"] = self.ready(examples.subset(~validates))
             self._parts["val"] = self.ready(examples.subset(validates))
@@ -118,10 +118,10 @@ class DataModule(LightningDataModule):
         if (stage == "test" or (stage is None and self.has_test)) and "test" not in self._parts:
             self._parts["test"] = self.ready(self.examples("test"))
 
-    def _held_out(self, y: Tensor) -> Tensor:
-        """True for the examples of the training part that validate: ``(N,)``."""
-        labels = y if self.num_classes is not None and y.ndim == 1 else None
-        return held_out("val_fraction", self.val_fraction, len(y), self.split_seed, labels)
+    def validation_mask(self, examples: "Examples") -> Tensor:
+        """Return the mask ``(N,)`` of the examples of the training part that validate."""
+        labels = examples.y if self.num_classes is not None and examples.y.ndim == 1 else None
+        return held_out("val_fraction", self.val_fraction, len(examples), self.split_seed, labels)
 
     # Loaders --------------------------------------------------------------------------------------------------------
 
@@ -176,28 +176,24 @@ class DataModule(LightningDataModule):
         It comes with our own state, which is loaded before anything else: callbacks may ask for the number of training steps,
         and so for this loader, before the trainer has restored its own progress.
         """
-        loop: Any = None if self.trainer is None else self.trainer.fit_loop
-        done = 0 if loop is None else loop.epoch_progress.current.processed
+        done = 0 if self.trainer is None else finished_epochs(self.trainer)
         return self._resume if self._resume is not None and done <= self._resume[0] else (done, 0)
 
     @override
     def state_dict(self) -> dict[str, Any]:
         if self.trainer is None:
             return {}
-        loop: Any = self.trainer.fit_loop
-        epoch = loop.epoch_progress.current
-        unfinished = epoch.started > epoch.processed
         return {
             "seed": self._seed,
-            "epoch": epoch.processed,
-            "batch": loop.epoch_loop.batch_progress.current.processed if unfinished else 0,
+            "epoch": finished_epochs(self.trainer),
+            "batch": trained_batches_of_epoch(self.trainer),
             "global_batch": self.batch_size * self._replica_kwargs()["num_replicas"],
             "data": self.data_identity,
         }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+        if self.trainer is None or not is_fitting(self.trainer):
             return
         saved = state_dict.get("data")
         if saved is not None and saved != self.data_identity:

@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.arrays import Kind, TableDataModule
+from datamodules.base import Examples
 from datamodules.sheet import MISSING, Column, Sheet, encode_rows, encode_sheet, like_number, number
 
 
@@ -114,7 +115,7 @@ class CSVDataModule(TableDataModule):
 
     def _training_rows(self, y: Tensor, has_test: bool) -> Tensor:
         trains = torch.ones(len(y), dtype=torch.bool) if has_test else ~self.test_rows(y)
-        trains[trains.clone()] = ~self._held_out(y[trains])
+        trains[trains.clone()] = ~self.validation_mask(Examples(torch.empty(0), y[trains]))
         return trains
 
     def _encoded(self, sheet: Sheet) -> np.ndarray:

@@ -110,10 +110,10 @@ class DatasetDataModule(DataModule):
         return Items(dataset, y, self.input_shape, part)
 
     @override
-    def _held_out(self, y: Tensor) -> Tensor:
+    def validation_mask(self, examples: Examples) -> Tensor:
         if "val" not in self._given:
-            return super()._held_out(y)
-        return torch.arange(len(y)) >= len(self._targets("train"))
+            return super().validation_mask(examples)
+        return torch.arange(len(examples)) >= len(self._targets("train"))
 
     @override
     def describe(self, train: Examples) -> None:

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from datamodules.augment import Augmentation
 from datamodules.base import DataModule, Examples, check_integer
+from datamodules.internals import fetched_batches_of_epoch, finished_epochs, in_precision
 from datamodules.samplers import generator_for, seed_all
 
 
@@ -159,14 +160,12 @@ class ImageDataModule(DataModule):
         x = (self._augmented(images) if training else images).float().div_(255)
         if training and (self.mixup or self.cutmix):
             x, rest[0] = self._mixed(x, rest[0])
-        return (self.trainer.precision_plugin.convert_input(x), *rest)
+        return (in_precision(self.trainer, x), *rest)
 
     def _batch_key(self) -> tuple[int, int, int]:
         """(run seed, epoch, batch) of the training batch at hand."""
         assert self.trainer is not None
-        loop: Any = self.trainer.fit_loop
-        # the batch is fetched before the trainer counts it: ``ready`` is its index in the epoch
-        return self._seed, loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.ready
+        return self._seed, finished_epochs(self.trainer), fetched_batches_of_epoch(self.trainer)
 
     def _augmented(self, images: Tensor) -> Tensor:
         """Augment this process's share of the global batch: its draws are every ``num_replicas``-th of the global ones."""

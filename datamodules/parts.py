@@ -68,7 +68,7 @@ class PartsInFolders(DataModule):
         return found.subset(tests if part == "test" else ~tests)
 
     @override
-    def _held_out(self, y: Tensor) -> Tensor:
+    def validation_mask(self, examples: Examples) -> Tensor:
         if "val" not in self.folders:
-            return super()._held_out(y)
-        return torch.arange(len(y)) >= len(y) - self._validating
+            return super().validation_mask(examples)
+        return torch.arange(len(examples)) >= len(examples) - self._validating

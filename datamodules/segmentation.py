@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from datamodules.base import DataModule, Examples, check_integer
 from datamodules.images import statistics
+from datamodules.internals import in_precision
 
 IGNORED = 255  # the mask's value where a pixel counts nowhere
 _SAMPLE = 512  # training images that tell mean, std and class_counts
@@ -116,7 +117,7 @@ class SegmentationDataModule(DataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         images, masks, *rest = batch
         assert self.trainer is not None
-        return (self.trainer.precision_plugin.convert_input(images.float().div_(255)), masks.long(), *rest)
+        return (in_precision(self.trainer, images.float().div_(255)), masks.long(), *rest)
 
 
 class Pairs(Examples):

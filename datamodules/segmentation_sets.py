@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from torchvision.datasets import Cityscapes, OxfordIIITPet, VOCSegmentation
 from typing_extensions import override
 
+from datamodules.internals import pet_files
 from datamodules.mask_folder import MaskCode, MaskFiles, Value
 from datamodules.segmentation import IGNORED, SegmentationDataModule
 
@@ -113,8 +114,7 @@ class OxfordIIITPetDataModule(ListedMasks):
     @override
     def listed(self, part: Literal["train", "test"]) -> tuple[list[str], list[str]]:
         split = "trainval" if part == "train" else "test"
-        dataset = OxfordIIITPet(str(self.root), split, target_types="segmentation")
-        return [str(path) for path in dataset._images], [str(path) for path in dataset._segs]
+        return pet_files(OxfordIIITPet(str(self.root), split, target_types="segmentation"))
 
 
 class VOCSegmentationDataModule(ListedMasks):

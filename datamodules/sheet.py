@@ -95,34 +95,10 @@ class Sheet:
         if not rows:
             raise ValueError(f"{path} is empty, wanted a header and rows")
         sheet = cls(path, rows[0], rows[1:], lines[1:])
-        sheet._check(delimiter)
+        _check_header(sheet, delimiter)
         if not sheet.rows:
             raise ValueError(f"{path} has a header but no rows")
         return sheet
-
-    def _check(self, delimiter: str) -> None:
-        header = self.header
-        for other in {";", "\t", "|", ","} - {delimiter}:
-            if len(header) == 1 and other in header[0]:
-                raise ValueError(
-                    f"{self.path}, line 1: {header[0]!r} is one column: is the delimiter {other!r} instead of {delimiter!r}?"
-                )
-        if all(number(name) is not None for name in header):
-            raise ValueError(f"{self.path}, line 1: the names of the columns are wanted, got the numbers {header}")
-        for i, name in enumerate(header):
-            if not name:
-                raise ValueError(
-                    f"{self.path}, line 1: column {i + 1} has no name (pandas writes its index so: index=False)"
-                )
-            if (first := header.index(name)) != i:
-                raise ValueError(
-                    f"{self.path}, line 1: columns {first + 1} and {i + 1} are both called {name!r}: rename one"
-                )
-        for row, line in zip(self.rows, self.lines, strict=True):
-            if len(row) != len(header):
-                raise ValueError(
-                    f"{self.path}, line {line}: {len(row)} columns, but the header has {len(header)} (delimiter {delimiter!r})"
-                )
 
     def column(self, name: str) -> list[str]:
         """All texts of a column."""
@@ -142,6 +118,31 @@ class Sheet:
             how = ", decimals with a point" if value is None and like_number(text) else ""
             raise ValueError(f"{self.at(row, name)}: a finite number is wanted, got {text!r}: correct it{how}{cure}")
         return value
+
+
+def _check_header(sheet: Sheet, delimiter: str) -> None:
+    header = sheet.header
+    for other in {";", "\t", "|", ","} - {delimiter}:
+        if len(header) == 1 and other in header[0]:
+            raise ValueError(
+                f"{sheet.path}, line 1: {header[0]!r} is one column: is the delimiter {other!r} instead of {delimiter!r}?"
+            )
+    if all(number(name) is not None for name in header):
+        raise ValueError(f"{sheet.path}, line 1: the names of the columns are wanted, got the numbers {header}")
+    for i, name in enumerate(header):
+        if not name:
+            raise ValueError(
+                f"{sheet.path}, line 1: column {i + 1} has no name (pandas writes its index so: index=False)"
+            )
+        if (first := header.index(name)) != i:
+            raise ValueError(
+                f"{sheet.path}, line 1: columns {first + 1} and {i + 1} are both called {name!r}: rename one"
+            )
+    for row, line in zip(sheet.rows, sheet.lines, strict=True):
+        if len(row) != len(header):
+            raise ValueError(
+                f"{sheet.path}, line {line}: {len(row)} columns, but the header has {len(header)} (delimiter {delimiter!r})"
+            )
 
 
 def number(text: str) -> float | None:

@@ -49,8 +49,8 @@ class Counted(ImageDataModule):
     def read(self, part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
         return images_of(self.counts[part])
 
-    def _held_out(self, labels: Tensor) -> Tensor:
-        return torch.arange(len(labels)) < self.val
+    def validation_mask(self, examples: Any) -> Tensor:
+        return torch.arange(len(examples)) < self.val
 
 
 class Counter(LightningModule):

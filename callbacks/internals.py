@@ -1,0 +1,220 @@
+"""What the callbacks need of Lightning and PyTorch beyond their documented interfaces.
+
+Only this file of the package reaches for private names, training loops and the trainer's state, so a new version of either library
+can break the callbacks here and nowhere else.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loops.loop import _Loop
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves, tree_map
+
+# The run ---------------------------------------------------------------------------------------------------------------
+
+
+def run_folder(trainer: Trainer) -> Path | None:
+    """Return the folder of the run's files, or None for ``fast_dev_run``. Collective: every rank must call it."""
+    folder = trainer.log_dir or trainer.default_root_dir  # log_dir is broadcast from the first rank
+    return None if getattr(trainer, "fast_dev_run", False) else Path(folder)
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """Return the trainer's callbacks in the order in which they run."""
+    return trainer.callbacks  # type: ignore[attr-defined]
+
+
+def set_callbacks(trainer: Trainer, callbacks: Sequence[Callback]) -> None:
+    """Replace the trainer's callbacks."""
+    trainer.callbacks = list(callbacks)  # type: ignore[attr-defined]
+
+
+def is_fitting(trainer: Trainer) -> bool:
+    """Whether ``trainer.fit`` is running, its validation and sanity check included."""
+    return trainer.state.fn == TrainerFn.FITTING
+
+
+def is_fit_validation(trainer: Trainer) -> bool:
+    """Whether a validation that is running belongs to a fit and is not its sanity check."""
+    return is_fitting(trainer) and not trainer.sanity_checking
+
+
+def is_validate_call(trainer: Trainer) -> bool:
+    """Whether ``trainer.validate`` is running."""
+    return trainer.state.fn == TrainerFn.VALIDATING
+
+
+def gather_objects(trainer: Trainer, value: Any) -> list[Any]:
+    """Return ``value`` of each rank, in the order of the ranks. Collective."""
+    if trainer.world_size == 1:
+        return [value]
+    values: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def mean_over_ranks(trainer: Trainer, value: Tensor) -> float:
+    """Return the mean of ``value`` over the ranks, so that all decide alike. Collective."""
+    return float(trainer.strategy.reduce(value, reduce_op="mean"))
+
+
+# Progress --------------------------------------------------------------------------------------------------------------
+
+
+def logged_step(trainer: Trainer) -> int:
+    """Return the step that loggers get for the batch being trained: batches at whose end an optimizer stepped, from 0."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def row_is_due(trainer: Trainer) -> bool:
+    """Whether the trainer writes a row of metrics at the end of this batch (``log_every_n_steps``)."""
+    return trainer._logger_connector.should_update_logs
+
+
+def log_every_n_steps(trainer: Trainer) -> int:
+    """Return the trainer's argument of this name; 0 turns logging of steps off."""
+    return int(getattr(trainer, "log_every_n_steps"))  # noqa: B009 (set outside the class, mypy does not see it)
+
+
+def finished_epochs(trainer: Trainer) -> int:
+    """Return the number of epochs whose batches are all trained."""
+    loop: Any = trainer.fit_loop
+    return loop.epoch_progress.current.processed
+
+
+def completed_epochs(trainer: Trainer) -> int:
+    """Return the number of epochs whose last hook has run, too."""
+    return trainer.fit_loop.epoch_progress.current.completed
+
+
+def trained_batches(trainer: Trainer) -> int:
+    """Return the number of batches of the whole fit that are trained."""
+    loop: Any = trainer.fit_loop
+    return loop.epoch_loop.batch_progress.total.processed
+
+
+def fetched_batches(trainer: Trainer) -> int:
+    """Return the number of batches of the whole fit that have been fetched."""
+    return trainer.fit_loop.epoch_loop.batch_progress.total.ready
+
+
+def fetched_batches_of_epoch(trainer: Trainer) -> int:
+    """Return the number of batches of this epoch that have been fetched."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+
+def is_last_batch(trainer: Trainer) -> bool:
+    """Whether the batch being trained, or trained last, is the last one of its epoch."""
+    return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+
+
+# Stopping and resuming -------------------------------------------------------------------------------------------------
+
+
+def can_resume_after_batch(trainer: Trainer) -> bool:
+    """Whether a checkpoint saved at the end of this batch resumes exactly.
+
+    It does where the optimizer has stepped, no validation is due (a resumed run would skip it) and the epoch goes on.
+    """
+    loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    return not (loop._should_accumulate() or loop._is_training_done or loop._should_check_val_fx(fetcher))
+
+
+def is_ending(trainer: Trainer) -> bool:
+    """Whether training is about to end by itself, as early stopping asks for."""
+    return trainer.should_stop and trainer.fit_loop._can_stop_early
+
+
+def go_on_with_next_epoch(trainer: Trainer) -> None:
+    """Let a run that resumes from the end of an epoch begin the next one.
+
+    With ``max_steps``, Lightning takes an epoch that was saved at its end for an unfinished one: it would run the end once more
+    and skip the next epoch.
+    """
+    loop = trainer.fit_loop
+    if loop.restarted_on_epoch_end:
+        loop.epoch_progress.increment_completed()
+        _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]  # the loop's own setter refuses
+        loop.reset_restart_stage()
+        loop.epoch_loop.reset_restart_stage()
+
+
+# Modules and batches ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def keeping_modes(module: nn.Module) -> Iterator[None]:
+    """Put back the training mode of each submodule at the end."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+@contextmanager
+def evaluating(trainer: Trainer, module: LightningModule) -> Iterator[None]:
+    """Make trainer and module those of a validation step, without gradients; at the end they are as they were."""
+    stage = trainer.state.stage
+    with keeping_modes(module), torch.no_grad():
+        try:
+            trainer.validating = True
+            module.eval()
+            yield
+        finally:
+            trainer.state.stage = stage
+
+
+def forward_context(trainer: Trainer) -> AbstractContextManager[Any]:
+    """Return the context in which the trainer runs steps: autocast, the default dtype."""
+    return trainer.precision_plugin.forward_context()
+
+
+def as_step_gets_it(trainer: Trainer, batch: Any) -> Any:
+    """Return a batch as a step gets it: converted to the trainer's precision, through the batch hooks, on the device."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+def wrap_again(trainer: Trainer) -> None:
+    """Wrap the module for data parallelism anew: the wrapper synchronizes the parameters that were trained when it was made."""
+    strategy = trainer.strategy
+    if isinstance(strategy, DDPStrategy) and isinstance(strategy.model, DistributedDataParallel):
+        strategy.model = strategy._setup_model(trainer.lightning_module)
+        strategy._register_ddp_hooks()
+
+
+def leaves(tree: Any) -> list[Any]:
+    """Return what nested lists, tuples and dicts hold, such as dataloaders or the tensors of a batch."""
+    return tree_leaves(tree)
+
+
+def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
+    """Apply ``function`` to what nested lists, tuples (named ones, too) and dicts hold."""
+    return tree_map(function, tree)
+
+
+# Gradients -------------------------------------------------------------------------------------------------------------
+
+
+def grad_scale(trainer: Trainer, optimizer: Optimizer) -> Tensor | float:
+    """Return the factor that gradients still have: a fused optimizer divides by float16's loss scale in its own step."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return scaler._get_scale_async() if scaler and getattr(optimizer, "_step_supports_amp_scaling", False) else 1.0
+
+
+def norms(tensors: list[Tensor], p: float, dtype: torch.dtype | None = None) -> list[Tensor]:
+    """Return the p-norm of each tensor, computed in few kernels."""
+    return list(torch._foreach_norm(tensors, p, dtype=dtype))
