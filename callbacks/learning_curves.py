@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
 from callbacks.internals import fetched_batches, fetched_batches_of_epoch, is_fit_validation, row_is_due, run_folder
+from callbacks.writing import warning_only
 
 EPOCH_METRIC = re.compile(r"(train|val)[/_](?!.*_(step|epoch)$)([^/]+)")  # train/loss, val/acc; not val/iou/cat
 STEP_METRIC = re.compile(r"train[/_].+_step|grad_norm(/\d+)?")  # train/loss_step, grad_norm, grad_norm/0
@@ -153,11 +153,9 @@ class LearningCurves(Callback):
         if self._path is None or not self.curves or not trainer.is_global_zero:
             return
         name, mode = getattr(pl_module, "monitor", None) or (None, None)
-        try:
+        with warning_only(f"LearningCurves could not draw {self._path}"):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             draw(self.curves, self._path, type(pl_module).__name__, name, mode, self.unit)
-        except Exception as error:  # a picture is not worth a run
-            rank_zero_warn(f"LearningCurves could not draw {self._path}: {error}")
 
 
 def draw(

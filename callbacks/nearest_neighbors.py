@@ -1,17 +1,16 @@
 """Whether a generator repeats what it was trained on."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
 from callbacks.internals import as_step_gets_it, gather_objects, leaves, run_folder
-from callbacks.samples import write
+from callbacks.reading import read
+from callbacks.writing import warning_only, write
 
 
 class NearestNeighbors(Callback):
@@ -84,10 +83,8 @@ class NearestNeighbors(Callback):
         ratio = distances.median() / real.median()
         module.log("test/copy_ratio", ratio, batch_size=1, prog_bar=True, sync_dist=True, reduce_fx="max")
         if self._folder is not None and trainer.is_global_zero:
-            try:
+            with warning_only("NearestNeighbors could not show them"):
                 self._show(made, distances, places)
-            except Exception as error:  # a picture is not worth a run
-                rank_zero_warn(f"NearestNeighbors could not show them: {type(error).__name__}: {error}")
         self._train = None
 
     def _show(self, made: Tensor, distances: Tensor, places: Tensor) -> None:
@@ -116,16 +113,11 @@ def _training_examples(trainer: Trainer) -> Tensor | None:
     if data is None:
         return None
     data.setup("validate")  # the training split, without beginning a fit
-    found = []
-    for loader in leaves(data.train_dataloader()):
-        dataset = copy.copy(loader.dataset)
-        if hasattr(dataset, "order"):  # ours draw, crops say, where they stand in an order of training
-            dataset.order = None
-        several = getattr(dataset, "__getitems__", None)
-        for part in torch.arange(len(dataset)).split(512):
-            places = part.tolist()
-            batch = loader.collate_fn(several(places) if several else [dataset[place] for place in places])
-            found.append(as_step_gets_it(trainer, batch)[0].float().cpu())
+    found = [
+        as_step_gets_it(trainer, read(loader, part.tolist()))[0].float().cpu()
+        for loader in leaves(data.train_dataloader())
+        for part in torch.arange(len(loader.dataset)).split(512)
+    ]
     return torch.cat(found) if found else None
 
 

@@ -1,6 +1,5 @@
 """What a model makes of the same examples, epoch after epoch."""
 
-import csv
 import random
 import re
 from pathlib import Path
@@ -9,12 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from callbacks.internals import (
@@ -29,6 +24,8 @@ from callbacks.internals import (
     map_leaves,
     run_folder,
 )
+from callbacks.reading import first_loader, has_indices, read
+from callbacks.writing import checked, log, warning_only, write
 
 
 class Samples(Callback):
@@ -86,7 +83,7 @@ class Samples(Callback):
             self._folder is not None
             and self._batch is None
             and is_fitting(trainer)
-            and not _numbered(_first(trainer.val_dataloaders))
+            and not has_indices(first_loader(trainer.val_dataloaders))
         ):
             self._batch = map_leaves(
                 lambda part: part[: self.num_examples] if isinstance(part, Tensor) and part.ndim else part, batch
@@ -128,47 +125,35 @@ class Samples(Callback):
         # the step of the row with the epoch's metrics: it is counted when validation is over
         step = logged_step(trainer) - (not trainer.validating)
         cuda = pl_module.device.type == "cuda"
-        with isolate_rng(include_cuda=cuda):
-            try:
-                _seed(cuda)
-                with evaluating(trainer, pl_module):
-                    if self._batch is None:
-                        self._batch = self._examples(trainer)
-                    render: Any = pl_module.render
-                    with forward_context(trainer):
-                        shown = {} if self._batch is None else render(self._batch)
-                    for name, value in shown.items():
-                        value = _checked(name, value)
-                        write(self._folder, f"epoch_{self._ended:04d}_" + re.sub(r"[^\w.-]+", "_", name), value)
-                        for logger in trainer.loggers:
-                            _log(logger, f"samples/{name}", value, step)
-            except Exception as error:  # a picture is not worth a run
-                rank_zero_warn(f"Samples could not show epoch {self._ended}: {type(error).__name__}: {error}")
+        failure = warning_only(f"Samples could not show epoch {self._ended}")
+        with isolate_rng(include_cuda=cuda), failure, evaluating(trainer, pl_module):
+            _seed(cuda)
+            if self._batch is None:
+                self._batch = self._examples(trainer)
+            if self._batch is None:
+                return
+            render: Any = pl_module.render
+            with forward_context(trainer):
+                shown = render(self._batch)
+            for name, value in shown.items():
+                value = checked(name, value)
+                write(self._folder, f"epoch_{self._ended:04d}_" + re.sub(r"[^\w.-]+", "_", name), value)
+                for logger in trainer.loggers:
+                    log(logger, f"samples/{name}", value, step)
 
     def _examples(self, trainer: Trainer) -> Any:
         """The batch, as a validation step would get it; None if there is none."""
-        loaders = [_first(trainer.val_dataloaders)] if trainer.val_dataloaders else leaves(trainer.train_dataloader)
-        if not all(_numbered(loader) for loader in loaders):
+        loaders = (
+            [first_loader(trainer.val_dataloaders)] if trainer.val_dataloaders else leaves(trainer.train_dataloader)
+        )
+        if not all(has_indices(loader) for loader in loaders):
             return None
         batch = map_leaves(self._read, loaders[0] if trainer.val_dataloaders else trainer.train_dataloader)
         return as_step_gets_it(trainer, batch)
 
-    def _read(self, loader: DataLoader) -> Any:
-        data: Any = loader.dataset
-        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
-        places = order[: self.num_examples].sort().values.tolist()
-        several = getattr(data, "__getitems__", None)
-        return loader.collate_fn(several(places) if several else [data[place] for place in places])
-
-
-def _first(loaders: Any) -> Any:
-    return next(iter(leaves(loaders)), None)
-
-
-def _numbered(loader: Any) -> bool:
-    """Whether examples can be asked for by their number."""
-    data = getattr(loader, "dataset", None)
-    return hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    def _read(self, loader: Any) -> Any:
+        order = torch.randperm(len(loader.dataset), generator=torch.Generator().manual_seed(0))
+        return read(loader, order[: self.num_examples].sort().values.tolist())
 
 
 def _seed(cuda: bool) -> None:
@@ -178,54 +163,3 @@ def _seed(cuda: bool) -> None:
     torch.default_generator.manual_seed(0)
     if cuda:
         torch.cuda.manual_seed(0)
-
-
-def _checked(name: str, value: Any) -> Any:
-    """An image as a tensor on the CPU, a text, or a table; nothing else."""
-    if isinstance(value, Tensor) and value.dtype == torch.uint8 and value.ndim == 3 and value.shape[0] == 3:
-        return value.cpu()
-    if isinstance(value, str) or (isinstance(value, list) and value and all(isinstance(row, list) for row in value)):
-        return value
-    got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-    raise TypeError(
-        f"render() must give uint8 images (3, H, W), texts, or tables (lists of rows, the first one the column names), "
-        f"got {name!r}: {got}"
-    )
-
-
-def write(folder: Path, name: str, value: Any) -> None:
-    """Write an image, a text or a table into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(value, Tensor):
-        _picture(value).save(folder / f"{name}.png")
-    elif isinstance(value, str):
-        (folder / f"{name}.txt").write_text(value, encoding="utf-8")
-    else:
-        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(value)
-
-
-def _picture(image: Tensor) -> Image.Image:
-    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())  # (3, H, W) -> (H, W, 3)
-
-
-def _log(logger: Logger, name: str, value: Any, step: int) -> None:
-    """Hand over to a logger what it can take."""
-    if isinstance(logger, TensorBoardLogger):
-        if isinstance(value, Tensor):
-            logger.experiment.add_image(name, value, step)
-        else:  # it reads Markdown: four spaces keep a text as it is
-            text = _markdown(value) if isinstance(value, list) else re.sub("^", "    ", value, flags=re.MULTILINE)
-            logger.experiment.add_text(name, text, step)
-    elif isinstance(value, Tensor) and hasattr(logger, "log_image"):  # W&B, by its own methods: they know its axis
-        logger.log_image(name, [_picture(value)], step=step)
-    elif isinstance(value, str) and hasattr(logger, "log_text"):
-        logger.log_text(name, columns=["text"], data=[[value]], step=step)
-    elif isinstance(value, list) and hasattr(logger, "log_table"):
-        logger.log_table(name, columns=value[0], data=value[1:], step=step)
-
-
-def _markdown(table: list[list[Any]]) -> str:
-    rows = [[str(cell).replace("|", "\\|") for cell in row] for row in table]
-    rows.insert(1, ["---"] * len(rows[0]))
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

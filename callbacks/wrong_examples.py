@@ -5,13 +5,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import IterableDataset
 from typing_extensions import override
 
-from callbacks.internals import forward_context, gather_objects, is_validate_call, leaves, run_folder
-from callbacks.samples import write
+from callbacks.internals import forward_context, gather_objects, is_validate_call, run_folder
+from callbacks.reading import first_loader
+from callbacks.writing import warning_only, write
 
 
 class WrongExamples(Callback):
@@ -106,7 +107,7 @@ class WrongExamples(Callback):
             said = module.predict_step(batch, number)
         if not isinstance(said, dict) or "label" not in said or y.ndim != 1:
             return
-        loader = next(iter(leaves(loaders)))
+        loader = first_loader(loaders)
         if self._places is None:
             endless = isinstance(loader.dataset, IterableDataset)  # so is what torch makes of its batch sampler
             self._places = [] if endless else [list(places) for places in loader.batch_sampler or ()]
@@ -135,7 +136,7 @@ class WrongExamples(Callback):
         shown = sorted((one for part in parts for one in part[2]), key=lambda one: -one[0])[: self.num_examples]
         if not seen or not trainer.is_global_zero:
             return
-        try:
+        with warning_only("WrongExamples could not show them"):
             write(self._folder, "wrong_examples", [["file", "true", "predicted", "probability"], *rows])
             batch = one
             if shown:
@@ -146,7 +147,4 @@ class WrongExamples(Callback):
             if shown and "examples" in found:
                 write(self._folder, "wrong_examples", found["examples"])
             rank_zero_info(f"{len(rows)} of {seen} wrong: {self._folder / 'wrong_examples.csv'}")
-        except Exception as error:  # a picture is not worth a run
-            rank_zero_warn(f"WrongExamples could not show them: {type(error).__name__}: {error}")
-        finally:
-            self._reset()
+        self._reset()
