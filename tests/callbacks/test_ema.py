@@ -1,17 +1,14 @@
 """The average by its formula, what is evaluated with it, and what a checkpoint holds."""
 
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fits import SaveEverywhere, make_trainer
+from kit import PATTERN_BATCHES, Patterns, PatternTask, SaveEverywhere, fit_patterns, quiet_trainer, same_weights
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
-from transfer_kit import BATCHES, Task, data, fit, same
 
 import zoo
 from callbacks import EMA
@@ -39,24 +36,26 @@ def by_hand(weights: list[dict[str, Tensor]], decay: float, start: int = 1, ever
 
 @pytest.mark.parametrize(("start", "every"), [(0, 1), (3, 1), (2, 4)])
 def test_formula(start: int, every: int) -> None:
-    task, _ = fit(EMA(0.7, start_step=start, every_n_steps=every), epochs=2)
+    task, _ = fit_patterns(EMA(0.7, start_step=start, every_n_steps=every), epochs=2)
     expected = by_hand(task.weights, 0.7, max(start, 1), every)
     for name, value in task.state_dict().items():  # after the fit the module holds the average
         torch.testing.assert_close(value, expected[name].to(value.dtype), atol=1e-6, rtol=1e-5)
     counted = task.state_dict()["net.1.num_batches_tracked"]
-    updates = [step for step in range(1, 2 * BATCHES + 1) if step >= start and (step - max(start, 1)) % every == 0]
+    updates = [
+        step for step in range(1, 2 * PATTERN_BATCHES + 1) if step >= start and (step - max(start, 1)) % every == 0
+    ]
     assert int(counted) == updates[-1]
 
 
 def test_training_is_the_same_run_without_it() -> None:
-    averaged, _ = fit(EMA(0.9))
-    plain, _ = fit()
+    averaged, _ = fit_patterns(EMA(0.9))
+    plain, _ = fit_patterns()
     assert all(torch.equal(a[k], b[k]) for a, b in zip(averaged.weights, plain.weights, strict=True) for k in a)
-    assert not same(averaged, plain)
+    assert not same_weights(averaged, plain)
 
 
 def test_accumulated_steps_update_once() -> None:
-    task, _ = fit(EMA(0.5), accumulate_grad_batches=2, epochs=2)
+    task, _ = fit_patterns(EMA(0.5), accumulate_grad_batches=2, epochs=2)
     assert len(task.weights) == 6  # 2 + 2 + 1 batches an epoch
     expected = by_hand(task.weights, 0.5)
     torch.testing.assert_close(
@@ -65,17 +64,17 @@ def test_accumulated_steps_update_once() -> None:
 
 
 def test_a_start_that_is_never_reached_leaves_the_trained_weights(tmp_path: Path) -> None:
-    task, trainer = fit(EMA(0.9, start_step=10_000))
-    plain, _ = fit()
-    assert same(task, plain)
+    task, trainer = fit_patterns(EMA(0.9, start_step=10_000))
+    plain, _ = fit_patterns()
+    assert same_weights(task, plain)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     assert "ema" not in torch.load(tmp_path / "a.ckpt", weights_only=True)
 
 
 def test_stock_averaging_ends_with_the_initial_weights() -> None:
-    task = Task()
+    task = PatternTask()
     start = {name: value.clone() for name, value in task.named_parameters()}
-    fit(EMAWeightAveraging(decay=0.9, update_starting_at_step=10_000), task=task)
+    fit_patterns(EMAWeightAveraging(decay=0.9, update_starting_at_step=10_000), task=task)
     assert all(torch.equal(value, start[name]) for name, value in task.named_parameters())
 
 
@@ -100,8 +99,8 @@ class Watch(Callback):
 @pytest.mark.parametrize("evaluate", [True, False])
 def test_validation_sees_the_average(evaluate: bool) -> None:
     watch = Watch()
-    task, _ = fit(EMA(0.9, evaluate=evaluate), watch, epochs=2, num_sanity_val_steps=1)
-    raw = [task.weights[BATCHES - 1], task.weights[2 * BATCHES - 1]]
+    task, _ = fit_patterns(EMA(0.9, evaluate=evaluate), watch, epochs=2, num_sanity_val_steps=1)
+    raw = [task.weights[PATTERN_BATCHES - 1], task.weights[2 * PATTERN_BATCHES - 1]]
     assert torch.equal(watch.during[0], watch.after[0])  # the sanity check: nothing is averaged yet
     for seen, own in zip(watch.during[1:], raw, strict=True):
         assert torch.equal(seen, own["net.13.weight"]) != evaluate
@@ -116,22 +115,22 @@ def test_resuming_is_the_uninterrupted_run(tmp_path: Path, evaluate: bool) -> No
         return EMA(0.8, start_step=3, every_n_steps=2, evaluate=evaluate)
 
     first = ema()
-    whole, _ = fit(first, SaveEverywhere(tmp_path), epochs=3)
+    whole, _ = fit_patterns(first, SaveEverywhere(tmp_path), epochs=3)
     for path in sorted(tmp_path.glob("*.ckpt")):
         again = ema()
-        resumed, _ = fit(again, ckpt=path, epochs=3, seed=8)
-        assert same(resumed, whole), path.name
+        resumed, _ = fit_patterns(again, ckpt=path, epochs=3, seed=8)
+        assert same_weights(resumed, whole), path.name
         assert all(torch.equal(value, again.average[name]) for name, value in first.average.items())
 
 
 def test_a_checkpoint_holds_what_was_evaluated_and_the_other_set(tmp_path: Path) -> None:
-    task, _ = fit(EMA(0.8), SaveEverywhere(tmp_path), epochs=1)
-    loaded = Task.load_from_checkpoint(tmp_path / f"epoch-{BATCHES}.ckpt")
-    assert same(loaded, task)
-    kept = torch.load(tmp_path / f"epoch-{BATCHES}.ckpt", weights_only=True)["ema"]
+    task, _ = fit_patterns(EMA(0.8), SaveEverywhere(tmp_path), epochs=1)
+    loaded = PatternTask.load_from_checkpoint(tmp_path / f"epoch-{PATTERN_BATCHES}.ckpt")
+    assert same_weights(loaded, task)
+    kept = torch.load(tmp_path / f"epoch-{PATTERN_BATCHES}.ckpt", weights_only=True)["ema"]
     assert all(torch.equal(value, task.weights[-1][name]) for name, value in kept["other"].items())
-    fit(EMA(0.8, evaluate=False), SaveEverywhere(tmp_path), epochs=1)
-    beside = torch.load(tmp_path / f"epoch-{BATCHES}.ckpt", weights_only=True)["ema"]
+    fit_patterns(EMA(0.8, evaluate=False), SaveEverywhere(tmp_path), epochs=1)
+    beside = torch.load(tmp_path / f"epoch-{PATTERN_BATCHES}.ckpt", weights_only=True)["ema"]
     assert all(torch.equal(value, task.state_dict()[name]) for name, value in beside["other"].items())
 
 
@@ -140,7 +139,9 @@ def test_load_chooses(tmp_path: Path, evaluate: bool) -> None:
     seed_everything(0, verbose=False)
     digits = DigitsDataModule(batch_size=64)
     task = zoo.create_model("mlp", in_features=64, widths=[4])
-    trainer = make_trainer(EMA(0.5, evaluate=evaluate), SaveEverywhere(tmp_path), max_epochs=1, limit_train_batches=3)
+    trainer = quiet_trainer(
+        EMA(0.5, evaluate=evaluate), SaveEverywhere(tmp_path), max_epochs=1, limit_train_batches=3, limit_val_batches=0
+    )
     trainer.fit(task, datamodule=digits)
     path = tmp_path / "epoch-3.ckpt"
     held = {kind: zoo.load(path, average=kind).net.fc.weight for kind in (None, True, False)}
@@ -160,7 +161,7 @@ def test_load_chooses(tmp_path: Path, evaluate: bool) -> None:
 
 def test_what_looks_after_a_validation_sees_the_average() -> None:
     watch = Watch()
-    fit(EMA(0.9), watch, epochs=2)
+    fit_patterns(EMA(0.9), watch, epochs=2)
     assert all(torch.equal(a, b) for a, b in zip(watch.during, watch.after, strict=True))
 
 
@@ -170,9 +171,9 @@ def test_a_failure_in_validation_gives_the_weights_back() -> None:
             if trainer.global_step:
                 raise RuntimeError("broken")
 
-    task = Task()
+    task = PatternTask()
     with pytest.raises(RuntimeError, match="broken"):
-        fit(EMA(0.8), Fails(), task=task)
+        fit_patterns(EMA(0.8), Fails(), task=task)
     assert all(torch.equal(value, task.state_dict()[name]) for name, value in task.weights[-1].items())
 
 
@@ -190,17 +191,16 @@ class WriteValidated(Callback):
 def test_all_processes_validate_with_the_same_statistics(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     seed_everything(5, verbose=False)
-    trainer = make_trainer(EMA(0.5), WriteValidated(tmp_path), max_epochs=1, devices=2, limit_val_batches=1,
-                           strategy=DDPStrategy(start_method="fork", timeout=timedelta(seconds=30)))  # fmt: skip
-    trainer.fit(Task(), datamodule=data(batch_size=6))
+    trainer = quiet_trainer(EMA(0.5), WriteValidated(tmp_path), ranks=2, max_epochs=1, limit_val_batches=1)
+    trainer.fit(PatternTask(), datamodule=Patterns(batch_size=6))
     zero, one = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(value, one[name]) for name, value in zero.items())
 
 
 def test_resuming_without_it_is_refused(tmp_path: Path) -> None:
-    fit(EMA(0.8), SaveEverywhere(tmp_path), epochs=1)
+    fit_patterns(EMA(0.8), SaveEverywhere(tmp_path), epochs=1)
     with pytest.raises(ValueError, match=r"are an average: resume with callbacks.EMA"):
-        fit(ckpt=tmp_path / f"epoch-{BATCHES}.ckpt", epochs=2)
+        fit_patterns(ckpt=tmp_path / f"epoch-{PATTERN_BATCHES}.ckpt", epochs=2)
 
 
 @pytest.mark.parametrize(

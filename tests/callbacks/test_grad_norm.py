@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from fits import Memory, SaveEverywhere, make_trainer
+from kit import Memory, SaveEverywhere, quiet_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ def norm(x: Tensor, p: float = 2.0) -> float:
 
 def fit(callback: GradNorm, module: LightningModule | None = None, *more: Callback, **options: Any) -> Memory:
     logger, ckpt = Memory(), options.pop("ckpt", None)
-    trainer = make_trainer(callback, *more, **({"max_epochs": 1, "logger": logger} | options))
+    trainer = quiet_trainer(callback, *more, **({"max_epochs": 1, "logger": logger} | options))
     trainer.fit(module or Known(), DataLoader(DATA, batch_size=1), ckpt_path=ckpt, weights_only=True if ckpt else None)
     return logger
 
@@ -91,7 +91,7 @@ def test_when_it_measures_and_when_it_reads(every: int | None, log_every: int, m
     logger = fit(GradNorm(every_n_steps=every), max_epochs=2, log_every_n_steps=log_every)
     wanted = [(step, pytest.approx(norm(DATA[step % BATCHES]), rel=1e-6)) for step in measured]
     assert logger.values("grad_norm") == wanted
-    assert [at for (_, row), at in zip(logger.rows, logger.came_at, strict=True) if "grad_norm" in row] == came_at
+    assert [at for (_, row), at in zip(logger.rows, logger.logged_at, strict=True) if "grad_norm" in row] == came_at
 
 
 def test_what_was_measured_is_not_lost_when_training_breaks() -> None:
@@ -101,7 +101,7 @@ def test_what_was_measured_is_not_lost_when_training_breaks() -> None:
                 raise OSError("disk")
 
     logger, seen = Memory(), []
-    trainer = make_trainer(GradNorm(every_n_steps=1), max_epochs=1, logger=logger, log_every_n_steps=3)
+    trainer = quiet_trainer(GradNorm(every_n_steps=1), max_epochs=1, logger=logger, log_every_n_steps=3)
     with pytest.raises(OSError, match="disk"):
         trainer.fit(Breaks(), DataLoader(DATA, batch_size=1))
     seen = [step for step, _ in logger.values("grad_norm")]
@@ -256,6 +256,6 @@ def test_wrong_arguments_are_refused_at_once(arguments: dict[str, Any], message:
 
 
 def test_it_works_beside_a_trainer_without_logger() -> None:
-    trainer: Trainer = make_trainer(GradNorm(), max_epochs=1)
+    trainer: Trainer = quiet_trainer(GradNorm(), max_epochs=1)
     trainer.fit(Known(), DataLoader(DATA, batch_size=1))
     assert float(trainer.callback_metrics["grad_norm"]) == pytest.approx(norm(DATA[-1]), rel=1e-6)

@@ -1,17 +1,14 @@
 """What is frozen stays as it is, what is set free is trained on every process, and a resumed run is the uninterrupted one."""
 
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fits import SaveEverywhere, make_trainer
+from kit import PATTERN_BATCHES, Patterns, PatternTask, SaveEverywhere, fit_patterns, quiet_trainer, same_weights
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import BackboneFinetuning
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
-from transfer_kit import BATCHES, Task, data, fit, same
 
 from callbacks import EMA, LayerFreezing, LRSchedule
 from callbacks.lr_schedule import ARGUMENTS
@@ -54,17 +51,17 @@ class Record(Callback):
 )
 def test_schedules(arguments: dict, frozen: list[int]) -> None:
     record = Record()
-    fit(LayerFreezing(**arguments), record, epochs=5)
+    fit_patterns(LayerFreezing(**arguments), record, epochs=5)
     assert record.frozen == frozen
 
 
 def test_frozen_layers_do_not_move_and_free_ones_do() -> None:
     """AdamW with weight decay, validation in between: no bit of weights or statistics moves."""
     seed_everything(5, verbose=False)
-    task = Task()
+    task = PatternTask()
     start = {name: value.clone() for name, value in task.net.state_dict().items()}
-    fit(LayerFreezing("head", every=2, groups=2, down_to=3), task=task)
-    last_frozen = task.weights[2 * BATCHES - 1]
+    fit_patterns(LayerFreezing("head", every=2, groups=2, down_to=3), task=task)
+    last_frozen = task.weights[2 * PATTERN_BATCHES - 1]
     moved = {name.split(".")[0] for name, value in start.items() if not torch.equal(last_frozen[f"net.{name}"], value)}
     assert moved == {"13"}
     moved = {name for name, value in start.items() if not torch.equal(task.net.state_dict()[name], value)}
@@ -81,16 +78,16 @@ def test_resuming_is_the_uninterrupted_run(tmp_path: Path, arguments: dict) -> N
     def callbacks() -> list[Callback]:
         return [LayerFreezing("head", **arguments), LRSchedule("cosine", warmup=2)]
 
-    whole, _ = fit(*callbacks(), SaveEverywhere(tmp_path))
+    whole, _ = fit_patterns(*callbacks(), SaveEverywhere(tmp_path))
     found = sorted(tmp_path.glob("*.ckpt"))
     if (
         "patience" in arguments
     ):  # after a save between an epoch's last step and its validation, Lightning skips the latter
-        found = [path for path in found if path.stem not in {f"step-{BATCHES * k}" for k in range(5)}]
-    assert len(found) >= 3 * BATCHES
+        found = [path for path in found if path.stem not in {f"step-{PATTERN_BATCHES * k}" for k in range(5)}]
+    assert len(found) >= 3 * PATTERN_BATCHES
     for path in found:
-        resumed, _ = fit(*callbacks(), ckpt=path, seed=9)
-        assert same(resumed, whole), path.name
+        resumed, _ = fit_patterns(*callbacks(), ckpt=path, seed=9)
+        assert same_weights(resumed, whole), path.name
         assert resumed.frozen == whole.frozen
 
 
@@ -99,18 +96,18 @@ def test_an_average_beside_it_resumes_exactly_and_leaves_frozen_layers_alone(tmp
         return [LayerFreezing("head", every=2, groups=2, down_to=3), EMA(0.8)]
 
     seed_everything(5, verbose=False)
-    task = Task()
+    task = PatternTask()
     start = {name: value.clone() for name, value in task.state_dict().items()}
-    whole, _ = fit(*callbacks(), SaveEverywhere(tmp_path), task=task)
+    whole, _ = fit_patterns(*callbacks(), SaveEverywhere(tmp_path), task=task)
     assert all(torch.equal(whole.state_dict()[f"net.{k}"], start[f"net.{k}"]) for k in ("0.weight", "1.running_mean"))
-    for step in (2 * BATCHES - 1, 2 * BATCHES, 2 * BATCHES + 2):
-        resumed, _ = fit(*callbacks(), ckpt=tmp_path / f"step-{step}.ckpt", seed=9)
-        assert same(resumed, whole), step
+    for step in (2 * PATTERN_BATCHES - 1, 2 * PATTERN_BATCHES, 2 * PATTERN_BATCHES + 2):
+        resumed, _ = fit_patterns(*callbacks(), ckpt=tmp_path / f"step-{step}.ckpt", seed=9)
+        assert same_weights(resumed, whole), step
 
 
 @pytest.mark.filterwarnings("ignore:The provided params to be frozen already exist")
 def test_stock_finetuning_is_frozen_for_ever_after_a_resume(tmp_path: Path) -> None:
-    class Stock(Task):
+    class Stock(PatternTask):
         @property
         def backbone(self) -> torch.nn.Module:
             return torch.nn.Sequential(*list(self.net)[:12])
@@ -124,9 +121,9 @@ def test_stock_finetuning_is_frozen_for_ever_after_a_resume(tmp_path: Path) -> N
     def finetuning() -> BackboneFinetuning:
         return BackboneFinetuning(unfreeze_backbone_at_epoch=1, backbone_initial_lr=0.01, verbose=False)
 
-    whole, _ = fit(finetuning(), SaveEverywhere(tmp_path), task=Stock())
-    resumed, _ = fit(finetuning(), ckpt=tmp_path / f"epoch-{2 * BATCHES}.ckpt", task=Stock())
-    assert not same(resumed, whole)
+    whole, _ = fit_patterns(finetuning(), SaveEverywhere(tmp_path), task=Stock())
+    resumed, _ = fit_patterns(finetuning(), ckpt=tmp_path / f"epoch-{2 * PATTERN_BATCHES}.ckpt", task=Stock())
+    assert not same_weights(resumed, whole)
 
 
 @pytest.mark.parametrize("schedule", list(ARGUMENTS))
@@ -139,9 +136,9 @@ def test_every_schedule_goes_on_through_unfreezing(schedule: str, layer_decay: f
         "inverse_time": {"decay": 0.1},
     }
     callback = LRSchedule(schedule, **needed.get(schedule, {}))  # type: ignore[arg-type]
-    task, _ = fit(callback, LayerFreezing("head", every=1), task=Task(layer_decay=layer_decay))
-    assert len(task.rates) == 4 * BATCHES
-    factors = [callback.factor(n) for n in range(4 * BATCHES)]
+    task, _ = fit_patterns(callback, LayerFreezing("head", every=1), task=PatternTask(layer_decay=layer_decay))
+    assert len(task.rates) == 4 * PATTERN_BATCHES
+    factors = [callback.factor(n) for n in range(4 * PATTERN_BATCHES)]
     if schedule == "plateau":
         factors = [1.0] * len(factors)
     for factor, rates in zip(factors, task.rates, strict=True):
@@ -153,13 +150,13 @@ def test_every_schedule_goes_on_through_unfreezing(schedule: str, layer_decay: f
 def test_plateau_waits_for_the_monitor() -> None:
     """Validation losses by script: 3, 2, 2, 2, 1 ... : two without a new best release a group."""
 
-    class Scripted(Task):
+    class Scripted(PatternTask):
         def on_validation_epoch_end(self) -> None:
             losses = [3.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0]
             self.log("val/loss", losses[self.current_epoch], batch_size=1)
 
     record = Record()
-    fit(LayerFreezing("head", patience=2), record, task=Scripted(), epochs=8, num_sanity_val_steps=0)
+    fit_patterns(LayerFreezing("head", patience=2), record, task=Scripted(), epochs=8, num_sanity_val_steps=0)
     assert record.frozen == [3, 3, 3, 3, 2, 2, 2, 1]
 
 
@@ -182,15 +179,14 @@ def run(
     *callbacks: Callback,
     epochs: int = 4,
     ckpt: Path | None = None,
-    task: Task | None = None,
+    task: PatternTask | None = None,
 ) -> list[list[dict[str, Tensor]]]:
     """epoch -> rank -> weights."""
     folder.mkdir(exist_ok=True)
     seed_everything(5, verbose=False)
-    strategy = DDPStrategy(start_method="fork", timeout=timedelta(seconds=30)) if devices > 1 else "auto"
-    trainer = make_trainer(WriteEpochs(folder), *callbacks, devices=devices, strategy=strategy, max_epochs=epochs)
-    patterns = data(batch_size=12 // devices, val_fraction=0.0)
-    trainer.fit(task or Task(norm=False, dropout=0.0), datamodule=patterns, ckpt_path=ckpt, weights_only=True)
+    trainer = quiet_trainer(WriteEpochs(folder), *callbacks, ranks=devices, max_epochs=epochs)
+    patterns = Patterns(batch_size=12 // devices, val_fraction=0.0)
+    trainer.fit(task or PatternTask(norm=False, dropout=0.0), datamodule=patterns, ckpt_path=ckpt, weights_only=True)
     done = sorted({int(path.name.split("-")[0]) for path in folder.glob("*-0.pt")})
     return [[torch.load(folder / f"{e}-{r}.pt", weights_only=True) for r in range(devices)] for e in done]
 
@@ -214,12 +210,14 @@ def test_two_processes_agree_to_the_bit_and_with_one(tmp_path: Path) -> None:
 def test_two_processes_resume_after_an_unfreeze(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", 2, LayerFreezing("head", every=1), SaveEverywhere(tmp_path))
     assert len(list(tmp_path.glob("epoch-*.ckpt"))) == 4
-    again = run(tmp_path / "again", 2, LayerFreezing("head", every=1), ckpt=tmp_path / f"epoch-{2 * BATCHES}.ckpt")
+    again = run(
+        tmp_path / "again", 2, LayerFreezing("head", every=1), ckpt=tmp_path / f"epoch-{2 * PATTERN_BATCHES}.ckpt"
+    )
     assert worst(whole[-1][0], again[-1][0]) == worst(*again[-1]) == 0.0
 
 
 def test_stock_finetuning_lets_the_processes_drift_apart(tmp_path: Path) -> None:
-    class Stock(Task):
+    class Stock(PatternTask):
         @property
         def backbone(self) -> torch.nn.Module:
             return torch.nn.Sequential(*list(self.net)[:9])
@@ -249,8 +247,8 @@ def test_bad_arguments(arguments: dict, message: str) -> None:
 
 def test_steps_that_end_before_the_schedule() -> None:
     with pytest.raises(ValueError, match="set free in epoch 3, which max_steps=9 does not reach"):
-        fit(LayerFreezing("head", every=1), epochs=-1, max_steps=9)
-    fit(LayerFreezing("head", every=1), epochs=-1, max_steps=3 * BATCHES + 1)
+        fit_patterns(LayerFreezing("head", every=1), epochs=-1, max_steps=9)
+    fit_patterns(LayerFreezing("head", every=1), epochs=-1, max_steps=3 * PATTERN_BATCHES + 1)
 
 
 @pytest.mark.parametrize(
@@ -265,20 +263,20 @@ def test_steps_that_end_before_the_schedule() -> None:
 )
 def test_what_only_the_fit_can_tell(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        fit(LayerFreezing(**arguments))
+        fit_patterns(LayerFreezing(**arguments))
 
 
 def test_patience_without_validation_is_refused() -> None:
     with pytest.raises(ValueError, match="patience counts validations, and this run has none"):
-        fit(LayerFreezing(patience=1), limit_val_batches=0)
+        fit_patterns(LayerFreezing(patience=1), limit_val_batches=0)
 
 
 def test_patience_without_a_monitor_is_refused() -> None:
-    class Unjudged(Task):
+    class Unjudged(PatternTask):
         monitor = None
 
     with pytest.raises(ValueError, match="this Unjudged has none: give every= or milestones="):
-        fit(LayerFreezing(patience=1), task=Unjudged())
+        fit_patterns(LayerFreezing(patience=1), task=Unjudged())
 
 
 def test_a_module_without_layer_groups_is_refused() -> None:
@@ -290,4 +288,4 @@ def test_a_module_without_layer_groups_is_refused() -> None:
         def configure_optimizers(self) -> None: ...
 
     with pytest.raises(TypeError, match=r"Plain has no layer_groups\(\)"):
-        make_trainer(LayerFreezing(), max_epochs=1).fit(Plain(), datamodule=data(val_fraction=0.0))
+        quiet_trainer(LayerFreezing(), max_epochs=1).fit(Plain(), datamodule=Patterns(val_fraction=0.0))

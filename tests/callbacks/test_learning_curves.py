@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fits import SaveEverywhere, make_trainer
+from kit import SaveEverywhere, quiet_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
@@ -56,7 +56,7 @@ class Scripted(LightningModule):
 def fit(curves: LearningCurves, *more: Callback, module: Any = None, **options: Any) -> dict[str, Any]:
     ckpt, data = options.pop("ckpt", None), options.pop("data", DataLoader(torch.ones(BATCHES, 1)))
     defaults = {"max_epochs": 3, "limit_val_batches": 1, "log_every_n_steps": 2, "num_sanity_val_steps": 1}
-    trainer = make_trainer(curves, *more, **(defaults | options))
+    trainer = quiet_trainer(curves, *more, **(defaults | options))
     validation = DataLoader(torch.ones(1, 1))
     trainer.fit(module or Scripted(), data, validation, ckpt_path=ckpt, weights_only=True if ckpt else None)
     return {name: list(zip(*points, strict=True)) for name, points in curves.curves.items()}
@@ -78,7 +78,7 @@ def test_every_value_at_its_moment(tmp_path: Path) -> None:
 @pytest.mark.parametrize("first", [True, False], ids=["curves-first", "curves-last"])
 def test_rates_and_norms_of_the_steps_whatever_the_order(tmp_path: Path, first: bool) -> None:
     curves, others = LearningCurves(tmp_path), [GradNorm(), LRSchedule("linear")]
-    trainer = make_trainer(*([curves, *others] if first else [*others, curves]), max_epochs=1, log_every_n_steps=1)
+    trainer = quiet_trainer(*([curves, *others] if first else [*others, curves]), max_epochs=1, log_every_n_steps=1)
     trainer.fit(Scripted(), DataLoader(torch.ones(BATCHES, 1)), DataLoader(torch.ones(1, 1)))
     assert curves.curves["lr"] == ([0.25, 0.5, 0.75, 1.0], [0.5, 0.375, 0.25, 0.125])
     assert curves.curves["grad_norm"] == ([0.25, 0.5, 0.75, 1.0], [3.0] * 4)
@@ -163,7 +163,7 @@ def test_a_second_fit_of_the_same_callback_starts_anew_and_an_evaluation_changes
     curves = LearningCurves(tmp_path)
     fit(curves)
     assert fit(curves) == WHOLE
-    make_trainer(curves, limit_val_batches=1).validate(Scripted(), DataLoader(torch.ones(1, 1)), verbose=False)
+    quiet_trainer(curves, limit_val_batches=1).validate(Scripted(), DataLoader(torch.ones(1, 1)), verbose=False)
     assert curves.curves["val/acc"] == ([1.0, 2.0, 3.0], [0.5, 0.75, 0.625])
 
 
@@ -194,7 +194,7 @@ def test_the_picture_is_there_when_the_run_breaks(error: BaseException, tmp_path
 
 
 def test_no_picture_where_none_belongs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = make_trainer(LearningCurves(tmp_path / "a"), limit_val_batches=1)
+    trainer = quiet_trainer(LearningCurves(tmp_path / "a"), limit_val_batches=1)
     trainer.validate(Scripted(), DataLoader(torch.ones(1, 1)), verbose=False)
     fit(LearningCurves(tmp_path / "b"), fast_dev_run=True)
     monkeypatch.setattr(Trainer, "is_global_zero", False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from fits import Memory, SaveEverywhere, make_trainer
+from kit import Memory, SaveEverywhere, quiet_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     GradientAccumulationScheduler,
@@ -87,7 +87,7 @@ def fit(
     *callbacks: Callback, module: Line | None = None, ckpt: Path | None = None, data: Any = None, **options: Any
 ) -> Line:
     module = module or Line()
-    trainer = make_trainer(*callbacks, **({"max_epochs": EPOCHS} | options))
+    trainer = quiet_trainer(*callbacks, **({"max_epochs": EPOCHS, "limit_val_batches": 0} | options))
     train = DataLoader(torch.ones(BATCHES, 1), batch_size=1) if data is None else data
     trainer.fit(module, train, DataLoader(torch.ones(1, 1)), ckpt_path=ckpt, weights_only=True if ckpt else None)
     return module
@@ -198,7 +198,7 @@ def test_plateau_judges_each_validation() -> None:
     module = fit(schedule, module=Line(script=[1.0]), max_epochs=1, **options)
     assert module.rates == [LR, LR, LR, LR, LR / 2]
     state = schedule.state_dict()
-    make_trainer(schedule, limit_val_batches=1).validate(Line(), DataLoader(torch.ones(1, 1)), verbose=False)
+    quiet_trainer(schedule, limit_val_batches=1).validate(Line(), DataLoader(torch.ones(1, 1)), verbose=False)
     assert schedule.state_dict() == state  # nor is a validation of its own
 
 

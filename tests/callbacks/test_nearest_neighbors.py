@@ -1,14 +1,12 @@
 """Copies are told from new examples: by a number, in a picture, on any number of processes."""
 
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fits import make_trainer
+from kit import quiet_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy
 from PIL import Image
 from torch import Tensor
 
@@ -48,7 +46,7 @@ def ratio(module: LightningModule, data: Any = None, folder: Path | None = None,
     callback = NearestNeighbors(num_samples=300, num_shown=10)
     callback._folder = folder
     data = data or DigitsDataModule(shift=2, flip=True)  # what augments is not looked at
-    (got,) = make_trainer(callback, **options).test(module, datamodule=data, verbose=False)
+    (got,) = quiet_trainer(callback, **options).test(module, datamodule=data, verbose=False)
     return got
 
 
@@ -95,8 +93,8 @@ def test_several_processes_tell_the_same(tmp_path: Path) -> None:
             torch.save(trainer.callback_metrics["test/copy_ratio"].item(), tmp_path / f"{trainer.global_rank}.pt")
 
     module, told = Made(examples("test").roll(1, 0)), []
-    for options in ({}, {"devices": 2, "strategy": DDPStrategy(start_method="fork", timeout=timedelta(seconds=60))}):
-        trainer = make_trainer(NearestNeighbors(300), Keep(), **options)
+    for ranks in (1, 2):
+        trainer = quiet_trainer(NearestNeighbors(300), Keep(), ranks=ranks)
         trainer.test(module, datamodule=DigitsDataModule(batch_size=50), verbose=False)
         told += [torch.load(tmp_path / f"{rank}.pt") for rank in range(trainer.world_size)]
     assert told == pytest.approx([told[0]] * 3)

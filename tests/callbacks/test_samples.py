@@ -11,7 +11,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 import torch
-from fits import Memory, SaveEverywhere, make_trainer
+from kit import Memory, SaveEverywhere, quiet_trainer
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
@@ -71,7 +71,7 @@ def fit(
     options = {"max_epochs": 3, "limit_val_batches": 1.0 if val is not None else 0} | options
     ckpt = options.pop("ckpt", None)
     more = options.pop("more", [])
-    trainer = make_trainer(*([samples] if samples else []), *more, default_root_dir=folder, **options)
+    trainer = quiet_trainer(*([samples] if samples else []), *more, default_root_dir=folder, **options)
     trainer.fit(module, train, FOUR if val is None else val, ckpt_path=ckpt, weights_only=True if ckpt else None)
     return trainer
 
@@ -212,7 +212,7 @@ def test_nothing_to_show_nothing_done(tmp_path: Path) -> None:
     fit(tmp_path, Samples(), Plain())
     fit(tmp_path, Samples(), Shows({}))
     fit(tmp_path, Samples(), module := Shows(), fast_dev_run=True)
-    make_trainer(Samples(), limit_val_batches=1, default_root_dir=tmp_path).validate(module, FOUR, verbose=False)
+    quiet_trainer(Samples(), limit_val_batches=1, default_root_dir=tmp_path).validate(module, FOUR, verbose=False)
     assert not module.batches
     assert not list(tmp_path.iterdir())
 
@@ -344,10 +344,7 @@ def test_two_ranks_write_what_one_writes_and_only_once(tmp_path: Path) -> None:
         sampler = [DistributedSampler(data, ranks, rank, shuffle=False) for rank in range(ranks)]
         task.train_dataloader = lambda t=task, s=sampler: DataLoader(data, 5, sampler=s[t.global_rank])
         task.val_dataloader = task.train_dataloader
-        options = {"strategy": "ddp_fork", "devices": 2} if ranks == 2 else {}
-        make_trainer(
-            Samples(num_examples=8), max_epochs=2, limit_val_batches=1.0, default_root_dir=folder, **options
-        ).fit(task)
+        quiet_trainer(Samples(num_examples=8), ranks=ranks, max_epochs=2, default_root_dir=folder).fit(task)
         assert (folder / "rendered").read_text() == "0 0 "
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / r / "samples").iterdir()} for r in ("1", "2"))
     assert sorted(one) == [f"epoch_000{e}_{n}" for e in (1, 2) for n in ("batch.txt", "confusion.png", "regions.png")]
@@ -356,9 +353,7 @@ def test_two_ranks_write_what_one_writes_and_only_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
 def test_with_a_datamodule_in_any_precision(precision: Any, tmp_path: Path) -> None:
-    trainer = make_trainer(
-        Samples(), max_epochs=1, limit_val_batches=1.0, default_root_dir=tmp_path, precision=precision
-    )
+    trainer = quiet_trainer(Samples(), max_epochs=1, default_root_dir=tmp_path, precision=precision)
     trainer.fit(MLPClassifier(2, 2, [4]), datamodule=MoonsDataModule(count=100))
     assert names(tmp_path) == ["epoch_0001_confusion.png", "epoch_0001_regions.png"]
 

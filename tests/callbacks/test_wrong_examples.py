@@ -3,19 +3,16 @@
 import csv
 import warnings
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fits import make_trainer
+from kit import Patterns, PatternTask, quiet_trainer
 from lightning.pytorch import seed_everything
-from lightning.pytorch.strategies import DDPStrategy
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
-from transfer_kit import Patterns, Task
 
 from callbacks import ModelFolder, WrongExamples
 from datamodules import ArrayDataModule
@@ -27,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:Depreca
 REST = int(Patterns().read("test")[0][0, 0, 5, 5]) % 4
 
 
-class Flipped(Task):
+class Flipped(PatternTask):
     """Right but for the examples whose last pixel is that of the first one, modulo 4: they get the next class."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,14 +40,10 @@ def expected(part: str) -> set[int]:
     return {i for i, x in enumerate(data._parts[part].x) if int(x[0, 5, 5]) % 4 == REST}
 
 
-def run(
-    folder: Path, *callbacks: Any, devices: int = 1, evaluate: str = "test", batch_size: int = 10, **options: Any
-) -> None:
+def run(folder: Path, *callbacks: Any, evaluate: str = "test") -> None:
     seed_everything(1, verbose=False)
-    strategy = DDPStrategy(start_method="fork", timeout=timedelta(seconds=30)) if devices > 1 else "auto"
-    kept = {"default_root_dir": folder, "limit_train_batches": 1, "max_epochs": 1, **options}
-    trainer = make_trainer(*callbacks, devices=devices, strategy=strategy, limit_val_batches=1.0, **kept)
-    task, data = Flipped(), Patterns(batch_size=batch_size)
+    trainer = quiet_trainer(*callbacks, default_root_dir=folder, limit_train_batches=1, max_epochs=1)
+    task, data = Flipped(), Patterns(batch_size=10)
     trainer.fit(task, datamodule=data)
     if evaluate:
         getattr(trainer, evaluate)(task, datamodule=data, verbose=False)
@@ -83,10 +76,9 @@ def test_several_processes_tell_of_each_example_once(tmp_path: Path) -> None:
     run(tmp_path / "one", WrongExamples())
     trainer_folder = tmp_path / "two"
     seed_everything(1, verbose=False)
-    strategy = DDPStrategy(start_method="fork", timeout=timedelta(seconds=30))
     callback = WrongExamples()
     callback._folder = trainer_folder
-    trainer = make_trainer(callback, devices=2, strategy=strategy, default_root_dir=trainer_folder)
+    trainer = quiet_trainer(callback, ranks=2, default_root_dir=trainer_folder)
     task = Flipped()
     task.class_names = list("abc")
     trainer.test(task, datamodule=Patterns(batch_size=17), verbose=False)
@@ -114,7 +106,7 @@ def test_what_fails_is_a_warning(tmp_path: Path) -> None:
 
 def test_a_regression_is_left_alone(tmp_path: Path) -> None:
     data = ArrayDataModule(torch.rand(40, 2), torch.rand(40), kind="regression", test_fraction=0.25)
-    trainer = make_trainer(WrongExamples(), ModelFolder(), max_epochs=1, default_root_dir=tmp_path)
+    trainer = quiet_trainer(WrongExamples(), ModelFolder(), max_epochs=1, default_root_dir=tmp_path)
     task = LinearRegressor(2)
     trainer.fit(task, datamodule=data)
     trainer.test(task, datamodule=data, verbose=False)
@@ -132,7 +124,7 @@ def test_examples_without_numbers_are_counted(tmp_path: Path) -> None:
     task = ClassificationTask(nn.Linear(2, 2), 2)
     nn.init.eye_(task.net.weight)
     nn.init.zeros_(task.net.bias)
-    trainer = make_trainer(WrongExamples(), ModelFolder(), default_root_dir=tmp_path)
+    trainer = quiet_trainer(WrongExamples(), ModelFolder(), default_root_dir=tmp_path)
     WrongExamples.setup(trainer.callbacks[0], trainer, task, "fit")
     ModelFolder.setup(trainer.callbacks[1], trainer, task, "fit")
     with pytest.warns(UserWarning, match="ModelFolder wrote nothing: the net, a .*Linear, was given from outside"):
@@ -143,7 +135,7 @@ def test_examples_without_numbers_are_counted(tmp_path: Path) -> None:
 def test_the_folder_holds_the_model_that_was_tested(tmp_path: Path) -> None:
     task = create_model("resnet20", depth=8, width=4, in_channels=1, num_classes=3)
     data = Patterns(batch_size=10)
-    trainer = make_trainer(ModelFolder(), max_epochs=2, default_root_dir=tmp_path, limit_val_batches=1.0)
+    trainer = quiet_trainer(ModelFolder(), max_epochs=2, default_root_dir=tmp_path)
     trainer.fit(task, datamodule=data)
     assert not (tmp_path / "model").exists()
     metrics = trainer.test(task, datamodule=data, verbose=False)[0]
@@ -156,7 +148,7 @@ def test_the_folder_holds_the_model_that_was_tested(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_without_a_fit_writes_nothing(tmp_path: Path) -> None:
-    trainer = make_trainer(WrongExamples(), ModelFolder(), default_root_dir=tmp_path)
+    trainer = quiet_trainer(WrongExamples(), ModelFolder(), default_root_dir=tmp_path)
     trainer.test(Flipped(), datamodule=Patterns(), verbose=False)
     assert not list(tmp_path.iterdir())
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fitting import Net, Save, assert_resumes, fitted, quiet
+from kit import BatchRecorder, SaveOnce, assert_resumes, quiet_trainer, record_batches
 from torch import Tensor
 
 from datamodules import ArrayDataModule
@@ -89,8 +89,8 @@ def test_numbers_far_from_zero_keep_their_spread() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches(workers: int) -> None:
     data = ArrayDataModule(X, AMOUNTS, kind="regression", batch_size=16, num_workers=workers)
-    net = fitted(data, max_epochs=2)
-    quiet().test(net, datamodule=data, verbose=False)
+    net = record_batches(data, max_epochs=2)
+    quiet_trainer().test(net, datamodule=data, verbose=False)
     x, y = net.seen["train"][0]
     assert (x.shape, x.dtype, y.shape, y.dtype) == ((16, 3), torch.float32, (16, 1), torch.float32)
     assert len(net.seen["train"]) == 8  # 72 rows: four whole batches an epoch
@@ -111,20 +111,22 @@ def test_training_starts_again_in_mid_epoch(tmp_path: Path) -> None:
 
 
 def test_resuming_on_other_data_is_refused(tmp_path: Path) -> None:
-    fitted(ArrayDataModule(X, LABELS, batch_size=8), callbacks=Save(tmp_path / "a.ckpt", 3))
+    record_batches(ArrayDataModule(X, LABELS, batch_size=8), SaveOnce(tmp_path / "a.ckpt", 3))
     for other in (ArrayDataModule(X + 1, LABELS, batch_size=8), ArrayDataModule(X, LABELS, batch_size=8, split_seed=1)):
         with pytest.raises(
             ValueError,
             match=r"saved on other data: fingerprint \w{16} \(72 train / 8 val\), now it is fingerprint .* resume with the same",
         ):
-            fitted(other, ckpt_path=tmp_path / "a.ckpt")
+            record_batches(other, ckpt_path=tmp_path / "a.ckpt")
     other = ArrayDataModule(X, LABELS, batch_size=8, num_workers=2)
-    assert len(fitted(other, ckpt_path=tmp_path / "a.ckpt").seen["train"]) == 6
-    quiet().test(Net(), datamodule=ArrayDataModule(X + 1, LABELS), ckpt_path=tmp_path / "a.ckpt", verbose=False)
+    assert len(record_batches(other, ckpt_path=tmp_path / "a.ckpt").seen["train"]) == 6
+    quiet_trainer().test(
+        BatchRecorder(), datamodule=ArrayDataModule(X + 1, LABELS), ckpt_path=tmp_path / "a.ckpt", verbose=False
+    )
 
 
 def test_double_precision_gets_doubles() -> None:
-    x, y = fitted(ArrayDataModule(X, AMOUNTS, kind="regression"), precision="64-true").seen["train"][0]
+    x, y = record_batches(ArrayDataModule(X, AMOUNTS, kind="regression"), precision="64-true").seen["train"][0]
     assert (x.dtype, y.dtype) == (torch.float64, torch.float64)
 
 

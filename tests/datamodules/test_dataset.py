@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fitting import assert_resumes, fitted, quiet, same
+from kit import assert_resumes, quiet_trainer, record_batches, same_batches
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset, TensorDataset
@@ -120,7 +120,7 @@ def test_what_a_dataset_draws_is_drawn_again_after_resuming(tmp_path: Path, work
 
     seen = assert_resumes(tmp_path, make, step=8)
     assert len({*torch.cat([x[:, :3] for x, _ in seen]).flatten().tolist()}) == 12 * 9 * 3  # each epoch its own
-    assert same(seen, fitted(make(0), max_epochs=2).seen["train"])
+    assert same_batches(seen, record_batches(make(0), max_epochs=2).seen["train"])
 
 
 def test_evaluation_draws_the_same_each_time_and_nobody_elses_numbers_move() -> None:
@@ -128,7 +128,7 @@ def test_evaluation_draws_the_same_each_time_and_nobody_elses_numbers_move() -> 
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
     data.setup("test")
     first, second = (list(data.test_dataloader()) for _ in range(2))
-    assert same(first, second)
+    assert same_batches(first, second)
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1:] == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
 
@@ -200,6 +200,6 @@ def test_bad_datasets(make: Callable[[], Any], error: type[Exception], message: 
 
 def test_training_and_testing_count_every_item() -> None:
     data = DatasetDataModule(IMAGES, test=IMAGES, batch_size=16)
-    net = fitted(data)
-    quiet().test(net, datamodule=data, verbose=False)
+    net = record_batches(data)
+    quiet_trainer().test(net, datamodule=data, verbose=False)
     assert [sum(len(y) for _, y in net.seen[name]) for name in ("train", "val", "test")] == [48, 6, 60]

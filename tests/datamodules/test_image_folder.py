@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import save, tree
-from fitting import assert_resumes, fitted, same
+from kit import assert_resumes, record_batches, same_batches
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -256,9 +256,9 @@ def test_random_crops_continue_exactly(tmp_path: Path, workers: int) -> None:
         return ImageFolderDataModule(root, num_workers=workers, batch_size=batch_size, **crop)
 
     seen = assert_resumes(tmp_path, make, step=8)
-    assert same(seen, fitted(make(0), max_epochs=2).seen["train"])
+    assert same_batches(seen, record_batches(make(0), max_epochs=2).seen["train"])
     one = torch.cat([x for x, _ in seen])
-    assert torch.equal(one, torch.cat([x for x, _ in fitted(make(0, 12), max_epochs=2).seen["train"]]))
+    assert torch.equal(one, torch.cat([x for x, _ in record_batches(make(0, 12), max_epochs=2).seen["train"]]))
     found = boxes(one)
     assert len(found.unique(dim=0)) > 44  # each image its own, another one in each epoch
 

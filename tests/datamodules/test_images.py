@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from fitting import assert_resumes, fitted, quiet, same
+from kit import assert_resumes, quiet_trainer, record_batches, same_batches
 from lightning.pytorch import seed_everything
 from torch import Tensor
 
@@ -120,8 +120,8 @@ def test_half_of_the_gray_levels_of_the_digits_are_dark() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_floats_in_0_1_and_evaluation_is_never_augmented(workers: int) -> None:
     data = Shapes(batch_size=32, val_fraction=0.2, num_workers=workers, crop=2, flip=True, cutout=4, mixup=1.0)
-    net = fitted(data)
-    quiet().test(net, datamodule=data, verbose=False)
+    net = record_batches(data)
+    quiet_trainer().test(net, datamodule=data, verbose=False)
     for part, count in (("val", 40), ("test", 20)):
         x, y = (torch.cat([batch[i] for batch in net.seen[part]]) for i in (0, 1))
         assert torch.equal(x, data._parts[part].x / 255)
@@ -137,8 +137,8 @@ def test_batches_are_floats_in_0_1_and_evaluation_is_never_augmented(workers: in
 
 def test_workers_do_not_change_a_bit() -> None:
     args = {"batch_size": 32, "shift": 2, "flip": True, "mixup": 0.4, "cutmix": 1.0}
-    none, two = (fitted(Shapes(num_workers=n, **args), max_epochs=2).seen["train"] for n in (0, 2))
-    assert same(none, two)
+    none, two = (record_batches(Shapes(num_workers=n, **args), max_epochs=2).seen["train"] for n in (0, 2))
+    assert same_batches(none, two)
 
 
 @pytest.mark.parametrize("args", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 1.0, "cutmix": 1.0, "crop": 2}])
@@ -153,7 +153,7 @@ def test_training_with_everything_on_starts_again_in_mid_epoch(tmp_path: Path, a
 
 def pairs_of(data: Shapes) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Images and labels of each batch, with and without what ``data`` mixes."""
-    mixed, plain = fitted(data).seen["train"], fitted(Shapes(batch_size=20)).seen["train"]
+    mixed, plain = record_batches(data).seen["train"], record_batches(Shapes(batch_size=20)).seen["train"]
     return [(x, y, clean, labels) for (x, y), (clean, labels) in zip(mixed, plain, strict=True)]
 
 
@@ -195,7 +195,7 @@ def test_every_epoch_and_every_seed_has_its_own_order_and_augmentation() -> None
             return images[:1].expand_as(images), labels
 
     def batches(seed: int) -> list[bytes]:
-        seen = fitted(Same(batch_size=60, crop=3), seed, max_epochs=2).seen["train"]
+        seen = record_batches(Same(batch_size=60, crop=3), seed=seed, max_epochs=2).seen["train"]
         return [x.numpy().tobytes() for x, _ in seen]
 
     assert len({*batches(0), *batches(1)}) == 12
@@ -216,7 +216,7 @@ def test_the_run_seed_follows_torch_without_seed_everything() -> None:
 
 def test_neither_a_loader_nor_the_augmentation_touches_the_global_generators() -> None:
     """So that what a net draws does not depend on the data, nor on how often a loader was started."""
-    with_them = fitted(Shapes(flip=True, mixup=0.4, cutmix=1.0))
+    with_them = record_batches(Shapes(flip=True, mixup=0.4, cutmix=1.0))
     after = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
     seed_everything(0, verbose=False)
     assert len(with_them.seen["train"]) == 2
@@ -225,25 +225,25 @@ def test_neither_a_loader_nor_the_augmentation_touches_the_global_generators() -
 
 
 def test_double_precision_gets_doubles() -> None:
-    assert fitted(Shapes(), precision="64-true").seen["train"][0][0].dtype == torch.float64
+    assert record_batches(Shapes(), precision="64-true").seen["train"][0][0].dtype == torch.float64
 
 
 def test_no_validation_is_no_noise() -> None:
-    net = fitted(Shapes(val_fraction=0.0))
+    net = record_batches(Shapes(val_fraction=0.0))
     assert (len(net.seen["train"]), len(net.seen["val"])) == (3, 0)
 
 
 @pytest.mark.filterwarnings("ignore:You requested to overfit")
 def test_overfit_batches_sees_the_same_batch_again() -> None:
-    net = fitted(Shapes(batch_size=16), overfit_batches=1, max_epochs=2)
+    net = record_batches(Shapes(batch_size=16), overfit_batches=1, max_epochs=2)
     assert torch.equal(net.seen["train"][0][1], net.seen["train"][1][1])
 
 
 def test_a_second_fit_of_the_same_datamodule_begins_anew() -> None:
     data = Shapes(batch_size=32, flip=True)
-    first, second = fitted(data).seen["train"], fitted(data).seen["train"]
-    assert same(first, second)
-    assert not torch.equal(first[0][0], fitted(data, seed=1).seen["train"][0][0])
+    first, second = record_batches(data).seen["train"], record_batches(data).seen["train"]
+    assert same_batches(first, second)
+    assert not torch.equal(first[0][0], record_batches(data, seed=1).seen["train"][0][0])
 
 
 def test_workers_outlive_signals_to_the_whole_process_group() -> None:

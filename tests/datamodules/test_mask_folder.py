@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import masked, photo_and_mask, save
-from fitting import assert_resumes
+from kit import assert_resumes
 from PIL import Image
 
 from datamodules import MaskFolderDataModule

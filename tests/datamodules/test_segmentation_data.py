@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from fitting import assert_resumes, fitted, quiet, same
+from kit import assert_resumes, quiet_trainer, record_batches, same_batches
 from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
@@ -66,7 +66,7 @@ def middle(weight: Tensor) -> Tensor:
 def test_a_marked_pixel_stays_together(moves: dict[str, Any], size: list[int]) -> None:
     """Under every transform, and enlarging too: the white of the image lies where the mask says, to half a pixel."""
     data = Marked(size=size, **moves)
-    seen = fitted(data, max_epochs=2).seen["train"]
+    seen = record_batches(data, max_epochs=2).seen["train"]
     x, y = (torch.cat([batch[i] for batch in seen]) for i in (0, 1))
     assert (y.dtype, y.shape[1:]) == (torch.int64, tuple(size))
     assert set(y.unique().tolist()) <= {0, 1, 255}  # never between two classes
@@ -116,9 +116,10 @@ def test_training_continues_exactly_whatever_the_workers(tmp_path: Path, workers
         return ShapesDataModule(20, 16, val_fraction=0.4, num_workers=workers, batch_size=batch_size, **moves)
 
     seen = assert_resumes(tmp_path, make, step=4)
-    assert same(seen, fitted(make(0), max_epochs=2).seen["train"])
+    assert same_batches(seen, record_batches(make(0), max_epochs=2).seen["train"])
     one, whole = (
-        torch.cat([x for x, _ in batches]) for batches in (seen, fitted(make(0, 12), max_epochs=2).seen["train"])
+        torch.cat([x for x, _ in batches])
+        for batches in (seen, record_batches(make(0, 12), max_epochs=2).seen["train"])
     )
     assert torch.equal(one, whole)  # whatever the batch
     assert len(one.flatten(1).unique(dim=0)) == 24  # each epoch draws anew
@@ -138,14 +139,14 @@ def test_two_processes_see_what_one_with_their_global_batch_does() -> None:
         tuple(torch.stack(pair, 1).flatten(0, 1) for pair in zip(*step, strict=True))
         for step in zip(*ranks, strict=True)
     ]
-    assert same(together, batches(10, 1, 0))
+    assert same_batches(together, batches(10, 1, 0))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_sees_every_pair_once_and_whole(workers: int) -> None:
     data = ShapesDataModule(30, 16, val_fraction=0.5, num_workers=workers, batch_size=7, **MOVES[-1])
-    net = fitted(data)
-    quiet().test(net, datamodule=data, verbose=False)
+    net = record_batches(data)
+    quiet_trainer().test(net, datamodule=data, verbose=False)
     for part in ("val", "test"):
         x, y = (torch.cat([batch[i] for batch in net.seen[part]]) for i in (0, 1))
         assert torch.equal(x, data._parts[part].x / 255)
