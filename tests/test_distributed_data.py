@@ -3,15 +3,14 @@
 import json
 import os
 import signal
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
+from kit import quiet_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import SumMetric
@@ -92,19 +91,6 @@ class Counter(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def trainer_of(devices: int, **kwargs: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        devices=devices,
-        # ranks that wait for each other for ever fail after a while
-        strategy=DDPStrategy(start_method="fork", timeout=timedelta(seconds=20)) if devices > 1 else "auto",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{"enable_checkpointing": False, **kwargs},
-    )
-
-
 @pytest.fixture
 def result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where rank zero writes what it found."""
@@ -114,13 +100,13 @@ def result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(("devices", "batch_size"), [(1, 16), (2, 16), (4, 8)])
 def test_every_process_count_gives_the_same_accuracy(result: Path, devices: int, batch_size: int) -> None:
-    trainer_of(devices).test(Counter(), datamodule=Counted(batch_size=batch_size), verbose=False)
+    quiet_trainer(ranks=devices).test(Counter(), datamodule=Counted(batch_size=batch_size), verbose=False)
     assert json.loads(result.read_text()) == {"right": 101 - 15, "seen": 101}
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_fewer_examples_than_processes(result: Path, count: int) -> None:
-    trainer_of(4).test(Counter(), datamodule=Counted(test=count, batch_size=8), verbose=False)
+    quiet_trainer(ranks=4).test(Counter(), datamodule=Counted(test=count, batch_size=8), verbose=False)
     assert json.loads(result.read_text()) == {"right": count - 1, "seen": count}
 
 
@@ -128,13 +114,13 @@ def test_fewer_examples_than_processes(result: Path, count: int) -> None:
 def test_the_stock_sampler_counts_examples_twice(result: Path) -> None:
     images, labels = images_of(101)
     loader = DataLoader(TensorDataset(images / 255, labels), batch_size=16)
-    trainer_of(2).test(Counter(), loader, verbose=False)
+    quiet_trainer(ranks=2).test(Counter(), loader, verbose=False)
     assert json.loads(result.read_text())["seen"] == 102
 
 
 @pytest.mark.parametrize("count", [33, 1])  # one batch more on rank 0, which would wait for rank 1 in it for ever
 def test_validation_within_a_fit_when_a_rank_has_fewer_examples(result: Path, count: int) -> None:
-    trainer = trainer_of(2, max_epochs=1, num_sanity_val_steps=0)
+    trainer = quiet_trainer(ranks=2, max_epochs=1)
     trainer.fit(Counter(), datamodule=Counted(train=60, val=count, batch_size=4))
     assert json.loads(result.read_text()) == {"right": count - (count + 6) // 7, "seen": count}
 
@@ -181,7 +167,7 @@ class WriteWeights(Callback):
 def train(folder: Path, devices: int, batch_size: int, **augmentation: Any) -> dict[str, Tensor]:
     seed_everything(5, verbose=False)
     data = Patterns(batch_size=batch_size, val_fraction=0.0, **augmentation)
-    trainer_of(devices, max_epochs=3, callbacks=WriteWeights(folder)).fit(Student(), datamodule=data)
+    quiet_trainer(WriteWeights(folder), ranks=devices, max_epochs=3).fit(Student(), datamodule=data)
     ends = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(devices)]
     assert all(torch.equal(end[name], ends[0][name]) for end in ends for name in end)
     return ends[0]
@@ -205,7 +191,7 @@ def test_the_order_matters_for_the_weights(tmp_path: Path) -> None:
 
 def test_fewer_training_examples_than_processes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="1 training examples are too few for 2 processes"):
-        trainer_of(2, max_epochs=1).fit(Counter(), datamodule=Counted(train=1))
+        quiet_trainer(ranks=2, max_epochs=1).fit(Counter(), datamodule=Counted(train=1))
 
 
 # Tasks that predict numbers ---------------------------------------------------------------------------------------------
@@ -240,14 +226,14 @@ def test_numbers_are_learned_and_measured_by_two_processes_as_by_one(tmp_path: P
     for devices in (1, 2):
         seed_everything(5, verbose=False)
         folder = tmp_path / str(devices)
-        trainer = trainer_of(devices, max_epochs=3, callbacks=WriteWeights(folder), log_every_n_steps=3)
+        trainer = quiet_trainer(WriteWeights(folder), ranks=devices, max_epochs=3, log_every_n_steps=3)
         trainer.fit(task_for(kind), datamodule=numbers(kind, 8 // devices))
         ends = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(devices)]
         assert all(torch.equal(end[name], ends[0][name]) for end in ends for name in end)
         weights.append(ends[0])
         trained = task_for(kind)
         trained.load_state_dict(weights[0])  # the same ones for both
-        tested = trainer_of(devices).test(trained, datamodule=numbers(kind, 8 // devices), verbose=False)
+        tested = quiet_trainer(ranks=devices).test(trained, datamodule=numbers(kind, 8 // devices), verbose=False)
         logged.append({name: float(value) for name, value in trainer.callback_metrics.items()} | dict(tested[0]))
     assert max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0]) < 1e-6
     assert {"train/loss", "train/loss_step", "val/loss", "val/mae", "test/loss", "test/mae"} <= logged[0].keys()
@@ -278,7 +264,7 @@ def test_a_signal_to_one_rank_stops_all_and_resume_is_exact(tmp_path: Path, at: 
     def fit(name: str, *extra: Callback, ckpt: Path | None = None, seed: int = 5) -> None:
         seed_everything(seed, verbose=False)
         callbacks = [RandomState(), GracefulStop(tmp_path / "saved"), WriteWeights(tmp_path / name), *extra]
-        trainer = trainer_of(2, max_epochs=2, callbacks=callbacks, enable_checkpointing=True)
+        trainer = quiet_trainer(*callbacks, ranks=2, max_epochs=2)
         data = Patterns(batch_size=4, val_fraction=0.0, shift=1)
         trainer.fit(Student(dropout=0.5), datamodule=data, ckpt_path=ckpt, weights_only=True)
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from kit import Memory, quiet_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers.logger import Logger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -64,21 +64,6 @@ class ToyModel(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=0.01)
-
-
-class Rows(Logger):
-    """Everything that is logged, in memory."""
-
-    name, version = "rows", 0
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[tuple[int, dict[str, float]]] = []
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self.rows.append((step or 0, dict(metrics)))
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
 
 
 class Signal(Callback):
@@ -133,17 +118,9 @@ def fit(
 ) -> Trainer:
     """One run with a seed of its own for each process, as a new process would have."""
     seed_everything(1 if ckpt is None else 2, verbose=False)
-    arguments: dict[str, Any] = {
-        "max_epochs": EPOCHS,
-        "log_every_n_steps": 1,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": exact,
-        "accelerator": "cpu",
-        **trainer_args,
-    }
+    arguments: dict[str, Any] = {"max_epochs": EPOCHS, "num_sanity_val_steps": 2, **trainer_args}
     ours = [RandomState(), GracefulStop(folder)] if exact else []
-    trainer = Trainer(callbacks=[*ours, *extra], logger=Rows(), **arguments)
+    trainer = quiet_trainer(*ours, *extra, logger=Memory(), **arguments)
     data = data or ToyData(batch_size=8, num_workers=workers, val_fraction=0.2, shift=1, flip=True, cutout=2)
     trainer.fit(model or ToyModel(), datamodule=data, ckpt_path=ckpt, weights_only=True)
     return trainer
@@ -295,15 +272,8 @@ def test_stock_lightning_does_not_resume_exactly(tmp_path: Path, step: int) -> N
 
     def stock_fit(ckpt: Path | None = None) -> End:
         seed_everything(1 if ckpt is None else 2, verbose=False)
-        trainer = Trainer(
-            max_epochs=EPOCHS,
-            log_every_n_steps=1,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            accelerator="cpu",
-            logger=Rows(),
-            callbacks=ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=3),
-        )
+        keep = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=3)
+        trainer = quiet_trainer(keep, max_epochs=EPOCHS, num_sanity_val_steps=2, logger=Memory())
         trainer.fit(ToyModel(), stock_data(True), stock_data(False), ckpt_path=ckpt, weights_only=True)
         return End(trainer)
 
@@ -346,8 +316,7 @@ def test_mid_epoch_resume_with_another_global_batch_is_refused(tmp_path: Path) -
 def test_evaluating_a_mid_epoch_checkpoint_asks_for_no_batch_size(tmp_path: Path) -> None:
     with pytest.raises(Stopped) as stopped:
         fit(tmp_path, Signal(2))
-    quiet = {"logger": False, "enable_progress_bar": False, "accelerator": "cpu"}
-    trainer = Trainer(callbacks=[RandomState(), GracefulStop(tmp_path)], **quiet)
+    trainer = quiet_trainer(RandomState(), GracefulStop(tmp_path))
     data = ToyData(batch_size=4, val_fraction=0.2)
     trainer.validate(ToyModel(), data, ckpt_path=stopped.value.path, weights_only=True, verbose=False)
 
