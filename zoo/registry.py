@@ -1,18 +1,11 @@
 """The registry: a name stands for a LightningModule class and a preset of its arguments."""
 
-import difflib
 import inspect
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from zoo.tasks import Task
-
-FAMILIES = ("zoo.linear", "zoo.cnn", "zoo.segmentation", "zoo.autoencoder", "zoo.gan", "zoo.transformer")
+from zoo.spelling import suggest
 
 
 @dataclass(frozen=True)
@@ -20,14 +13,14 @@ class Entry:
     """One registered model: ``cls(**preset)`` builds it."""
 
     name: str
-    cls: type["Task"]
+    cls: type
     preset: dict[str, Any]
 
 
 _ENTRIES: dict[str, Entry] = {}
 
 
-def register(name: str, cls: type["Task"], **preset: Any) -> None:
+def register(name: str, cls: type, **preset: Any) -> None:
     """Register a model, your own too.
 
     Args:
@@ -52,10 +45,9 @@ def get(name: str) -> Entry:
     Raises:
         ValueError: unknown name; the message suggests the closest.
     """
-    entries = _load()
-    if name not in entries:
-        raise ValueError(f"unknown model {name!r}{suggest(name, entries)}; `zoo models` lists all {len(entries)}")
-    return entries[name]
+    if name not in _ENTRIES:
+        raise ValueError(f"unknown model {name!r}{suggest(name, _ENTRIES)}; `zoo models` lists all {len(_ENTRIES)}")
+    return _ENTRIES[name]
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -65,47 +57,13 @@ def list_models(pattern: str = "*") -> list[str]:
         >>> list_models("lenet*")
         ['lenet5', 'lenet5_relu']
     """
-    names = [name for name in _load() if fnmatchcase(name, pattern)]
+    names = [name for name in _ENTRIES if fnmatchcase(name, pattern)]
     return sorted(names, key=lambda name: [int(c) if c.isdigit() else c for c in _split_digits(name)])
 
 
-def create_model(name: str, weights: str | Path | None = None, **kwargs: Any) -> "Task":
-    """Build a registered model, with fresh or with trained weights.
-
-    With weights the net is built without drawing a random number, and a file is mapped into memory: do not write over it while
-    the model is in use. Standardization, class names and the shape of an example come with the weights where they know them
-    (a file of tensors alone does not: standardization then comes from the data). A head for another ``num_classes`` is drawn
-    anew, the first convolution is adapted to other ``in_channels``, all else must fit; ``model.load_report`` tells what became
-    of each tensor.
-
-    Args:
-        name: one of :func:`list_models`.
-        weights: "imagenet" (torchvision's default for the model) or another of torchvision's names ("IMAGENET1K_V1"); a bundled
-            name; a folder that ``save_pretrained`` wrote; a checkpoint (.ckpt) or a file of tensors (.pt, .pth, .safetensors);
-            "owner/name" on the Hugging Face hub. `zoo models NAME` lists the names.
-        kwargs: arguments of the model's class; they win over the preset.
-
-    Raises:
-        ValueError: unknown name, an argument out of its range, or weights that are damaged, hostile or of another architecture.
-        TypeError: an argument that the class does not have; the message suggests the closest.
-        FileNotFoundError, ConnectionError: weights that are not there, or not to be reached.
-    """
-    entry = get(name)
-    check_arguments(entry.cls, kwargs)
-    arguments = {**entry.preset, **kwargs}
-    if weights is None:
-        return entry.cls(**arguments)
-    from zoo.pretrained import skeleton, use_weights
-
-    with skeleton():
-        module = entry.cls(**arguments)
-    use_weights(module, str(weights), name)
-    return module
-
-
-def name_of(module: "Task") -> str | None:
+def name_of(module: Any) -> str | None:
     """The registered name under which a module can be rebuilt from its hyperparameters; None if its class has none."""
-    entries = [entry for entry in _load().values() if entry.cls is type(module)]
+    entries = [entry for entry in _ENTRIES.values() if entry.cls is type(module)]
     # the most special preset that agrees with the module; any of its class is enough to rebuild it
     wrong = {e.name: sum(module.hparams.get(k) != v for k, v in e.preset.items()) for e in entries}
     entries.sort(key=lambda entry: (wrong[entry.name], -len(entry.preset)))
@@ -134,19 +92,6 @@ def check_arguments(cls: type, kwargs: dict[str, Any]) -> None:
     for name in kwargs:
         if name not in known:
             raise TypeError(f"{cls.__name__} has no argument {name!r}{suggest(name, known)}")
-
-
-def suggest(word: str, known: Iterable[str]) -> str:
-    """The half sentence ", did you mean 'x'?" with the closest known word, whatever its case, or nothing."""
-    words = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(str(word).lower(), words, n=1)
-    return f", did you mean {words[close[0]]!r}?" if close else ""
-
-
-def _load() -> dict[str, Entry]:
-    for family in FAMILIES:
-        import_module(family)
-    return _ENTRIES
 
 
 def _split_digits(name: str) -> list[str]:

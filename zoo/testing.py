@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
-from zoo.pretrained import load
+from zoo.create import load
+from zoo.internals import reset_compiler, tree_leaves
 from zoo.registry import arguments_of, name_of
 from zoo.tasks import Task
 
@@ -251,7 +251,7 @@ def check_compile(module: Task, batch: Batch) -> None:
         warnings.simplefilter("ignore")
         module.net.compile(backend="eager")
         got = _outputs(module, *inputs)
-    torch._dynamo.reset()
+    reset_compiler()
     assert list(module.state_dict()) == keys, "compiling in place changed the state-dict keys"
     assert (got - wanted).abs().max().item() <= 1e-5, "the compiled net has other outputs"
 

@@ -16,7 +16,8 @@ import torch
 
 from recipes.cli.__main__ import main
 from recipes.cli.errors import UserError
-from zoo.pretrained import bundled, load, save_folder
+from zoo import load
+from zoo.pretrained import bundled
 
 SEEDS = (0, 1, 2)
 PACKAGES = ("lightning-zoo", "torch", "lightning", "scikit-learn")
@@ -45,7 +46,7 @@ def train(name: str, target: Path) -> Path:
             "seeds": {str(seed): value for seed, value in zip(SEEDS, values, strict=True)},
             "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         }
-        return save_folder(module, target / name, training)
+        return module.save_pretrained(target / name, training)
 
 
 def run(names: list[str], target: Path = bundled.HERE) -> int:

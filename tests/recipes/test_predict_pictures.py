@@ -14,7 +14,7 @@ from PIL import Image
 import zoo as package
 from datamodules.decode import decode, whole
 from datamodules.segmentation import nearest
-from zoo.tasks.overlay import blend, palette
+from zoo.drawing.masks import blend, palette
 
 NAMES = ["ground", "rose", "leaf"]
 

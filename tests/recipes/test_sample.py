@@ -14,7 +14,7 @@ from torch import Tensor
 
 import zoo as package
 from datamodules.decode import decode
-from zoo.tasks.gallery import image_wall
+from zoo.drawing.images import image_wall
 
 NAMES = ["zero", "one", "two"]
 NETS: dict[str, Any] = {

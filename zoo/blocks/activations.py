@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zoo.registry import suggest
+from zoo.spelling import suggest
 
 Activation = Literal[
     "identity",

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from zoo.registry import suggest
+from zoo.spelling import suggest
 
 _PASCAL = torch.tensor([1.0, 2.0, 1.0])
 KERNELS = {

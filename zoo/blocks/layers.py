@@ -1,22 +1,29 @@
-"""A net as layers from the input to the output: what freezing and layer-wise rates are told in."""
+"""A net as layers from the input to the output: the units of freezing and of layer-wise learning rates."""
+
+import re
 
 from torch import nn
 
-JOINS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.PReLU)  # the layer before them
+from zoo.internals import NORMS
+
+JOINS = (*NORMS, nn.PReLU)  # they belong to the layer before them
+_DOMINANT = 0.9  # share of the net's parameters from which a container is opened
 
 
 def layer_groups(net: nn.Module) -> list[list[str]]:
-    """The modules of a net by depth, input first; the last group is the head.
+    """Return the modules of a net by depth, input first; the last group is the head.
 
     A group is a layer, block or stage with parameters, and what follows it without any (norms join the layer before them). A
-    sequence of single layers, such as VGG's ``features``, is opened, and so is a ModuleList; a sequence of blocks, such as
-    ResNet's ``layer1``, is a group. A net whose parts do not stand in their order tells its groups in its own ``layer_groups()``.
+    sequence of single layers, such as VGG's ``features``, is opened, and so are a ModuleList and a container that holds 9 tenths
+    of all parameters, such as the blocks of a vision transformer; another sequence of blocks, such as ResNet's ``layer1``, is one
+    group. A recurrent net of several layers is one group a layer. A net whose parts are not registered in their order gives its
+    groups in its own ``layer_groups()``. A tied parameter belongs to the last of its groups.
 
     Returns:
         Names of modules or parameters, relative to the net.
 
     Raises:
-        ValueError: the net's own groups leave a parameter out, or name one twice.
+        ValueError: The net's own groups leave a parameter out, or name one twice.
 
     Example:
         >>> layer_groups(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)))
@@ -26,16 +33,27 @@ def layer_groups(net: nn.Module) -> list[list[str]]:
     if own is None:
         return _by_order(net)
     groups: list[list[str]] = own()
-    told = [id(p) for names in groups for p in parameters_of(net, names)]
-    if sorted(told) != sorted(id(p) for p in net.parameters()):
+    named = [name for names in groups for name in names]
+    covered = {id(p) for names in groups for p in parameters_of(net, names)}
+    if covered != {id(p) for p in net.parameters()} or len(set(named)) != len(named) or _nested(named):
         raise ValueError(f"layer_groups() of {type(net).__name__} must name every parameter once")
     return groups
+
+
+def _nested(names: list[str]) -> bool:
+    """Whether one of the modules lies inside another."""
+    return any(a != b and b.startswith(f"{a}.") for a in names for b in names)
 
 
 def _by_order(net: nn.Module) -> list[list[str]]:
     groups: list[list[str]] = [[name for name, _ in net.named_parameters(recurse=False)]]
     filled = False  # whether the last group has a layer
     for name, child in _parts(net):
+        if isinstance(child, nn.RNNBase) and child.num_layers > 1:
+            layers = _layers_of(name, child)
+            groups += layers if filled else [groups.pop() + layers[0], *layers[1:]]
+            filled = True
+            continue
         if next(child.parameters(), None) is not None and not isinstance(child, JOINS):
             if filled:
                 groups.append([])
@@ -45,7 +63,7 @@ def _by_order(net: nn.Module) -> list[list[str]]:
 
 
 def parameters_of(net: nn.Module, names: list[str]) -> list[nn.Parameter]:
-    """The parameters of a group of :func:`layer_groups`."""
+    """Return the parameters of a group of :func:`layer_groups`."""
     found: list[nn.Parameter] = []
     for name in names:
         part = _part(net, name)
@@ -54,7 +72,7 @@ def parameters_of(net: nn.Module, names: list[str]) -> list[nn.Parameter]:
 
 
 def modules_of(net: nn.Module, names: list[str]) -> list[nn.Module]:
-    """The modules of a group of :func:`layer_groups`."""
+    """Return the modules of a group of :func:`layer_groups`."""
     return [part for name in names if isinstance(part := _part(net, name), nn.Module)]
 
 
@@ -63,17 +81,38 @@ def _part(net: nn.Module, name: str) -> nn.Module | nn.Parameter:
     return getattr(net.get_submodule(parent), last)
 
 
-def _parts(net: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Children in order, sequences of single layers opened."""
+def _layers_of(name: str, net: nn.RNNBase) -> list[list[str]]:
+    """The parameters of each layer of a recurrent net: they end in ``_l<layer>`` or ``_l<layer>_reverse``."""
+    layers: list[list[str]] = [[] for _ in range(net.num_layers)]
+    for key, _ in net.named_parameters():
+        if (match := re.search(r"_l(\d+)(_reverse)?$", key)) is not None:
+            layers[int(match[1])].append(f"{name}.{key}")
+    return layers
+
+
+def _parts(net: nn.Module, prefix: str = "", total: int | None = None) -> list[tuple[str, nn.Module]]:
+    """Children in order; those that are containers of layers are opened."""
+    total = sum(p.numel() for p in net.parameters()) if total is None else total
     parts = []
     for name, child in net.named_children():
-        inner = list(child.named_children())
-        layers = isinstance(child, nn.Sequential) and any(_is_layer(c) for _, c in inner)
-        if layers or isinstance(child, nn.ModuleList):
-            parts += [(f"{name}.{k}", c) for k, c in inner]
+        path = f"{prefix}{name}"
+        inner = list(child.children())
+        opened = isinstance(child, nn.ModuleList) or (isinstance(child, nn.Sequential) and any(map(_is_layer, inner)))
+        if opened:
+            parts += [(f"{path}.{key}", part) for key, part in child.named_children()]
+        elif _holds_nearly_all(child, total):
+            parts += _parts(child, f"{path}.", total)
         else:
-            parts.append((name, child))
+            parts.append((path, child))
     return parts
+
+
+def _holds_nearly_all(module: nn.Module, total: int) -> bool:
+    """Whether a container has several parts, no parameters of its own, and nearly all parameters of the net."""
+    parts = [child for child in module.children() if next(child.parameters(), None) is not None]
+    if len(parts) < 2 or next(module.parameters(recurse=False), None) is not None:
+        return False
+    return isinstance(module, nn.Sequential) and sum(p.numel() for p in module.parameters()) >= _DOMINANT * total
 
 
 def _is_layer(module: nn.Module) -> bool:

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import nn
 
 from zoo.blocks.activations import Activation, build_activation, expansion
-from zoo.registry import suggest
+from zoo.spelling import suggest
 
 Norm = Literal["batch", "layer", "group", "instance", "none"]
 Dropout = Literal["element", "spatial"]

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from typing_extensions import override
+
+from zoo.blocks.modes import evaluating
+from zoo.internals import TorchDispatchMode, tree_leaves
 
 aten = torch.ops.aten
 
@@ -109,20 +110,13 @@ def feature_maps(net: nn.Module, function: Callable[[Tensor], Any], shape: tuple
         >>> feature_maps(net, net, (3, 32, 32))
         [FeatureMap(channels=8, stride=2, receptive_field=4)]
     """
-    training = {module: module.training for module in net.modules()}
     tracker = _Tracker()
     dtype = next((p.dtype for p in net.parameters()), None)
     x = torch.empty(1, *shape, device="meta", dtype=dtype)
     tracker.give(x, _Field(0, 0, 1))
-    try:
-        net.eval()
-        with torch.no_grad(), tracker:
-            maps = torch.func.functional_call(
-                _Call(net, function), {f"net.{k}": v.to("meta") for k, v in net.state_dict().items()}, x
-            )
-    finally:
-        for module, mode in training.items():
-            module.training = mode
+    with evaluating(net), tracker:
+        state = {f"net.{k}": v.to("meta") for k, v in net.state_dict().items()}
+        maps = torch.func.functional_call(_Call(net, function), state, x)
     found = []
     for y in [maps] if isinstance(maps, Tensor) else maps:
         field = tracker.fields[id(y)][1]

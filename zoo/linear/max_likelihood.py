@@ -11,7 +11,8 @@ from torch import Tensor, distributions, nn
 from torch.distributions import Distribution, transform_to
 from torchmetrics import MeanMetric, Metric
 
-from zoo.registry import register, suggest
+from zoo.registry import register
+from zoo.spelling import suggest
 from zoo.tasks import Task
 
 # of several arguments that say the same, the one that is learned
@@ -109,7 +110,7 @@ class MaximumLikelihood(Task):
         """The data as they are."""
         return x
 
-    def _check_support(self, x: Tensor) -> None:
+    def check_support(self, x: Tensor) -> None:
         support: Any = self.net.distribution().support
         if not support.check(x).all():
             raise ValueError(f"{self.hparams['family']} cannot have made these data: they must be {support}")
@@ -123,7 +124,7 @@ class MaximumLikelihood(Task):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Look at the data in the first epoch."""
         if self.trainer.current_epoch == 0:
-            self._check_support(batch if isinstance(batch, Tensor) else batch[0])
+            self.check_support(batch if isinstance(batch, Tensor) else batch[0])
 
     def build_metrics(self) -> dict[str, Metric]:
         """Negative log-likelihood."""
@@ -132,7 +133,7 @@ class MaximumLikelihood(Task):
     def update_metrics(self, metrics: dict[str, Metric], batch: Any) -> None:
         """Add a batch; rows of weight 0 count nowhere."""
         x = batch if isinstance(batch, Tensor) else batch[0]
-        self._check_support(x)
+        self.check_support(x)
         losses = -self(x)
         kept = losses[batch[2] > 0] if not isinstance(batch, Tensor) and len(batch) > 2 else losses
         metrics["loss"].update(kept)
@@ -168,7 +169,7 @@ def fit_distribution(
     size = int(x.max()) + 1 if classes else (1 if x.ndim == 1 else x.shape[1])
     task = MaximumLikelihood(family, size, fixed).double()
     x = x.double()
-    task._check_support(x)
+    task.check_support(x)
     optimizer = torch.optim.LBFGS(
         task.parameters(), max_iter=steps, tolerance_grad=1e-9, tolerance_change=1e-14, line_search_fn="strong_wolfe"
     )

@@ -68,14 +68,14 @@ class PerceptronClassifier(ClassificationTask):
                 raise ValueError(f"a perceptron gives no probabilities, so {name} does not apply: leave it at {only}")
         super().__init__(Perceptron(in_features), num_classes, mode, **task)
 
-    def _losses(self, logits: Tensor, y: Tensor, training: bool) -> Tensor:
+    def example_losses(self, logits: Tensor, y: Tensor, training: bool) -> Tensor:
         """The rule's loss of each example, ``(B,)``."""
         agreement = logits.squeeze(1) * (2 * y.to(logits.dtype) - 1)  # t s
         if self.hparams["rule"] == "hinge":
             losses = (1 - agreement).clamp(min=0)
         else:  # on the border, too, the example is learned: clamp would have no gradient there
             losses = torch.where(agreement <= 0, -agreement, torch.zeros_like(agreement))
-        return losses * self.class_weight[y.long()] if training and self._weighted else losses
+        return losses * self.class_weight[y.long()] if training and self.hparams["class_weight"] is not None else losses
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """The decision, as 0 and 1, ``(B, 2)``."""

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zoo.drawing.figures import new_figure, to_image
 from zoo.linear.mlp import MLP, MLPLayer
-from zoo.tasks.pictures import new_figure, to_image
 
 _TINY = 1e-12  # relative to the window: a cut closer to a corner than that is no cut
 

@@ -10,8 +10,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 # of model.safetensors
 SHA256 = {
-    "lenet5_digits": "dd6f051e5981007ebe1e8e642f1a7986c3b74198070a3ea676528ea5d021ee42",
-    "resnet20_digits": "4ed9abf83adbddf7f9e9b8ce4b2cc50552a4fe14018583a8ac9317aaa483ba45",
+    "lenet5_digits": "1751e3ddd608572147b9d2c6c496d4ac79bb01370a7cba37465179550e6e7168",
+    "resnet20_digits": "589e8fc0d269256329570f3e2f352732308c6f319917f1de4dfc51e5b0f65adf",
 }
 
 

@@ -1,20 +1,17 @@
 """The Hugging Face hub: a ``save_pretrained`` folder up and down; the library checks what it downloads."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from zoo.pretrained.bundled import names
-from zoo.pretrained.folder import CARD, CONFIG, WEIGHTS, save_folder
-
-if TYPE_CHECKING:
-    from zoo.tasks import Task
+from zoo.pretrained.folder import CARD, CONFIG, WEIGHTS
 
 
 def download(repository: str) -> Path:
-    """The local copy of a repository, as new as the hub's; the last one where the hub cannot be reached.
+    """Return the local copy of a repository, updated from the hub; the last copy where the hub cannot be reached.
 
     Raises:
         FileNotFoundError: the hub has no such repository, or it is not open to everybody.
@@ -23,26 +20,26 @@ def download(repository: str) -> Path:
     from huggingface_hub import snapshot_download
 
     here = f"there is no local folder of that name; give a folder or file that is here, or a bundled name ({', '.join(names())})"
-    with _told(repository, here):
+    with _as_ours(repository, here):
         return Path(snapshot_download(repository, allow_patterns=[CONFIG, WEIGHTS, CARD]))
 
 
-def upload(module: "Task", repository: str, private: bool) -> str:
-    """See :meth:`zoo.Task.push_to_hub`."""
+def upload(save: Callable[[Path], Any], repository: str, private: bool) -> str:
+    """Upload the folder that ``save`` writes, and return the repository's address; see :meth:`zoo.model.Model.push_to_hub`."""
     from huggingface_hub import HfApi
 
     hub = HfApi()
     with tempfile.TemporaryDirectory() as folder:
-        save_folder(module, Path(folder))
-        with _told(repository, "log in with hf auth login, or keep the model here with save_pretrained"):
+        save(Path(folder))
+        with _as_ours(repository, "log in with hf auth login, or keep the model here with save_pretrained"):
             address = hub.create_repo(repository, private=private, exist_ok=True)
             hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload by lightning-zoo")
         return str(address)
 
 
 @contextmanager
-def _told(repository: str, cure: str) -> Iterator[None]:
-    """Errors as ours: which repository, and the cure."""
+def _as_ours(repository: str, cure: str) -> Iterator[None]:
+    """Translate the library's errors: which repository, and the cure."""
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
     from huggingface_hub.errors import HTTPError as LostConnection  # type: ignore[attr-defined] # of its HTTP library
 

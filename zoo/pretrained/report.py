@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from zoo.internals import own_tensors
+
 
 @dataclass
 class LoadReport:
@@ -122,7 +124,7 @@ def put(module: nn.Module, state: Mapping[str, Tensor], assign: bool) -> None:
     module.load_state_dict(state, strict=False, assign=assign)
     _tie(module, groups, state)
     for name, part in module.named_modules():
-        own = {k: t for k, t in (part._parameters | part._buffers).items() if t is not None}
+        own = own_tensors(part)
         if not any(t.is_meta for t in own.values()):
             continue
         if not hasattr(part, "reset_parameters"):

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from zoo.pretrained import bundled, vision
+from zoo.pretrained import bundled, hub, vision
 from zoo.pretrained.files import read_checkpoint, read_tensors
 from zoo.pretrained.folder import read_folder
-from zoo.registry import suggest
+from zoo.spelling import suggest
 
 FILES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 
@@ -21,16 +21,16 @@ class Found:
     """Weights, and what is known of them.
 
     Attributes:
-        origin: what to call them in a message.
-        net: the net's tensors by name.
-        buffers: the task's: ``mean``, ``std`` ...
-        data: what the task knew of the data it was trained on, see :meth:`zoo.Task.data_description`.
-        model, hparams: of the task they were saved from.
+        origin: What to call them in a message.
+        net: Tensors of the net by name.
+        rest: The other tensors of the state dict of the task they were saved from: ``mean``, ``std``, other parts.
+        data: What the task remembered of its data, see :meth:`zoo.model.Model.data_description`.
+        model, hparams: Registered name and hyperparameters of that task.
     """
 
     origin: str
     net: dict[str, Tensor]
-    buffers: dict[str, Tensor] = field(default_factory=dict)
+    rest: dict[str, Tensor] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     model: str | None = None
     hparams: dict[str, Any] | None = None
@@ -55,7 +55,7 @@ def find(weights: str, model: str | None) -> Found:
         model: registered name of the model they are for.
 
     Raises:
-        FileNotFoundError, ConnectionError, ValueError: see :func:`zoo.pretrained.use_weights`.
+        FileNotFoundError, ConnectionError, ValueError: see :func:`zoo.create.use_weights`.
     """
     weights = str(weights)
     entry = vision.members(model).get({"imagenet": "DEFAULT"}.get(weights, weights.upper()))
@@ -86,32 +86,33 @@ def local_folder(text: str) -> Path | None:
         return path
     if path.exists() or path.suffix in FILES or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text):
         return None
-    from zoo.pretrained import hub
-
     return hub.download(text)
 
 
 def _from_folder(folder: Path, origin: str) -> Found:
     config, state = read_folder(folder)
-    return _from_task(origin, state, config, config["hparams"])
-
-
-def _from_task(origin: str, state: dict[str, Tensor], told: dict[str, Any], hparams: dict[str, Any]) -> Found:
-    net = {k.removeprefix("net."): t for k, t in state.items() if k.startswith("net.")}
-    buffers = {k: t for k, t in state.items() if "." not in k}
-    return Found(origin, net, buffers, told, told.get("model"), hparams)
+    return Found(origin, *_split(state), config, config["model"], config["hparams"])
 
 
 def _from_file(path: Path) -> Found:
     if path.suffix == ".safetensors":
-        return Found(str(path), read_tensors(path))
+        return Found(str(path), *_split(read_tensors(path)))
     content = read_checkpoint(path, mmap=path.suffix != ".ckpt")
-    if content.get("zoo") is not None and "hyper_parameters" in content:
-        return _from_task(str(path), content["state_dict"], content["zoo"], content["hyper_parameters"])
+    if (description := content.get("zoo")) is not None and "hyper_parameters" in content:
+        state, hparams = content["state_dict"], content["hyper_parameters"]
+        return Found(str(path), *_split(state), description, description.get("model"), hparams)
     for key in ("state_dict", "model"):  # Lightning's and torchvision's checkpoints
         if isinstance(content.get(key), dict):
             content = content[key]
-    return Found(str(path), only_tensors(content, path))
+    return Found(str(path), *_split(only_tensors(content, path)))
+
+
+def _split(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Split a state dict into the net's tensors and the rest; one that is not a task's is a net's as a whole."""
+    if not {"mean", "std"} <= state.keys():
+        return state, {}
+    net = {k.removeprefix("net."): t for k, t in state.items() if k.startswith("net.")}
+    return net, {k: t for k, t in state.items() if not k.startswith("net.")}
 
 
 def only_tensors(content: dict[str, Any], path: Path) -> dict[str, Tensor]:

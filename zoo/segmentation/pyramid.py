@@ -11,8 +11,10 @@ from zoo.blocks import ConvNet, FeatureMap, layer_groups
 from zoo.blocks.classifier import check_images
 from zoo.blocks.convnet import slide
 from zoo.blocks.layers import parameters_of
-from zoo.registry import arguments_of, create_model, get
-from zoo.tasks import Task
+from zoo.blocks.modes import evaluating
+from zoo.create import create_model
+from zoo.model import Model
+from zoo.registry import arguments_of, get
 
 
 class EncoderDecoder(nn.Module):
@@ -104,23 +106,23 @@ def _prune(net: ConvNet, stride: int, dense: bool) -> int:
     Nothing is computed: the net is followed on the meta device.
     """
     part = _Trace(net, dense)
-    training = {module: module.training for module in net.modules()}
     tensors = {name: t.detach().to("meta") for name, t in part.state_dict().items()}
     parameters = {name: tensors[name].requires_grad_() for name, _ in part.named_parameters()}
-    net.eval()
-    for cells in range(1, 64):
-        side = cells * stride
-        try:
-            x = torch.empty(1, net.in_channels, side, side, device="meta", dtype=next(iter(parameters.values())).dtype)
-            maps = torch.func.functional_call(part, tensors, x)
-        except (RuntimeError, ValueError):  # too small for it
-            continue
-        if all(y.numel() for y in maps):
-            break
-    else:
-        raise ValueError(f"{type(net).__name__} makes no maps of images up to {side} pixels: it cannot be an encoder")
-    for module, mode in training.items():
-        module.training = mode
+    dtype = next(iter(parameters.values())).dtype
+    with evaluating(net, gradients=True):
+        for cells in range(1, 64):
+            side = cells * stride
+            try:
+                x = torch.empty(1, net.in_channels, side, side, device="meta", dtype=dtype)
+                maps = torch.func.functional_call(part, tensors, x)
+            except (RuntimeError, ValueError):  # too small for it
+                continue
+            if all(y.numel() for y in maps):
+                break
+        else:
+            raise ValueError(
+                f"{type(net).__name__} makes no maps of images up to {side} pixels: it cannot be an encoder"
+            )
     gradients = torch.autograd.grad(sum(y.sum() for y in maps), list(parameters.values()), allow_unused=True)
     used = {name.removeprefix("net.") for name, g in zip(parameters, gradients, strict=True) if g is not None}
     _drop_unused(net, used)
@@ -138,7 +140,7 @@ def _drop_unused(net: nn.Module, used: set[str], prefix: str = "") -> None:
             setattr(net, name, nn.Identity())
 
 
-def build_encoder(name: str, arguments: dict[str, Any] | None, in_channels: int, weights: str | None) -> Task:
+def build_encoder(name: str, arguments: dict[str, Any] | None, in_channels: int, weights: str | None) -> Model:
     """A registered classifier whose net is to be an encoder.
 
     Args:
@@ -168,7 +170,7 @@ def build_encoder(name: str, arguments: dict[str, Any] | None, in_channels: int,
     return task
 
 
-def take_standardization(task: Task, source: Task) -> None:
-    """Standardize as the encoder's weights want it, if they tell: data met later do not change that."""
-    if source._standardized:
-        task.mean, task.std, task._standardized = source.mean, source.std, True
+def take_standardization(task: Model, source: Model) -> None:
+    """Standardize as the encoder's weights need it, where they came with a standardization; a later fit keeps it."""
+    if source.standardized:
+        task.set_standardization(source.mean, source.std)

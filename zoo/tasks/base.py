@@ -2,46 +2,73 @@
 
 import inspect
 import math
+import warnings
 from collections.abc import Iterable
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from zoo.create import use_weights
+from zoo.internals import grad_scaler, has_trainer, is_fitting, is_last_of_window, row_is_due
+from zoo.metrics.running_means import RunningMeans
+from zoo.model import Model
+from zoo.optim.initializers import initialize
+from zoo.optim.optimizers import CLOSURE_OPTIMIZERS, build_optimizer, check_optimizer
 from zoo.registry import name_of
-from zoo.tasks.initializers import initialize
-from zoo.tasks.means import RunningMeans
-from zoo.tasks.optimizers import build_optimizer, check_optimizer
-from zoo.tasks.portable import Portable
+from zoo.tasks.shared_random import share_generators, shared_random
 
 
-class Task(Portable):
+class TaskArguments(TypedDict, total=False):
+    """Arguments of :class:`Task` but the net, for ``**task: Unpack[TaskArguments]``."""
+
+    optimizer: str
+    lr: float
+    weight_decay: float
+    optimizer_args: dict[str, Any] | None
+    decay_norm_and_bias: bool
+    layer_decay: float
+    init: str | None
+    init_args: dict[str, Any] | None
+    weights: str | None
+
+
+class Task(Model):
     """A net and how it is trained. Subclasses give the loss, the metrics and the prediction.
 
     Input comes in units of the data (images: floats in [0, 1]); the task standardizes it with its own ``mean`` and ``std``
-    (one number a channel or column), which it copies from the datamodule at the first fit and keeps ever after.
+    (one number a channel or column), which it copies from the datamodule at the first fit and keeps from then on.
+
+    A batch is ``(x, y)`` or ``(x, y, weight)``; a part of several tensors is a NamedTuple with named fields. Examples, or targets,
+    of weight 0 do not count.
 
     Training logs ``train/<name>_step`` every ``trainer.log_every_n_steps`` optimizer steps (the mean over the examples since
     the last time) and ``train/<name>`` at the end of the epoch (the exact mean over its examples, all ranks together).
 
+    The gradient is that of the loss over all examples (tokens, pixels) of an optimizer step, however they are cut into
+    accumulated batches and processes: batches are weighted by the count that :meth:`training_losses` returns. Random numbers
+    drawn in a step are those that one process with the global batch would draw, see :class:`zoo.tasks.shared_random.SharedRandom`.
+    What depends on the batch itself stays different: batch norm without ``sync_batchnorm``, losses that are no mean (Dice).
+
     Args:
-        net: maps a standardized batch to the output (logits, say).
-        optimizer: name in ``torch.optim``, "Newton", or a dotted path to a class of your own.
-        lr: learning rate, > 0.
-        weight_decay: >= 0, as the optimizer understands it (decoupled for AdamW, L2 for SGD).
-        optimizer_args: further arguments of the optimizer, e.g. ``{"momentum": 0.9, "nesterov": True}``.
-        decay_norm_and_bias: let weight decay act on norms and biases too.
-        layer_decay: layer-wise rate decay: each layer group (see :meth:`layer_groups`) has the rate of the one above it times
-            this, in (0, 1]; the head has ``lr``.
-        init: draw the net's weights by this name, see :func:`zoo.tasks.initialize`; None: as the net itself does.
-        init_args: further arguments of the initialization, e.g. ``{"std": 0.02}``.
-        weights: where the net's weights come from, see :func:`zoo.create_model`. No hyperparameter: a checkpoint of the task has
+        net: Maps a standardized batch to the output (logits, say).
+        optimizer: Name in ``torch.optim``, "Newton", or a dotted path to a class of your own.
+        lr: Learning rate, > 0.
+        weight_decay: Weight decay, >= 0, as the optimizer understands it (decoupled for AdamW, L2 for SGD).
+        optimizer_args: Further arguments of the optimizer, e.g. ``{"momentum": 0.9, "nesterov": True}``.
+        decay_norm_and_bias: Whether weight decay acts on norms, biases and embeddings too.
+        layer_decay: Layer-wise learning rate decay: each layer group (see :meth:`layer_groups`) has the rate of the one above it
+            times this, in (0, 1]; the head has ``lr``.
+        init: Name of the net's initialization, see :func:`zoo.tasks.initialize`; None: the net's own.
+        init_args: Further arguments of the initialization, e.g. ``{"std": 0.02}``.
+        weights: Where the weights come from, see :func:`zoo.create_model`. No hyperparameter: a checkpoint of the task has
             the weights itself, and loads nothing else.
 
     Raises:
-        ValueError, TypeError: an unknown optimizer or initialization, an argument it does not have, a value out of range, or
+        ValueError, TypeError: An unknown optimizer or initialization, an argument it does not have, a value out of range, or
             weights that do not fit.
     """
 
@@ -62,7 +89,7 @@ class Task(Portable):
         weights: str | None = None,
     ) -> None:
         given: Any = net
-        if isinstance(given, str):  # all that a checkpoint tells of a net from outside
+        if isinstance(given, str):  # all that a checkpoint holds of a net from outside
             cls = type(self).__name__
             raise TypeError(
                 f"{cls} was given its net, a {given}, from outside, and no file holds a net: build it again and give it, "
@@ -84,11 +111,13 @@ class Task(Portable):
         self._means = RunningMeans()
         self._last_batch = (-1, -1)  # (epoch, batch): an optimizer's closure may run a batch more than once
         self._last_logged = 0  # optimizer step of the last window that was logged
+        self._window: tuple[Tensor, Tensor] | None = (
+            None  # of the accumulation window: the reference and the count so far
+        )
+        self._gradient_scale: float | None = None  # to apply after the next backward pass
         # no submodule: made when evaluation starts, so a task built on the meta device leaves nothing there
         self.__dict__["metrics"] = {}
         if weights is not None:
-            from zoo.pretrained import use_weights
-
             use_weights(self, weights)
 
     # What a subclass gives ------------------------------------------------------------------------------------------
@@ -99,7 +128,14 @@ class Task(Portable):
         return "val/loss", "min"
 
     def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int | Tensor]:
-        """The loss to minimize, the means over the batch to log (``"loss"`` among them), and the number they are means over."""
+        """Return the loss, the means to log, and what they are means over.
+
+        Returns:
+            The loss to minimize, a mean; the means over the batch to log, by name, "loss" among them; and their one denominator:
+            the number of examples, tokens or pixels that count (or their total weight). A loss that has terms with different
+            denominators (a mean over tokens and one over examples) must be written with one of them. A batch in which
+            nothing counts gives a loss of 0, not nan.
+        """
         raise TypeError(f"{type(self).__name__} does not say how it is trained: define training_losses")
 
     def build_metrics(self) -> dict[str, Metric]:
@@ -110,17 +146,8 @@ class Task(Portable):
         """Add one evaluation batch to the metrics."""
         raise TypeError(f"{type(self).__name__} does not say how it is evaluated: define update_metrics")
 
-    @property
-    def output_size(self) -> int | None:
-        """What the net must give an example, ``(B, output_size)``; None where the task does not say."""
-        return None
-
-    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-        """What the net must give an example of that shape; None where the task does not say."""
-        return None if self.output_size is None else (self.output_size,)
-
     def render(self, batch: Any) -> dict[str, Any]:
-        """What is worth looking at in a batch, by name: called in evaluation, without gradients, on one process.
+        """Return pictures, texts and tables of a batch, by name: called in evaluation, without gradients, on one process.
 
         Images are uint8 tensors ``(3, H, W)``, texts are str, tables are lists of rows, the first one their column names.
         """
@@ -142,19 +169,31 @@ class Task(Portable):
 
     def forward_args(self, batch: Any) -> tuple[Any, ...]:
         """What :meth:`forward` takes of a batch: its first part, where a task does not say otherwise."""
-        return (batch[0],)
+        return (input_of(batch),)
 
     # Fitting --------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Begin anew, take what the datamodule tells, and refuse data that the net cannot take."""
+        """Reset what belongs to one fit, take what the datamodule knows, and refuse what cannot be trained.
+
+        Raises:
+            ValueError: Data that the net cannot take, or an optimizer that cannot accumulate gradients and has to.
+        """
         super().setup(stage)
-        if stage == "fit":  # a checkpoint to resume from is loaded after this
-            self._means.reset()
-            self._last_batch, self._last_logged = (-1, -1), 0
+        if stage != "fit":  # a checkpoint to resume from is loaded after this
+            return
+        trainer = self.trainer
+        if trainer.accumulate_grad_batches > 1 and self.hparams["optimizer"] in CLOSURE_OPTIMIZERS:
+            raise ValueError(
+                f"{self.hparams['optimizer']} evaluates the loss of a batch several times a step, so gradients of several batches "
+                f"cannot be accumulated: set accumulate_grad_batches=1 (got {trainer.accumulate_grad_batches}) and a larger batch"
+            )
+        self._means.reset()
+        self._last_batch, self._last_logged = (-1, -1), 0
+        self._window = self._gradient_scale = None
 
     def configure_optimizers(self) -> Optimizer:
-        """One optimizer at a constant rate; a schedule is the business of ``callbacks.LRSchedule``."""
+        """Return one optimizer of all trained parts, at a constant rate; schedules are set by ``callbacks.LRSchedule``."""
         h = self.hparams
         return build_optimizer(
             self.net,
@@ -164,26 +203,92 @@ class Task(Portable):
             h["optimizer_args"] or {},
             decay_norm_and_bias=h["decay_norm_and_bias"],
             layer_decay=h["layer_decay"],
+            others={name: getattr(self, name) for name in self.trained_parts if name != "net"},
         )
 
+    def on_fit_start(self) -> None:
+        """Give all processes equal generators, and refuse a parameter that would silently never be trained.
+
+        Raises:
+            ValueError: A parameter requires a gradient, and no optimizer has it.
+        """
+        if self.frozen:  # modules in evaluation mode are meant to be so
+            warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")
+        if self.trainer.world_size > 1:
+            share_generators(self.trainer)
+        trained = {id(p) for o in self.trainer.optimizers for group in o.param_groups for p in group["params"]}
+        lost = [name for name, p in self.named_parameters() if p.requires_grad and id(p) not in trained]
+        if lost and self.trainer.optimizers:
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            raise ValueError(
+                f"{lost[0]}{more} would never be trained: no optimizer has it; add {lost[0].partition('.')[0]!r} to trained_parts "
+                f"of {type(self).__name__}, or set requires_grad_(False) if it shall stay as it is"
+            )
+
+    def shared_random(self, batch: Any, batch_idx: int) -> AbstractContextManager[Any]:
+        """Return a context in which several processes draw the rows of one stream; nothing happens for one process.
+
+        ``training_step`` enters it. A task with a training step of its own does so too.
+        """
+        several = has_trainer(self) and self.trainer.world_size > 1
+        return shared_random(self.trainer, batch, batch_idx) if several else nullcontext()
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """One step's loss."""
-        loss, means, count = self.training_losses(batch)
+        """Return one batch's loss, weighted by its share of the optimizer step."""
+        with self.shared_random(batch, batch_idx):
+            loss, means, count = self.training_losses(batch)
+        if (isinstance(count, Tensor) and count.ndim) or not isinstance(count, Tensor | int | float):
+            raise TypeError(
+                f"training_losses of {type(self).__name__} must give one denominator, a number or a 0-d tensor, got {count}: write "
+                "all terms of the loss as means over the same examples, tokens or pixels"
+            )
         if self._last_batch != (here := (self.current_epoch, batch_idx)):
             self._last_batch = here
             self._means.update(means, count)
-        return loss
+        return self._weighted(loss, count)
 
-    def _row_is_due(self) -> bool:
-        step, every = self.trainer.global_step, getattr(self.trainer, "log_every_n_steps")  # noqa: B009 (mypy does not see it)
-        return every > 0 and step != self._last_logged and step % every == 0  # every 0: never
+    def _weighted(self, loss: Tensor, count: int | float | Tensor) -> Tensor:
+        """Weight a batch so that the step's gradient is that of the loss over all its examples, on all processes.
+
+        The trainer divides by ``accumulate_grad_batches`` and averages over processes, as if all batches counted equally. Each
+        batch is weighted by its count relative to that of the window's first; when the window's last count is known, the
+        gradient is rescaled right after its backward pass, before anybody reads it.
+        """
+        trainer = self.trainer
+        batches, processes = trainer.accumulate_grad_batches, trainer.world_size
+        if (batches == 1 and processes == 1) or trainer.strategy.handles_gradient_accumulation:
+            return loss
+        mine = torch.as_tensor(count, dtype=torch.float32, device=loss.device).detach()
+        if self._window is None:
+            total = self._sum_over_ranks(mine.clone()) if processes > 1 else mine
+            self._window = torch.where(total > 0, total / processes, 1.0), torch.zeros_like(mine)
+        reference, so_far = self._window
+        if is_last_of_window(trainer):
+            self._window = None
+            if batches > 1:
+                so_far = so_far + mine
+                total = self._sum_over_ranks(so_far) if processes > 1 else so_far
+                scale = batches * processes * reference / total.clamp(min=torch.finfo(total.dtype).tiny)
+                self._gradient_scale = scale.item() if total > 0 else 1.0
+        else:
+            self._window = reference, so_far + mine
+        return loss * (mine / reference).to(loss.dtype)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Run the backward pass; at the end of an accumulation window, rescale the gradient, see :meth:`training_step`."""
+        super().backward(loss, *args, **kwargs)
+        scale, self._gradient_scale = self._gradient_scale, None
+        if scale is not None and scale != 1:
+            for parameter in self.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(scale)
 
     def _sum_over_ranks(self, value: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(value, reduce_op="sum")
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the window when the trainer is about to write a row."""
-        if not self._row_is_due():
+        if not row_is_due(self.trainer, self._last_logged):
             return
         self._last_logged = self.trainer.global_step
         means = self._means.window(self._sum_over_ranks)
@@ -205,13 +310,9 @@ class Task(Portable):
         Raises:
             FloatingPointError: a value is nan or infinite (under float16 too large a step is tried again: there nothing is said).
         """
-        trainer = self._trainer
-        if (
-            trainer is None
-            or trainer.state.fn != "fit"
-            or getattr(trainer.precision_plugin, "scaler", None) is not None
-        ):
+        if not is_fitting(self) or grad_scaler(self.trainer) is not None:
             return
+        trainer = self.trainer
         clip = "trainer.gradient_clip_val" if self.automatic_optimization else "clip_grad"
         for name, value in values:
             if not math.isfinite(value):
@@ -262,12 +363,12 @@ class Task(Portable):
     # Checkpoints ----------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Tell what is needed to rebuild the module, and to continue an epoch where it stopped."""
-        due = self._row_is_due()  # callbacks save at the end of a batch before we log it
+        """Add what is needed to rebuild the module, and to continue an epoch where it stopped."""
+        due = row_is_due(self.trainer, self._last_logged)  # callbacks save at the end of a batch, before we log it
         means = self._means.state_dict(self._sum_over_ranks, looked_at=due)
         for sums in (means["window"], means["epoch"]):
             self._check_finite(zip(means["names"], sums or [], strict=False))
-        norm: Any = torch.nn.utils.get_total_norm(self.net.parameters())
+        norm: Any = torch.nn.utils.get_total_norm(self.parameters())
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # sharded: a DTensor
         self._check_finite([("the norm of the weights", norm.item())], "")
         checkpoint["zoo"] = {
@@ -279,19 +380,32 @@ class Task(Portable):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up what :meth:`on_save_checkpoint` told."""
-        fitting = self._trainer is not None and self.trainer.state.fn == "fit"
-        if "ema" in checkpoint and fitting and not _averages(self.trainer):
+        """Restore what :meth:`on_save_checkpoint` added."""
+        if "ema" in checkpoint and is_fitting(self) and not _averages(self.trainer):
             raise ValueError("the checkpoint's weights are an average: resume with callbacks.EMA, as it was trained")
-        told = checkpoint.get("zoo")
-        if told is None:
+        state = checkpoint.get("zoo")
+        if state is None:
             return
-        self.describe_data(told)
-        self.freeze(told.get("frozen", 0))
-        self._last_logged = told["last_logged"]
-        self._means.load_state_dict(
-            told["means"], self.device, first_rank=self._trainer is None or self.global_rank == 0
-        )
+        self.describe_data(state)
+        self.freeze(state.get("frozen", 0))
+        self._last_logged = state["last_logged"]
+        first = not has_trainer(self) or self.global_rank == 0
+        self._means.load_state_dict(state["means"], self.device, first_rank=first)
+
+
+def check_monitor(monitor: str, example: str) -> None:
+    """Refuse a ``monitor`` that is no logged metric.
+
+    Raises:
+        ValueError: It does not begin with "val/" or "train/".
+    """
+    if not monitor.startswith(("val/", "train/")):
+        raise ValueError(f"monitor names a logged metric such as {example!r} or 'val/loss', got {monitor!r}")
+
+
+def input_of(batch: Any) -> Any:
+    """Return the input of a batch, ``x`` of ``(x, y)``, or a batch that is an input itself (a tensor, a NamedTuple)."""
+    return batch[0] if type(batch) in (tuple, list) else batch
 
 
 def _averages(trainer: Any) -> bool:

@@ -1,17 +1,210 @@
 """Classification: multi-class (softmax), binary (one logit), multi-label (one logit a class)."""
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import Metric
+from torchmetrics import MeanMetric, Metric
+from torchmetrics import classification as tm
+from torchmetrics.functional.classification import multiclass_confusion_matrix, multilabel_confusion_matrix
 
-from zoo.tasks.base import Task
-from zoo.tasks.metrics import IGNORED, classification_metrics
-from zoo.tasks.portable import check_num_classes, real_device
-from zoo.tasks.render import render_classification
+from zoo.drawing import figures
+from zoo.losses.means import counted, weighted_mean
+from zoo.model import Makes, check_num_classes, real_device
+from zoo.tasks.base import Task, TaskArguments, check_monitor, input_of
+
+Mode = Literal["multiclass", "binary", "multilabel"]
+IGNORED = -1  # the label of an example that no metric counts
+_MISTAKES = 50  # rows of the table that replaces a confusion matrix without names
+
+
+class ClassifierArguments(TaskArguments, total=False):
+    """Arguments of :class:`ClassificationTask` but the net, ``num_classes`` and ``mode``."""
+
+    class_weight: Literal["balanced"] | list[float] | None
+    label_smoothing: float
+    top_k: int | None
+    threshold: float
+    monitor: str
+    aux_weight: float
+
+
+class ClassificationArguments(ClassifierArguments, total=False):
+    """Arguments of :class:`ClassificationTask` but the net and ``num_classes``."""
+
+    mode: Mode
+
+
+class MultiClass:
+    """K logits, one class an example.
+
+    Args:
+        num_classes: Number of classes K.
+        threshold: Of the other modes; here the most probable class is predicted.
+    """
+
+    def __init__(self, num_classes: int, threshold: float) -> None:
+        self.num_classes, self.threshold = num_classes, threshold
+        self.num_outputs = num_classes
+        self.chance_loss = math.log(num_classes)  # nats, of equal probabilities
+        self.outcomes = num_classes  # of one decision
+
+    def losses(self, logits: Tensor, y: Tensor, class_weight: Tensor | None, smoothing: float) -> Tensor:
+        """Cross-entropy in nats ``(B,)`` of logits ``(B, K)``, y ``(B,)`` or soft ``(B, K)``."""
+        if y.ndim == 2:  # the mean over what each class by itself would give
+            target = y.to(logits.dtype) * (1.0 if class_weight is None else class_weight)
+            target = torch.lerp(target, target.mean(dim=1, keepdim=True), smoothing)
+            return F.cross_entropy(logits, target, reduction="none")
+        losses = F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
+        return losses if class_weight is None else losses * class_weight[y]
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.softmax(dim=1)
+
+    def decide(self, p: Tensor) -> Tensor:
+        """Classes ``(B,)`` of probabilities ``(B, K)``."""
+        return p.argmax(dim=1)
+
+    def hits(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Share of right answers of each example ``(B,)``."""
+        if y.ndim == 2:
+            return y.gather(1, logits.argmax(dim=1, keepdim=True)).squeeze(1).float()
+        return (logits.argmax(dim=1) == y).float()
+
+    def check(self, y: Tensor, training: bool) -> None:
+        """Refuse labels that are none; soft ones are allowed in training."""
+        if not (training and y.ndim == 2):
+            self._check_range(y, self.num_classes - 1, ())
+        elif y.shape[1] != self.num_classes or (y < 0).any() or ((y.sum(dim=1) - 1).abs() > 1e-3).any():
+            raise ValueError(f"soft targets must be shares of {self.num_classes} classes that sum to 1, got {y}")
+
+    def _check_range(self, y: Tensor, top: int, shape: tuple[int, ...]) -> None:
+        lowest, highest = (value.item() for value in y.aminmax())
+        if lowest < 0 or highest > top:
+            raise ValueError(f"labels must lie in 0..{top} for num_classes={self.num_classes}, got {lowest}..{highest}")
+        if y.shape[1:] != shape or (y != y.round()).any():
+            name = {MultiClass: "multiclass", Binary: "binary", MultiLabel: "multilabel"}[type(self)]
+            raise ValueError(
+                f"{name} targets must have shape {f'(B, {shape[0]})' if shape else '(B,)'} and be whole numbers, got "
+                f"{tuple(y.shape)} {y.dtype}: soft ones (mixup, cutmix) are for training with mode='multiclass'"
+            )
+
+    def metrics(self, top_k: int | None) -> dict[str, Metric]:
+        """Fresh metrics by name: accuracy, macro F1, the confusion matrix and top-k accuracy."""
+        arguments: Any = {"num_classes": self.num_classes, "ignore_index": IGNORED, "validate_args": False}
+        metrics: dict[str, Metric] = {
+            "acc": tm.MulticlassAccuracy(average="micro", **arguments),
+            "f1": tm.MulticlassF1Score(average="macro", **arguments),
+            "confusion": tm.MulticlassConfusionMatrix(**arguments),
+        }
+        if top_k is not None:
+            metrics[f"acc_top{top_k}"] = tm.MulticlassAccuracy(average="micro", top_k=top_k, **arguments)
+        return metrics
+
+    def update(self, name: str, metric: Metric, p: Tensor, target: Tensor) -> None:
+        """Add a batch of probabilities and labels to one of the metrics."""
+        metric.update(p, target)
+
+    def names_of(self, decided: Tensor, names: list[str]) -> list[Any]:
+        """Class names of decisions ``(B,)``."""
+        return [names[k] for k in decided.tolist()]
+
+    def confusion(self, decided: Tensor, y: Tensor) -> Tensor:
+        return multiclass_confusion_matrix(decided, y.long(), self.num_classes)
+
+    def balanced(self, counts: Tensor, examples: int) -> Tensor:
+        """Class weights N / (K N_k) ``(K,)``."""
+        return counts.sum() / (len(counts) * counts)
+
+
+class Binary(MultiClass):
+    """One logit, that of class 1."""
+
+    def __init__(self, num_classes: int, threshold: float) -> None:
+        super().__init__(num_classes, threshold)
+        self.num_outputs = 1
+        self.chance_loss, self.outcomes = math.log(2), 2
+
+    def losses(self, logits: Tensor, y: Tensor, class_weight: Tensor | None, smoothing: float) -> Tensor:
+        losses = _bce(logits.squeeze(1), y.to(logits.dtype), smoothing)
+        return losses if class_weight is None else losses * class_weight[y.long()]
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        p = logits.sigmoid()
+        return torch.cat([1 - p, p], dim=1)
+
+    def decide(self, p: Tensor) -> Tensor:
+        return (p[:, 1] >= self.threshold).long()
+
+    def hits(self, logits: Tensor, y: Tensor) -> Tensor:
+        return ((logits.squeeze(1) >= _logit(self.threshold)) == (y > 0.5)).float()
+
+    def check(self, y: Tensor, training: bool) -> None:
+        self._check_range(y, 1, ())
+
+    def metrics(self, top_k: int | None) -> dict[str, Metric]:
+        arguments: Any = {"threshold": self.threshold, "ignore_index": IGNORED, "validate_args": False}
+        return {
+            "acc": tm.BinaryAccuracy(**arguments),
+            # macro as in the other modes: the mean over both classes
+            "f1": tm.MulticlassF1Score(2, average="macro", ignore_index=IGNORED, validate_args=False),
+            "confusion": tm.BinaryConfusionMatrix(**arguments),
+        }
+
+    def update(self, name: str, metric: Metric, p: Tensor, target: Tensor) -> None:
+        metric.update(self.decide(p) if name == "f1" else p[:, 1], target)
+
+
+class MultiLabel(MultiClass):
+    """K logits, each of a label that is given or not."""
+
+    def __init__(self, num_classes: int, threshold: float) -> None:
+        super().__init__(num_classes, threshold)
+        self.chance_loss, self.outcomes = math.log(2), 2
+
+    def losses(self, logits: Tensor, y: Tensor, class_weight: Tensor | None, smoothing: float) -> Tensor:
+        """Binary cross-entropy in nats of each label, ``(B, K)``."""
+        target = y.to(logits.dtype)
+        losses = _bce(logits, target, smoothing)
+        return losses if class_weight is None else losses * torch.where(target > 0.5, class_weight, 1.0)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
+
+    def decide(self, p: Tensor) -> Tensor:
+        """True for the labels given, ``(B, K)``."""
+        return p >= self.threshold
+
+    def hits(self, logits: Tensor, y: Tensor) -> Tensor:
+        return ((logits >= _logit(self.threshold)) == (y > 0.5)).float().mean(dim=1)
+
+    def check(self, y: Tensor, training: bool) -> None:
+        self._check_range(y, 1, (self.num_classes,))
+
+    def metrics(self, top_k: int | None) -> dict[str, Metric]:
+        arguments: Any = {"num_labels": self.num_classes, "threshold": self.threshold}
+        arguments |= {"ignore_index": IGNORED, "validate_args": False}
+        return {
+            "acc": tm.MultilabelAccuracy(average="micro", **arguments),
+            "f1": tm.MultilabelF1Score(average="macro", **arguments),
+            "confusion": tm.MultilabelConfusionMatrix(**arguments),
+        }
+
+    def names_of(self, decided: Tensor, names: list[str]) -> list[Any]:
+        """A list of class names for each row of ``(B, K)``."""
+        return [[names[k] for k in row.nonzero().flatten()] for row in decided]
+
+    def confusion(self, decided: Tensor, y: Tensor) -> Tensor:
+        return multilabel_confusion_matrix(decided.long(), y.long(), self.num_classes)
+
+    def balanced(self, counts: Tensor, examples: int) -> Tensor:
+        """Weights of positives: negatives / positives ``(K,)``."""
+        return (examples - counts) / counts
+
+
+MODES: dict[str, type[MultiClass]] = {"multiclass": MultiClass, "binary": Binary, "multilabel": MultiLabel}
 
 
 class ClassificationTask(Task):
@@ -24,67 +217,79 @@ class ClassificationTask(Task):
     Args:
         net: ``(B, ...)`` -> logits ``(B, K)``. In binary mode K is 1: a net that has ``reset_head`` gets its one output here.
             In training it may also give (logits, [logits of its auxiliary heads, ...]), or as torchvision (logits, aux, ...).
-        num_classes: number of classes K >= 2 (labels, in multi-label mode >= 1).
+        num_classes: Number of classes K >= 2 (labels, in multi-label mode >= 1).
         mode: "multiclass", "binary" or "multilabel".
         class_weight: "balanced", or K weights >= 0 that multiply the TRAINING loss of an example of that class (multi-label:
             of a positive of that class). "balanced" is N / (K N_k) (multi-label: negatives / positives), counted on the
             datamodule's training split at the first fit.
-        label_smoothing: share of the target spread over all classes in training, in [0, 1).
-        top_k: also log top-k accuracy, 2 <= top_k < K (multi-class only).
-        threshold: probability from which a binary or multi-label output counts as positive, in (0, 1).
-        monitor: the metric that decides which checkpoint is best: "val/acc", "val/loss" ...
-        aux_weight: what the loss of each auxiliary head counts, >= 0, for a net that has such; 0.3 in Szegedy et al. 2014
+        label_smoothing: Share of the target that is spread over all classes in training, in [0, 1).
+        top_k: Also log top-k accuracy, 2 <= top_k < K (multi-class only).
+        threshold: Probability from which a binary or multi-label output counts as positive, in (0, 1).
+        monitor: Metric that decides which checkpoint is best: "val/acc", "val/loss" ...
+        aux_weight: Weight >= 0 of the loss of each auxiliary head, for a net that has such; 0.3 in Szegedy et al. 2014
             (arXiv:1409.4842, section 5). ``train/loss`` is without them; they are ``train/aux1_loss`` ...
-        task: arguments of :class:`zoo.Task`.
+        task: Arguments of :class:`zoo.Task`.
 
     Shape:
-        batch: ``(x, y)`` with x ``(B, ...)`` and y int64 ``(B,)`` in 0..K-1 (multi-label: 0/1, ``(B, K)``); evaluation also takes
-        ``(x, y, weight)``: rows of weight 0 count nowhere. In training, multi-class y may be soft (mixup, cutmix): float
-        ``(B, K)``, shares that sum to 1; then the loss is the cross-entropy with them, and ``train/acc`` the mean share that the
-        predicted class has in the target, which not even a perfect net brings to 1.
+        batch: ``(x, y)`` with x ``(B, ...)`` and y int64 ``(B,)`` in 0..K-1 (multi-label: 0/1, ``(B, K)``), or ``(x, y, weight)``
+        with weight ``(B,)`` or the shape of y: of weight 0 nothing counts. In training, multi-class y may be soft (mixup,
+        cutmix): float ``(B, K)``, shares that sum to 1; then the loss is the cross-entropy with them, and ``train/acc`` the mean
+        share that the predicted class has in the target, which not even a perfect net brings to 1.
 
     Raises:
-        ValueError: an argument out of its range, or data with another number of classes.
+        ValueError: An argument out of its range, or data with another number of classes.
     """
 
     class_weight: Tensor
+    training_buffers = ("class_weight",)
+    predict_options = ("top", "features")
 
     def __init__(
         self,
         net: nn.Module,
         num_classes: int = 10,
-        mode: Literal["multiclass", "binary", "multilabel"] = "multiclass",
+        mode: Mode = "multiclass",
         class_weight: Literal["balanced"] | list[float] | None = None,
         label_smoothing: float = 0.0,
         top_k: int | None = None,
         threshold: float = 0.5,
         monitor: str = "val/acc",
         aux_weight: float = 0.3,
-        **task: Any,
+        **task: Unpack[TaskArguments],
     ) -> None:
-        _check(num_classes, mode, class_weight, label_smoothing, top_k, threshold, monitor)
+        _check(num_classes, mode, class_weight, label_smoothing, top_k, threshold)
+        check_monitor(monitor, "val/acc")
         if not aux_weight >= 0:
             raise ValueError(f"aux_weight must be 0 or more, got {aux_weight}")
         reset_head = getattr(net, "reset_head", None)
         if mode == "binary" and reset_head is not None:
             reset_head(1)
         super().__init__(net, **task)
-        self.num_classes = num_classes
         self.mode = mode
-        self._weighted = class_weight is not None
+        self._mode = MODES[mode](num_classes, threshold)
 
     def register_task_buffers(self) -> None:
-        """The weights of the classes too."""
+        """Register the weights of the classes too."""
         super().register_task_buffers()
         given, count = self.hparams["class_weight"], self.hparams["num_classes"]
         weights = [1.0] * count if given in (None, "balanced") else given
         self.register_buffer("class_weight", torch.tensor(weights, device=real_device()))
 
     @property
+    def num_classes(self) -> int:
+        return self.hparams["num_classes"]
+
+    @property
+    def makes(self) -> Makes:
+        return "label"
+
+    @property
     def monitor(self) -> tuple[str, str]:
-        """The metric that decides which checkpoint is best, and its mode."""
         name = self.hparams["monitor"]
         return name, "min" if name.endswith("loss") else "max"
+
+    def output_shape(self) -> tuple[int, ...]:
+        return (self._mode.num_outputs,)
 
     def setup(self, stage: str) -> None:
         """Compare the number of classes with the data's, and count the classes for "balanced" weights."""
@@ -95,11 +300,6 @@ class ClassificationTask(Task):
         if stage == "fit" and self.hparams["class_weight"] == "balanced" and not known:
             self.class_weight = self._balanced(data).to(self.class_weight.device)
 
-    @property
-    def output_size(self) -> int:
-        """One logit a class; one in binary mode."""
-        return 1 if self.mode == "binary" else self.num_classes
-
     def _balanced(self, data: Any) -> Tensor:
         counts = getattr(data, "class_counts", None)
         if counts is None:
@@ -109,56 +309,28 @@ class ClassificationTask(Task):
         count = torch.as_tensor(counts, dtype=torch.float32)
         if (count == 0).any():
             raise ValueError(f"class_weight='balanced' cannot weigh a class without training examples, counts {counts}")
-        if self.mode == "multilabel":
-            return (len(data.train_dataloader().dataset) - count) / count
-        return count.sum() / (len(count) * count)
+        return self._mode.balanced(count, len(data.train_dataloader().dataset))
 
-    def _losses(self, logits: Tensor, y: Tensor, training: bool) -> Tensor:
-        """Cross-entropy of each example in nats, ``(B,)``; weights and smoothing in training only."""
+    # Losses and decisions -------------------------------------------------------------------------------------------
+
+    def example_losses(self, logits: Tensor, y: Tensor, training: bool) -> Tensor:
+        """Return the loss in nats of each example ``(B,)``, multi-label of each label ``(B, K)``.
+
+        Class weights and label smoothing act in training only.
+        """
+        weighted = training and self.hparams["class_weight"] is not None
         smoothing = self.hparams["label_smoothing"] if training else 0.0
-        weighted = training and self._weighted
-        if self.mode == "multiclass" and y.ndim == 2:  # the mean over what each class by itself would give
-            target = y.to(logits.dtype) * (self.class_weight if weighted else 1.0)
-            target = torch.lerp(target, target.mean(dim=1, keepdim=True), smoothing)
-            return F.cross_entropy(logits, target, reduction="none")
-        if self.mode == "multiclass":
-            losses = F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
-            return losses * self.class_weight[y] if weighted else losses
-        if self.mode == "binary":
-            target = y.to(logits.dtype)
-            losses = _bce(logits.squeeze(1), target, smoothing)
-            return losses * self.class_weight[y.long()] if weighted else losses
-        target = y.to(logits.dtype)
-        losses = _bce(logits, target, smoothing)
-        if weighted:
-            losses = losses * torch.where(target > 0.5, self.class_weight, 1.0)
-        return losses.mean(dim=1)  # (B, K) -> (B,)
+        return self._mode.losses(logits, y, self.class_weight if weighted else None, smoothing)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Logits -> probabilities of the classes ``(B, K)``: softmax; (1 - p, p) of the one logit; or a sigmoid each."""
-        if self.mode == "multiclass":
-            return logits.softmax(dim=1)
-        p = logits.sigmoid()
-        return torch.cat([1 - p, p], dim=1) if self.mode == "binary" else p
+        """Return the probabilities of the classes ``(B, K)``: a softmax; (1 - p, p) of the one logit; or a sigmoid each."""
+        return self._mode.probabilities(logits)
 
     def decide(self, p: Tensor) -> Tensor:
-        """Probabilities -> what is predicted: classes ``(B,)``; multi-label: True for the labels given, ``(B, K)``."""
-        if self.mode == "multiclass":
-            return p.argmax(dim=1)
-        positive = p >= self.hparams["threshold"]
-        return positive[:, 1].long() if self.mode == "binary" else positive
+        """Return the predicted classes ``(B,)`` of probabilities; multi-label: True for the labels given, ``(B, K)``."""
+        return self._mode.decide(p)
 
-    def _hits(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Share of right answers in the batch."""
-        if self.mode == "multiclass" and y.ndim == 2:
-            return y.gather(1, logits.argmax(dim=1, keepdim=True)).mean()
-        if self.mode == "multiclass":
-            return (logits.argmax(dim=1) == y).float().mean()
-        cut = math.log(self.hparams["threshold"] / (1 - self.hparams["threshold"]))
-        positive = logits.squeeze(1) >= cut if self.mode == "binary" else logits >= cut
-        return (positive == (y > 0.5)).float().mean()
-
-    def _outputs(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _outputs(self, x: Any) -> tuple[Tensor, list[Tensor]]:
         """Logits, and those of the auxiliary heads: in training, where the net has such."""
         output = self(x)
         if not isinstance(output, tuple):
@@ -166,101 +338,136 @@ class ClassificationTask(Task):
         logits, *others = output  # torchvision's nets: (logits, auxiliary logits, ...)
         return logits, others[0] if others and isinstance(others[0], list) else others
 
-    def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int]:
-        """Mean cross-entropy, and that of auxiliary heads by their weight; each of them and the accuracy are logged."""
-        x, y = batch[0], batch[1]
+    # Training and evaluation ----------------------------------------------------------------------------------------
+
+    def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int | Tensor]:
+        """Return the mean cross-entropy, and that of auxiliary heads by their weight; each of them and the accuracy are logged."""
+        x, y, *rest = batch
+        weight = rest[0] if rest else None
         logits, auxiliary = self._outputs(x)
-        loss = self._losses(logits, y, training=True).mean()
+        loss, count = weighted_mean(self.example_losses(logits, y, training=True), weight)
         with torch.no_grad():
-            means = {"loss": loss, "acc": self._hits(logits, y)}
+            rows = None if weight is None else weight.flatten(1).mean(dim=1) if weight.ndim > 1 else weight
+            means = {"loss": loss, "acc": weighted_mean(self._mode.hits(logits, y), rows)[0]}
         for i, other in enumerate(auxiliary, start=1):
-            means[f"aux{i}_loss"] = self._losses(other, y, training=True).mean()
+            means[f"aux{i}_loss"] = weighted_mean(self.example_losses(other, y, training=True), weight)[0]
             loss = loss + self.hparams["aux_weight"] * means[f"aux{i}_loss"]
-        return loss, means, len(y)
+        return loss, means, count
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Look at the labels in the first epoch: on a GPU a label out of range would be an unreadable device assert."""
+        """Check the labels in the first epoch: on a GPU a label out of range would be an unreadable device assert."""
         if self.trainer.current_epoch == 0:
-            self._check_labels(batch[1], training=True)
-
-    def _check_labels(self, y: Tensor, training: bool = False) -> None:
-        if training and self.mode == "multiclass" and y.ndim == 2:
-            if y.shape[1] != self.num_classes or (y < 0).any() or ((y.sum(dim=1) - 1).abs() > 1e-3).any():
-                raise ValueError(f"soft targets must be shares of {self.num_classes} classes that sum to 1, got {y}")
-            return
-        top = 1 if self.mode == "multilabel" else self.num_classes - 1
-        lowest, highest = (value.item() for value in y.aminmax())
-        if lowest < 0 or highest > top:
-            raise ValueError(f"labels must lie in 0..{top} for num_classes={self.num_classes}, got {lowest}..{highest}")
-        many = self.mode == "multilabel"
-        if y.shape[1:] != ((self.num_classes,) if many else ()) or (y != y.round()).any():
-            raise ValueError(
-                f"{self.mode} targets must have shape {f'(B, {self.num_classes})' if many else '(B,)'} and be whole numbers, got "
-                f"{tuple(y.shape)} {y.dtype}: soft ones (mixup, cutmix) are for training with mode='multiclass'"
-            )
+            self._mode.check(batch[1], training=True)
 
     def build_metrics(self) -> dict[str, Metric]:
-        """Loss, accuracy, macro F1, top-k accuracy and the confusion matrix."""
-        return classification_metrics(self.mode, self.num_classes, self.hparams["threshold"], self.hparams["top_k"])
+        """Return loss, accuracy, macro F1, top-k accuracy and the confusion matrix."""
+        return {"loss": MeanMetric(nan_strategy="disable"), **self._mode.metrics(self.hparams["top_k"])}
 
     def update_metrics(self, metrics: dict[str, Metric], batch: Any) -> None:
-        """Add a batch; rows of weight 0 count nowhere."""
         x, y, *rest = batch
-        self._check_labels(y)
+        weight = rest[0] if rest else None
+        self._mode.check(y, training=False)
         logits = self._outputs(x)[0].float()
-        losses = self._losses(logits, y, training=False)
-        weight = rest[0] if rest else torch.ones_like(losses)
-        target = y.long().masked_fill((weight == 0).view(-1, *[1] * (y.ndim - 1)), IGNORED)
-        scores = self.probabilities(logits)
+        target = y.long()
+        if weight is not None:
+            target = target.masked_fill((weight == 0).view(*weight.shape, *[1] * (y.ndim - weight.ndim)), IGNORED)
+        p = self.probabilities(logits)
         for name, metric in metrics.items():
             if name == "loss":
                 # not by its weight argument: nan_strategy="disable" drops it silently
-                metric.update(losses[weight > 0])
-            elif self.mode == "binary":
-                p = scores[:, 1]
-                metric.update((p >= self.hparams["threshold"]).long() if name == "f1" else p, target)
+                metric.update(counted(self.example_losses(logits, y, training=False), weight))
             else:
-                metric.update(scores, target)
+                self._mode.update(name, metric, p, target)
 
     def predict_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
-        """What a user can read.
+        """Return the predicted labels.
 
         Returns:
             ``label``: a class name an example (multi-label: a list of them), ``probability``: of that label ``(B,)`` (multi-label:
             of the most probable one), ``probabilities``: ``(B, K)``.
         """
-        x = batch if isinstance(batch, Tensor) else batch[0]
+        x = input_of(batch)
         p = self.probabilities(self._outputs(x)[0].float())
-        names = self.class_names or [str(k) for k in range(self.num_classes)]
-        best = self.decide(p)
-        if self.mode == "multilabel":
-            label: list[Any] = [[names[k] for k in row.nonzero().flatten()] for row in best]
-            return {"label": label, "probability": p.amax(dim=1), "probabilities": p}
+        decided = self.decide(p)
+        probability = p.gather(1, decided.unsqueeze(1)).squeeze(1) if decided.ndim == 1 else p.amax(dim=1)
         return {
-            "label": [names[k] for k in best],
-            "probability": p.gather(1, best.unsqueeze(1)).squeeze(1),
+            "label": self._mode.names_of(decided, self.label_names),
+            "probability": probability,
             "probabilities": p,
         }
 
-    def render(self, batch: Any) -> dict[str, Any]:
-        """The examples (images), the regions of the plane (two inputs), the confusion matrix of the last evaluation."""
-        return render_classification(self, batch)
-
     def expected_initial_loss(self) -> float:
-        """ln K for a softmax over K classes, ln 2 for a logistic output."""
-        return math.log(self.num_classes if self.mode == "multiclass" else 2)
+        """Return ln K for a softmax over K classes, ln 2 for a logistic output."""
+        return self._mode.chance_loss
 
     def loss_floor(self) -> float:
-        """The entropy of a smoothed target."""
-        share = self.hparams["label_smoothing"]
-        k = self.num_classes if self.mode == "multiclass" else 2
+        """Return the entropy of a smoothed target."""
+        share, k = self.hparams["label_smoothing"], self._mode.outcomes
         wrong = share / k
         right = 1 - share + wrong
         return -right * math.log(right) - ((k - 1) * wrong * math.log(wrong) if wrong else 0.0)
 
+    # Pictures -------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def render(self, batch: Any) -> dict[str, Any]:
+        """Return pictures: the examples (images), the regions of the plane (two inputs), the last evaluation's confusion matrix.
+
+        A confusion matrix that is too large for names comes with a table of the most frequent ``mistakes``.
+        """
+        x, y = batch[0], batch[1]
+        names = self.label_names
+        decided = self.decide(self.probabilities(self(x).float()))
+        shown: dict[str, Any] = {}
+        if isinstance(x, Tensor) and x.ndim == 4 and x.shape[1] in (1, 3):
+            shown["examples"] = figures.image_grid(x, self._captions(decided), self._captions(y))
+        if isinstance(x, Tensor) and x.shape[1:] == (2,) and self.mode != "multilabel":
+            shown["regions"] = figures.decision_regions(x, y, decided != y, self._confidence, names)
+        last = self.metrics.get("confusion")
+        evaluated = last is not None and last.update_called
+        counts = last.compute() if last is not None and evaluated else self._mode.confusion(decided, y)
+        return shown | _confusion_pictures(counts.cpu(), names, "" if evaluated else " shown")
+
+    def _captions(self, labels: Tensor) -> list[str]:
+        """Class names of ``(B,)``, or of the ones in ``(B, K)``."""
+        names = self._mode.names_of(labels, self.label_names)
+        return [name if isinstance(name, str) else ", ".join(name) or "none" for name in names]
+
+    def _confidence(self, x: Tensor) -> Tensor:
+        """Probabilities, bent so that the largest one is the decision whatever the threshold."""
+        p = self.probabilities(self(x).float())
+        if self.mode != "binary":
+            return p
+        cut = self.hparams["threshold"]  # bend [0, cut, 1] to [0, 1/2, 1]
+        bent = torch.where(p[:, 1] < cut, p[:, 1] / (2 * cut), 1 - (1 - p[:, 1]) / (2 * (1 - cut)))
+        return torch.stack([1 - bent, bent], dim=1)
+
+
+def _confusion_pictures(counts: Tensor, names: list[str], which: str) -> dict[str, Any]:
+    if counts.ndim == 3:  # of each label: ((true negative, false positive), (false negative, true positive))
+        table = counts.flatten(1)[:, [3, 2, 1, 0]]  # (K, 2, 2) -> (K, 4)
+        share = float((table[:, 0] + table[:, 3]).sum() / table.sum())
+        columns = ["right: yes", "missed", "false alarm", "right: no"]
+        title = f"{share:.2%} right of {int(table.sum())} answers{which}"
+        return {"confusion": figures.heatmap(table, names, columns, ("label", "answer"), title)}
+    total, right = int(counts.sum()), int(counts.diagonal().sum())
+    title = f"{right / max(total, 1):.2%} right of {total} examples{which}"
+    shown: dict[str, Any] = {"confusion": figures.heatmap(counts, names, names, ("true", "predicted"), title)}
+    if len(names) > figures.NAMED:
+        wrong = counts - torch.diag(counts.diagonal())
+        number, place = wrong.flatten().sort(descending=True, stable=True)
+        rows = zip(place.tolist(), number[:_MISTAKES].tolist(), strict=False)
+        mistakes = [[names[i // len(names)], names[i % len(names)], n] for i, n in rows if n]
+        shown["mistakes"] = [["true", "predicted", "count"], *mistakes]
+    return shown
+
 
 def _bce(logits: Tensor, target: Tensor, smoothing: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, target * (1 - smoothing) + 0.5 * smoothing, reduction="none")
+
+
+def _logit(p: float) -> float:
+    return math.log(p / (1 - p))
 
 
 def _check(
@@ -270,10 +477,9 @@ def _check(
     label_smoothing: float,
     top_k: int | None,
     threshold: float,
-    monitor: str,
 ) -> None:
     """Refuse arguments out of their range."""
-    if mode not in ("multiclass", "binary", "multilabel"):
+    if mode not in MODES:
         raise ValueError(f"mode must be multiclass, binary or multilabel, got {mode!r}")
     if num_classes < (1 if mode == "multilabel" else 2):
         raise ValueError(
@@ -291,5 +497,3 @@ def _check(
         raise ValueError(f"top_k must lie in 2..{num_classes - 1} in multiclass mode, got {top_k} in {mode} mode")
     if not 0 < threshold < 1:
         raise ValueError(f"threshold is a probability in (0, 1), got {threshold}")
-    if not monitor.startswith(("val/", "train/")):
-        raise ValueError(f"monitor names a logged metric such as 'val/acc' or 'val/loss', got {monitor!r}")

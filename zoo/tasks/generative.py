@@ -1,40 +1,46 @@
-"""What tasks share whose net makes examples: reconstructions, samples."""
+"""What tasks share whose net makes examples: autoencoders (:class:`CodingTask`) and generators."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
 
-from zoo.tasks.base import Task
-from zoo.tasks.portable import check_num_classes
+from zoo.blocks.modes import evaluating
+from zoo.drawing import images
+from zoo.model import Makes, check_num_classes
+from zoo.tasks.base import Task, TaskArguments
 
 Output = Literal["linear", "sigmoid"]
+COLUMNS, SIDE = 16, 16  # of pictures: pairs shown; places of the latent grid a side
+_STEPS, _PATHS = 12, 6  # of interpolations: steps of one; their number
 
 
 class GenerativeTask(Task):
-    """A task whose net ends in examples: what it gives, ``(B, *input_shape)``, becomes data by one of two outputs.
+    """A task whose net ends in examples: its output, ``(B, *input_shape)``, becomes data in one of two ways.
 
     Args:
-        net: see the subclass.
-        output: "sigmoid" for what lies in [0, 1], images: the net gives logits; "linear" for any numbers: the net gives them
+        net: See the subclass.
+        output: "sigmoid" for data in [0, 1], images: the net gives logits; "linear" for any numbers: the net gives them
             standardized, and they come out in units of the data.
-        task: arguments of :class:`zoo.Task`.
+        task: Arguments of :class:`zoo.Task`.
 
     Raises:
-        ValueError: another output.
+        ValueError: Another output.
     """
 
     net: Any
 
-    def __init__(self, net: torch.nn.Module, output: Output = "linear", **task: Any) -> None:
+    def __init__(self, net: torch.nn.Module, output: Output = "linear", **task: Unpack[TaskArguments]) -> None:
         if output not in ("linear", "sigmoid"):
             raise ValueError(f"output must be 'linear' or 'sigmoid', got {output!r}")
         super().__init__(net, **task)
 
+    @property
+    def makes(self) -> Makes:
+        return "image" if len(self.net.input_shape) == 3 else "row"
+
     def to_data(self, raw: Tensor) -> Tensor:
-        """What the net gave, in units of the data: ``(B, *input_shape)``."""
+        """Return the net's output in units of the data: ``(B, *input_shape)``."""
         if self.hparams["output"] == "sigmoid":
             return raw.sigmoid()
         shape = (-1, *[1] * (raw.ndim - 2))
@@ -42,40 +48,49 @@ class GenerativeTask(Task):
 
     @property
     def conditional(self) -> bool:
-        """Whether the net is told the class."""
+        """Whether the net takes the class of an example as an input."""
         return bool(getattr(self.net, "conditional", False))
 
     def classes(self, count: int, y: Tensor | int | None = None) -> Tensor | None:
-        """The class of each of ``count`` examples to make: the one given, those given, or one after the other.
+        """Return the class of each of ``count`` examples to make: the one given, those given, or all classes in turn.
 
         Raises:
-            ValueError: a class that there is not, or a net that is not told classes.
+            ValueError: A class that does not exist, or a net that takes no class.
         """
         if not self.conditional:
             if y is not None:
-                raise ValueError(f"{type(self.net).__name__} is told no class (conditional=False), got y={y}")
+                raise ValueError(f"{type(self.net).__name__} takes no class (conditional=False), got y={y}")
             return None
         number = self.net.num_classes
-        told = torch.as_tensor(torch.arange(count) % number if y is None else y, device=self.mean.device).long()
-        if told.ndim > 1 or (told.ndim == 1 and len(told) != count) or not ((told >= 0) & (told < number)).all():
+        classes = torch.as_tensor(torch.arange(count) % number if y is None else y, device=self.mean.device).long()
+        wrong = classes.ndim > 1 or (classes.ndim == 1 and len(classes) != count)
+        if wrong or not ((classes >= 0) & (classes < number)).all():
             raise ValueError(f"y must be one class in 0..{number - 1}, or {count} of them, got {y}")
-        return told.expand(count)
+        return classes.expand(count)
 
 
 class CodingTask(GenerativeTask):
-    """A task whose net codes an example by a few numbers, and makes one of them: autoencoders of all kinds.
+    """A task whose net encodes an example as a few numbers, and decodes them: autoencoders of all kinds.
 
     Args:
-        net: has ``encode(x)``, ``decode(z)``, ``latent_dim`` and ``input_shape``; with ``conditional`` and ``num_classes`` both
+        net: Has ``encode(x)``, ``decode(z)``, ``latent_dim`` and ``input_shape``; with ``conditional`` and ``num_classes`` both
             take labels y ``(B,)`` as well.
-        task: arguments of :class:`GenerativeTask`.
+        task: Arguments of :class:`GenerativeTask`.
     """
 
+    @property
+    def predict_options(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("label",) if self.conditional else ()
+
+    @property
+    def sample_options(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("interpolate", *self.predict_options)
+
     def labels(self, y: Tensor | None) -> tuple[Tensor, ...]:
-        """What the net wants to be told beside x or z: the classes, if it is conditional.
+        """Return what the net takes beside x or z: the classes, if it is conditional.
 
         Raises:
-            ValueError: a conditional net, and no classes.
+            ValueError: A conditional net, and no classes.
         """
         if not self.conditional:
             return ()
@@ -84,96 +99,109 @@ class CodingTask(GenerativeTask):
         return (y,)
 
     def setup(self, stage: str) -> None:
-        """Refuse data of other classes than the net is told."""
+        """Refuse data with other classes than the net takes."""
         super().setup(stage)
         if stage == "fit" and self.conditional:
             check_num_classes(self.net.num_classes, getattr(self.trainer, "datamodule", None))
 
     def codes(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The codes of examples, ``(B, ...)`` -> ``(B, latent_dim)``."""
+        """Return the codes of examples, ``(B, ...)`` -> ``(B, latent_dim)``."""
         return self.net.encode(self.standardize(x), *self.labels(y))
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The reconstruction, in units of the data."""
+        """Return the reconstruction, in units of the data."""
         return self.to_data(self.net.decode(self.codes(x, y), *self.labels(y)))
 
     def forward_args(self, batch: Any) -> tuple[Any, ...]:
-        """The input, and the class where the net is told it."""
+        """Return the input, and the class where the net is conditional."""
         return (batch[0], batch[1]) if self.conditional else (batch[0],)
 
-    def output_for(self, x: Tensor) -> Any:
-        """The reconstruction; of the first class where the net is told one."""
-        return self(x, torch.zeros(len(x), dtype=torch.long, device=x.device))
+    def example_inputs(self, batch_size: int = 1) -> tuple[Any, ...]:
+        inputs = super().example_inputs(batch_size)
+        return (*inputs, torch.zeros(batch_size, dtype=torch.long, device=self.mean.device))[: 1 + self.conditional]
 
-    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The example's own."""
-        return shape
+    def example_output(self) -> Any:
+        return self(*self.example_inputs())
+
+    def output_shape(self) -> tuple[int, ...]:
+        return self.example_shape
 
     # For users: in evaluation mode, without gradients -------------------------------------------------------------
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The codes of examples, ``(B, ...)`` -> ``(B, latent_dim)``; of a variational autoencoder their means."""
-        with at_rest(self):
-            return self.codes(x, self._known(y, len(x)))
+        """Return the codes of examples, ``(B, ...)`` -> ``(B, latent_dim)``; of a variational autoencoder their means."""
+        with evaluating(self):
+            return self.codes(x, self._checked(y, len(x)))
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """The examples that codes stand for, ``(B, latent_dim)`` -> ``(B, *input_shape)`` in units of the data."""
-        with at_rest(self):
-            return self.to_data(self.net.decode(z, *self.labels(self._known(y, len(z)))))
+        """Return the examples of codes, ``(B, latent_dim)`` -> ``(B, *input_shape)`` in units of the data."""
+        with evaluating(self):
+            return self.to_data(self.net.decode(z, *self.labels(self._checked(y, len(z)))))
 
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Examples, coded and decoded: ``(B, ...)`` -> the same shape."""
-        with at_rest(self):
-            return self(x, self._known(y, len(x)))
+        """Encode and decode examples: ``(B, ...)`` -> the same shape."""
+        with evaluating(self):
+            return self(x, self._checked(y, len(x)))
 
-    def _known(self, y: Tensor | None, count: int) -> Tensor | None:
+    def _checked(self, y: Tensor | None, count: int) -> Tensor | None:
         return self.classes(count, y) if self.conditional and y is not None else None
 
     def interpolate(self, x0: Tensor, x1: Tensor, steps: int = 8, y: Tensor | None = None) -> Tensor:
-        """From one example to another, along the straight line between their codes.
+        """Return examples between two others, along the straight line between their codes.
 
         Shape:
             ``(B, ...)`` and ``(B, ...)`` -> ``(B, steps, ...)``, the first and the last being the reconstructions.
 
         Raises:
-            ValueError: fewer than two steps.
+            ValueError: Fewer than two steps.
         """
         if steps < 2:
             raise ValueError(f"steps must be 2 or more, got {steps}")
         z0, z1 = self.encode(x0, y), self.encode(x1, y)
         share = torch.linspace(0, 1, steps, device=z0.device, dtype=z0.dtype)[:, None]  # (steps, 1)
         z = torch.lerp(z0[:, None], z1[:, None], share)  # (B, steps, latent_dim)
-        told = None if y is None else y.repeat_interleave(steps)
-        return self.decode(z.flatten(0, 1), told).unflatten(0, (-1, steps))
+        classes = None if y is None else y.repeat_interleave(steps)
+        return self.decode(z.flatten(0, 1), classes).unflatten(0, (-1, steps))
 
     def latent_plane(self, across: Tensor, up: Tensor, y: Tensor | None = None) -> Tensor:
-        """What codes of two numbers stand for, row by row from the top, as one looks at a plane.
+        """Return the examples of codes of two numbers, row by row from the top, as a plane is drawn.
 
         Args:
-            across: values of the first number, from left to right ``(W,)``.
-            up: values of the second, from the bottom to the top ``(H,)``.
-            y: the classes of all places, ``(H W,)``, where the net is told them.
+            across: Values of the first number, from left to right ``(W,)``.
+            up: Values of the second, from the bottom to the top ``(H,)``.
+            y: Classes of all places, ``(H W,)``, where the net is conditional.
 
         Returns:
             ``(H W, *input_shape)``.
 
         Raises:
-            ValueError: codes of another length.
+            ValueError: Codes of another length.
         """
         if self.net.latent_dim != 2:
-            raise ValueError(f"codes of {self.net.latent_dim} numbers are no plane: a latent grid wants latent_dim=2")
+            raise ValueError(
+                f"codes of {self.net.latent_dim} numbers are no plane: a latent grid wants a model with latent_dim=2"
+            )
         rows, columns = torch.meshgrid(up.flip(0), across, indexing="ij")
         return self.decode(torch.stack([columns, rows], dim=-1).flatten(0, 1), y)
 
+    # Pictures -------------------------------------------------------------------------------------------------------
 
-@contextmanager
-def at_rest(module: torch.nn.Module) -> Iterator[None]:
-    """In evaluation mode and without gradients; every part's own mode is put back."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
+    def grid_for(self, codes: Tensor) -> Tensor:
+        """Return the examples of the latent plane, in the region of some codes ``(N, 2)``; see :meth:`latent_plane`."""
+        raise TypeError(
+            f"{type(self).__name__} does not say which region of its codes is worth a look: define grid_for"
+        )
+
+    def render_codes(self, x: Tensor, y: Tensor) -> dict[str, Any]:
+        """Return pictures of the codes: of two numbers ``codes`` and ``latent_grid``; of images ``interpolation``."""
+        shown: dict[str, Any] = {}
+        if self.net.latent_dim == 2:
+            codes = self.encode(x, y)
+            shown["codes"] = images.codes(codes, y, self.class_names)
+            if images.are_images(x) and not self.conditional:
+                shown["latent_grid"] = images.image_wall(self.grid_for(codes), columns=SIDE)
+        count = min(_PATHS, len(x) // 2)
+        if images.are_images(x) and count:
+            paths = self.interpolate(x[:count], x[count : 2 * count], _STEPS, y[:count] if self.conditional else None)
+            shown["interpolation"] = images.image_wall(paths.flatten(0, 1), columns=_STEPS)
+        return shown

@@ -1,16 +1,27 @@
 """Reconstruction: a net learns to give back its input, or, of a corrupted input, the clean one."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from zoo.tasks.draws import normal_of, uniform_of
-from zoo.tasks.generative import CodingTask
-from zoo.tasks.render_codes import render_reconstruction
+from zoo.blocks.noise import normal_of, uniform_of
+from zoo.drawing import images
+from zoo.losses.means import counted, weighted_mean
+from zoo.tasks.base import TaskArguments, input_of
+from zoo.tasks.generative import COLUMNS, SIDE, CodingTask, Output
 
 Corruption = Literal["none", "gaussian", "masking"]
+
+
+class ReconstructionArguments(TaskArguments, total=False):
+    """Arguments of :class:`ReconstructionTask` but the net."""
+
+    loss: Literal["mse", "mae"]
+    corruption: Corruption
+    corruption_level: float
+    output: Output
 
 
 class ReconstructionTask(CodingTask):
@@ -22,18 +33,18 @@ class ReconstructionTask(CodingTask):
     ``corrupted_mse``, that of doing nothing. Evaluation corrupts an example always in the same way.
 
     Args:
-        net: see :class:`zoo.tasks.generative.CodingTask`.
+        net: See :class:`zoo.tasks.generative.CodingTask`.
         loss: "mse" or "mae", a mean over all values.
-        corruption: of the training input: "none"; "gaussian", noise is added; "masking", values are set to 0.
-        corruption_level: of the noise the standard deviation in units of the data, > 0; of masking the probability in (0, 1) of
+        corruption: Of the training input: "none"; "gaussian", noise is added; "masking", values are set to 0.
+        corruption_level: Standard deviation of the noise in units of the data, > 0; of masking the probability in (0, 1) of
             each value.
-        task: arguments of :class:`GenerativeTask`.
+        task: Arguments of :class:`~zoo.tasks.generative.GenerativeTask`.
 
     Shape:
-        batch: ``(x, y)`` or ``(x, y, weight)``; y is looked at in pictures only.
+        batch: ``(x, y)`` or ``(x, y, weight)``, weight ``(B,)``; y is used in pictures only.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument out of its range.
     """
 
     def __init__(
@@ -42,7 +53,8 @@ class ReconstructionTask(CodingTask):
         loss: Literal["mse", "mae"] = "mse",
         corruption: Corruption = "none",
         corruption_level: float = 0.3,
-        **task: Any,
+        output: Output = "linear",
+        **task: Unpack[TaskArguments],
     ) -> None:
         if loss not in ("mse", "mae"):
             raise ValueError(f"loss must be mse or mae, got {loss!r}")
@@ -51,7 +63,7 @@ class ReconstructionTask(CodingTask):
         if not corruption_level > 0 or (corruption == "masking" and corruption_level >= 1):
             wanted = "a share in (0, 1)" if corruption == "masking" else "above 0"
             raise ValueError(f"corruption_level must be {wanted}, got {corruption_level}")
-        super().__init__(net, **task)
+        super().__init__(net, output=output, **task)
 
     @property
     def denoises(self) -> bool:
@@ -60,11 +72,10 @@ class ReconstructionTask(CodingTask):
 
     @property
     def monitor(self) -> tuple[str, str]:
-        """The error of what a denoiser is for, else the loss."""
         return ("val/denoised_mse" if self.denoises else "val/loss"), "min"
 
     def corrupt(self, x: Tensor, repeatable: bool = True) -> Tensor:
-        """A corrupted copy: by numbers that are a function of each example, or by the global generator's next ones."""
+        """Return a corrupted copy: by random numbers that are a function of each example, or by new ones."""
         level, numbers = self.hparams["corruption_level"], x[0].numel()
         if self.hparams["corruption"] == "masking":
             kept = uniform_of(x, numbers).view_as(x) if repeatable else torch.rand_like(x)
@@ -82,46 +93,49 @@ class ReconstructionTask(CodingTask):
         residuals = (output.to(x.dtype) - x).flatten(1)
         return (residuals.square() if kind == "mse" else residuals.abs()).mean(dim=1)
 
-    def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int]:
-        """The mean loss of what becomes of the input, corrupted if so said."""
-        x = batch[0]
-        loss = self._losses(self(self.corrupt(x, repeatable=False)), x, self.hparams["loss"]).mean()
-        return loss, {"loss": loss}, len(x)
+    def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int | Tensor]:
+        """Return the mean loss of the reconstruction of the input, corrupted where that is asked for."""
+        x, weight = batch[0], batch[2] if len(batch) > 2 else None
+        losses = self._losses(self(self.corrupt(x, repeatable=False)), x, self.hparams["loss"])
+        loss, count = weighted_mean(losses, weight)
+        return loss, {"loss": loss}, count
 
     def build_metrics(self) -> dict[str, Metric]:
-        """Of the clean input, and for a denoiser of the corrupted one."""
         names = ["loss", "mse", "mae", *(("denoised_mse", "corrupted_mse") if self.denoises else ())]
         return {name: MeanMetric(nan_strategy="disable") for name in names}
 
     def update_metrics(self, metrics: dict[str, Metric], batch: Any) -> None:
-        """Add a batch; rows of weight 0 count nowhere."""
-        x, _, *rest = batch
-        counts = rest[0] > 0 if rest else torch.ones(len(x), dtype=torch.bool, device=x.device)
-        found = {kind: self._losses(self(x), x, kind) for kind in ("mse", "mae")}
-        found["loss"] = found[self.hparams["loss"]]
+        x, weight = batch[0], batch[2] if len(batch) > 2 else None
+        losses = {kind: self._losses(self(x), x, kind) for kind in ("mse", "mae")}
+        losses["loss"] = losses[self.hparams["loss"]]
         if self.denoises:
             corrupted = self.corrupt(x)
-            found["denoised_mse"] = self._losses(self(corrupted), x, "mse")
-            found["corrupted_mse"] = self._losses(corrupted, x, "mse")
-        for name, values in found.items():
-            metrics[name].update(values[counts])
+            losses["denoised_mse"] = self._losses(self(corrupted), x, "mse")
+            losses["corrupted_mse"] = self._losses(corrupted, x, "mse")
+        for name, values in losses.items():
+            metrics[name].update(counted(values, weight))
 
     def predict_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
-        """What a user can read: an example as the net gives it back, and how far off that is.
-
-        Returns:
-            ``reconstruction``, of the input's shape, in units of the data, and ``error``, its mean squared error ``(B,)``.
-        """
-        x = batch if isinstance(batch, Tensor) else batch[0]
+        """Return ``reconstruction``, of the input's shape in units of the data, and ``error``, its mean squared error ``(B,)``."""
+        x = input_of(batch)
         made = self(x).to(x.dtype)
         return {"reconstruction": made, "error": self._losses(made, x, "mse")}
 
     def render(self, batch: Any) -> dict[str, Any]:
-        """Reconstructions; of codes of two numbers their plane as well."""
-        return render_reconstruction(self, batch)
+        """Return pictures: ``reconstructions`` below the input (a denoiser's corrupted one between), and those of the codes."""
+        x, y = batch[0], batch[1]
+        seen = self.corrupt(x)
+        shown: dict[str, Any] = {}
+        if images.are_images(x):
+            rows = [x, seen, self.reconstruct(seen)] if self.denoises else [x, self.reconstruct(x)]
+            shown["reconstructions"] = images.image_rows([row[:COLUMNS] for row in rows])
+        return shown | self.render_codes(x, y)
+
+    def grid_for(self, codes: Tensor) -> Tensor:
+        return self.latent_grid(SIDE, codes)
 
     def latent_grid(self, side: int, codes: Tensor) -> Tensor:
-        """What the plane of codes stands for, over the middle nine tenths of some codes ``(N, 2)``.
+        """Return the examples of the latent plane over the middle nine tenths of some codes ``(N, 2)``.
 
         Returns:
             ``(side * side, *input_shape)``, row by row from the top.

@@ -1,44 +1,53 @@
-"""Regression: one or several numbers an example, learned in standardized units, told in the target's own."""
+"""Regression: one or several numbers an example, learned in standardized units, predicted in the target's own."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError, Metric, R2Score
 
-from zoo.tasks.base import Task
-from zoo.tasks.portable import real_device
-from zoo.tasks.render import render_regression
+from zoo.drawing import figures
+from zoo.losses.means import weighted_mean
+from zoo.model import Makes, real_device
+from zoo.tasks.base import Task, TaskArguments, check_monitor, input_of
+
+
+class RegressionArguments(TaskArguments, total=False):
+    """Arguments of :class:`RegressionTask` but the net and ``num_outputs``."""
+
+    loss: Literal["mse", "mae", "huber"]
+    huber_delta: float
+    monitor: str
 
 
 class RegressionTask(Task):
     """Train a net to predict numbers.
 
     The net learns targets that are standardized with ``target_mean`` and ``target_std``, copied from the datamodule at the
-    first fit and kept ever after; :meth:`forward`, predictions and metrics are in the target's own unit. The loss is of the
+    first fit and kept from then on; :meth:`forward`, predictions and metrics are in the target's own unit. The loss is of the
     standardized residuals, a mean over examples AND outputs. Logs ``loss``, ``rmse`` and ``mae`` (over all residuals) and
     ``r2`` (the mean over outputs; nan for fewer than two examples, 0 for targets that are all the same).
 
     Args:
         net: ``(B, ...)`` -> ``(B, K)``, in standardized units.
-        num_outputs: numbers K an example.
+        num_outputs: Numbers K an example.
         loss: "mse", "mae" or "huber".
-        huber_delta: residual from which the Huber loss grows linearly, in standard deviations of the target, > 0.
-        monitor: the metric that decides which checkpoint is best: "val/loss", "val/rmse", "val/mae" or "val/r2".
-        task: arguments of :class:`zoo.Task`.
+        huber_delta: Residual from which the Huber loss grows linearly, in standard deviations of the target, > 0.
+        monitor: Metric that decides which checkpoint is best: "val/loss", "val/rmse", "val/mae" or "val/r2".
+        task: Arguments of :class:`zoo.Task`.
 
     Shape:
-        batch: ``(x, y)`` with x ``(B, ...)`` and y ``(B, K)``, with one output also ``(B,)``; evaluation also takes
-        ``(x, y, weight)``: rows of weight 0 count nowhere.
+        batch: ``(x, y)`` with x ``(B, ...)`` and y ``(B, K)``, with one output also ``(B,)``; or ``(x, y, weight)`` with weight
+        ``(B,)`` or ``(B, K)``: of weight 0 nothing counts.
 
     Raises:
-        ValueError: an argument out of its range, or targets of another shape.
+        ValueError: An argument out of its range, or targets of another shape.
     """
 
     target_mean: Tensor
     target_std: Tensor
-    _target_known = False  # whether they are known: copied from data, or loaded
+    _target_known = False  # whether they are copied from data, or loaded
 
     def __init__(
         self,
@@ -47,7 +56,7 @@ class RegressionTask(Task):
         loss: Literal["mse", "mae", "huber"] = "mse",
         huber_delta: float = 1.0,
         monitor: str = "val/loss",
-        **task: Any,
+        **task: Unpack[TaskArguments],
     ) -> None:
         if num_outputs < 1:
             raise ValueError(f"num_outputs must be 1 or more, got {num_outputs}")
@@ -55,31 +64,31 @@ class RegressionTask(Task):
             raise ValueError(f"loss must be mse, mae or huber, got {loss!r}")
         if not huber_delta > 0:
             raise ValueError(f"huber_delta must be above 0, got {huber_delta}")
-        if not monitor.startswith(("val/", "train/")):
-            raise ValueError(f"monitor names a logged metric such as 'val/loss' or 'val/r2', got {monitor!r}")
+        check_monitor(monitor, "val/r2")
         super().__init__(net, **task)
         self.num_outputs = num_outputs
 
     def register_task_buffers(self) -> None:
-        """Mean and standard deviation of the target too."""
+        """Register mean and standard deviation of the target too."""
         super().register_task_buffers()
         count = self.hparams["num_outputs"]
         self.register_buffer("target_mean", torch.zeros(count, device=real_device()))
         self.register_buffer("target_std", torch.ones(count, device=real_device()))
 
     @property
-    def output_size(self) -> int:
-        """The number of outputs."""
-        return self.num_outputs
+    def makes(self) -> Makes:
+        return "number"
 
     @property
     def monitor(self) -> tuple[str, str]:
-        """The metric that decides which checkpoint is best, and its mode."""
         name = self.hparams["monitor"]
         return name, "max" if name.endswith("r2") else "min"
 
+    def output_shape(self) -> tuple[int, ...]:
+        return (self.num_outputs,)
+
     def setup(self, stage: str) -> None:
-        """Take the target's statistics from the datamodule, and compare the number of outputs with the data's."""
+        """Copy the target's statistics from the datamodule, and compare the number of outputs with the data's."""
         super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
         mean = getattr(data, "target_mean", None)
@@ -105,12 +114,12 @@ class RegressionTask(Task):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def standardize_target(self, y: Tensor) -> Tensor:
-        """``(y - target_mean) / target_std``: ``(B, K)``, with one output also from ``(B,)``.
+        """Return ``(y - target_mean) / target_std``: ``(B, K)``, with one output also from ``(B,)``.
 
         Raises:
-            ValueError: another shape.
+            ValueError: Another shape.
         """
-        columns = y.unsqueeze(1) if y.ndim == 1 else y
+        columns = _as_columns(y, self.num_outputs)
         if columns.ndim != 2 or columns.shape[1] != self.num_outputs:
             raise ValueError(
                 f"targets must have shape (B, {self.num_outputs}) for num_outputs={self.num_outputs}, got {tuple(y.shape)}"
@@ -118,7 +127,7 @@ class RegressionTask(Task):
         return (columns - self.target_mean) / self.target_std
 
     def forward(self, x: Tensor) -> Tensor:
-        """Predictions ``(B, K)`` in the target's own unit."""
+        """Return predictions ``(B, K)`` in the target's own unit."""
         return self.net(self.standardize(x)) * self.target_std + self.target_mean
 
     def _residuals(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,25 +140,25 @@ class RegressionTask(Task):
         return output.to(target.dtype) - target, target
 
     def _losses(self, residuals: Tensor) -> Tensor:
-        """The loss of each example, a mean over its outputs: ``(B, K)`` -> ``(B,)``."""
+        """The loss of each output of each example: ``(B, K)``."""
         if self.hparams["loss"] == "mse":
-            losses = residuals.square()
-        elif self.hparams["loss"] == "mae":
-            losses = residuals.abs()
-        else:
-            zero = torch.zeros_like(residuals)
-            losses = F.huber_loss(residuals, zero, reduction="none", delta=self.hparams["huber_delta"])
-        return losses.mean(dim=1)
+            return residuals.square()
+        if self.hparams["loss"] == "mae":
+            return residuals.abs()
+        zero = torch.zeros_like(residuals)
+        return F.huber_loss(residuals, zero, reduction="none", delta=self.hparams["huber_delta"])
 
-    def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int]:
-        """Mean loss over all residuals; the mean absolute error, in the target's unit, is logged beside it."""
-        residuals, _ = self._residuals(batch[0], batch[1])
-        loss = self._losses(residuals).mean()
-        mae = (residuals.detach() * self.target_std).abs().mean()
-        return loss, {"loss": loss, "mae": mae}, len(residuals)
+    def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int | Tensor]:
+        """Return the mean loss over all residuals; the mean absolute error, in the target's unit, is logged beside it."""
+        x, y, *rest = batch
+        weight = _as_columns(rest[0], self.num_outputs) if rest else None
+        residuals, _ = self._residuals(x, y)
+        loss, count = weighted_mean(self._losses(residuals), weight)
+        mae, _ = weighted_mean((residuals.detach() * self.target_std).abs(), weight)
+        return loss, {"loss": loss, "mae": mae}, count
 
     def build_metrics(self) -> dict[str, Metric]:
-        """Loss (standardized), RMSE and MAE (the target's unit), R2."""
+        """Return loss (standardized), RMSE and MAE (the target's unit), R2."""
         return {
             "loss": MeanMetric(nan_strategy="disable"),
             "rmse": MeanSquaredError(squared=False),
@@ -158,37 +167,45 @@ class RegressionTask(Task):
         }
 
     def update_metrics(self, metrics: dict[str, Metric], batch: Any) -> None:
-        """Add a batch; rows of weight 0 count nowhere."""
         x, y, *rest = batch
         residuals, target = self._residuals(x, y)
-        if rest:
-            residuals, target = residuals[rest[0] > 0], target[rest[0] > 0]
-        errors = residuals * self.target_std
-        metrics["loss"].update(self._losses(residuals))
+        weight = rest[0] if rest else torch.ones_like(residuals)
+        counts = (weight > 0).view(len(residuals), -1).expand_as(residuals)  # (B,) or (B, K) -> (B, K)
+        metrics["loss"].update(self._losses(residuals)[counts])
+        errors = (residuals * self.target_std)[counts]
         for name in ("rmse", "mae"):
-            metrics[name].update(errors.flatten(), torch.zeros_like(errors).flatten())
+            metrics[name].update(errors, torch.zeros_like(errors))
+        whole = counts.all(dim=1)  # R2 is of examples whose outputs all count
+        residuals, target = residuals[whole], target[whole]
         metrics["r2"].update(target + residuals, target)  # the same in any unit; here without a large mean squared
 
     def predict_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
-        """What a user can read.
-
-        Returns:
-            ``value``: in the target's unit, ``(B, K)``, with one output ``(B,)``.
-        """
-        value = self(batch if isinstance(batch, Tensor) else batch[0]).float()
+        """Return ``value``, in the target's unit: ``(B, K)``, with one output ``(B,)``."""
+        value = self(input_of(batch)).float()
         return {"value": value.squeeze(1) if self.num_outputs == 1 else value}
 
+    @torch.no_grad()
     def render(self, batch: Any) -> dict[str, Any]:
-        """Predicted against true values, and for one input the fitted curve."""
-        return render_regression(self, batch)
+        """Return pictures: predicted against true values, and for one input the fitted curve."""
+        x, y = batch[0], batch[1]
+        columns = _as_columns(y, self.num_outputs)
+        shown = {"scatter": figures.predicted_against_true(columns, self(x))}
+        if x.shape[1:] == (1,):
+            shown["curve"] = figures.fitted_curve(x, columns, self)
+        return shown
 
     def expected_initial_loss(self) -> float | None:
-        """1 for the squared error of standardized targets: a fresh net predicts about their mean; else there is no number."""
+        """Return 1 for the squared error of standardized targets: a fresh net predicts about their mean; else None."""
         return 1.0 if self.hparams["loss"] == "mse" and self._target_known else None
 
 
+def _as_columns(y: Tensor, outputs: int) -> Tensor:
+    """``(B,)`` as ``(B, 1)`` where there is one output, so that it is a value an output."""
+    return y.unsqueeze(1) if y.ndim == 1 and outputs == 1 else y
+
+
 class _R2(R2Score):
-    """R2, which two examples at least define: nan where the stock metric raises."""
+    """R2, defined by two examples or more: nan where the stock metric raises an error."""
 
     def compute(self) -> Tensor:
         return super().compute() if self.total >= 2 else torch.full((), float("nan"), device=self.device)

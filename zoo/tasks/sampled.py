@@ -1,18 +1,30 @@
 """Tasks whose nets make examples from noise, and how these samples are judged."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from zoo.tasks.gallery import render_samples
-from zoo.tasks.generative import GenerativeTask, at_rest
-from zoo.tasks.quality import FrechetDistance, Shares, entropy, found, mode_of, within
+from zoo.blocks.modes import evaluating
+from zoo.create import load
+from zoo.drawing import images
+from zoo.metrics.samples import FrechetDistance, Shares, entropy, mode_of, num_reached, share_within
+from zoo.model import Reads
+from zoo.tasks.base import TaskArguments, input_of
+from zoo.tasks.generative import GenerativeTask, Output
 
 SIGMAS = 4  # a sample within so many standard deviations of a center is of high quality
 _CHUNK = 512  # samples made at once
-JUDGED_SEED = 1  # of the samples that are judged; those that are shown have 0
+JUDGED_SEED = 1  # seed of the samples that are judged; those that are shown have 0
+
+
+class SampledArguments(TaskArguments, total=False):
+    """Arguments of :class:`SampledTask` but the net."""
+
+    judge: str | None
+    num_judged: int
+    output: Output
 
 
 class SampledTask(GenerativeTask):
@@ -22,64 +34,85 @@ class SampledTask(GenerativeTask):
       center; ``modes``, the number of centers that get at least a tenth of their fair share of all samples, within 4 sigma.
     - With a ``judge``, a classifier of the same data: ``frechet``, the Frechet distance between its pooled features of the real
       examples of the evaluation and of the samples, which decides which checkpoint is best; ``judged_acc``, the share of samples
-      that it gives the class they were asked for (conditional models: all classes equally often), else ``classes``, the number it
-      sees in at least a tenth of their fair share of samples, and ``class_entropy``, in nats, of what it sees.
+      that it assigns to the class they were made for (conditional models: all classes equally often), else ``classes``, the
+      number of classes with at least a tenth of their fair share of samples, and ``class_entropy``, in nats, of their shares.
 
-    The metrics do not depend on how many processes evaluate. The judge is no part of the model, nor of its checkpoints.
+    The metrics do not depend on the number of processes. The judge is no part of the model, nor of its checkpoints.
 
     Args:
         net: ``(z, y)`` -> examples, as :class:`zoo.blocks.Adversaries`, with ``latent_dim`` and ``num_classes`` (0:
             unconditional, y is None).
-        judge: what :func:`zoo.load` takes: a bundled name, a folder, a checkpoint; a convolutional classifier. None: no judge.
-        num_judged: samples made for each evaluation, >= 2.
-        task: arguments of :class:`zoo.tasks.generative.GenerativeTask`.
+        judge: What :func:`zoo.load` takes: a bundled name, a folder, a checkpoint; a convolutional classifier. None: no judge.
+        num_judged: Number of samples made for each evaluation, >= 2.
+        output: See :class:`~zoo.tasks.generative.GenerativeTask`.
+        task: Arguments of :class:`zoo.Task`.
 
     Raises:
-        ValueError: an argument out of its range, or a judge that cannot judge these data.
+        ValueError: An argument out of its range, or a judge that cannot judge these data.
     """
 
     _judge: Any = None
     _centers: Tensor | None = None
     _sigma = 0.0
 
-    def __init__(self, net: nn.Module, judge: str | None = None, num_judged: int = 2500, **task: Any) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        judge: str | None = None,
+        num_judged: int = 2500,
+        output: Output = "linear",
+        **task: Unpack[TaskArguments],
+    ) -> None:
         if num_judged < 2:
             raise ValueError(f"num_judged must be 2 or more, got {num_judged}")
-        super().__init__(net, **task)
+        super().__init__(net, output=output, **task)
+
+    @property
+    def reads(self) -> Reads:
+        return "nothing"
+
+    @property
+    def sample_options(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("count", "seed", "label") if self.conditional else ("count", "seed")
 
     # The forward pass -----------------------------------------------------------------------------------------------
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """Examples in units of the data from noise ``(B, latent_dim)`` and, if the net is conditional, classes ``(B,)``."""
+        """Return examples in units of the data, of noise ``(B, latent_dim)`` and, if the net is conditional, classes ``(B,)``."""
         return self.to_data(self.net(z, y) if self.conditional else self.net(z))
 
     def forward_args(self, batch: Any) -> tuple[Any, ...]:
-        """Fixed noise for as many examples, and their classes if the net is conditional."""
+        """Return fixed noise for as many examples, and their classes if the net is conditional."""
         z = self.noise(len(batch[0]))
         return (z, batch[1]) if self.conditional else (z,)
 
+    def example_inputs(self, batch_size: int = 1) -> tuple[Any, ...]:
+        z = torch.zeros(batch_size, self.net.latent_dim, device=self.mean.device, dtype=self.mean.dtype)
+        classes = torch.zeros(batch_size, dtype=torch.long, device=self.mean.device)
+        return (z, classes) if self.conditional else (z,)
+
     def noise(self, count: int, seed: int = 0) -> Tensor:
-        """Standard normal noise ``(count, latent_dim)`` that is a function of the seed."""
+        """Return standard normal noise ``(count, latent_dim)``, a function of the seed."""
         drawn = torch.randn(count, self.net.latent_dim, generator=torch.Generator().manual_seed(seed))
         return drawn.to(self.mean)
 
     def sample(self, count: int, y: int | Tensor | None = None, seed: int = 0) -> Tensor:
-        """Examples from noise that is a function of the seed, in evaluation mode: ``(count, *input_shape)``.
+        """Return examples of noise that is a function of the seed, made in evaluation mode: ``(count, *input_shape)``.
 
         Args:
-            count: examples, >= 1.
-            y: conditional nets: the class of all, or ``(count,)`` classes; None takes all classes in turn.
-            seed: of the noise.
+            count: Number of examples, >= 1.
+            y: Conditional nets: the class of all, or of each ``(count,)``; None takes all classes in turn.
+            seed: Seed of the noise.
 
         Raises:
-            ValueError: no example, classes for a net that knows none, or other than it knows.
+            ValueError: No example, classes for an unconditional net, or a class that does not exist.
         """
         if count < 1:
             raise ValueError(f"count must be 1 or more, got {count}")
         return self._make(self.noise(count, seed), self.classes(count, y))
 
     def interpolate(self, z0: Tensor, z1: Tensor, steps: int = 8, y: int | Tensor | None = None) -> Tensor:
-        """Examples along the great circle from one noise to another: ``(B, latent_dim)`` twice -> ``(B, steps, *input_shape)``.
+        """Return examples along the great circle between noises: ``(B, latent_dim)`` twice -> ``(B, steps, *input_shape)``.
 
         Normal noise lies near a sphere, which a straight line would leave (White 2016, arXiv:1609.04468).
         """
@@ -92,51 +125,62 @@ class SampledTask(GenerativeTask):
         return self._make(path.flatten(0, 1), each).unflatten(0, (-1, steps))
 
     def _make(self, z: Tensor, y: Tensor | None) -> Tensor:
-        with at_rest(self):
+        with evaluating(self):
             chunks = range(0, max(len(z), 1), _CHUNK)
             return torch.cat([self(z[i : i + _CHUNK], None if y is None else y[i : i + _CHUNK]) for i in chunks])
 
     def render(self, batch: Any) -> dict[str, Any]:
-        """``samples``, of always the same noise: images, of a conditional net a row a class; or points over those of the batch."""
-        return render_samples(self, batch if isinstance(batch, Tensor) else batch[0])
+        """Return ``samples`` of always the same noise and ``interpolation``; of a conditional net a row a class; or points of the
+        plane over those of the batch."""
+        x = input_of(batch)
+        if x.shape[1:] == (2,):
+            return {"samples": images.clouds(x, self.sample(2000))}
+        if not images.are_images(x):
+            return {}
+        if self.conditional:
+            rows = torch.arange(min(self.net.num_classes, 20)).repeat_interleave(8)
+            return {"samples": images.image_wall(self.sample(len(rows), rows), columns=8)}
+        ends = self.noise(8, seed=2).chunk(2)
+        return {
+            "samples": images.image_wall(self.sample(64)),
+            "interpolation": images.image_wall(self.interpolate(*ends).flatten(0, 1), columns=8),
+        }
 
     # Evaluation -----------------------------------------------------------------------------------------------------
 
     @property
     def monitor(self) -> tuple[str, str] | None:  # type: ignore[override]
-        """The judge's distance; without a judge no checkpoint is better than the last."""
+        """The judge's distance; None without a judge: then no checkpoint is better than the last."""
         return ("val/frechet", "min") if self.hparams["judge"] else None
 
     def setup(self, stage: str) -> None:
-        """Take the centers from the data, and find the judge, where there is something to judge."""
+        """Copy the centers from the data, and load the judge, where there is something to judge."""
         super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
         self._centers, self._sigma = getattr(data, "centers", None), getattr(data, "sigma", 0.0)
         if self.hparams["judge"] and self._judge is None and stage != "predict":
-            from zoo.pretrained import load
-
-            judge = load(self.hparams["judge"]).eval().requires_grad_(False)
+            judge: Any = load(self.hparams["judge"]).eval().requires_grad_(False)
             check_judge(judge, self.hparams["judge"], self.input_shape)
             self.__dict__["_judge"] = judge  # no submodule
 
     def build_metrics(self) -> dict[str, Metric]:
-        """As the class says; none where there is nothing to judge by."""
+        """Return the metrics listed above; none where there is nothing to judge by."""
         metrics: dict[str, Metric] = {}
         if self._centers is not None:
-            metrics["modes"] = Shares(len(self._centers), found)
-            metrics["high_quality"] = Shares(len(self._centers), within)
+            metrics["modes"] = Shares(len(self._centers), num_reached)
+            metrics["high_quality"] = Shares(len(self._centers), share_within)
         if self._judge is not None:
             self._judge.to(self.device)
             metrics["frechet"] = FrechetDistance(self._judge.net.num_features)
             metrics["judged_acc"] = MeanMetric()
-            metrics["classes"] = Shares(self._judge.num_classes, found)
+            metrics["classes"] = Shares(self._judge.num_classes, num_reached)
             metrics["class_entropy"] = Shares(self._judge.num_classes, entropy)
             for name in ("classes", "class_entropy") if self.conditional else ("judged_acc",):
                 del metrics[name]
         return metrics
 
     def update_metrics(self, metrics: dict[str, Metric], batch: Any) -> None:
-        """Add real examples; rows of weight 0 count nowhere."""
+        """Add real examples; those of weight 0 do not count."""
         if "frechet" in metrics:
             x, _, *rest = batch
             metrics["frechet"].update(self._look(x if not rest else x[rest[0] > 0])[0], real=True)
@@ -172,10 +216,10 @@ class SampledTask(GenerativeTask):
 
 
 def check_judge(judge: Any, name: str, shape: tuple[int, ...] | None) -> None:
-    """Refuse what cannot judge examples of this shape.
+    """Refuse a model that cannot judge examples of this shape.
 
     Raises:
-        ValueError: no convolutional classifier, or one of other examples.
+        ValueError: No convolutional classifier, or one of other examples.
     """
     if not hasattr(judge.net, "features") or getattr(judge, "num_classes", None) is None:
         raise ValueError(

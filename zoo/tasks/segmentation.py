@@ -1,26 +1,37 @@
 """Segmentation: a class for each pixel."""
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from zoo.tasks import pictures
-from zoo.tasks.base import Task
-from zoo.tasks.overlay import mask_rows
-from zoo.tasks.pixel_losses import LOSSES, PixelLoss, PixelSums
-from zoo.tasks.portable import check_num_classes, real_device
+from zoo.drawing import figures
+from zoo.drawing.masks import mask_rows
+from zoo.losses.pixels import LOSSES, PixelLoss, PixelSums
+from zoo.metrics.pixels import EvaluationLoss, exact_dtype, scores
+from zoo.model import Makes, check_num_classes, real_device
+from zoo.tasks.base import Task, TaskArguments, check_monitor, input_of
 
 _SHOWN = 8  # examples in a picture
 
 
-class SegmentationTask(Task):
-    """Train a net to tell the class of each pixel.
+class SegmentationArguments(TaskArguments, total=False):
+    """Arguments of :class:`SegmentationTask` but the net and ``num_classes``."""
 
-    Pixels of ``ignore_index`` count nowhere; all others are valid. The loss is one of these, or a weighted sum of them:
+    loss: Literal["cross_entropy", "dice", "focal"] | dict[str, float]
+    ignore_index: int
+    class_weight: list[float] | None
+    focal_gamma: float
+    monitor: str
+
+
+class SegmentationTask(Task):
+    """Train a net to predict the class of each pixel.
+
+    Pixels of ``ignore_index`` do not count; all others are valid. The loss is one of these, or a weighted sum of them:
 
     - "cross_entropy": in nats, the mean over the valid pixels of the batch (not over images).
     - "dice": 1 - D, D the mean over the classes that the batch's masks have of 2 sum(p t) / (sum(p) + sum(t)), sums over all valid
@@ -35,27 +46,29 @@ class SegmentationTask(Task):
     intersection over union of each class, ``iou/<name>`` (nan for a class that neither the masks nor the predictions have; ``miou``
     is the mean over the others). All are exact means over valid pixels, whatever the batches and processes: those of evaluation
     come from one confusion matrix, and its Dice from sums over all of the data. ``metrics["confusion"].compute()`` is that matrix.
-    (What is trained on is the mean over each process's own batch; their gradients are averaged, as always.)
+    So is the gradient of the cross-entropy and the focal loss, however a step is cut into batches and processes; Dice, a ratio of
+    sums, is that of each batch.
 
     Args:
         net: ``(B, C, H, W)`` -> logits ``(B, K, H, W)``.
-        num_classes: number of classes K >= 2, the background included.
+        num_classes: Number of classes K >= 2, the background included.
         loss: "cross_entropy", "dice", "focal", or weights > 0 of some of them, e.g. ``{"cross_entropy": 1.0, "dice": 0.5}``.
-        ignore_index: value of pixels that are not counted.
+        ignore_index: Value of pixels that do not count.
         class_weight: K weights >= 0 that multiply the TRAINING cross-entropy and focal loss of a pixel of that class.
-        focal_gamma: of the focal loss, >= 0; 2 in the paper.
-        monitor: the metric that decides which checkpoint is best: "val/miou", "val/loss" ...
-        task: arguments of :class:`zoo.Task`.
+        focal_gamma: Exponent of the focal loss, >= 0; 2 in the paper.
+        monitor: Metric that decides which checkpoint is best: "val/miou", "val/loss" ...
+        task: Arguments of :class:`zoo.Task`.
 
     Shape:
-        batch: ``(x, y)`` with x ``(B, C, H, W)`` and y whole numbers ``(B, H, W)``, 0..K-1 or ``ignore_index``; evaluation also
-        takes ``(x, y, weight)``: rows of weight 0 count nowhere.
+        batch: ``(x, y)`` with x ``(B, C, H, W)`` and y whole numbers ``(B, H, W)``, 0..K-1 or ``ignore_index``; or ``(x, y,
+        weight)`` with weight ``(B,)`` or ``(B, H, W)``: pixels of weight 0 do not count.
 
     Raises:
-        ValueError: an argument out of its range, masks of another size than their images, or with classes that there are not.
+        ValueError: An argument out of its range, masks of another size than their images, or with classes that there are not.
     """
 
     class_weight: Tensor
+    training_buffers = ("class_weight",)
 
     def __init__(
         self,
@@ -66,7 +79,7 @@ class SegmentationTask(Task):
         class_weight: list[float] | None = None,
         focal_gamma: float = 2.0,
         monitor: str = "val/miou",
-        **task: Any,
+        **task: Unpack[TaskArguments],
     ) -> None:
         if num_classes < 2:
             raise ValueError(
@@ -81,37 +94,36 @@ class SegmentationTask(Task):
             raise ValueError(f"class_weight wants {num_classes} weights >= 0, one a class, got {class_weight}")
         if not 0 <= focal_gamma < math.inf:
             raise ValueError(f"focal_gamma must be 0 or more, got {focal_gamma}")
-        if not monitor.startswith(("val/", "train/")):
-            raise ValueError(f"monitor names a logged metric such as 'val/miou' or 'val/loss', got {monitor!r}")
+        check_monitor(monitor, "val/miou")
         super().__init__(net, **task)
-        self.num_classes = num_classes
         self.pixel_loss = PixelLoss(terms, focal_gamma)
 
     def register_task_buffers(self) -> None:
-        """The weights of the classes too."""
+        """Register the weights of the classes too."""
         super().register_task_buffers()
         weights = self.hparams["class_weight"] or [1.0] * self.hparams["num_classes"]
         self.register_buffer("class_weight", torch.tensor(weights, device=real_device()))
 
     @property
-    def monitor(self) -> tuple[str, str]:
-        """The metric that decides which checkpoint is best, and its mode."""
-        name = self.hparams["monitor"]
-        return name, "max" if name.endswith(("miou", "acc")) or "/iou/" in name else "min"
+    def num_classes(self) -> int:
+        return self.hparams["num_classes"]
 
     @property
-    def names(self) -> list[str]:
-        """Of the classes; their numbers where no data told any."""
-        return self.class_names or [str(k) for k in range(self.num_classes)]
+    def makes(self) -> Makes:
+        return "mask"
+
+    @property
+    def monitor(self) -> tuple[str, str]:
+        name = self.hparams["monitor"]
+        return name, "max" if name.endswith(("miou", "acc")) or "/iou/" in name else "min"
 
     def setup(self, stage: str) -> None:
         """Compare the number of classes with the data's."""
         check_num_classes(self.num_classes, getattr(self.trainer, "datamodule", None))
         super().setup(stage)
 
-    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """A logit a class for each pixel."""
-        return (self.num_classes, *shape[1:])
+    def output_shape(self) -> tuple[int, ...]:
+        return (self.num_classes, *self.example_shape[1:])
 
     def _logits(self, x: Tensor, y: Tensor) -> Tensor:
         """Float32 logits for checked masks."""
@@ -138,40 +150,45 @@ class SegmentationTask(Task):
                 f"with {found}: set num_classes to that of the data, or ignore_index to what stands for no class"
             )
 
-    def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], Any]:
-        """The loss over valid pixels, its terms if there are several, pixel accuracy, and the number of valid pixels."""
-        x, y = batch[0], batch[1]
+    def _valid(self, y: Tensor, weight: list[Tensor]) -> Tensor:
+        """True where a pixel counts ``(B, H, W)``; of ``weight``, none or one tensor, 0 does not."""
+        valid = y != self.hparams["ignore_index"]
+        return (
+            valid & (weight[0] > 0).view(len(y), *([1, 1] if weight[0].ndim == 1 else y.shape[1:])) if weight else valid
+        )
+
+    def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Return the loss over valid pixels, its terms if there are several, pixel accuracy, and the number of valid pixels."""
+        x, y, *weight = batch
         logits = self._logits(x, y)
         y = y.long()
-        valid = y != self.hparams["ignore_index"]
-        weight = None if self.hparams["class_weight"] is None else self.class_weight
-        sums = PixelSums.of(logits, y, valid, self.pixel_loss, weight)
+        valid = self._valid(y, weight)
+        class_weight = None if self.hparams["class_weight"] is None else self.class_weight
+        sums = PixelSums.of(logits, y, valid, self.pixel_loss, class_weight)
         loss, terms = self.pixel_loss(sums)
         with torch.no_grad():
             right = ((logits.argmax(dim=1) == y) & valid).sum() / sums.pixels.clamp(min=1)
         return loss, {"loss": loss, "acc": right, **(terms if len(terms) > 1 else {})}, sums.pixels
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Look at the classes in the first epoch: on a GPU one out of range would be an unreadable device assert."""
+        """Check the classes in the first epoch: on a GPU one out of range would be an unreadable device assert."""
         if self.trainer.current_epoch == 0:
             self._check_classes(batch[1])
 
     def build_metrics(self) -> dict[str, Metric]:
-        """The confusion matrix of all valid pixels, and what the loss is made of."""
+        """Return the confusion matrix of all valid pixels, and the loss."""
         k, ignored = self.num_classes, self.hparams["ignore_index"]
         return {
-            "loss": EvaluationLoss(self.pixel_loss, k, _exact(self.device)),
+            "loss": EvaluationLoss(self.pixel_loss, k, exact_dtype(self.device)),
             "confusion": MulticlassConfusionMatrix(k, ignore_index=ignored, validate_args=False),
         }
 
     def update_metrics(self, metrics: dict[str, Metric], batch: Any) -> None:
-        """Add a batch; rows of weight 0 count nowhere."""
-        x, y, *rest = batch
+        x, y, *weight = batch
         self._check_classes(y)
         logits, ignored = self._logits(x, y), self.hparams["ignore_index"]
         y = y.long()
-        if rest:
-            y = y.masked_fill((rest[0] == 0).view(-1, 1, 1), ignored)
+        y = y.masked_fill(~self._valid(y, weight), ignored)
         metrics["loss"].update(PixelSums.of(logits, y, y != ignored, self.pixel_loss))
         metrics["confusion"].update(logits.argmax(dim=1), y)
 
@@ -181,84 +198,36 @@ class SegmentationTask(Task):
         loss: Any = self.metrics["loss"]
         if len(self.pixel_loss.weights) > 1:
             values |= loss.terms
-        values |= scores(self.metrics["confusion"].compute(), self.names)
+        values |= scores(self.metrics["confusion"].compute(), self.label_names)
         for name, value in values.items():  # the same on all ranks
             self.log(f"{stage}/{name}", value, batch_size=1, prog_bar=name == "miou", sync_dist=True, reduce_fx="max")
 
     def predict_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
-        """What a user can read.
+        """Return the predicted masks.
 
         Returns:
             ``mask``: the most probable class of each pixel, ``(B, H, W)``, uint8 (int64 for more than 256 classes);
             ``probability``: of that class.
         """
-        x = batch if isinstance(batch, Tensor) else batch[0]
-        probability, mask = self(x).float().softmax(dim=1).max(dim=1)  # (B, K, H, W) -> (B, H, W)
+        probability, mask = self(input_of(batch)).float().softmax(dim=1).max(dim=1)  # (B, K, H, W) -> (B, H, W)
         return {"mask": mask.byte() if self.num_classes <= 256 else mask, "probability": probability}
 
     @torch.no_grad()
     def render(self, batch: Any) -> dict[str, Any]:
-        """``masks``: images, their true and their predicted masks; ``confusion``: of the last evaluation."""
-        x, y = batch[0][:_SHOWN], batch[1][:_SHOWN]
-        found: dict[str, Any] = {"masks": mask_rows(x, y, self._logits(x, y).argmax(dim=1), self.names)}
+        """Return ``masks``: images, their true and their predicted masks; ``confusion``: of the last evaluation."""
+        x, y, names = batch[0][:_SHOWN], batch[1][:_SHOWN], self.label_names
+        shown: dict[str, Any] = {"masks": mask_rows(x, y, self._logits(x, y).argmax(dim=1), names)}
         last = self.metrics.get("confusion")
         if last is not None and last.update_called:
             counts = last.compute().cpu()
             title = f"{float(counts.diagonal().sum() / counts.sum()):.2%} right of {int(counts.sum()):,} pixels"
-            found["confusion"] = pictures.heatmap(counts, self.names, self.names, ("true", "predicted"), title)
-        return found
+            shown["confusion"] = figures.heatmap(counts, names, names, ("true", "predicted"), title)
+        return shown
 
     def expected_initial_loss(self) -> float | None:
-        """ln K for the cross-entropy, (1 - 1/K)^gamma ln K for the focal loss; none for Dice, which depends on the masks."""
+        """Return ln K for the cross-entropy, (1 - 1/K)^gamma ln K for the focal loss; None with Dice: it depends on the masks."""
         k, weights = self.num_classes, self.pixel_loss.weights
         if "dice" in weights:
             return None
         focus = (1 - 1 / k) ** self.hparams["focal_gamma"]
         return math.log(k) * (weights.get("cross_entropy", 0.0) + weights.get("focal", 0.0) * focus)
-
-
-def _exact(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
-class EvaluationLoss(Metric):
-    """The loss of all valid pixels of an evaluation together, all ranks included."""
-
-    full_state_update = False
-
-    def __init__(self, loss: PixelLoss, num_classes: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.loss = loss
-        self.terms: dict[str, Tensor] = {}  # of the loss that was computed last
-        for name, zero in PixelSums.zeros(num_classes, dtype)._asdict().items():
-            self.add_state(name, zero, dist_reduce_fx="sum")
-
-    def update(self, sums: PixelSums) -> None:
-        """Add a batch."""
-        for name, value in sums._asdict().items():
-            setattr(self, name, getattr(self, name) + value)
-
-    def compute(self) -> Tensor:
-        """The loss."""
-        loss, self.terms = self.loss(PixelSums(*(getattr(self, name) for name in PixelSums._fields)))
-        return loss
-
-
-def scores(confusion: Tensor, names: list[str]) -> dict[str, Tensor]:
-    """Mean intersection over union, pixel accuracy and the intersection over union of each class, from counts of pixels.
-
-    Args:
-        confusion: ``(K, K)``, rows true, columns predicted.
-        names: of the classes.
-
-    Returns:
-        ``miou`` (over the classes that occur), ``acc``, ``iou/<name>`` (nan for a class that does not occur); nan without pixels.
-    """
-    counts = confusion.to(_exact(confusion.device))
-    right, total = counts.diagonal(), counts.sum()
-    iou = right / (counts.sum(0) + counts.sum(1) - right)  # 0 / 0: nan
-    return {
-        "miou": iou.nanmean(),
-        "acc": right.sum() / total,
-        **{f"iou/{n}": v for n, v in zip(names, iou, strict=True)},
-    }

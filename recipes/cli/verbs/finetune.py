@@ -94,8 +94,9 @@ def _parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def _config(recipe: catalog.Recipe, wanted: argparse.Namespace, rest: list[str], console: Console) -> dict[str, Any]:
     """The recipe for this folder and this model; what was found is said."""
     from recipes.cli.verbs.inspection import inspect
-    from zoo import registry
+    from zoo import list_models, registry
 
+    list_models()  # so that all are registered
     entry = registry.get(wanted.model)
     check_model(entry)
     found = inspect(wanted.folder, **_data_options(rest))
@@ -195,7 +196,7 @@ def default_size(entry: "Entry", start: Start, found: "Inspection") -> int:
     """The side of the images that the weights, or else the net, are made for; less where the images are smaller."""
     import torch
 
-    from zoo.pretrained import skeleton
+    from zoo.blocks.skeleton import skeleton
     from zoo.registry import arguments_of
 
     with skeleton():

@@ -41,9 +41,9 @@ def run(args: list[str]) -> int:
     if options.size is not None and options.size < 1:
         raise UserError(f"--size must be 1 or more, got {options.size}")
     with NoCaches():
-        from zoo import registry
+        from zoo import list_models, registry
     if any(sign in options.pattern for sign in "*?["):
-        names = registry.list_models(options.pattern)
+        names = list_models(options.pattern)
         if not names:
             raise UserError(f"no model matches {options.pattern!r} (`zoo models` lists all)")
         print(_list(names))
@@ -99,7 +99,7 @@ class Number(int):
 
 def _on_meta(entry: "Entry") -> "Task":
     """The model without memory for its weights."""
-    from zoo.pretrained import skeleton
+    from zoo.blocks.skeleton import skeleton
 
     with skeleton():
         return entry.cls(**entry.preset)

@@ -16,7 +16,7 @@ from datamodules.decode import read_image
 from datamodules.segmentation import nearest
 from recipes.cli.errors import UserError, did_you_mean
 from zoo import Task
-from zoo.tasks.overlay import overlay, palette
+from zoo.drawing.masks import overlay, palette
 
 _KINDS = ("overlay", "mask", "reconstruction")
 

@@ -115,7 +115,7 @@ def _way(task: Any, ends: list[Path], label: int | None, steps: int) -> "Tensor"
 def _write(model: "Task", made: "Tensor", columns: int | None, output: Path | None) -> Path:
     """Write the examples, and tell where."""
     from recipes.cli.verbs.pictures import as_image, writing
-    from zoo.tasks.gallery import are_images, clouds, image_wall
+    from zoo.drawing.images import are_images, clouds, image_wall
 
     shape = tuple(made.shape[1:])
     place = output or Path("samples.png" if are_images(made) or shape == (2,) else "samples.csv")

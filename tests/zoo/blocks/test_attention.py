@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks import MultiHeadAttention
-from zoo.tasks.initializers import initialize
+from zoo.optim.initializers import initialize
 
 
 def by_hand(net: MultiHeadAttention, x: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:

@@ -72,7 +72,7 @@ def test_hinge_loss_is_scikit_learns() -> None:
     x, y = torch.randn(50, 4), torch.randint(2, (50,))
     s = task(x).detach().squeeze(1)
     weight = torch.tensor([1.0, 3.0])[y]
-    assert task._losses(task(x), y, training=False).mean().item() == pytest.approx(hinge_loss(y, s), rel=1e-5)
+    assert task.example_losses(task(x), y, training=False).mean().item() == pytest.approx(hinge_loss(y, s), rel=1e-5)
     wanted = hinge_loss(y, s, sample_weight=weight) * weight.mean().item()
     assert task.training_losses((x, y))[0].item() == pytest.approx(wanted, rel=1e-5)
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import zoo
-from zoo.pretrained import load_weights, skeleton
+from zoo.blocks.skeleton import skeleton
+from zoo.pretrained import load_weights
 from zoo.tasks import ClassificationTask, RegressionTask
 
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import zoo
+from zoo.blocks.skeleton import skeleton
 from zoo.cnn import VGG, CIFARResNet, LeNet
-from zoo.pretrained.skeleton import skeleton
 from zoo.segmentation import FCN
 from zoo.segmentation.fcn import Upsampling
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from zoo.blocks import Adversaries, WithClass
+from zoo.losses.adversarial import LOSSES, discriminator_loss, generator_loss, gradient_penalty_of
 from zoo.tasks import AdversarialTask
-from zoo.tasks.games import GAMES, discriminator_loss, generator_loss, slope_penalty
 
 BATCHES, SIZE = 6, 4
 WASSERSTEIN = {"loss": "wasserstein", "gradient_penalty": 10.0}
@@ -166,7 +166,7 @@ def test_stock_lightning_counts_each_batch_twice() -> None:
     assert trainer.fit_loop.epoch_loop.total_batch_idx + 1 == 4
 
 
-@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize("game", LOSSES)
 def test_the_losses_are_those_of_the_papers(game: str) -> None:
     real, fake = torch.randn(2, 50, dtype=torch.float64)
     p, q = real.sigmoid(), fake.sigmoid()
@@ -187,7 +187,7 @@ def test_the_penalty_of_a_plane_is_known() -> None:
     net.weight.data = w
     critic = WithClass(net, 0, ())
     real, fake = torch.randn(2, 8, 3)
-    penalty = slope_penalty(critic, real, fake, None, torch.rand(8))
+    penalty = gradient_penalty_of(critic, real, fake, None, torch.rand(8))
     assert penalty.item() == pytest.approx(1.5**2)
     penalty.backward()
     torch.testing.assert_close(net.weight.grad, 2 * 1.5 * w / 2.5)
@@ -206,18 +206,18 @@ def test_the_penalty_looks_between_the_two() -> None:
 
     real, fake = torch.full((1, 1, 1, 1), 3.0), torch.full((1, 1, 1, 1), -1.0)
     for share, x in ((1.0, 3.0), (0.0, -1.0), (0.25, 0.0)):
-        got = slope_penalty(Parabola(), real, fake, None, torch.tensor([share]))
+        got = gradient_penalty_of(Parabola(), real, fake, None, torch.tensor([share]))
         assert got.item() == pytest.approx((2 * abs(x) - 1) ** 2)
 
 
 def test_the_penalty_is_computed_in_float32_under_bfloat16() -> None:
     task = build(**WASSERSTEIN).float()
     real, fake, share = torch.randn(8, 3), torch.randn(8, 3), torch.rand(8)
-    wanted = slope_penalty(task.net.discriminator, real, fake, None, share)
+    wanted = gradient_penalty_of(task.net.discriminator, real, fake, None, share)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = slope_penalty(task.net.discriminator, real, fake.bfloat16(), None, share)
+        got = gradient_penalty_of(task.net.discriminator, real, fake.bfloat16(), None, share)
         assert got.dtype == torch.float32
-        assert torch.equal(slope_penalty(task.net.discriminator, real, fake, None, share), wanted)
+        assert torch.equal(gradient_penalty_of(task.net.discriminator, real, fake, None, share), wanted)
 
 
 def test_a_sigmoid_output_is_shown_as_the_data_are() -> None:
@@ -268,7 +268,7 @@ def test_predictions_are_scores() -> None:
         ({"n_critic": 0}, ValueError, "n_critic must be 1 or more, got 0"),
         ({"num_judged": 1}, ValueError, "num_judged must be 2 or more, got 1"),
         ({"layer_decay": 0.5}, ValueError, "here are two: set lr and discriminator_lr"),
-        ({"optimizer": "LBFGS"}, ValueError, "LBFGS goes over a loss several times"),
+        ({"optimizer": "LBFGS"}, ValueError, "LBFGS evaluates a loss several times"),
         ({"optimizer": "Adm"}, ValueError, "unknown optimizer 'Adm', did you mean"),
     ],
 )

@@ -147,7 +147,9 @@ def test_stock_lightning_fails_on_two_ranks() -> None:
 
 def test_other_strategies_are_refused() -> None:
     task = build()
-    task._trainer = type("T", (), {"world_size": 2, "strategy": object(), "datamodule": None})()  # type: ignore[assignment]
+    task._trainer = type(
+        "T", (), {"world_size": 2, "strategy": object(), "datamodule": None, "accumulate_grad_batches": 1}
+    )()  # type: ignore[assignment]
     with pytest.raises(ValueError, match=r"on several devices wants --trainer.strategy ddp, got object"):
         task.setup("fit")
 

@@ -145,7 +145,7 @@ def test_loss_floor_is_what_the_best_logits_reach(mode: str, k: int, smoothing: 
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = task._losses(z, torch.tensor([1]), training=True).mean()
+        loss = task.example_losses(z, torch.tensor([1]), training=True).mean()
         loss.backward()
         return loss
 
@@ -374,7 +374,7 @@ def test_a_soft_target_costs_the_mean_of_what_its_classes_cost(
 ) -> None:
     task = ClassificationTask(Table(), 4, label_smoothing=smoothing, class_weight=weights)
     shares = torch.rand(50, 4).softmax(1)
-    each = torch.stack([task._losses(logits, torch.full((50,), k), training=True) for k in range(4)], dim=1)
+    each = torch.stack([task.example_losses(logits, torch.full((50,), k), training=True) for k in range(4)], dim=1)
     loss, means, count = task.training_losses((logits, shares))
     torch.testing.assert_close(loss, (shares * each).sum(1).mean())
     assert (means["acc"].item(), count) == (pytest.approx(shares[range(50), logits.argmax(1)].mean().item()), 50)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from zoo.tasks.draws import normal_of, uniform_of
+from zoo.blocks.noise import normal_of, uniform_of
 
 
 @pytest.mark.parametrize("draw", [normal_of, uniform_of])

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.tasks.optimizers import Newton, build_optimizer, optimizer_class, parameter_groups
+from zoo.optim.optimizers import Newton, build_optimizer, optimizer_class, parameter_groups
 
 NAMES = [n for n, c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, torch.optim.Optimizer)]
 NAMES.remove("Optimizer")
@@ -98,7 +98,7 @@ def test_bad_arguments(arguments: dict, error: type[Exception], message: str) ->
 
 
 def test_an_optimizer_of_ones_own() -> None:
-    assert optimizer_class("zoo.tasks.optimizers.Newton") is Newton
+    assert optimizer_class("zoo.optim.optimizers.Newton") is Newton
     with pytest.raises(ValueError, match="one parameter group"):
         Newton([{"params": [nn.Parameter(torch.ones(1))]}, {"params": [nn.Parameter(torch.ones(1))]}])
 

@@ -9,7 +9,7 @@ import torch
 from scipy import linalg
 from torch import Tensor
 
-from zoo.tasks.quality import FrechetDistance, Shares, entropy, found, frechet_distance, mode_of, within
+from zoo.metrics.samples import FrechetDistance, Shares, entropy, frechet_distance, mode_of, num_reached, share_within
 
 
 def features(count: int, seed: int, dim: int = 6) -> Tensor:
@@ -60,7 +60,7 @@ def test_modes_and_quality_are_counted() -> None:
     near = [[0.0, 0.05]] * 60 + [[1.0, -0.11]] * 5 + [[0.97, 0.0]] * 3 + [[0.0, 1.0]] * 2 + [[3.0, 3.0]] * 30
     modes = mode_of(torch.tensor(near), centers, 0.1)
     assert torch.bincount(modes + 1).tolist() == [35, 60, 3, 2]
-    modes_found, quality, spread = (Shares(4, told) for told in (found, within, entropy))
+    modes_found, quality, spread = (Shares(4, statistic) for statistic in (num_reached, share_within, entropy))
     for part in modes.split(33):
         for metric in (modes_found, quality, spread):
             metric.update(part)

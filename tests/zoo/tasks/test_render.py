@@ -10,7 +10,8 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from zoo.tasks import ClassificationTask, RegressionTask, Task, pictures
+from zoo.drawing import figures
+from zoo.tasks import ClassificationTask, RegressionTask, Task
 
 RED, WHITE = [198, 40, 40], [255, 255, 255]
 
@@ -34,22 +35,22 @@ def classifier(predicted: list[int], names: list[str], **options: Any) -> Classi
 
 
 @pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The figures that are drawn; nothing may touch pyplot, which would want a display."""
-    drawn: list[Any] = []
-    original = pictures.to_image
+    kept: list[Any] = []
+    original = figures.to_image
 
     def keep(figure: Any) -> Tensor:
-        drawn.append(figure)
+        kept.append(figure)
         image = original(figure)
         assert image.dtype == torch.uint8
         assert image.shape[0] == 3
         _assert_nothing_is_cut(figure)
         return image
 
-    monkeypatch.setattr(pictures, "to_image", keep)
+    monkeypatch.setattr(figures, "to_image", keep)
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    return drawn
+    return kept
 
 
 def _assert_nothing_is_cut(figure: Any) -> None:
@@ -81,7 +82,7 @@ def test_a_task_shows_nothing_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_grid_holds_the_examples_own_pixels(channels: int, figures: list[Any]) -> None:
+def test_the_grid_holds_the_examples_own_pixels(channels: int, drawn: list[Any]) -> None:
     x = torch.randint(0, 256, (11, channels, 8, 16)) / 255
     y = torch.arange(11) % 3
     predicted = y.clone()
@@ -89,31 +90,31 @@ def test_the_grid_holds_the_examples_own_pixels(channels: int, figures: list[Any
     picture = classifier(predicted.tolist(), ["cat", "dog", "$bi_{rd$"]).render((x, y))["examples"]
     height, width = 64, 128
     for i, image in enumerate(x):
-        top = pictures.HEADER + (i // 8) * (height + 2 * pictures.LINE + pictures.GAP)
-        left = pictures.GAP + (i % 8) * (width + pictures.GAP)
+        top = figures.HEADER + (i // 8) * (height + 2 * figures.LINE + figures.GAP)
+        left = figures.GAP + (i % 8) * (width + figures.GAP)
         shown = picture[:, top : top + height, left : left + width]
         wanted = (image * 255).round().byte().expand(3, -1, -1).repeat_interleave(8, 1).repeat_interleave(8, 2)
         assert torch.equal(shown, wanted), i
         frame = picture[:, top - 2, left - 2].tolist()
         assert frame == (RED if i == 10 else WHITE), i
-    told = texts(figures[0])
+    told = texts(drawn[0])
     names = [["cat", "dog", "$bi_{rd$"][k] for k in y]
     assert told[1:22:2] == names  # below: true
     assert told[0:22:2] == [*names[:10], "cat"]  # predicted
     assert told[22] == "predicted, below it true  ·  1 of 11 wrong"
-    colors = [text.get_color() for text in figures[0].texts[0:22:2]]
-    assert [i for i, color in enumerate(colors) if color == pictures.WRONG] == [10]
+    colors = [text.get_color() for text in drawn[0].texts[0:22:2]]
+    assert [i for i, color in enumerate(colors) if color == figures.WRONG] == [10]
 
 
-def test_large_images_shrink_and_long_names_are_shortened(figures: list[Any]) -> None:
+def test_large_images_shrink_and_long_names_are_shortened(drawn: list[Any]) -> None:
     x = torch.zeros(1, 3, 600, 300)
     x[:, 0, :300] = 1.0  # the upper half red
     name = "great white shark, man-eater, Carcharodon carcharias"
     picture = classifier([0], [name, "b"]).render((x, torch.tensor([0])))["examples"]
-    assert picture.shape[1:] == (pictures.HEADER + 256 + 2 * pictures.LINE + pictures.GAP, 5 * pictures.TILE)
-    assert picture[:, pictures.HEADER + 20, 60].tolist() == [255, 0, 0]
-    assert picture[:, pictures.HEADER + 236, 60].tolist() == [0, 0, 0]
-    assert texts(figures[0])[0] == "great white shark…"
+    assert picture.shape[1:] == (figures.HEADER + 256 + 2 * figures.LINE + figures.GAP, 5 * figures.TILE)
+    assert picture[:, figures.HEADER + 20, 60].tolist() == [255, 0, 0]
+    assert picture[:, figures.HEADER + 236, 60].tolist() == [0, 0, 0]
+    assert texts(drawn[0])[0] == "great white shark…"
 
 
 def test_only_images_make_a_grid() -> None:
@@ -121,11 +122,11 @@ def test_only_images_make_a_grid() -> None:
         assert set(classifier([0] * 4, ["a", "b"]).render((torch.zeros(shape), torch.zeros(4).long()))) == {"confusion"}
 
 
-def test_the_confusion_of_the_batch(figures: list[Any]) -> None:
+def test_the_confusion_of_the_batch(drawn: list[Any]) -> None:
     names = ["cat", "dog", "a name that is far too long to stand here"]
     task = classifier([0, 0, 1, 1, 2, 0], names)
     task.render((torch.zeros(6, 4), torch.tensor([0, 0, 0, 1, 2, 2])))
-    (axes,) = figures[0].axes
+    (axes,) = drawn[0].axes
     counts = {(text.get_position()[1], text.get_position()[0]): text.get_text() for text in axes.texts}
     assert counts == {(0, 0): "2", (0, 1): "1", (1, 1): "1", (2, 2): "1", (2, 0): "1"}  # (true, predicted)
     share = [[2 / 3, 1 / 3, 0], [0, 1, 0], [0.5, 0, 0.5]]
@@ -135,27 +136,27 @@ def test_the_confusion_of_the_batch(figures: list[Any]) -> None:
     assert [label.get_text() for label in axes.get_xticklabels()] == shown
     assert [label.get_text() for label in axes.get_yticklabels()] == shown
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first class on top
-    assert figures[0].get_suptitle() == "66.67% right of 6 examples shown"
+    assert drawn[0].get_suptitle() == "66.67% right of 6 examples shown"
 
 
-def test_the_confusion_of_the_last_evaluation_goes_before(figures: list[Any]) -> None:
+def test_the_confusion_of_the_last_evaluation_goes_before(drawn: list[Any]) -> None:
     task = classifier([0, 0, 1], ["a", "b"])
     y = torch.tensor([0, 1, 1])
     trainer = Trainer(logger=False, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
     trainer.validate(task, DataLoader(TensorDataset(torch.zeros(3, 4), y), 3), verbose=False)
     task.render((torch.zeros(1, 4), y[:1]))
-    assert [text.get_text() for text in figures[0].axes[0].texts] == ["1", "1", "1"]
-    assert figures[0].get_suptitle() == "66.67% right of 3 examples"
+    assert [text.get_text() for text in drawn[0].axes[0].texts] == ["1", "1", "1"]
+    assert drawn[0].get_suptitle() == "66.67% right of 3 examples"
 
 
 @pytest.mark.parametrize(("count", "named", "counted"), [(2, 1, 1), (30, 1, 1), (31, 1, 0), (100, 1, 0), (101, 0, 0)])
-def test_as_many_names_and_counts_as_can_be_read(count: int, named: bool, counted: bool, figures: list[Any]) -> None:
+def test_as_many_names_and_counts_as_can_be_read(count: int, named: bool, counted: bool, drawn: list[Any]) -> None:
     y = torch.arange(2 * count) % count
     predicted = y.clone()
     predicted[-1] = predicted[-3] = 0
     names = [f"class number {k}" for k in range(count)]
     found = classifier(predicted.tolist(), names).render((torch.zeros(len(y), 4), y))
-    (axes,) = figures[0].axes
+    (axes,) = drawn[0].axes
     assert bool(axes.texts) == counted
     assert ([label.get_text() for label in axes.get_yticklabels()] == names) == named
     if named:
@@ -165,7 +166,7 @@ def test_as_many_names_and_counts_as_can_be_read(count: int, named: bool, counte
         assert found["mistakes"] == [["true", "predicted", "count"], *wrong]
 
 
-def test_a_thousand_classes(figures: list[Any]) -> None:
+def test_a_thousand_classes(drawn: list[Any]) -> None:
     y = torch.arange(1000)
     found = classifier([*range(1, 1000), 0], [f"n{k}" for k in range(1000)]).render((torch.zeros(1000, 4), y))
     assert found["confusion"].shape[1] > 1000  # a pixel a class
@@ -173,20 +174,20 @@ def test_a_thousand_classes(figures: list[Any]) -> None:
     assert found["mistakes"][1] == ["n0", "n1", 1]
 
 
-def test_multilabel(figures: list[Any]) -> None:
+def test_multilabel(drawn: list[Any]) -> None:
     logits = torch.tensor([[5.0, 5.0, -5.0], [5.0, -5.0, -5.0], [-5.0, -5.0, -5.0]])
     y = torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 0]])
     task = ClassificationTask(Says(logits), 3, "multilabel")
     task.class_names = ["sky", "sea", "sun"]
     assert set(task.render((torch.zeros(3, 2), y))) == {"confusion"}
-    (axes,) = figures[0].axes
+    (axes,) = drawn[0].axes
     columns = ["right: yes", "missed", "false alarm", "right: no"]
     assert [label.get_text() for label in axes.get_xticklabels()] == columns
     assert [label.get_text() for label in axes.get_yticklabels()] == task.class_names
     assert np.allclose(axes.images[0].get_array(), np.array([[1, 0, 1, 1], [1, 1, 0, 1], [0, 0, 0, 3]]) / 3)
-    assert figures[0].get_suptitle() == "77.78% right of 9 answers shown"
+    assert drawn[0].get_suptitle() == "77.78% right of 9 answers shown"
     task.render((torch.zeros(3, 1, 8, 8), y))
-    told = texts(figures[1])[:6]
+    told = texts(drawn[1])[:6]
     assert told == ["sky, sea", "sky, sea", "sky", "sea", "none", "none"]
 
 
@@ -200,7 +201,7 @@ def region(figure: Any, x: float, y: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.9])
-def test_decision_regions(threshold: float, figures: list[Any]) -> None:
+def test_decision_regions(threshold: float, drawn: list[Any]) -> None:
     """One logit x0 + 2 x1: positive from the line where it is logit(threshold)."""
     task = ClassificationTask(nn.Linear(2, 1), mode="binary", num_classes=2, threshold=threshold)
     task.net.weight.data, task.net.bias.data = torch.tensor([[1.0, 2.0]]), torch.zeros(1)
@@ -208,9 +209,9 @@ def test_decision_regions(threshold: float, figures: list[Any]) -> None:
     x = torch.tensor([[-4.0, -4.0], [4.0, 4.0], [-4.0, 4.0], [4.0, -3.0]])
     y = torch.tensor([0, 1, 0, 0])
     task.render((x, y))
-    figure = figures[0]
+    figure = drawn[0]
     border = float(torch.tensor(threshold).logit())
-    blue, orange = (np.array(pictures.class_colors(2)[k]) for k in (0, 1))
+    blue, orange = (np.array(figures.class_colors(2)[k]) for k in (0, 1))
 
     def nearer(color: np.ndarray) -> int:
         strength = 1 - color  # white plus a share of the class's color
@@ -232,17 +233,17 @@ def test_decision_regions(threshold: float, figures: list[Any]) -> None:
 
 
 def test_many_classes_have_different_colors() -> None:
-    assert len({tuple(color) for color in pictures.class_colors(10)}) == 10
-    assert len({tuple(color) for color in pictures.class_colors(40)}) == 40
+    assert len({tuple(color) for color in figures.class_colors(10)}) == 10
+    assert len({tuple(color) for color in figures.class_colors(40)}) == 40
 
 
-def test_predicted_against_true_in_the_targets_unit(figures: list[Any]) -> None:
+def test_predicted_against_true_in_the_targets_unit(drawn: list[Any]) -> None:
     task = RegressionTask(nn.Linear(3, 2), num_outputs=2)
     task.target_mean, task.target_std = torch.tensor([100.0, 0.0]), torch.tensor([10.0, 1.0])
     x, y = torch.randn(6, 3), torch.randn(6, 2) * 10
     assert set(task.render((x, y))) == {"scatter"}
-    assert len(figures[0].axes) == 2
-    for k, axes in enumerate(figures[0].axes):
+    assert len(drawn[0].axes) == 2
+    for k, axes in enumerate(drawn[0].axes):
         wanted = torch.stack([y[:, k], task(x)[:, k].detach()], dim=1)
         torch.testing.assert_close(torch.tensor(axes.collections[0].get_offsets().tolist()), wanted)
         (diagonal,) = axes.lines
@@ -252,13 +253,13 @@ def test_predicted_against_true_in_the_targets_unit(figures: list[Any]) -> None:
         assert axes.get_title() == f"output {k}  ·  rmse {rmse:.4g}"
 
 
-def test_the_curve_over_one_input(figures: list[Any]) -> None:
+def test_the_curve_over_one_input(drawn: list[Any]) -> None:
     task = RegressionTask(nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1)))
     task.target_mean, task.target_std = torch.tensor([50.0]), torch.tensor([3.0])
     task.mean, task.std = torch.tensor([2.0]), torch.tensor([4.0])
     x, y = torch.rand(20, 1) * 8, torch.rand(20)
     assert set(task.render((x, y))) == {"scatter", "curve"}
-    (axes,) = figures[1].axes
+    (axes,) = drawn[1].axes
     across, curve = (torch.as_tensor(part, dtype=torch.float32) for part in axes.lines[0].get_data())
     assert across[0] < x.min()
     assert across[-1] > x.max()
@@ -266,7 +267,7 @@ def test_the_curve_over_one_input(figures: list[Any]) -> None:
     torch.testing.assert_close(torch.tensor(axes.collections[0].get_offsets().tolist()), torch.stack([x[:, 0], y], 1))
 
 
-def test_one_example_is_enough(figures: list[Any]) -> None:
+def test_one_example_is_enough(drawn: list[Any]) -> None:
     RegressionTask(nn.Linear(1, 1)).render((torch.ones(1, 1), torch.ones(1, 1)))
     ClassificationTask(nn.Linear(2, 2), 2).render((torch.ones(1, 2), torch.zeros(1).long()))
-    assert len(figures) == 4
+    assert len(drawn) == 4

@@ -83,7 +83,7 @@ def test_classes_are_asked_for() -> None:
         task.sample(2, 3)
     with pytest.raises(ValueError, match="count must be 1 or more, got 0"):
         task.sample(0)
-    with pytest.raises(ValueError, match="is told no class"):
+    with pytest.raises(ValueError, match="takes no class"):
         zoo.create_model("gan_mlp", **TINY).sample(2, 1)
 
 
@@ -212,7 +212,7 @@ def test_predictions_want_no_judge() -> None:
         ({"input_shape": [1, 28, 28]}, r"input_shape is \[1, 28, 28\], but the data have \[2\]: build the model with"),
         (
             {"input_shape": [2], "conditional": True, "num_classes": 5},
-            "asked for 5 classes, the data have 2: .* num_classes=2",
+            "conditional on 5 classes, the data have 2: .* num_classes=2",
         ),
     ],
 )

@@ -350,7 +350,7 @@ def test_a_conditional_net_is_told_the_class() -> None:
     ):
         with pytest.raises(ValueError, match=rf"y must be one class in 0\.\.2, or {len(x)} of them"):
             asked(y + 1)  # a net that looks for the class's place would take it for none of all
-    with pytest.raises(ValueError, match="is told no class"):
+    with pytest.raises(ValueError, match="takes no class"):
         VariationalTask(Coin()).sample(2, y=1)
 
 

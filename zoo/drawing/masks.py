@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.tasks.pictures import GAP, HEADER, LINE, TILE, new_figure, to_image
+from zoo.drawing.figures import GAP, HEADER, LINE, TILE, new_figure, to_image
 
 _STRENGTH = 0.6  # of a class's color over its pixels
 _LETTER = 7  # pixels that a letter of the legend takes
@@ -72,7 +72,7 @@ def mask_rows(x: Tensor, true: Tensor, predicted: Tensor, names: Sequence[str]) 
     """Examples in rows: the image, the true mask over it, the predicted one; from five on two in a row. Below a legend.
 
     Where the truth is ignored, the prediction is shown all the same. Images are enlarged or scaled down as in
-    :func:`zoo.tasks.pictures.image_grid`.
+    :func:`zoo.drawing.figures.image_grid`.
 
     Args:
         x: ``(B, C, H, W)``, float in [0, 1]; of one or three channels, or the mean of all is shown.

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from typing_extensions import override
+
+from zoo.internals import TorchFunctionMode
 
 _DRAWS = {
     *(draw for name, draw in vars(nn.init).items() if name.endswith("_") and not name.startswith("_")),

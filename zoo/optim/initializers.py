@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from zoo.blocks.attention import MultiHeadAttention
 from zoo.blocks.kernels import kernel
-from zoo.registry import suggest
+from zoo.internals import CONVOLUTIONS
+from zoo.spelling import suggest
 
 
 def _lecun_normal(weight: Tensor) -> None:
@@ -80,7 +81,7 @@ def initialize(net: nn.Module, name: str, arguments: dict[str, Any] | None = Non
         _set_kernels(net, **arguments)
         return
     for module in net.modules():
-        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+        if isinstance(module, nn.Linear | CONVOLUTIONS):
             _DRAWS[name](module.weight, **arguments)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

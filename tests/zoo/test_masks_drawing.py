@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from zoo.tasks.overlay import blend, mask_rows, overlay, palette
-from zoo.tasks.pictures import GAP, HEADER
+from zoo.drawing.figures import GAP, HEADER
+from zoo.drawing.masks import blend, mask_rows, overlay, palette
 
 
 def test_colors_are_fixed_and_apart() -> None:

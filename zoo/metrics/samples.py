@@ -1,4 +1,4 @@
-"""How good samples are: modes that are found, classes that a judge sees, and the Frechet distance of its features."""
+"""Metrics of samples: modes that they reach, classes that a judge sees, and the Frechet distance of its features."""
 
 import math
 from collections.abc import Callable
@@ -8,30 +8,31 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-FAIR = 0.1  # of its fair share: what a mode must get to count as found
+FAIR = 0.1  # share of its fair share from which a mode counts as reached
 
 
 def mode_of(points: Tensor, centers: Tensor, radius: float) -> Tensor:
-    """The number of the nearest center within ``radius``, else -1: ``(N, D)`` and ``(K, D)`` -> ``(N,)``."""
+    """Return the index of the nearest center within ``radius``, else -1: ``(N, D)`` and ``(K, D)`` -> ``(N,)``."""
     distance, nearest = torch.cdist(points.double(), centers.double()).min(dim=1)
     return torch.where(distance <= radius, nearest, -1)
 
 
 class Shares(Metric):
-    """How often each of K modes or classes came up, and what ``told`` makes of it.
+    """Counts of samples in each of K modes or classes, and a statistic of them.
 
     Args:
-        count: K.
-        told: of the counts ``(K,)`` and the number of all samples: :func:`found`, :func:`within` or :func:`entropy`.
+        count: Number of modes or classes K.
+        statistic: Of the counts ``(K,)`` and the number of all samples: :func:`num_reached`, :func:`share_within` or
+            :func:`entropy`.
     """
 
     counts: Tensor
     total: Tensor
     full_state_update = False
 
-    def __init__(self, count: int, told: Callable[[Tensor, Tensor], Tensor], **kwargs: Any) -> None:
+    def __init__(self, count: int, statistic: Callable[[Tensor, Tensor], Tensor], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.told = told
+        self.statistic = statistic
         self.add_state("counts", torch.zeros(count, dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("total", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
@@ -41,22 +42,21 @@ class Shares(Metric):
         self.total += len(labels)
 
     def compute(self) -> Tensor:
-        """What ``told`` says."""
-        return self.told(self.counts, self.total)
+        return self.statistic(self.counts, self.total)
 
 
-def found(counts: Tensor, total: Tensor) -> Tensor:
-    """How many of the K came up often enough: a tenth of their fair share of all samples, N / K, or more."""
+def num_reached(counts: Tensor, total: Tensor) -> Tensor:
+    """Return how many of the K have at least a tenth of their fair share of all samples, N / K."""
     return (counts >= FAIR * total / len(counts)).sum().float()
 
 
-def within(counts: Tensor, total: Tensor) -> Tensor:
-    """The share of samples that belong to any of the K."""
+def share_within(counts: Tensor, total: Tensor) -> Tensor:
+    """Return the share of samples that belong to any of the K."""
     return counts.sum() / total
 
 
 def entropy(counts: Tensor, total: Tensor) -> Tensor:
-    """The entropy of the K's shares, in nats: ln K where all came up equally often."""
+    """Return the entropy of the K's shares in nats; ln K where all are equally frequent."""
     p = counts / counts.sum()
     return -torch.special.xlogy(p, p).sum()
 
@@ -68,7 +68,7 @@ class FrechetDistance(Metric):
     examples make it too large: compare only what was computed from equally many.
 
     Args:
-        features: numbers D an example.
+        features: Numbers D an example.
     """
 
     full_state_update = False
@@ -80,13 +80,12 @@ class FrechetDistance(Metric):
                 self.add_state(f"{kind}_{name}", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, features: Tensor, real: bool) -> None:
-        """Add features ``(B, D)`` of real or of made examples."""
+        """Add features ``(B, D)`` of real or of generated examples."""
         x, kind = features.double(), "real" if real else "fake"
         for name, value in (("count", len(x)), ("sum", x.sum(0)), ("outer", x.T @ x)):
             setattr(self, f"{kind}_{name}", getattr(self, f"{kind}_{name}") + value)
 
     def compute(self) -> Tensor:
-        """The distance, >= 0; nan of features that are not finite, and of fewer than two examples."""
         return frechet_distance(*self._moments("real"), *self._moments("fake"))
 
     def _moments(self, kind: str) -> tuple[Tensor, Tensor]:

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.tasks.pictures import TILE, class_colors, new_figure, to_image
+from zoo.drawing.figures import TILE, class_colors, new_figure, to_image
 
 _GAP = 2  # pixels between images
 
@@ -81,20 +80,3 @@ def codes(z: Tensor, y: Tensor, names: Sequence[str] | None = None) -> Tensor:
 def are_images(x: Tensor) -> bool:
     """Whether a batch can be drawn: one channel or three."""
     return x.ndim == 4 and x.shape[1] in (1, 3)
-
-
-def render_samples(task: Any, x: Tensor) -> dict[str, Any]:
-    """``samples`` of a task that can be asked for them: images, of a conditional one a row a class, and ``interpolation`` between
-    some; or points of the plane over those of the data."""
-    if x.shape[1:] == (2,):
-        return {"samples": clouds(x, task.sample(2000))}
-    if not are_images(x):
-        return {}
-    if task.conditional:
-        rows = torch.arange(min(task.net.num_classes, 20)).repeat_interleave(8)
-        return {"samples": image_wall(task.sample(len(rows), rows), columns=8)}
-    ends = task.noise(8, seed=2).chunk(2)
-    return {
-        "samples": image_wall(task.sample(64)),
-        "interpolation": image_wall(task.interpolate(*ends).flatten(0, 1), columns=8),
-    }

@@ -1,0 +1,256 @@
+"""The ways in: a registered model by name, with fresh or trained weights; a model from a file or folder."""
+
+import inspect
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.blocks.skeleton import skeleton
+from zoo.model import Model
+from zoo.pretrained.files import read_checkpoint
+from zoo.pretrained.folder import read_folder
+from zoo.pretrained.report import LoadReport, compare, load_weights, put, tied
+from zoo.pretrained.sources import Found, find, local_folder
+from zoo.registry import check_arguments, get, name_of
+
+AUXILIARY = ("net.aux1.", "net.aux2.")  # heads for training only: a net may be built without those the file has
+
+
+def create_model(name: str, weights: str | Path | None = None, **kwargs: Any) -> Model:
+    """Build a registered model, with fresh or with trained weights.
+
+    With weights the net is built without drawing a random number, and a file is mapped into memory: do not write over it while
+    the model is in use. Standardization, class names and the shape of an example come with the weights where they know them
+    (a file of tensors alone does not: standardization then comes from the data). A head for another ``num_classes`` is drawn
+    anew, the first convolution is adapted to other ``in_channels``, all else must fit; ``model.load_report`` lists what became
+    of each tensor.
+
+    Args:
+        name: One of :func:`zoo.list_models`.
+        weights: "imagenet" (torchvision's default for the model) or another of torchvision's names ("IMAGENET1K_V1"); a bundled
+            name; a folder that ``save_pretrained`` wrote; a checkpoint (.ckpt) or a file of tensors (.pt, .pth, .safetensors);
+            "owner/name" on the Hugging Face hub. `zoo models NAME` lists the names.
+        kwargs: Arguments of the model's class; they win over the preset.
+
+    Returns:
+        The task, a LightningModule; ``.net`` is the plain network.
+
+    Raises:
+        ValueError: Unknown name, an argument out of its range, or weights that are damaged, hostile or of another architecture.
+        TypeError: An argument that the class does not have; the message suggests the closest.
+        FileNotFoundError, ConnectionError: The weights do not exist, or cannot be reached.
+    """
+    entry = get(name)
+    check_arguments(entry.cls, kwargs)
+    arguments = {**entry.preset, **kwargs}
+    if weights is None:
+        return entry.cls(**arguments)
+    module = _without_weights(entry.cls, arguments)
+    use_weights(module, str(weights), name)
+    return module
+
+
+def load(path: str | Path, strict: bool = True, average: bool | None = None, **overrides: Any) -> Model:
+    """Rebuild a model from a Lightning checkpoint (``.ckpt``) of a zoo task, or from what ``save_pretrained`` wrote.
+
+    The file names a registered model and holds tensors and plain data; nothing it asks for is imported or unpickled.
+
+    Args:
+        path: The checkpoint file, the folder, the name of a bundled one, or "owner/name" on the Hugging Face hub.
+        strict: Refuse weights that do not fit; ``False`` takes what fits. ``model.load_report`` lists what became of each tensor.
+        average: Of a checkpoint of a run with ``callbacks.EMA``, the averaged weights (True) or the trained ones (False); None
+            takes those that were evaluated.
+        overrides: Hyperparameters that win over the file's, e.g. ``num_classes=7`` with ``strict=False`` for a new head.
+
+    Returns:
+        The module on the CPU, in training mode.
+
+    Raises:
+        FileNotFoundError, ConnectionError: No such file or folder, or the hub cannot be reached.
+        ValueError: The file is damaged, holds objects other than tensors and plain data, is no zoo checkpoint, names an unknown
+            model or an optimizer to import, or (``strict``) its weights do not fit.
+    """
+    folder, path = local_folder(str(path)), Path(path)
+    description: Any
+    state: Any
+    averaged = False
+    if folder is not None:
+        description, state = read_folder(folder)
+        hparams = description["hparams"]
+    else:
+        checkpoint = read_checkpoint(path)
+        description, state, hparams = (checkpoint.get(key) for key in ("zoo", "state_dict", "hyper_parameters"))
+        if description is None or state is None or hparams is None:
+            raise ValueError(f"{path} is no lightning-zoo checkpoint: load it with the class it was made by")
+        averaged = "ema" in checkpoint
+        if averaged and average is not None and average != checkpoint["ema"]["evaluate"]:
+            state = checkpoint["ema"]["other"]
+    if average and not averaged:
+        raise ValueError(
+            f"{path} holds no average of the weights: it is of a run without callbacks.EMA, or no checkpoint"
+        )
+    if description.get("model") is None:
+        raise ValueError(
+            f"the net of {path}, a {hparams['net']}, was given from outside, and no file holds a net: build it again and give "
+            "it, zoo.ClassificationTask.load_from_checkpoint(path, net=net) if that was the class"
+            if "net" in hparams
+            else f"{path} was made by a class that is not registered: use TheClass.load_from_checkpoint, or zoo.register it"
+        )
+    optimizer = str(hparams.get("optimizer", ""))
+    if "." in optimizer and "optimizer" not in overrides:
+        raise ValueError(
+            f"{path} asks for the optimizer {optimizer!r} to be imported, which load never does: pass optimizer=..."
+        )
+    entry = get(description["model"])
+    arguments = {**entry.preset, **hparams, **overrides}
+    check_arguments(entry.cls, arguments)
+    # strict: no fresh value stays, so none is drawn; not strict: what is not loaded keeps its fresh values
+    module = _without_weights(entry.cls, arguments) if strict else entry.cls(**arguments)
+    module.describe_data(description)
+    module.load_report = load_weights(module, _adapted(module, dict(state), overrides), strict=strict, assign=strict)
+    module.to("cpu")  # where its tensors are; Lightning's ``device`` says where it was built
+    return module.freeze(description.get("frozen", 0))
+
+
+def use_weights(module: Model, weights: str, name: str | None = None) -> None:
+    """Load weights into a model and take what else they bring: standardization, class names, input shape.
+
+    A head for another number of classes keeps its fresh values, the first convolution is adapted to other image channels, all
+    else of the net must fit. Other parts of the model are taken where the weights have them, else keep their fresh values.
+    ``module.load_report`` lists what became of each tensor.
+
+    Args:
+        module: Receives the weights; its net may be on the meta device, see :func:`zoo.blocks.skeleton.skeleton`.
+        weights: See :func:`create_model`.
+        name: Registered name of the model; by default the one that fits.
+
+    Raises:
+        FileNotFoundError, ConnectionError: There is no such file; the hub or the download cannot be reached.
+        ValueError: No such weights, damaged or hostile ones, or those of another architecture.
+    """
+    if module.hparams["init"] is not None:
+        raise ValueError(f"init {module.hparams['init']!r} would draw what weights {weights!r} bring: give one of them")
+    found = find(weights, name or name_of(module))
+    own = module.state_dict()
+    wanted = {k: t for k, t in own.items() if k.startswith("net.")}
+    state = {f"net.{k}": t for k, t in _unwrapped(found.net, module.net.state_dict()).items()}
+    report, taken = compare(wanted, state, tied(module))
+    head = f"net.{_last_layer(module.net)}"
+    classes = tuple(s[f"{head}.weight"].shape[0] if f"{head}.weight" in s else None for s in (state, wanted))
+    if reason := _misfit(module, found, report, state, wanted, classes):
+        raise ValueError(f"{found.origin} cannot be the weights of this {type(module.net).__name__}: {reason}")
+    channels = getattr(module.net, "in_channels", None)
+    for key, value in found.rest.items():
+        if key in ("mean", "std"):
+            fits = value.numel() in (1, channels) or channels is None
+            taken[key] = value if fits else value.mean().view(1)  # one number for whatever channels come
+        elif key not in module.training_buffers and key in own and own[key].shape == value.shape:
+            taken[key] = value
+            report.loaded.append(key)
+    report.missing += [k for k in own if "." in k and not k.startswith("net.") and k not in taken]
+    put(module, taken, assign=any(p.is_meta for p in module.parameters()))
+    data = dict(found.data)
+    if classes[0] != classes[1]:
+        data["class_names"] = None
+    if channels is not None and len(shape := data.get("input_shape") or []) == 3:
+        data["input_shape"] = [channels, *shape[1:]]
+    module.describe_data(data)
+    module.load_report = report
+
+
+def _without_weights(cls: type[Model], arguments: Mapping[str, Any]) -> Model:
+    """Build a model for weights to come: its net takes no memory and draws no random number.
+
+    Buffers that no file holds (non-persistent ones) must have their values: a model with such ones is built for real.
+    """
+    with skeleton():
+        module = cls(**arguments)
+    state = module.state_dict()
+    if any(buffer.is_meta and name not in state for name, buffer in module.named_buffers()):
+        with torch.random.fork_rng(devices=[]):
+            module = cls(**arguments)
+    return module
+
+
+def _adapted(module: Model, state: dict[str, Tensor], changed: Collection[str]) -> dict[str, Tensor]:
+    """A state dict that fits a model with some hyperparameters changed."""
+    own = module.state_dict()
+    for name in ("mean", "std"):
+        if name in state:
+            if "in_channels" in changed:  # one number for whatever channels come
+                state[name] = state[name].mean().view(1)
+            setattr(module, name, torch.empty_like(state[name]))
+    if "num_classes" in changed:
+        module.class_names = None
+        state = {k: t for k, t in state.items() if k not in module.training_buffers}
+    return {**{k: own[k] for k in module.training_buffers if k in own}, **state}
+
+
+def _last_layer(net: nn.Module) -> str:
+    """The name of the layer that gives the logits: as the net says, or the last that has a weight matrix."""
+    if (name := getattr(net, "head_name", None)) is not None:
+        return str(name)
+    names = [name for name, part in net.named_modules() if getattr(getattr(part, "weight", None), "ndim", 0) > 1]
+    return names[-1] if names else ""
+
+
+def _unwrapped(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names without a common prefix: "net." or "model." of a task, "module." of DDP, "_orig_mod." of a compiled net."""
+    state = dict(state)
+    while not state.keys() & wanted.keys() and len({key.partition(".")[0] for key in state}) == 1:
+        if any("." not in key for key in state):  # a name alone has no prefix
+            break
+        state = {key.partition(".")[2]: t for key, t in state.items()}
+    return state
+
+
+def _misfit(
+    module: Model,
+    found: Found,
+    report: LoadReport,
+    state: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    classes: tuple[int | None, ...],
+) -> str | None:
+    """Why the weights cannot be used, with both values; None if they can."""
+
+    def is_classifier(key: str) -> bool:  # GoogLeNet has three; FCN also maps classes to classes
+        old, new = state[key].shape, wanted[key].shape
+        sizes = list(zip(old, new, strict=False))
+        return len(old) == len(new) and sizes[0] == classes and all(a == b or (a, b) == classes for a, b in sizes)
+
+    convolutions = [n for n, part in module.net.named_modules() if isinstance(part, nn.Conv2d)]
+    first = f"net.{convolutions[0]}.weight" if convolutions else ""
+    shapes = [k for k in report.reinitialized if not is_classifier(k)] + [k for k in report.adapted if k != first]
+    missing = [k for k in report.missing if not k.endswith("num_batches_tracked") and not k.startswith(AUXILIARY)]
+    unexpected = [k for k in report.unexpected if not k.startswith(AUXILIARY)]
+    if not (shapes or missing or unexpected):
+        return None
+    if found.model is not None and get(found.model).cls is not type(module):
+        return f"they are of {found.model}"
+    own = inspect.signature(type(module).__init__).parameters.keys() - {
+        "self",
+        "task",
+        "net",
+        "num_classes",
+        "in_channels",
+    }
+    there = found.hparams or {}
+    if differ := sorted(k for k in own & there.keys() if there[k] != module.hparams[k]):
+        return ", ".join(f"{k} is {there[k]!r} there and {module.hparams[k]!r} here" for k in differ)
+    if shapes and (key := shapes[0]) == first and state[key].shape[0] == wanted[key].shape[0]:
+        old, new = (tensors[key].shape for tensors in (state, wanted))
+        if old[2:] == new[2:]:
+            return f"its first convolution sees {old[1]} channels, here it has {new[1]}: up to 16 can be adapted"
+    reasons = []
+    if shapes:
+        theirs, ours = (tuple(tensors[shapes[0]].shape) for tensors in (state, wanted))
+        more = f" ({len(shapes) - 1} more differ)" if len(shapes) > 1 else ""
+        reasons.append(f"{shapes[0].removeprefix('net.')} is {theirs} there and {ours} here{more}")
+    for keys, what in ((missing, "missing"), (unexpected, "unknown here")):
+        if keys:
+            reasons.append(f"{len(keys)} tensors are {what} ({keys[0].removeprefix('net.')})")
+    return ", ".join(reasons)

@@ -1,0 +1,1 @@
+"""Pictures: tensors in, uint8 images ``(3, H, W)`` out."""

@@ -1,0 +1,87 @@
+"""What this package needs of Lightning's and torch's private parts, and of the state of a running trainer.
+
+Everything that may change with a new version of them is here, and nowhere else in ``zoo``.
+"""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+NORMS: tuple[type[nn.Module], ...] = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+BATCH_NORMS: type[nn.Module] = nn.modules.batchnorm._BatchNorm
+CONVOLUTIONS: type[nn.Module] = nn.modules.conv._ConvNd
+
+__all__ = [
+    "BATCH_NORMS",
+    "CONVOLUTIONS",
+    "NORMS",
+    "TorchDispatchMode",
+    "TorchFunctionMode",
+    "default_generator",
+    "grad_scaler",
+    "has_trainer",
+    "is_fitting",
+    "is_last_of_window",
+    "own_tensors",
+    "pending_scale",
+    "reset_compiler",
+    "row_is_due",
+    "tree_leaves",
+    "tree_map",
+]
+
+
+def has_trainer(module: LightningModule) -> bool:
+    """Return whether a module belongs to a trainer now (its property ``trainer`` raises an error if not)."""
+    return module._trainer is not None
+
+
+def is_fitting(module: LightningModule) -> bool:
+    """Return whether a module is being fitted: true in the fit's validation, false in validation by itself."""
+    return has_trainer(module) and module.trainer.state.fn == "fit"
+
+
+def grad_scaler(trainer: Trainer) -> Any:
+    """Return the gradient scaler of float16 training, or None."""
+    return getattr(trainer.precision_plugin, "scaler", None)
+
+
+def pending_scale(trainer: Trainer, optimizer: Optimizer) -> float:
+    """Return the factor that the gradient still has: 1, but for a fused optimizer under float16, which unscales it itself."""
+    scaler = grad_scaler(trainer)
+    return scaler.get_scale() if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False) else 1.0
+
+
+def row_is_due(trainer: Trainer, last: int) -> bool:
+    """Return whether this optimizer step is one that is logged, and is not ``last``, the one that was logged last."""
+    every: int = getattr(trainer, "log_every_n_steps")  # noqa: B009 (set by a connector, unknown to mypy)
+    step = trainer.global_step
+    return every > 0 and step != last and step % every == 0
+
+
+def is_last_of_window(trainer: Trainer) -> bool:
+    """Return whether the optimizer steps after the current batch, the last one of its accumulation window."""
+    return not trainer.fit_loop.epoch_loop._should_accumulate()
+
+
+def own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers that are registered in a module itself, not in its children."""
+    return {name: t for name, t in {**module._parameters, **module._buffers}.items() if t is not None}
+
+
+def default_generator(device: torch.device) -> Any:
+    """Return torch's global generator of a device; None where it has none that can be read."""
+    if device.type == "cuda":
+        return torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
+    return torch.default_generator if device.type == "cpu" else None
+
+
+def reset_compiler() -> None:
+    """Forget what torch has compiled."""
+    torch._dynamo.reset()

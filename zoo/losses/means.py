@@ -1,0 +1,42 @@
+"""Means over what counts."""
+
+import torch
+from torch import Tensor
+
+
+def weighted_mean(values: Tensor, weight: Tensor | None = None) -> tuple[Tensor, int | Tensor]:
+    """Return the mean of losses over what counts, and the number (or total weight) that it is a mean over.
+
+    Args:
+        values: Losses, one an example, or several (one a label, output or token).
+        weight: Weights >= 0 of the examples, or of each value; 0 does not count. None: all examples count equally.
+
+    Shape:
+        values ``(B,)`` or ``(B, ...)``; weight ``(B,)``, then the values of an example are averaged first, or the shape of the
+        values, then it is a mean over values.
+
+    Returns:
+        The mean, 0 where nothing counts; and its denominator.
+    """
+    values = values if weight is not None and weight.shape == values.shape else by_example(values)
+    if weight is None:
+        return values.mean(), len(values)
+    total = weight.sum()
+    return (values * weight).sum() / total.clamp(min=torch.finfo(values.dtype).tiny), total
+
+
+def counted(values: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return the values that count, for an evaluation metric: those of weight above 0, flat.
+
+    Shape:
+        As in :func:`weighted_mean` -> ``(N,)``.
+    """
+    if weight is not None and weight.shape == values.shape:
+        return values[weight > 0]
+    values = by_example(values)
+    return values if weight is None else values[weight > 0]
+
+
+def by_example(values: Tensor) -> Tensor:
+    """Average the values of each example: ``(B, ...)`` -> ``(B,)``."""
+    return values.flatten(1).mean(dim=1) if values.ndim > 1 else values

@@ -1,0 +1,1 @@
+"""Torchmetrics objects of our own, exact over processes, and running means of training."""

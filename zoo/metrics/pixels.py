@@ -1,0 +1,53 @@
+"""Metrics of segmentation, from sums over pixels."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from zoo.losses.pixels import PixelLoss, PixelSums
+
+
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """Return the widest float type of a device."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+class EvaluationLoss(Metric):
+    """The loss of all valid pixels of an evaluation together, on all ranks."""
+
+    full_state_update = False
+
+    def __init__(self, loss: PixelLoss, num_classes: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.loss = loss
+        self.terms: dict[str, Tensor] = {}  # of the loss that was computed last
+        for name, zero in zip(PixelSums._fields, PixelSums.zeros(num_classes, dtype), strict=True):
+            self.add_state(name, zero, dist_reduce_fx="sum")
+
+    def update(self, sums: PixelSums) -> None:
+        for name, value in zip(PixelSums._fields, sums, strict=True):
+            setattr(self, name, getattr(self, name) + value)
+
+    def compute(self) -> Tensor:
+        loss, self.terms = self.loss(PixelSums(*(getattr(self, name) for name in PixelSums._fields)))
+        return loss
+
+
+def scores(confusion: Tensor, names: list[str]) -> dict[str, Tensor]:
+    """Return mean intersection over union, pixel accuracy and the intersection over union of each class, from counts of pixels.
+
+    Args:
+        confusion: ``(K, K)``, rows true, columns predicted.
+        names: of the classes.
+
+    Returns:
+        ``miou`` (over the classes that occur), ``acc``, ``iou/<name>`` (nan for a class that does not occur); nan without pixels.
+    """
+    counts = confusion.to(exact_dtype(confusion.device))
+    right, total = counts.diagonal(), counts.sum()
+    iou = right / (counts.sum(0) + counts.sum(1) - right)  # 0 / 0: nan
+    return {
+        "miou": iou.nanmean(),
+        "acc": right.sum() / total,
+        **{f"iou/{n}": v for n, v in zip(names, iou, strict=True)},
+    }

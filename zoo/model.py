@@ -1,0 +1,413 @@
+"""What one uses of a model, however it was trained: its net, its input, freezing, and folders to save it in."""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from zoo.blocks.layers import layer_groups, modules_of, parameters_of
+from zoo.blocks.modes import evaluating
+from zoo.internals import tree_map
+from zoo.pretrained import hub
+from zoo.pretrained.folder import save_folder
+from zoo.pretrained.report import LoadReport
+from zoo.registry import name_of
+from zoo.spelling import suggest
+from zoo.version import zoo_version
+
+TOKENS = (torch.int16, torch.int32, torch.int64, torch.bool)  # types that are never standardized
+Reads = Literal["image", "row", "text", "series", "nothing"]
+Makes = Literal["label", "number", "mask", "image", "row", "text", "series", "episode"]
+
+
+def real_device() -> torch.device:
+    """Return the default device, but the CPU instead of the meta device, on which only nets are built."""
+    device = torch.get_default_device()
+    return torch.device("cpu") if device.type == "meta" else device
+
+
+def check_num_classes(num_classes: int, data: Any) -> None:
+    """Refuse a datamodule with another number of classes than the model's.
+
+    Raises:
+        ValueError: The numbers differ.
+    """
+    classes = getattr(data, "num_classes", None)
+    if classes is not None and classes != num_classes:
+        raise ValueError(
+            f"num_classes is {num_classes}, but {type(data).__name__} has {classes} classes: leave num_classes out on the command "
+            f"line, or build the model with num_classes={classes}"
+        )
+
+
+class Model(LightningModule):
+    """A net with what is needed to use it: standardization, class names, freezing, saving. :class:`zoo.Task` trains it.
+
+    Attributes:
+        net: The network, a plain module. It takes standardized input.
+        mean, std: Buffers, one number a channel or column; input is standardized with them.
+        class_names: Names of the classes, None where the data have none.
+        input_shape: Shape of one example, without the batch; None before any data were seen.
+        preparation: How the datamodule turned files into input, as plain data.
+        load_report: What became of every tensor when weights were loaded; None for fresh weights.
+        trained_parts: Names of the submodules and parameters that are trained, "net" first. All of them are in the optimizer, in
+            the layer groups and in ``weights=``. A part that is only kept (a target net) is not in it and wants no gradient.
+        standardize_axis: Axis of the input along which ``mean`` and ``std`` lie: 1 for channels ``(B, C, ...)`` and columns
+            ``(B, D)``, -1 for series ``(B, T, D)``.
+        training_buffers: Buffers that describe the training data (class weights): ``weights=`` leaves them alone.
+        predict_options: Options of ``zoo predict`` that this model takes, e.g. ``("top", "features")``.
+        sample_options: Options of ``zoo sample`` that this model takes; empty for a model that makes no new examples.
+    """
+
+    net: nn.Module
+    mean: Tensor
+    std: Tensor
+    class_names: list[str] | None = None
+    input_shape: tuple[int, ...] | None = None
+    preparation: dict[str, Any] | None = None
+    load_report: LoadReport | None = None
+    trained_parts: tuple[str, ...] = ("net",)
+    standardize_axis: ClassVar[int] = 1
+    training_buffers: ClassVar[tuple[str, ...]] = ()
+    predict_options: tuple[str, ...] = ()
+    sample_options: tuple[str, ...] = ()
+    _frozen = 0
+    _standardized = False
+
+    # Capabilities ---------------------------------------------------------------------------------------------------
+
+    @property
+    def reads(self) -> Reads:
+        """Kind of input that predictions are made from."""
+        return "image" if len(self.example_shape) == 3 else "row"
+
+    @property
+    def makes(self) -> Makes | None:
+        """Kind of output that a prediction is; None for numbers about the input alone, such as a log-likelihood."""
+        return None
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes; None where there are none."""
+        return getattr(self.net, "num_classes", None) or None
+
+    @property
+    def label_names(self) -> list[str]:
+        """Names of the classes, or their numbers as text where the data named none."""
+        return self.class_names or [str(k) for k in range(self.num_classes or 0)]
+
+    # Input and output -----------------------------------------------------------------------------------------------
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """Shape of one example: as the data told, else as the net is built for.
+
+        Raises:
+            ValueError: Neither the data nor the net tell it.
+        """
+        if self.input_shape is not None:
+            return self.input_shape
+        hparams, channels = self.hparams, getattr(self.net, "in_channels", None)
+        if (shape := hparams.get("input_shape")) is not None:
+            return tuple(shape)
+        if hparams.get("in_features") is not None:
+            return (hparams["in_features"],)
+        if channels is not None:
+            return (channels, *[int(getattr(self.net, "image_size", 224))] * 2)
+        raise ValueError(
+            f"the shape of an example is not known: {type(self).__name__} has seen no data, and its net, a "
+            f"{type(self.net).__name__}, does not tell it; set input_shape, or define example_inputs"
+        )
+
+    def example_inputs(self, batch_size: int = 1) -> tuple[Any, ...]:
+        """Return inputs of :meth:`forward`, all zeros, of the right structure, type and shape.
+
+        The first look of a fit, the contract kit, export and ``zoo models`` use it. A model whose input is no float tensor of
+        ``example_shape`` defines its own.
+
+        Args:
+            batch_size: Number of examples, >= 1.
+
+        Raises:
+            ValueError: The shape is not known, see :attr:`example_shape`.
+        """
+        return (torch.zeros(batch_size, *self.example_shape, device=self.mean.device, dtype=self.mean.dtype),)
+
+    def example_output(self) -> Any:
+        """Return the net's output for one example of :meth:`example_inputs`; :meth:`output_shape` is held against it."""
+        net: Any = self.net
+        first, *rest = self.example_inputs()
+        return net(self.standardize(first), *rest)
+
+    def output_shape(self) -> tuple[int, ...] | None:
+        """Return the shape that the net must give for an example, without the batch; None if any will do."""
+        return None
+
+    def standardize(self, x: Any) -> Any:
+        """Return ``(x - mean) / std`` along ``standardize_axis``.
+
+        Only numbers are standardized (floats, and pixels in uint8): tokens, lengths and masks pass as they are. Of an input with
+        several parts, a NamedTuple, each part is treated so. Images come out channels-last in memory where the net asks for it
+        (``net.channels_last``).
+        """
+        if not isinstance(x, Tensor):
+            return tree_map(self.standardize, x)
+        if x.dtype in TOKENS:
+            return x
+        axis = self.standardize_axis % x.ndim if x.ndim > 1 else 0
+        shape = (-1, *[1] * (x.ndim - 1 - axis))
+        x = (x - self.mean.view(shape)) / self.std.view(shape)
+        return x.contiguous(memory_format=torch.channels_last) if self._channels_last and x.ndim == 4 else x
+
+    def set_standardization(self, mean: Any, std: Any) -> Self:
+        """Set ``mean`` and ``std``, one number or one a channel; a later fit keeps them instead of the data's own.
+
+        Raises:
+            ValueError: A deviation that is not above 0, or numbers that do not go together.
+        """
+        device, dtype = self.mean.device, self.mean.dtype
+        values = [torch.as_tensor(v, dtype=dtype, device=device).flatten().clone() for v in (mean, std)]
+        if values[0].shape != values[1].shape or not (values[1] > 0).all():
+            raise ValueError(
+                f"mean and std must be equally many numbers, std above 0, got {values[0].tolist()} and {values[1].tolist()}"
+            )
+        self.mean, self.std = values
+        self._standardized = True
+        return self
+
+    @property
+    def standardized(self) -> bool:
+        """Whether ``mean`` and ``std`` are known: set, copied from data, or loaded."""
+        return self._standardized
+
+    @property
+    def _channels_last(self) -> bool:
+        return getattr(self.net, "channels_last", False)
+
+    def register_task_buffers(self) -> None:
+        """Register the tensors that belong to the task, not to the net; ``hparams`` are known. Call the parent's first."""
+        self.register_buffer("mean", torch.zeros(1, device=real_device()))
+        self.register_buffer("std", torch.ones(1, device=real_device()))
+
+    def setup(self, stage: str) -> None:
+        """Copy what the datamodule knows of its data, and refuse data that the net cannot take."""
+        if self._channels_last:
+            self.net.to(memory_format=torch.channels_last)
+        data = getattr(self.trainer, "datamodule", None)
+        if stage != "fit" or data is None:
+            return
+        if not self._standardized and getattr(data, "mean", None) is not None:
+            self.set_standardization(data.mean, data.std)
+        if getattr(data, "class_names", None) is not None:
+            self.class_names = [str(name) for name in data.class_names]
+        self.preparation = getattr(data, "preparation", None)
+        if getattr(data, "input_shape", None) is not None:
+            self.input_shape = tuple(int(n) for n in data.input_shape)
+            self.try_example()
+
+    def try_example(self) -> None:
+        """Run one example of zeros, so that an input shape that the net cannot take is found before any work is done.
+
+        Raises:
+            ValueError: The net cannot take it, or its output has another shape than the task needs.
+        """
+        shape = self.example_shape
+        if self.mean.numel() not in (1, shape[self.standardize_axis - 1 if self.standardize_axis > 0 else -1]):
+            raise ValueError(
+                f"the model was standardized for {self.mean.numel()} channels, the data have {shape[0]} (shape {shape})"
+            )
+        try:
+            with evaluating(self):
+                output = self.example_output()
+        except (RuntimeError, IndexError) as error:
+            raise ValueError(
+                f"{type(self.net).__name__} cannot take the data's input of shape {shape}: {error}"
+            ) from error
+        wanted = self.output_shape()
+        if wanted is not None and (got := tuple(getattr(output, "shape", ()))[1:]) != wanted:
+            raise ValueError(
+                f"{type(self.net).__name__} gives {got or type(output).__name__} an example, {type(self).__name__} wants "
+                f"{wanted}: build the net with {wanted[0]} outputs, or the task with what the net gives"
+            )
+
+    # Freezing -------------------------------------------------------------------------------------------------------
+
+    def layer_groups(self) -> list[list[str]]:
+        """Return the trained layers by depth, input first: those of the net, its head last, then the other trained parts.
+
+        Names are relative to the net, see :func:`zoo.blocks.layer_groups`; each other part is a group of its own.
+        """
+        return [*layer_groups(self.net), *([part] for part in self.trained_parts if part != "net")]
+
+    def group_of(self, layer: str) -> int:
+        """Return the index of the layer group that a module of the net begins or contains; "head": the last; "all": 0.
+
+        Raises:
+            ValueError: No such module, or one inside a layer group that is frozen as a whole.
+        """
+        groups = self.layer_groups()
+        if layer in ("head", "all"):
+            return len(groups) - 1 if layer == "head" else 0
+        places = {name: i for i, group in enumerate(groups) for name in group}
+        if layer in places:
+            return places[layer]
+        if (inside := next((i for name, i in places.items() if name.startswith(f"{layer}.")), None)) is not None:
+            return inside  # a container of groups: the lowest of them
+        first = [group[0] for group in groups if group]
+        parent = next((name for name in places if layer.startswith(f"{name}.")), None)
+        if parent is not None and layer in dict(self.net.named_modules()) | dict(self.net.named_parameters()):
+            begin = next(n for n, _ in self.net.named_parameters() if f"{n}.".startswith(f"{parent}."))
+            if f"{begin}.".startswith(f"{layer}."):  # where the group begins
+                return places[parent]
+            raise ValueError(
+                f"{layer!r} lies inside the layer group {parent!r}, which is frozen as a whole: name one of {', '.join(first)}, "
+                f"or define layer_groups() of {type(self.net).__name__} with smaller groups"
+            )
+        raise ValueError(f"no layer {layer!r}{suggest(layer, first)}; the layers are {', '.join(first)}")
+
+    @property
+    def frozen(self) -> int:
+        """Number of frozen layer groups, counted from the input."""
+        return self._frozen
+
+    def freeze(self, below: int | str | None = None) -> Self:
+        """Freeze the layer groups below one of them, and unfreeze all others.
+
+        Frozen parameters get no gradient. Frozen modules stay in evaluation mode whatever :meth:`train` sets: their norms keep
+        their statistics, their dropout is off. The state is saved in checkpoints. The optimizer holds all parameters at all
+        times, so any schedule goes on. During a fit, change it through ``callbacks.LayerFreezing``, which also updates the
+        distributed strategy.
+
+        Args:
+            below: Number of groups to freeze, 0 for none, negative counted from the end (-1: all but the last); or the name of a
+                module: all groups below its own are frozen; None: all.
+
+        Raises:
+            TypeError: Neither a number nor a name.
+            ValueError: Too large a number, or no such module; the message suggests the closest.
+        """
+        groups = self.layer_groups()
+        if below is None:
+            below = len(groups)
+        if isinstance(below, str):
+            below = self.group_of(below)
+        if isinstance(below, bool) or not isinstance(below, int):
+            raise TypeError(f"freeze takes a number of layer groups or the name of a module, got {below}")
+        count = below + len(groups) if below < 0 else below
+        if not 0 <= count <= len(groups):
+            raise ValueError(
+                f"{type(self.net).__name__} has {len(groups)} layer groups: freeze 0..{len(groups)}, got {below}"
+            )
+        self._frozen = count
+        for i, names in enumerate(groups):  # a tied parameter, in several groups, follows the last
+            for parameter in parameters_of(self._owner(names), names):
+                parameter.requires_grad_(i >= count)
+        return self.train(self.training)
+
+    def unfreeze(self) -> Self:
+        """Unfreeze the whole model."""
+        return self.freeze(0)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode for what is not frozen."""
+        super().train(mode)
+        if mode and self._frozen:
+            for names in self.layer_groups()[: self._frozen]:
+                for module in modules_of(self._owner(names), names):
+                    module.eval()
+        return self
+
+    def _owner(self, names: list[str]) -> nn.Module:
+        """The module that the names of a layer group are relative to."""
+        return self if names and names[0] in self.trained_parts else self.net
+
+    # Saving and loading ---------------------------------------------------------------------------------------------
+
+    def data_description(self) -> dict[str, Any]:
+        """Return what the model remembers of its data, as plain data: class names, shape of an example, preparation of files."""
+        return {
+            "class_names": self.class_names,
+            "input_shape": None if self.input_shape is None else list(self.input_shape),
+            "preparation": self.preparation,
+        }
+
+    def describe_data(self, description: Mapping[str, Any]) -> None:
+        """Set what :meth:`data_description` gave."""
+        names, shape = description.get("class_names"), description.get("input_shape")
+        self.class_names = None if names is None else list(names)
+        self.input_shape = None if shape is None else tuple(shape)
+        self.preparation = description.get("preparation")
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        for name in ("mean", "std"):  # one number before the first fit, one a channel afterwards
+            loaded, buffer = state_dict.get(prefix + name), getattr(self, name)
+            if loaded is not None and loaded.shape != buffer.shape:
+                setattr(self, name, torch.empty(loaded.shape, dtype=buffer.dtype, device=buffer.device))
+        self._standardized = self._standardized or prefix + "mean" in state_dict
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def save_pretrained(self, folder: str | Path, training: Mapping[str, Any] | None = None) -> Path:
+        """Write a folder that :func:`zoo.load` reads: ``config.json``, ``model.safetensors`` and ``README.md`` (a model card).
+
+        ``model.safetensors`` holds exactly ``state_dict()``; ``config.json`` holds plain data: the registered name, all
+        hyperparameters and what the model remembers of its data.
+
+        Args:
+            folder: Created if it does not exist.
+            training: How the model was trained, plain data by name, for the card and the config.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: The class is not registered (``zoo.register``), or its net was given from outside, so that nobody could
+                rebuild it from the folder.
+        """
+        cls, name = type(self), name_of(self)
+        if "net" in self.hparams:
+            raise ValueError(
+                f"the net, a {self.hparams['net']}, was given from outside, so nobody could rebuild it from a folder: keep a "
+                "checkpoint (trainer.save_checkpoint) for load_from_checkpoint(path, net=net), or register a class that builds it"
+            )
+        if name is None:
+            raise ValueError(
+                f"{cls.__name__} is not registered, so the folder could not be read again: "
+                f"zoo.register('my_model', {cls.__name__})"
+            )
+        config = {
+            "model": name,
+            "zoo_version": zoo_version(),
+            "hparams": dict(self.hparams),
+            **self.data_description(),
+            **({} if training is None else {"training": dict(training)}),
+        }
+        net = type(self.net)
+        facts = {
+            "class": f"{cls.__module__}.{cls.__name__}",
+            "net": net.__name__,
+            "source": (inspect.getdoc(inspect.getmodule(net)) or "").split("\n\n")[0].replace("\n", " "),
+            "parameters": sum(p.numel() for p in self.parameters()),
+        }
+        return save_folder(Path(folder), config, self.state_dict(), facts)
+
+    def push_to_hub(self, repository: str, private: bool = False) -> str:
+        """Upload what :meth:`save_pretrained` writes to a repository of the Hugging Face hub, created if there is none.
+
+        Log in once before, with ``hf auth login`` or the variable ``HF_TOKEN``.
+
+        Args:
+            repository: ``"owner/name"``; ``zoo.load`` and ``weights=`` take it.
+            private: Whether a repository that is created now is private.
+
+        Returns:
+            The address of the repository.
+
+        Raises:
+            ValueError: The class is not registered, or the repository has no valid name.
+            ConnectionError: The hub cannot be reached, or refuses.
+        """
+        return hub.upload(self.save_pretrained, repository, private)

@@ -1,0 +1,7 @@
+"""Optimizers by name, parameter groups and initializers."""
+
+from zoo.optim.initializers import initialize
+from zoo.optim.newton import Newton
+from zoo.optim.optimizers import build_optimizer, optimizer_class, parameter_groups
+
+__all__ = ["Newton", "build_optimizer", "initialize", "optimizer_class", "parameter_groups"]

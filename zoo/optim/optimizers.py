@@ -1,0 +1,150 @@
+"""Optimizers by name, and the parameter groups that they get."""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from zoo.blocks.layers import layer_groups, parameters_of
+from zoo.optim.newton import Newton
+from zoo.spelling import suggest
+
+CLOSURE_OPTIMIZERS = ("LBFGS", "Newton")  # they evaluate the loss several times a step
+
+
+def optimizer_class(name: str) -> type[Optimizer]:
+    """The optimizer of a name: any of ``torch.optim`` ("SGD", "AdamW", "LBFGS" ...), "Newton", or "package.module.Class".
+
+    Raises:
+        ValueError: no such optimizer; the message suggests the closest.
+    """
+    if "." in name:
+        module, _, attribute = name.rpartition(".")
+        try:
+            found = getattr(import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"optimizer {name!r} cannot be imported: {error}") from error
+        if not (isinstance(found, type) and issubclass(found, Optimizer)):
+            raise ValueError(f"optimizer {name!r} is no torch.optim.Optimizer class")
+        return found
+    known = {
+        k: v
+        for k, v in vars(torch.optim).items()
+        if isinstance(v, type) and issubclass(v, Optimizer) and v is not Optimizer
+    }
+    known["Newton"] = Newton
+    if name not in known:
+        raise ValueError(f"unknown optimizer {name!r}{suggest(name, known)}; known: {', '.join(sorted(known))}")
+    return known[name]
+
+
+def check_optimizer(name: str, lr: float, weight_decay: float, arguments: dict[str, Any]) -> None:
+    """Refuse what :func:`build_optimizer` could not build, before any work is done.
+
+    Raises:
+        ValueError: unknown optimizer, ``lr`` not above 0, negative ``weight_decay`` or one the optimizer does not have.
+        TypeError: an argument that the optimizer does not have.
+    """
+    known = inspect.signature(optimizer_class(name)).parameters
+    if not lr > 0:
+        raise ValueError(f"lr must be above 0, got {lr}")
+    if weight_decay < 0:
+        raise ValueError(f"weight_decay must be 0 or above, got {weight_decay}")
+    if weight_decay and "weight_decay" not in known:
+        raise ValueError(f"{name} has no weight decay: leave weight_decay at 0, got {weight_decay}")
+    for argument in arguments:
+        if argument in ("lr", "weight_decay", "params"):
+            raise TypeError(f"give {argument} to the task itself, not in optimizer_args")
+        if argument not in known:
+            raise TypeError(f"{name} has no argument {argument!r}{suggest(argument, known)}")
+
+
+def parameter_groups(
+    net: nn.Module,
+    lr: float,
+    weight_decay: float,
+    decay_norm_and_bias: bool,
+    layer_decay: float = 1.0,
+    others: Mapping[str, nn.Module | nn.Parameter] | None = None,
+) -> list[dict[str, Any]]:
+    """Return the named parameter groups of a net.
+
+    Norms, biases (one dimension or none) and embeddings, tied ones included, get no weight decay unless asked for.
+
+    Args:
+        net: Gives the parameters; all are in a group, frozen ones too.
+        lr: Learning rate of the head and of ``others``.
+        weight_decay: Weight decay of weights.
+        decay_norm_and_bias: Whether norms, biases and embeddings have it too.
+        layer_decay: Each layer group of the net has the rate of the one above it times this, in (0, 1].
+        others: Further trained parts beside the net, by name.
+
+    Returns:
+        One group "all", or "decay" and "no_decay" where the difference matters; with ``layer_decay`` those of each layer group,
+        from the input to the head: "0/decay", "0/no_decay", "1/decay" ..., each with its ``lr``.
+    """
+    parts = {"": net, **(others or {})}
+    spared = {
+        id(p)
+        for part in parts.values()
+        if isinstance(part, nn.Module)
+        for module in part.modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
+        for p in module.parameters()
+    }
+    extra = [list(p.parameters()) if isinstance(p, nn.Module) else [p] for p in (others or {}).values()]
+    if layer_decay == 1:
+        everything = _unique([list(net.parameters()), *extra])
+        return _by_decay("", [p for part in everything for p in part], weight_decay, decay_norm_and_bias, spared)
+    layers = [parameters_of(net, names) for names in layer_groups(net)]
+    found = []
+    for i, parameters in enumerate(_unique([*layers, *extra])):
+        rate = lr * layer_decay ** max(0, len(layers) - 1 - i)
+        groups = _by_decay(f"{i}/", parameters, weight_decay, decay_norm_and_bias, spared)
+        found += [{**group, "lr": rate} for group in groups]
+    return found
+
+
+def _unique(layers: list[list[nn.Parameter]]) -> list[list[nn.Parameter]]:
+    """Each parameter once: a tied one in the last layer that has it."""
+    last = {id(p): i for i, parameters in enumerate(layers) for p in parameters}
+    return [list({id(p): p for p in parameters if last[id(p)] == i}.values()) for i, parameters in enumerate(layers)]
+
+
+def _by_decay(
+    prefix: str, parameters: Iterable[nn.Parameter], weight_decay: float, decay_norm_and_bias: bool, spared: set[int]
+) -> list[dict[str, Any]]:
+    parameters = list(parameters)
+    if not weight_decay or decay_norm_and_bias:
+        return [{"name": f"{prefix}all", "params": parameters, "weight_decay": weight_decay}]
+    decays = [p.ndim > 1 and id(p) not in spared for p in parameters]
+    kept = [p for p, d in zip(parameters, decays, strict=True) if d]
+    rest = [p for p, d in zip(parameters, decays, strict=True) if not d]
+    groups = [
+        {"name": f"{prefix}decay", "params": kept, "weight_decay": weight_decay},
+        {"name": f"{prefix}no_decay", "params": rest, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(
+    net: nn.Module,
+    name: str,
+    lr: float,
+    weight_decay: float,
+    arguments: dict[str, Any],
+    decay_norm_and_bias: bool,
+    layer_decay: float = 1.0,
+    others: Mapping[str, nn.Module | nn.Parameter] | None = None,
+) -> Optimizer:
+    """Return the optimizer of a name over the groups of :func:`parameter_groups`."""
+    cls = optimizer_class(name)
+    groups = parameter_groups(net, lr, weight_decay, decay_norm_and_bias, layer_decay, others)
+    if "weight_decay" not in inspect.signature(cls).parameters:
+        for group in groups:
+            del group["weight_decay"]
+    return cls(groups, lr=lr, **arguments)  # type: ignore[call-arg]
