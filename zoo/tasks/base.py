@@ -2,24 +2,27 @@
 
 import inspect
 import math
+import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypedDict
 
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from zoo.create import use_weights
 from zoo.internals import grad_scaler, has_trainer, is_fitting, is_last_of_window, row_is_due
+from zoo.metrics.pixels import exact_dtype
 from zoo.metrics.running_means import RunningMeans
 from zoo.model import Model
 from zoo.optim.initializers import initialize
 from zoo.optim.optimizers import CLOSURE_OPTIMIZERS, build_optimizer, check_optimizer
 from zoo.registry import name_of
-from zoo.tasks.shared_random import share_generators, shared_random
+from zoo.tasks.shared_random import generator_states, share_generators, shared_random
 
 
 class TaskArguments(TypedDict, total=False):
@@ -115,6 +118,7 @@ class Task(Model):
             None  # of the accumulation window: the reference and the count so far
         )
         self._gradient_scale: float | None = None  # to apply after the next backward pass
+        self._states_before: dict[str, Tensor] = {}  # of random generators, at the start of a fit
         # no submodule: made when evaluation starts, so a task built on the meta device leaves nothing there
         self.__dict__["metrics"] = {}
         if weights is not None:
@@ -191,6 +195,15 @@ class Task(Model):
         self._means.reset()
         self._last_batch, self._last_logged = (-1, -1), 0
         self._window = self._gradient_scale = None
+        if trainer.world_size > 1:
+            # Distributed strategies have put the generators back to the seed, as if building the model had drawn nothing.
+            reset = "PL_GLOBAL_SEED" in os.environ and self._states_before
+            share_generators(trainer, self._states_before if reset else generator_states(trainer))
+
+    def configure_callbacks(self) -> Sequence[Callback] | Callback:
+        """Remember the states of the random generators: the first hook that is called, before strategies reset them."""
+        self._states_before = generator_states(self.trainer)
+        return super().configure_callbacks()
 
     def configure_optimizers(self) -> Optimizer:
         """Return one optimizer of all trained parts, at a constant rate; schedules are set by ``callbacks.LRSchedule``."""
@@ -207,15 +220,13 @@ class Task(Model):
         )
 
     def on_fit_start(self) -> None:
-        """Give all processes equal generators, and refuse a parameter that would silently never be trained.
+        """Refuse a parameter that would silently never be trained.
 
         Raises:
             ValueError: A parameter requires a gradient, and no optimizer has it.
         """
         if self.frozen:  # modules in evaluation mode are meant to be so
             warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")
-        if self.trainer.world_size > 1:
-            share_generators(self.trainer)
         trained = {id(p) for o in self.trainer.optimizers for group in o.param_groups for p in group["params"]}
         lost = [name for name, p in self.named_parameters() if p.requires_grad and id(p) not in trained]
         if lost and self.trainer.optimizers:
@@ -258,7 +269,7 @@ class Task(Model):
         batches, processes = trainer.accumulate_grad_batches, trainer.world_size
         if (batches == 1 and processes == 1) or trainer.strategy.handles_gradient_accumulation:
             return loss
-        mine = torch.as_tensor(count, dtype=torch.float32, device=loss.device).detach()
+        mine = torch.as_tensor(count, dtype=exact_dtype(loss.device), device=loss.device).detach()
         if self._window is None:
             total = self._sum_over_ranks(mine.clone()) if processes > 1 else mine
             self._window = torch.where(total > 0, total / processes, 1.0), torch.zeros_like(mine)

@@ -140,10 +140,10 @@ class SampledTask(GenerativeTask):
         if self.conditional:
             rows = torch.arange(min(self.net.num_classes, 20)).repeat_interleave(8)
             return {"samples": images.image_wall(self.sample(len(rows), rows), columns=8)}
-        ends = self.noise(8, seed=2).chunk(2)
+        start, end = self.noise(8, seed=2).chunk(2)
         return {
             "samples": images.image_wall(self.sample(64)),
-            "interpolation": images.image_wall(self.interpolate(*ends).flatten(0, 1), columns=8),
+            "interpolation": images.image_wall(self.interpolate(start, end).flatten(0, 1), columns=8),
         }
 
     # Evaluation -----------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ class SharedRandom(TorchFunctionMode):
             return self._rows(tuple(size), lambda whole: func(whole, **kwargs))
         if func is torch.randint:
             *bounds, size = args if "size" not in kwargs else (*args, kwargs.pop("size"))
-            return self._rows(tuple(size), lambda whole: torch.randint(*bounds, size=whole, **kwargs))
+            return self._rows(tuple(size), lambda whole: func(*bounds, size=whole, **kwargs))
         if func in _LIKE:
             x, like = args[0], {"dtype": args[0].dtype, "device": args[0].device, **kwargs}
             like.pop("memory_format", None)
@@ -154,9 +154,15 @@ def shared_random(trainer: Trainer, batch: Any, batch_idx: int) -> SharedRandom:
     return SharedRandom(next(sizes, 1), trainer.global_rank, trainer.world_size, seed)
 
 
-def share_generators(trainer: Trainer) -> None:
-    """Give the global generators of all processes the state of the first one's."""
-    for device in {torch.device("cpu"), trainer.strategy.root_device}:
-        generator = default_generator(device)
-        if generator is not None:
-            generator.set_state(trainer.strategy.broadcast(generator.get_state()))
+def generator_states(trainer: Trainer) -> dict[str, Tensor]:
+    """Return the states of the global generators of the CPU and of the device that is trained on."""
+    generators = {d.type: default_generator(d) for d in (torch.device("cpu"), trainer.strategy.root_device)}
+    return {name: generator.get_state() for name, generator in generators.items() if generator is not None}
+
+
+def share_generators(trainer: Trainer, states: dict[str, Tensor]) -> None:
+    """Give the global generators of all processes the states of the first process."""
+    states = trainer.strategy.broadcast(states)
+    for device in (torch.device("cpu"), trainer.strategy.root_device):
+        if device.type in states:
+            default_generator(device).set_state(states[device.type])
