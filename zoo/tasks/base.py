@@ -1,4 +1,4 @@
-"""What every task shares: standardized input, the optimizer by name, exact logging, and what a checkpoint tells."""
+"""What every task shares: exact steps and logging, the optimizer by name, evaluation, and what a checkpoint holds."""
 
 import inspect
 import math
@@ -143,7 +143,7 @@ class Task(Model):
         raise TypeError(f"{type(self).__name__} does not say how it is trained: define training_losses")
 
     def build_metrics(self) -> dict[str, Metric]:
-        """Fresh torchmetrics objects by name for one evaluation; they gather over ranks by themselves."""
+        """Return fresh torchmetrics objects by name for one evaluation; they gather over ranks by themselves."""
         raise TypeError(f"{type(self).__name__} does not say how it is evaluated: define build_metrics")
 
     def update_metrics(self, metrics: dict[str, Metric], batch: Any) -> None:
@@ -158,21 +158,21 @@ class Task(Model):
         return {}
 
     def expected_initial_loss(self) -> float | None:
-        """The loss in nats of a fresh net that knows nothing, or None where there is no such number."""
+        """Return the loss in nats of a fresh net that knows nothing, or None where there is no such number."""
         return None
 
     def loss_floor(self) -> float:
-        """The smallest training loss in nats that a perfect net can reach; above 0 where targets are not certain."""
+        """Return the smallest training loss in nats that a perfect net can reach; above 0 where targets are not certain."""
         return 0.0
 
     # The forward pass -----------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Any:
-        """The net's output for input in units of the data."""
+        """Return the net's output for input in units of the data."""
         return self.net(self.standardize(x))
 
     def forward_args(self, batch: Any) -> tuple[Any, ...]:
-        """What :meth:`forward` takes of a batch: its first part, where a task does not say otherwise."""
+        """Return what :meth:`forward` takes of a batch: its first part, unless a task says otherwise."""
         return (input_of(batch),)
 
     # Fitting --------------------------------------------------------------------------------------------------------
@@ -316,10 +316,10 @@ class Task(Model):
         self._means.reset()
 
     def _check_finite(self, values: Iterable[tuple[str, float]], stage: str = "train/") -> None:
-        """End a fit whose loss is lost, before a checkpoint of it is saved.
+        """End a fit whose loss is not finite, before a checkpoint of it is saved.
 
         Raises:
-            FloatingPointError: a value is nan or infinite (under float16 too large a step is tried again: there nothing is said).
+            FloatingPointError: A value is nan or infinite (not under float16, where too large a step is tried again).
         """
         if not is_fitting(self) or grad_scaler(self.trainer) is not None:
             return
@@ -348,27 +348,21 @@ class Task(Model):
                 self.log(f"{stage}/{name}", value, batch_size=1, prog_bar=True, sync_dist=True, reduce_fx="max")
 
     def on_validation_epoch_start(self) -> None:
-        """Fresh metrics."""
         self._start_evaluation()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Add a batch to the metrics."""
         self.update_metrics(self.metrics, batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``val/<metric>``."""
         self._end_evaluation("val")
 
     def on_test_epoch_start(self) -> None:
-        """Fresh metrics."""
         self._start_evaluation()
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Add a batch to the metrics."""
         self.update_metrics(self.metrics, batch)
 
     def on_test_epoch_end(self) -> None:
-        """Log ``test/<metric>``."""
         self._end_evaluation("test")
 
     # Checkpoints ----------------------------------------------------------------------------------------------------

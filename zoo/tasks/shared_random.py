@@ -79,7 +79,8 @@ class SharedRandom(TorchFunctionMode):
             return self._rows(tuple(size), lambda whole: func(whole, **kwargs))
         if func is torch.randint:
             *bounds, size = args if "size" not in kwargs else (*args, kwargs.pop("size"))
-            return self._rows(tuple(size), lambda whole: func(*bounds, size=whole, **kwargs))
+            draw: Any = func
+            return self._rows(tuple(size), lambda whole: draw(*bounds, size=whole, **kwargs))
         if func in _LIKE:
             x, like = args[0], {"dtype": args[0].dtype, "device": args[0].device, **kwargs}
             like.pop("memory_format", None)
