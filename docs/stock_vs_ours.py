@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import BackboneFinetuning, EMAWeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from callbacks import EMA, LayerFreezing, LRSchedule, RandomState
 from datamodules import EvaluationSampler, ImageDataModule
-from zoo import ClassificationTask
+from zoo import ClassificationTask, SegmentationTask, Task
 
 EPOCHS, BATCHES = 4, 5
 State = dict[str, Tensor]
@@ -313,7 +313,122 @@ def stopping(folder: Path) -> tuple[str, str]:
     return found[0], found[1]
 
 
-ROWS = (processes, resuming, statistics, undone, schedules, average, padding, stopping)
+class Fixed(LightningDataModule):
+    """16 images of one channel, in steps of four examples; rank r takes every W-th one, a batch is ``size`` of them."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        g = torch.Generator().manual_seed(3)
+        self.x = torch.rand(16, 1, 4, 4, generator=g)
+        share = (torch.arange(16) % 4 * 0.3)[:, None, None]  # of ignored pixels: 0, 0.3, 0.6, 0.9
+        self.y = torch.randint(3, (16, 4, 4), generator=g).masked_fill(torch.rand(16, 4, 4, generator=g) < share, 255)
+
+    def train_dataloader(self) -> DataLoader:
+        """Always in the same order."""
+        ranks, rank = self.trainer.world_size, self.trainer.global_rank
+        mine = (
+            torch.arange(16).view(4, 4)[:, rank::ranks].flatten()
+        )  # (16,) -> (steps, 4) -> (steps, 4 / W) -> (16 / W,)
+        return DataLoader(TensorDataset(self.x[mine], self.y[mine]), self.size)
+
+
+class StockPixels(LightningModule):
+    """Cross-entropy over the pixels that count, as torch has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Conv2d(1, 3, 3, padding=1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The mean over the batch's own pixels."""
+        return F.cross_entropy(self.net(batch[0]), batch[1], ignore_index=255)
+
+    def configure_optimizers(self) -> Any:
+        """Plain steps."""
+        return torch.optim.SGD(self.parameters(), lr=0.5)
+
+
+class StockNoise(StockPixels):
+    """A denoising net."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Noise from the global generator, which is the same on all processes."""
+        return (self.net(batch[0] + torch.randn_like(batch[0])) - batch[0]).square().mean()
+
+
+class OurNoise(Task):
+    """The same as a task."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(1, 3, 3, padding=1), optimizer="SGD", lr=0.5)
+
+    def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int]:
+        """The mean squared error."""
+        loss = (self.net(batch[0] + torch.randn_like(batch[0])) - batch[0]).square().mean()
+        return loss, {"loss": loss}, len(batch[0])
+
+
+def our_pixels() -> SegmentationTask:
+    """The same net as a task."""
+    return SegmentationTask(nn.Conv2d(1, 3, 3, padding=1), 3, optimizer="SGD", lr=0.5)
+
+
+def cut(stock: Callable[[], Any], ours: Callable[[], Any], size: int, devices: int = 1) -> tuple[str, str]:
+    """Differences of the weights after steps that are cut into batches or over processes from those of whole steps."""
+    found = []
+    for cls in (stock, ours):
+        ends = []
+        for batch, ranks in ((4, 1), (size, devices)):
+            with tempfile.TemporaryDirectory() as folder:
+                trainer = Trainer(
+                    accelerator="cpu",
+                    devices=ranks,
+                    strategy=DDPStrategy(start_method="fork", timeout=timedelta(seconds=60)) if ranks > 1 else "auto",
+                    accumulate_grad_batches=4 // batch // ranks,
+                    callbacks=Keep(Path(folder)),
+                    max_epochs=EPOCHS,
+                    logger=False,
+                    enable_checkpointing=False,
+                    enable_progress_bar=False,
+                    enable_model_summary=False,
+                    use_distributed_sampler=False,
+                )
+                trainer.fit(build(cls), datamodule=Fixed(batch))
+                ends.append(last(Path(folder)))
+        value = worst(*({k: v for k, v in end.items() if k.startswith("net.")} for end in ends))
+        found.append(f"{value:.2g}" if value > 1e-6 else "under 1e-6")
+    return found[0], found[1]
+
+
+def accumulating(folder: Path) -> tuple[str, str]:
+    """Some pixels are ignored, a step is accumulated from four batches: difference from the weights of whole steps"""
+    return cut(StockPixels, our_pixels, 1)
+
+
+def counting(folder: Path) -> tuple[str, str]:
+    """Some pixels are ignored, two processes: difference from the weights of one"""
+    return cut(StockPixels, our_pixels, 2, devices=2)
+
+
+def drawing(folder: Path) -> tuple[str, str]:
+    """Noise is drawn in each step, two processes: difference from the weights of one"""
+    return cut(StockNoise, OurNoise, 2, devices=2)
+
+
+ROWS = (
+    processes,
+    resuming,
+    statistics,
+    undone,
+    schedules,
+    average,
+    padding,
+    stopping,
+    accumulating,
+    counting,
+    drawing,
+)
 
 
 def measure(row: Callable[[Path], tuple[str, str]]) -> tuple[str, str, str]:
