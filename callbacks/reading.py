@@ -1,6 +1,5 @@
 """Chosen examples of a dataloader, instead of those that come next."""
 
-import copy
 from typing import Any
 
 from callbacks.internals import leaves
@@ -20,8 +19,7 @@ def has_indices(loader: Any) -> bool:
 def read(loader: Any, indices: list[int]) -> Any:
     """Return the examples at ``indices`` as the loader would batch them, as in evaluation."""
     dataset = loader.dataset
-    if hasattr(dataset, "order"):  # our datasets augment where they have an order of training
-        dataset = copy.copy(dataset)
-        dataset.order = None
+    if hasattr(dataset, "for_evaluation"):  # our datasets, which would augment
+        dataset = dataset.for_evaluation()
     batched = getattr(dataset, "__getitems__", None)
     return loader.collate_fn(batched(indices) if batched else [dataset[index] for index in indices])

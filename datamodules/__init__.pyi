@@ -8,6 +8,7 @@ from .csv_table import CSVDataModule as CSVDataModule
 from .dataset import DatasetDataModule as DatasetDataModule
 from .digits import DigitsDataModule as DigitsDataModule
 from .downloads import DownloadedImages as DownloadedImages
+from .examples import Examples as Examples
 from .image_folder import ImageFolderDataModule as ImageFolderDataModule
 from .imagenet import ImageNetDataModule as ImageNetDataModule
 from .images import ImageDataModule as ImageDataModule

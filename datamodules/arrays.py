@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from datamodules.base import DataModule, Examples
+from datamodules.base import DataModule
+from datamodules.examples import Examples
 from datamodules.splits import held_out
 
 Kind = Literal["classification", "regression"]
@@ -104,15 +105,14 @@ class TableDataModule(DataModule):
         rows = self._checked(*self.table(), "the table")
         if test is not None:
             return rows
-        tests = self.test_rows(rows.y)
+        tests = self.test_rows(rows)
         if part == "test" and not tests.any():
             raise ValueError("there is no test part: give test_fraction > 0, or test rows of their own")
         return rows.subset(tests if part == "test" else ~tests)
 
-    def test_rows(self, y: Tensor) -> Tensor:
-        """True for the rows that are split off to test: ``(N,)``."""
-        classes = y if self.num_classes is not None else None
-        return held_out("test_fraction", self.test_fraction, len(y), 0, classes)
+    def test_rows(self, rows: Examples) -> Tensor:
+        """Return the mask ``(N,)`` of the rows that are split off to test."""
+        return held_out("test_fraction", self.test_fraction, len(rows), 0, self._checked_labels(rows))
 
     def _checked(self, x: Any, y: Any, name: str) -> Examples:
         x = as_columns(x, name)

@@ -2,30 +2,37 @@
 
 import copy
 import os
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Sampler
 from typing_extensions import override
 
+from datamodules.checks import check_integer
+from datamodules.examples import Examples
 from datamodules.internals import finished_epochs, is_fitting, trained_batches_of_epoch
 from datamodules.loader import ResumableLoader
-from datamodules.samplers import EvaluationSampler, TrainSampler, seed_all
-from datamodules.splits import digest, held_out
+from datamodules.samplers import EpochSampler, EvaluationSampler, TrainingEpoch, TrainSampler
+from datamodules.splits import held_out
 
 
 class DataModule(LightningDataModule):
     """Examples that are numbered: a subclass gives them, this class splits, orders and loads them.
 
+    A batch is ``(x, y)`` or ``(x, y, weight)``. The weight is of shape ``(B,)``, or of the targets' shape where one target of an
+    example may count and another not; 0 does not count. Inputs or targets of several tensors are a NamedTuple with named fields.
+    Batches as they are read have a weight in evaluation only, where a process has run out of examples; :meth:`collate` may add
+    one.
+
     The order of training is a pure function of (run seed, epoch, position in the global batch). So a run that was stopped
     anywhere continues exactly, with any number of workers, and several processes see what one with the same global batch
-    would. The run seed is the one of ``seed_everything`` (else drawn); a checkpoint remembers it. Evaluation may give
-    ``(x, y, weight)`` where a process has run out of examples: rows of weight 0 must not count.
+    would. The run seed is the one of ``seed_everything`` (else drawn); a checkpoint remembers it.
 
     A subclass defines :meth:`examples` and ``input_shape``, sets ``class_names`` where there are classes, and may define
-    :meth:`ready` and :meth:`describe`.
+    :meth:`ready`, :meth:`describe`, :meth:`labels`, :meth:`make_sampler` and :meth:`collate`.
 
     Args:
         batch_size: examples a batch, of each process: the global batch is ``batch_size * devices * nodes``.
@@ -35,7 +42,8 @@ class DataModule(LightningDataModule):
 
     Attributes:
         mean, std: of the training split, one number a channel or column, after ``setup("fit")``.
-        class_counts: examples of each class in the training split, after ``setup("fit")``; None without classes.
+        class_counts: examples of each class in the training split, after ``setup("fit")``: of the :meth:`labels`, or of targets
+            ``(N, K)`` of zeros and ones, one for each of K classes; None where there are neither.
         fingerprint: 16 hexadecimal digits that tell training data and their split from any others, after ``setup("fit")``.
 
     Raises:
@@ -61,22 +69,71 @@ class DataModule(LightningDataModule):
         self.std: Tensor | None = None
         self.class_counts: list[int] | None = None
         self.fingerprint: str | None = None
-        self._parts: dict[str, Examples] = {}
+        self._parts: dict[str, Examples] = {}  # by "train", "val", "test"
         self._seed = 0
         self._resume: tuple[int, int] | None = None  # (epoch, batches done in it) of the checkpoint
 
     # What a subclass gives ------------------------------------------------------------------------------------------
 
-    def examples(self, part: Literal["train", "test"]) -> "Examples":
+    def examples(self, part: Literal["train", "test"]) -> Examples:
         """The whole training or test part, as it was read."""
         raise TypeError(f"{type(self).__name__} does not say where its examples come from: define examples(part)")
 
-    def ready(self, examples: "Examples") -> "Examples":
+    def ready(self, examples: Examples) -> Examples:
         """The examples of a split as training shall have them; what takes long is done here, once."""
         return examples
 
-    def describe(self, train: "Examples") -> None:
-        """Set what the training split alone may tell: ``mean``, ``std``; ``class_counts`` if ``train.y`` are no labels."""
+    def describe(self, train: Examples) -> None:
+        """Set what the training split alone may tell: ``mean``, ``std``; ``class_counts`` where :meth:`labels` has none."""
+
+    def labels(self, examples: Examples) -> Tensor | None:
+        """Return the classes ``(N,)``, int64, by which examples are stratified and counted; None if they have no single class.
+
+        By default the targets, if ``class_names`` is set and they are integers ``(N,)``. A subclass whose targets are integers
+        of another kind, such as lengths, returns None or the classes.
+        """
+        y = examples.y
+        single = isinstance(y, Tensor) and y.ndim == 1 and not y.is_floating_point() and y.dtype != torch.bool
+        return y.long() if single and self.class_names is not None else None
+
+    def make_sampler(
+        self, dataset: Examples, *, seed: int, epoch: int, start: int, num_replicas: int, rank: int
+    ) -> Sampler[Any]:
+        """Return the sampler of a training epoch; it is asked for anew in each epoch.
+
+        What it yields must be a pure function of the arguments, so that a run resumes exactly:
+
+        - The order is decided over the global batch, that of all processes, and cut by rank afterwards: ``rank`` takes the
+          places ``rank::num_replicas`` of each global batch, which ``num_replicas`` divides. So several processes train like one.
+        - ``start`` batches of the epoch are done: the sampler begins with the next one. Its length, if it has one, is that of
+          the whole epoch all the same, and equal in all epochs.
+        - It draws from a generator of its own, such as ``datamodules.samplers.generator_for(seed, epoch, 1)``.
+
+        A ``torch.utils.data.BatchSampler`` yields whole batches, lists of indices, of any size; any other sampler yields
+        indices, ``batch_size`` of which make a batch. One without a length is a stream: the Trainer needs ``max_steps`` if it
+        never ends. To change only which examples come in which order, return a :class:`~datamodules.TrainSampler` with
+        another :meth:`~datamodules.TrainSampler.order`. ``Trainer(overfit_batches=...)`` takes the first batches of the data
+        as they are, and does not ask.
+
+        Args:
+            dataset: The training examples.
+            seed: Of the run.
+            epoch: Number of epochs done.
+            start: Number of batches done in this epoch.
+            num_replicas: Number of processes that see different data.
+            rank: Of this process among them.
+        """
+        return TrainSampler(
+            dataset, self.batch_size, seed=seed, epoch=epoch, start=start, num_replicas=num_replicas, rank=rank
+        )
+
+    def collate(self, batch: Any) -> Any:
+        """Return the batch that a step gets, from what the examples gave: to cut padding to the longest example, say.
+
+        It is called in the worker processes, on a copy of the datamodule without trainer and examples, for training and
+        evaluation. ``batch`` is ``(x, y)`` or, rarely in evaluation, ``(x, y, weight)``: hand on what follows y.
+        """
+        return batch
 
     @property
     def num_classes(self) -> int | None:
@@ -109,30 +166,61 @@ class DataModule(LightningDataModule):
             self._parts["train"] = self.ready(examples.subset(~validates))
             self._parts["val"] = self.ready(examples.subset(validates))
             self.describe(self._parts["train"])
-            if self.num_classes is not None and self.class_counts is None:
-                y = self._parts["train"].y  # (N,), multi-label (N, K)
-                counts = torch.bincount(y, minlength=self.num_classes) if y.ndim == 1 else y.sum(0)
-                self.class_counts = counts.tolist()
+            if self.class_counts is None:
+                self.class_counts = self._count_classes(self._parts["train"])
         if stage in ("fit", None) and self.trainer is not None and not len(self._parts["val"]):
             self.trainer.limit_val_batches = 0  # it would warn of an empty loader, which was asked for
         if (stage == "test" or (stage is None and self.has_test)) and "test" not in self._parts:
             self._parts["test"] = self.ready(self.examples("test"))
 
-    def validation_mask(self, examples: "Examples") -> Tensor:
+    def validation_mask(self, examples: Examples) -> Tensor:
         """Return the mask ``(N,)`` of the examples of the training part that validate."""
-        labels = examples.y if self.num_classes is not None and examples.y.ndim == 1 else None
-        return held_out("val_fraction", self.val_fraction, len(examples), self.split_seed, labels)
+        return held_out(
+            "val_fraction", self.val_fraction, len(examples), self.split_seed, self._checked_labels(examples)
+        )
+
+    def _checked_labels(self, examples: Examples) -> Tensor | None:
+        """Return the :meth:`labels`.
+
+        Raises:
+            ValueError: they are not one int64 class >= 0 for each example.
+        """
+        labels = self.labels(examples)
+        if labels is not None and (
+            labels.shape != (len(examples),) or labels.dtype != torch.int64 or (len(labels) and int(labels.min()) < 0)
+        ):
+            raise ValueError(
+                f"labels() of {type(self).__name__} must be int64 classes >= 0 of shape ({len(examples)},), or None, got "
+                f"{labels.dtype} {tuple(labels.shape)}"
+            )
+        return labels
+
+    def _count_classes(self, train: Examples) -> list[int] | None:
+        """Count the examples of each class."""
+        if self.num_classes is None:
+            return None
+        labels, y = self._checked_labels(train), train.y
+        if labels is not None:
+            return torch.bincount(labels, minlength=self.num_classes).tolist()
+        if isinstance(y, Tensor) and y.shape[1:] == (self.num_classes,) and bool(((y == 0) | (y == 1)).all()):
+            return y.sum(0).long().tolist()
+        return None
 
     # Loaders --------------------------------------------------------------------------------------------------------
 
     @override
     def train_dataloader(self) -> DataLoader:
         epoch, start = self._position()
-        dataset = copy.copy(self._parts["train"])
-        dataset.order = TrainSampler(
-            dataset, self.batch_size, seed=self._seed, epoch=epoch, start=start, **self._replica_kwargs()
-        )
-        return self._loader(dataset, dataset.order)
+        replica = self._replica_kwargs()
+        training = TrainingEpoch(self._seed, epoch)
+        dataset = self._parts["train"].for_training(training)
+        overfits = (
+            getattr(self.trainer, "overfit_batches", 0) > 0
+        )  # Lightning will put its own sampler in place of ours
+        hook = DataModule.make_sampler if overfits else type(self).make_sampler
+        make = partial(hook, self, dataset, seed=self._seed, **replica)
+        sampler = EpochSampler(make, dataset, training, start=start, **replica)
+        return self._loader(dataset, sampler, None if sampler.yields_batches else self.batch_size)
 
     @override
     def val_dataloader(self) -> Any:
@@ -144,15 +232,17 @@ class DataModule(LightningDataModule):
 
     def _evaluation_loader(self, part: str) -> DataLoader:
         dataset = self._parts[part]
-        return self._loader(dataset, EvaluationSampler(dataset, self.batch_size, **self._replica_kwargs()))
+        sampler = EvaluationSampler(dataset, self.batch_size, **self._replica_kwargs())
+        return self._loader(dataset, sampler, self.batch_size)
 
-    def _loader(self, dataset: "Examples", sampler: TrainSampler | EvaluationSampler) -> DataLoader:
+    def _loader(self, dataset: Examples, sampler: Sampler[Any], batch_size: int | None) -> DataLoader:
+        collates = type(self).collate is not DataModule.collate
         return ResumableLoader(
             dataset,
-            self.batch_size,
+            batch_size,  # None: the sampler yields whole batches
             sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=_identity,
+            collate_fn=self._without_data().collate if collates else _identity,
             # Only seeds workers, which draw nothing: that starting an epoch leaves the global generator alone is the point.
             generator=torch.Generator(),
         )
@@ -161,6 +251,12 @@ class DataModule(LightningDataModule):
         """``num_replicas`` and ``rank`` of this process among those that see different data."""
         several = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
         return several or {"num_replicas": 1, "rank": 0}
+
+    def _without_data(self) -> "DataModule":
+        """A copy that is light to send to workers."""
+        light = copy.copy(self)
+        vars(light).update(trainer=None, _parts={})
+        return light
 
     # Resuming -------------------------------------------------------------------------------------------------------
 
@@ -211,74 +307,5 @@ class DataModule(LightningDataModule):
         self._resume = (state_dict["epoch"], state_dict["batch"])
 
 
-class Examples(Dataset):
-    """Inputs and targets in memory, read a whole batch at once (``__getitems__``).
-
-    An index -1 means: an example that does not count. A batch with one of them carries a third part, the weights 0 and 1.
-    Examples that draw do it after :meth:`seed`; ``order`` is that of training, None in evaluation.
-
-    Args:
-        x: inputs.
-        y: targets: int64 labels, or float.
-
-    Shape:
-        x ``(N, ...)``, y ``(N,)`` or ``(N, K)``; a batch: ``(B, ...)``, ``(B,)`` or ``(B, K)`` and, rarely, ``(B,)``.
-    """
-
-    order: TrainSampler | None = None
-
-    def __init__(self, x: Tensor, y: Tensor) -> None:
-        self.x = x
-        self.y = y
-
-    def seed(self, index: int) -> None:
-        """Make the global generators those of one example: a function of the run seed, the epoch and ``index``."""
-        seed, epoch = (0, 0) if self.order is None else (self.order.seed, self.order.epoch)
-        seed_all(seed, epoch, index, 4)
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    @override
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        x, y = self.batch(torch.tensor([index]))
-        return x[0], y[0]
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
-        index = torch.tensor(indices)
-        counts = index >= 0
-        batch = self.batch(index.clamp(min=0))
-        return batch if counts.all() else (*batch, counts.float())
-
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The inputs and the targets at some places, ``(B,)``."""
-        return self.inputs(index), self.y.index_select(0, index)
-
-    def inputs(self, index: Tensor) -> Tensor:
-        """The inputs at some places: ``(B,)`` -> ``(B, ...)``."""
-        return self.x.index_select(0, index)
-
-    def called(self, place: int) -> str:
-        """What to call an example to a person: its file, or its number."""
-        return str(place)
-
-    def subset(self, chosen: Tensor) -> "Examples":
-        """Those where ``chosen``, a mask ``(N,)``, is True."""
-        return type(self)(self.x[chosen], self.y[chosen])
-
-    def fingerprint(self, validates: Tensor) -> str:
-        """16 hexadecimal digits that tell these examples, with those of them held out, from others."""
-        return digest(self.x, self.y, validates)
-
-
 def _identity(batch: Any) -> Any:
     return batch
-
-
-def check_integer(name: str, value: Any, least: int, most: int | None = None) -> None:
-    """Refuse what is not an integer in ``least..most``."""
-    wanted = f"an integer >= {least}" if most is None else f"an integer in {least}..{most}"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be {wanted}, got {value!r}")
-    if value < least or (most is not None and value > most):
-        raise ValueError(f"{name} must be {wanted}, got {value}")

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.arrays import Kind, TableDataModule
-from datamodules.base import Examples
+from datamodules.examples import Examples
 from datamodules.sheet import MISSING, Column, Sheet, encode_rows, encode_sheet, like_number, number
 
 
@@ -114,8 +114,9 @@ class CSVDataModule(TableDataModule):
         return encode_rows(path, self.preparation)
 
     def _training_rows(self, y: Tensor, has_test: bool) -> Tensor:
-        trains = torch.ones(len(y), dtype=torch.bool) if has_test else ~self.test_rows(y)
-        trains[trains.clone()] = ~self.validation_mask(Examples(torch.empty(0), y[trains]))
+        rows = Examples(y, y)  # only targets matter for the split
+        trains = torch.ones(len(y), dtype=torch.bool) if has_test else ~self.test_rows(rows)
+        trains[trains.clone()] = ~self.validation_mask(rows.subset(trains))
         return trains
 
     def _encoded(self, sheet: Sheet) -> np.ndarray:

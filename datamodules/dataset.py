@@ -11,7 +11,8 @@ from torch.utils.data import ConcatDataset, Dataset, IterableDataset
 from typing_extensions import override
 
 from datamodules.arrays import column_statistics
-from datamodules.base import DataModule, Examples
+from datamodules.base import DataModule
+from datamodules.examples import Examples
 from datamodules.splits import digest
 
 _SAMPLE = 512  # training examples that tell mean and std

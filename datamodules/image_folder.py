@@ -14,8 +14,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import RandomResizedCrop
 from typing_extensions import override
 
-from datamodules.base import Examples
 from datamodules.decode import Box, decode
+from datamodules.examples import Examples
 from datamodules.images import ImageDataModule, statistics
 from datamodules.parts import PartsInFolders
 from datamodules.splits import digest
@@ -187,7 +187,7 @@ class ImageFiles(Examples):
 
     def _input(self, place: int) -> Tensor:
         channels, size, _ = self.shape
-        crops = self.resized_crop > 0 and self.order is not None
+        crops = self.resized_crop > 0 and self.training is not None
         if crops:
             self.seed(place)
         return decode(os.fsdecode(self.names[place]), channels, size, self.center, self._box if crops else None)

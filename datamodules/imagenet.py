@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from typing_extensions import override
 
-from datamodules.base import Examples
+from datamodules.examples import Examples
 from datamodules.image_folder import ImageFolderDataModule
 
 

@@ -11,7 +11,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.augment import Augmentation
-from datamodules.base import DataModule, Examples, check_integer
+from datamodules.base import DataModule
+from datamodules.checks import check_integer
+from datamodules.examples import Examples
 from datamodules.internals import fetched_batches_of_epoch, finished_epochs, in_precision
 from datamodules.samplers import generator_for, seed_all
 

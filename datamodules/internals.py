@@ -6,12 +6,14 @@ libraries can break the datamodules here and nowhere else.
 
 import signal
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.util import Finalize
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from typing_extensions import override
@@ -45,6 +47,24 @@ def fetched_batches_of_epoch(trainer: Trainer) -> int:
 def in_precision(trainer: Trainer, x: Any) -> Any:
     """Return floats in the dtype of the trainer's ``precision``."""
     return trainer.precision_plugin.convert_input(x)
+
+
+# Batches ---------------------------------------------------------------------------------------------------------------
+
+
+def leaves(tree: Any) -> list[Any]:
+    """Return what nested tuples, lists and dicts hold: the tensors of a NamedTuple, or a tensor alone."""
+    return tree_leaves(tree)
+
+
+def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
+    """Apply ``function`` to what nested tuples, lists and dicts hold; their types stay."""
+    return tree_map(function, tree)
+
+
+def field_names(part: Any) -> tuple[str, ...] | None:
+    """Return the names of a NamedTuple's fields; None for anything else."""
+    return part._fields if isinstance(part, tuple) and hasattr(part, "_fields") else None
 
 
 # Workers ---------------------------------------------------------------------------------------------------------------

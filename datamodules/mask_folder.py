@@ -13,8 +13,8 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from typing_extensions import override
 
-from datamodules.base import Examples
 from datamodules.decode import BadImageError, read_image, read_upright
+from datamodules.examples import Examples
 from datamodules.image_folder import files_in
 from datamodules.parts import PartsInFolders
 from datamodules.segmentation import IGNORED, Pairs, SegmentationDataModule

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from datamodules.base import check_integer
+from datamodules.checks import check_integer
 from datamodules.toys import ToyTable
 
 

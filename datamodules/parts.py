@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from datamodules.base import DataModule, Examples
+from datamodules.base import DataModule
+from datamodules.examples import Examples
 from datamodules.splits import held_out
 
 
@@ -61,8 +62,7 @@ class PartsInFolders(DataModule):
                 found = found.joined(more)
             return found
         found = self.files("train")
-        labels = found.y if found.y.ndim == 1 else None
-        tests = held_out("test_fraction", self.test_fraction, len(found), 0, labels)
+        tests = held_out("test_fraction", self.test_fraction, len(found), 0, self._checked_labels(found))
         if part == "test" and not tests.any():
             raise ValueError("there is no test part: give test_fraction > 0, or folders train and test")
         return found.subset(tests if part == "test" else ~tests)

@@ -2,11 +2,14 @@
 
 import math
 import random
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DistributedSampler
+from torch import Tensor
+from torch.utils.data import BatchSampler, DistributedSampler, Sampler
 from typing_extensions import override
 
 
@@ -23,6 +26,14 @@ def seed_all(*key: int) -> None:
     seed = generator.initial_seed() % 2**32
     np.random.seed(seed)  # noqa: NPY002 (others' transforms draw from it)
     random.seed(seed)
+
+
+@dataclass
+class TrainingEpoch:
+    """The run seed and the epoch: with an example's index, what its random transforms are a function of."""
+
+    seed: int
+    epoch: int
 
 
 class TrainSampler(DistributedSampler[int]):
@@ -79,9 +90,15 @@ class TrainSampler(DistributedSampler[int]):
 
     @override
     def __iter__(self) -> Iterator[int]:
-        order = torch.randperm(len(self.dataset), generator=generator_for(self.seed, self.epoch, 1))  # type: ignore[arg-type]
-        mine = order[self.rank :: self.num_replicas][self.start * self.batch_size : self.num_samples]
+        mine = self.order()[self.rank :: self.num_replicas][self.start * self.batch_size : self.num_samples]
         return iter(mine.tolist())
+
+    def order(self) -> Tensor:
+        """Return the indices of the epoch for all processes together, a function of ``seed`` and ``epoch``: ``(N,)``.
+
+        A subclass that overrides it draws from ``generator_for(self.seed, self.epoch, 1)``.
+        """
+        return torch.randperm(len(self.dataset), generator=generator_for(self.seed, self.epoch, 1))  # type: ignore[arg-type]
 
     @override
     def __len__(self) -> int:
@@ -94,13 +111,77 @@ class TrainSampler(DistributedSampler[int]):
         self.epoch = epoch
 
 
+class EpochSampler(DistributedSampler[Any]):
+    """Ask for the sampler of each epoch when it begins.
+
+    It is a ``DistributedSampler`` so that Lightning does not replace the order of a sampler that is none.
+
+    Args:
+        make: Returns the sampler of an epoch, from its batch ``start`` on: ``make(epoch=..., start=...)``.
+        dataset: What is sampled; only its length is used.
+        epoch: Run seed and epoch to begin with; the epoch is kept up to date.
+        start: Batches of that epoch that are done already.
+        num_replicas: Number of processes.
+        rank: Of this process.
+
+    Raises:
+        ValueError: The length of the sampler is another one in a later epoch.
+    """
+
+    def __init__(
+        self,
+        make: Callable[..., Sampler[Any]],
+        dataset: Sized,
+        epoch: TrainingEpoch,
+        *,
+        start: int = 0,
+        num_replicas: int = 1,
+        rank: int = 0,
+    ) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, seed=epoch.seed)  # type: ignore[arg-type]
+        self.make = make
+        self.training = epoch
+        self.epoch = epoch.epoch
+        self.start = start
+        self.sampler = make(epoch=self.epoch, start=start)
+
+    @property
+    def yields_batches(self) -> bool:
+        """Whether the sampler gives lists of indices, whole batches."""
+        return isinstance(self.sampler, BatchSampler)
+
+    @override
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.sampler)
+
+    @override
+    def __len__(self) -> int:
+        return len(self.sampler)  # type: ignore[arg-type]  # a stream has none: TypeError
+
+    @override
+    def set_epoch(self, epoch: int) -> None:
+        if epoch != self.epoch:
+            self.epoch = self.training.epoch = epoch
+            self.start = 0
+            before, self.sampler = _length(self.sampler), self.make(epoch=epoch, start=0)
+            if (now := _length(self.sampler)) != before:
+                raise ValueError(
+                    f"make_sampler() gives a sampler of length {now} in epoch {epoch}, of {before} before: the Trainer counts the "
+                    "batches of an epoch once, so keep their number, or give Trainer(reload_dataloaders_every_n_epochs=1)"
+                )
+
+
+def _length(sampler: Sampler[Any]) -> int | None:
+    return len(sampler) if isinstance(sampler, Sized) else None
+
+
 class EvaluationSampler(DistributedSampler[int]):
     """Every example exactly once, in order, over all processes: rank r takes ``r, r + num_replicas, ...``
 
     The stock sampler repeats examples until the ranks have equally many, so metrics are wrong. Here ranks differ by up to one
     example. All have the same number of BATCHES, though: Lightning refuses a loader without any, and ranks that share one
     model's parts meet at each. So a rank that would lack its last batch gets the index -1 instead, an example that does not
-    count (see ``datamodules.base.Examples``).
+    count (see :class:`~datamodules.Examples`).
 
     Args:
         dataset: what is sampled; only its length is used.

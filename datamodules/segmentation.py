@@ -12,7 +12,9 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as TF
 from typing_extensions import override
 
-from datamodules.base import DataModule, Examples, check_integer
+from datamodules.base import DataModule
+from datamodules.checks import check_integer
+from datamodules.examples import Examples
 from datamodules.images import statistics
 from datamodules.internals import in_precision
 
@@ -137,7 +139,7 @@ class Pairs(Examples):
 
     @override
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        transform = self.fit if self.order is None else self.move
+        transform = self.fit if self.training is None else self.move
         assert transform is not None
         with isolate_rng(include_cuda=False):  # torchvision draws from the global generator
             found = [self._transformed(place, transform) for place in index.tolist()]
@@ -146,7 +148,7 @@ class Pairs(Examples):
 
     def _transformed(self, place: int, transform: Callable[..., Any]) -> tuple[Tensor, Tensor]:
         image, mask = self.pair(place)
-        if self.order is not None:
+        if self.training is not None:
             self.seed(place)
         image = image if isinstance(image, Image.Image) else tv_tensors.Image(image)
         image, mask = transform(image, tv_tensors.Mask(mask))

@@ -7,7 +7,7 @@ import numpy as np
 from typing_extensions import override
 
 from datamodules.arrays import TableDataModule
-from datamodules.base import check_integer
+from datamodules.checks import check_integer
 
 
 class ToyTable(TableDataModule):

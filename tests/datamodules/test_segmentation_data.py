@@ -13,6 +13,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from datamodules import SegmentationDataModule, ShapesDataModule, TrainSampler
+from datamodules.samplers import TrainingEpoch
 from datamodules.segmentation import Pairs, nearest
 
 MOVES = [
@@ -131,8 +132,8 @@ def test_two_processes_see_what_one_with_their_global_batch_does() -> None:
 
     def batches(size: int, ranks: int, rank: int) -> list[tuple[Tensor, ...]]:
         part = copy.copy(data._parts["train"])
-        part.order = TrainSampler(part, size, seed=3, epoch=1, num_replicas=ranks, rank=rank)
-        return [part.__getitems__(list(some)) for some in torch.tensor(list(part.order)).split(size)]
+        order = torch.tensor(list(TrainSampler(part, size, seed=3, epoch=1, num_replicas=ranks, rank=rank)))
+        return [part.for_training(TrainingEpoch(3, 1)).__getitems__(some.tolist()) for some in order.split(size)]
 
     ranks = [batches(5, 2, rank) for rank in (0, 1)]
     together = [

@@ -1,0 +1,12 @@
+"""Checks of arguments."""
+
+from typing import Any
+
+
+def check_integer(name: str, value: Any, least: int, most: int | None = None) -> None:
+    """Refuse what is not an integer in ``least..most``."""
+    wanted = f"an integer >= {least}" if most is None else f"an integer in {least}..{most}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be {wanted}, got {value!r}")
+    if value < least or (most is not None and value > most):
+        raise ValueError(f"{name} must be {wanted}, got {value}")
