@@ -81,14 +81,24 @@ class Model(LightningModule):
     # Capabilities ---------------------------------------------------------------------------------------------------
 
     @property
-    def reads(self) -> Reads:
-        """Kind of input that predictions are made from."""
-        return "image" if len(self.example_shape) == 3 else "row"
+    def reads(self) -> Reads | None:
+        """Kind of input that predictions are made from; None where the shape of an example is not known yet."""
+        try:
+            return "image" if len(self.example_shape) == 3 else "row"
+        except ValueError:
+            return None
 
     @property
     def makes(self) -> Makes | None:
         """Kind of output that a prediction is; None for numbers about the input alone, such as a log-likelihood."""
         return None
+
+    @property
+    def learns(self) -> tuple[str, ...]:
+        """Kinds of data (``datamodule.kind``) whose targets it is trained on; empty for a model that takes any."""
+        return {"label": ("classification",), "number": ("regression",), "mask": ("segmentation",)}.get(
+            self.makes or "", ()
+        )
 
     @property
     def num_classes(self) -> int | None:

@@ -11,6 +11,7 @@ from torch.distributions import Bernoulli, Categorical, Distribution, Normal, Po
 from torchmetrics import MeanMetric, Metric
 
 from zoo.blocks import flatten_features
+from zoo.model import Makes
 from zoo.registry import register
 from zoo.tasks import Task
 
@@ -87,6 +88,16 @@ class GLMRegressor(Task):
 
     def __init__(self, in_features: int = 10, num_outputs: int = 1, family: Family = "gaussian", **task: Any) -> None:
         super().__init__(GLM(in_features, num_outputs, family), **task)
+
+    @property
+    def makes(self) -> Makes:
+        return "number"
+
+    @property
+    def learns(self) -> tuple[str, ...]:
+        """A bernoulli and a categorical family learn from classes too."""
+        classes = self.net.family in ("bernoulli", "categorical")
+        return ("classification", "regression") if classes else ("regression",)
 
     def _targets(self, y: Tensor, outputs: int) -> Tensor:
         """Targets in the shape of the distribution, ``(B, K)`` or, categorical, ``(B,)``."""

@@ -242,7 +242,6 @@ class ClassificationTask(Task):
 
     class_weight: Tensor
     training_buffers = ("class_weight",)
-    predict_options = ("top", "features")
 
     def __init__(
         self,
@@ -282,6 +281,10 @@ class ClassificationTask(Task):
     @property
     def makes(self) -> Makes:
         return "label"
+
+    @property
+    def predict_options(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("top", "features") if hasattr(self.net, "reset_head") else ("top",)
 
     @property
     def monitor(self) -> tuple[str, str]:

@@ -1,0 +1,116 @@
+"""What one uses of a model: its input, standardized as declared, and what it says of itself."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import zoo
+from zoo.tasks import ClassificationTask, RegressionTask, Task
+
+
+class Series(NamedTuple):
+    values: Tensor
+    lengths: Tensor
+
+
+class SeriesTask(Task):
+    """Of series (B, T, D): the last axis is standardized."""
+
+    standardize_axis = -1
+
+
+def test_only_numbers_are_standardized_along_the_declared_axis() -> None:
+    task = SeriesTask(nn.Identity()).set_standardization([1.0, 2.0], [2.0, 4.0])
+    series = Series(torch.tensor([[[3.0, 6.0], [1.0, 2.0], [5.0, 10.0]]]), torch.tensor([3]))
+    values, lengths = task.standardize(series)
+    assert values.tolist() == [[[1.0, 1.0], [0.0, 0.0], [2.0, 2.0]]]
+    assert lengths.tolist() == [3]
+    assert type(task.standardize(series)) is Series
+    tokens = torch.tensor([[4, 7]])
+    assert task.standardize(tokens) is tokens
+    images = Task(nn.Identity()).set_standardization([0.0, 1.0], [1.0, 2.0])
+    assert images.standardize(torch.full((1, 2, 1, 1), 5.0)).flatten().tolist() == [5.0, 2.0]
+    assert images.standardize(torch.full((1, 2, 1, 1), 5, dtype=torch.uint8)).flatten().tolist() == [5.0, 2.0]
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 0.0), (0.0, -1.0), ([0.0, 1.0], 1.0), (0.0, float("nan"))])
+def test_a_standardization_that_cannot_be(mean: object, std: object) -> None:
+    with pytest.raises(ValueError, match="mean and std must be equally many numbers, std above 0"):
+        Task(nn.Identity()).set_standardization(mean, std)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "shapes"),
+    [
+        ("lenet5", {}, [(2, 1, 32, 32)]),
+        ("resnet20", {}, [(2, 3, 32, 32)]),
+        ("mlp_regression", {"in_features": 7}, [(2, 7)]),
+        ("unet", {"encoder_args": {"width": 4, "depth": 2}}, [(2, 3, 224, 224)]),
+        ("vae_mlp", {"input_shape": [1, 6, 6]}, [(2, 1, 6, 6)]),
+        ("cvae_mlp", {"input_shape": [1, 6, 6]}, [(2, 1, 6, 6), (2,)]),
+        ("gan_mlp", {"input_shape": [5], "latent_dim": 3}, [(2, 3)]),
+        ("gan_mlp_conditional", {"input_shape": [5], "latent_dim": 3}, [(2, 3), (2,)]),
+    ],
+)
+def test_example_inputs_are_what_forward_takes(
+    name: str, arguments: dict[str, object], shapes: list[tuple[int, ...]]
+) -> None:
+    model = zoo.create_model(name, **arguments).double().eval()
+    inputs = model.example_inputs(2)
+    assert [tuple(part.shape) for part in inputs] == shapes
+    assert inputs[0].dtype == torch.float64
+    with torch.no_grad():
+        assert len(model(*inputs)) == 2
+
+
+def test_an_unknown_shape_is_told() -> None:
+    task = ClassificationTask(nn.Linear(3, 10))
+    assert task.reads is None
+    with pytest.raises(
+        ValueError, match="ClassificationTask has seen no data, and its net, a Linear, does not tell it"
+    ):
+        task.example_inputs()
+    task.input_shape = (3,)
+    assert task.reads == "row"
+    assert task.example_inputs(4)[0].shape == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "reads", "makes", "learns", "predicts", "samples"),
+    [
+        ("lenet5", {}, "image", "label", ("classification",), {"top", "features"}, set()),
+        ("mlp", {"in_features": 4}, "row", "label", ("classification",), {"top", "features"}, set()),
+        ("mlp_regression", {}, "row", "number", ("regression",), set(), set()),
+        ("unet", {"encoder_args": {"width": 4}}, "image", "mask", ("segmentation",), set(), set()),
+        ("autoencoder_mlp", {}, "image", "image", (), set(), {"interpolate"}),
+        ("autoencoder_linear", {"input_shape": [4], "latent_dim": 2}, "row", "row", (), set(), {"interpolate"}),
+        ("vae_mlp", {"latent_dim": 2}, "image", "image", (), set(), {"count", "seed", "latent_grid", "interpolate"}),
+        ("cvae_mlp", {}, "image", "image", (), {"label"}, {"count", "seed", "interpolate", "label"}),
+        ("gan_mlp", {}, "nothing", "image", (), set(), {"count", "seed"}),
+        ("gan_mlp_conditional", {"input_shape": [2]}, "nothing", "row", (), set(), {"count", "seed", "label"}),
+        ("glm_categorical", {}, "row", "number", ("classification", "regression"), set(), set()),
+    ],
+)
+def test_capabilities(
+    name: str,
+    arguments: dict[str, object],
+    reads: str,
+    makes: str,
+    learns: tuple[str, ...],
+    predicts: set[str],
+    samples: set[str],
+) -> None:
+    model = zoo.create_model(name, **arguments)
+    assert (model.reads, model.makes, model.learns) == (reads, makes, learns)
+    assert set(model.predict_options) == predicts
+    assert set(model.sample_options) == samples
+
+
+def test_names_of_classes() -> None:
+    task = zoo.create_model("lenet5", num_classes=3)
+    assert task.label_names == ["0", "1", "2"]
+    task.class_names = ["a", "b", "c"]
+    assert task.label_names == ["a", "b", "c"]
+    assert RegressionTask(nn.Linear(2, 1)).label_names == []
