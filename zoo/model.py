@@ -15,7 +15,7 @@ from zoo.internals import tree_map
 from zoo.pretrained import hub
 from zoo.pretrained.folder import save_folder
 from zoo.pretrained.report import LoadReport
-from zoo.registry import name_of
+from zoo.registry import name_of, signature_of
 from zoo.spelling import suggest
 from zoo.version import zoo_version
 
@@ -75,8 +75,23 @@ class Model(LightningModule):
     training_buffers: ClassVar[tuple[str, ...]] = ()
     predict_options: tuple[str, ...] = ()
     sample_options: tuple[str, ...] = ()
+    __signature__: ClassVar[inspect.Signature]
     _frozen = 0
     _standardized = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Show in the signature, and so in ``help`` and in ``zoo fit --help``, what ``**task`` stands for."""
+        super().__init_subclass__(**kwargs)
+        if (init := vars(cls).get("__init__")) is None:
+            return
+        cls.__signature__ = signature_of(cls)
+        # The command line takes names and types of **task from its TypedDict, which has neither defaults nor descriptions;
+        # where there is none it follows super().__init__(), and finds all four.
+        signature = inspect.signature(init)
+        parameters = [
+            p.replace(annotation=Any) if p.kind is p.VAR_KEYWORD else p for p in signature.parameters.values()
+        ]
+        vars(init)["__signature__"] = signature.replace(parameters=parameters)
 
     # Capabilities ---------------------------------------------------------------------------------------------------
 

@@ -71,19 +71,27 @@ def name_of(module: Any) -> str | None:
 
 
 def arguments_of(cls: type) -> dict[str, inspect.Parameter]:
-    """All constructor arguments of a task class, those that ``**task`` hands up to its parents included."""
-    found: dict[str, inspect.Parameter] = {}
-    own = inspect.signature(cls).parameters
-    for base in cls.__mro__:
-        if "__init__" not in vars(base):
-            continue
-        parameters = inspect.signature(base).parameters.values()
-        found = {**{p.name: p for p in parameters if p.kind is not p.VAR_KEYWORD}, **found}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+    """Return all constructor arguments of a task class by name, those that ``**task`` hands up to its parents included."""
+    parameters = signature_of(cls).parameters.values()
+    return {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+
+def signature_of(cls: type) -> inspect.Signature:
+    """Return the signature of a class with its parents' arguments, as keyword-only ones, in place of ``**task``."""
+    inits = [vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)]
+    own, *above = (list(inspect.signature(init).parameters.values())[1:] for init in inits)  # without self
+    parameters = {p.name: p for p in own if p.kind is not p.VAR_KEYWORD}
+    takes_net = "net" in parameters
+    rest = [p for p in own if p.kind is p.VAR_KEYWORD]
+    for theirs in above:
+        if not rest:
             break
-    if "net" not in own:  # a family builds its net itself
-        found.pop("net", None)
-    return found
+        named = [p for p in theirs if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in parameters]
+        parameters |= {p.name: p.replace(kind=p.KEYWORD_ONLY) for p in named}
+        rest = [p for p in theirs if p.kind is p.VAR_KEYWORD]
+    if not takes_net:  # a family builds its net itself
+        parameters.pop("net", None)
+    return inspect.Signature([*parameters.values(), *rest])
 
 
 def check_arguments(cls: type, kwargs: dict[str, Any]) -> None:

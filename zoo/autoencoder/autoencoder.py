@@ -5,7 +5,7 @@ Without hidden layers an autoencoder is linear: the plane that it learns is that
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, Unpack
 
 from torch import Tensor, nn
 
@@ -19,7 +19,7 @@ from zoo.autoencoder.coders import (
 )
 from zoo.blocks import Activation, Norm, Style, build_activation
 from zoo.registry import register
-from zoo.tasks import ReconstructionTask
+from zoo.tasks import ReconstructionArguments, ReconstructionTask
 
 Bottleneck = Literal["identity", "threshold", "stochastic_binary"]
 _BOTTLENECKS = ("identity", "threshold", "stochastic_binary")
@@ -132,10 +132,19 @@ class Autoencoder(ReconstructionTask):
         widths: Sequence[int] = (256, 128),
         activation: Activation = "relu",
         bottleneck: Bottleneck = "identity",
-        **task: Any,
+        **task: Unpack[ReconstructionArguments],
     ) -> None:
         input_shape, widths = list(input_shape), list(widths)  # hyperparameters are as JSON gives them back
-        super().__init__(AutoencoderNet(input_shape, latent_dim, widths, activation, bottleneck), **task)
+        super().__init__(
+            AutoencoderNet(
+                input_shape=input_shape,
+                latent_dim=latent_dim,
+                widths=widths,
+                activation=activation,
+                bottleneck=bottleneck,
+            ),
+            **task,
+        )
 
 
 class ConvAutoencoder(ReconstructionTask):
@@ -150,11 +159,20 @@ class ConvAutoencoder(ReconstructionTask):
         activation: Activation = "relu",
         norm: Norm = "batch",
         bottleneck: Bottleneck = "identity",
-        **task: Any,
+        **task: Unpack[ReconstructionArguments],
     ) -> None:
         input_shape = list(input_shape)
         super().__init__(
-            ConvAutoencoderNet(input_shape, latent_dim, width, depth, activation, norm, bottleneck), **task
+            ConvAutoencoderNet(
+                input_shape=input_shape,
+                latent_dim=latent_dim,
+                width=width,
+                depth=depth,
+                activation=activation,
+                norm=norm,
+                bottleneck=bottleneck,
+            ),
+            **task,
         )
 
 

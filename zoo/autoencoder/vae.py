@@ -5,7 +5,7 @@ Deep Conditional Generative Models".
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar, Unpack
 
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from zoo.autoencoder.coders import (
 )
 from zoo.blocks import Activation, Norm, Style
 from zoo.registry import register
-from zoo.tasks import VariationalTask
+from zoo.tasks import VariationalArguments, VariationalTask
 
 
 class PosteriorCoder(Coder):
@@ -136,10 +136,20 @@ class VAE(VariationalTask):
         activation: Activation = "relu",
         conditional: bool = False,
         num_classes: int = 10,
-        **task: Any,
+        **task: Unpack[VariationalArguments],
     ) -> None:
         input_shape, widths = list(input_shape), list(widths)  # hyperparameters are as JSON gives them back
-        super().__init__(VAENet(input_shape, latent_dim, widths, activation, conditional, num_classes), **task)
+        super().__init__(
+            VAENet(
+                input_shape=input_shape,
+                latent_dim=latent_dim,
+                widths=widths,
+                activation=activation,
+                conditional=conditional,
+                num_classes=num_classes,
+            ),
+            **task,
+        )
 
 
 class ConvVAE(VariationalTask):
@@ -155,10 +165,19 @@ class ConvVAE(VariationalTask):
         norm: Norm = "batch",
         conditional: bool = False,
         num_classes: int = 10,
-        **task: Any,
+        **task: Unpack[VariationalArguments],
     ) -> None:
         input_shape = list(input_shape)
-        net = ConvVAENet(input_shape, latent_dim, width, depth, activation, norm, conditional, num_classes)
+        net = ConvVAENet(
+            input_shape=input_shape,
+            latent_dim=latent_dim,
+            width=width,
+            depth=depth,
+            activation=activation,
+            norm=norm,
+            conditional=conditional,
+            num_classes=num_classes,
+        )
         super().__init__(net, **task)
 
 

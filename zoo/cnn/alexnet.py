@@ -6,14 +6,14 @@ arXiv:1404.5997, with the 256 maps that the fourth convolution has in his code (
 padded by 2 (the paper's sizes do not fit its 224 pixels); PyTorch's default initialization, not N(0, 0.01^2) and some biases of 1.
 """
 
-from typing import Any
+from typing import Unpack
 
 from torch import nn
 
 from zoo.blocks import Activation, Dropout, Norm, Style, build_dropout
 from zoo.blocks.tower import Tower, conv_layers
 from zoo.registry import register
-from zoo.tasks import ClassificationTask
+from zoo.tasks import ClassificationArguments, ClassificationTask
 
 
 class AlexNet(Tower):
@@ -77,7 +77,7 @@ class AlexNet(Tower):
 
 
 class AlexNetClassifier(ClassificationTask):
-    """:class:`AlexNet`, trained as a classifier. Arguments: those of the net, then ``**task``."""
+    """A :class:`AlexNet` trained as a classifier. Arguments: those of the net, then ``**task``."""
 
     def __init__(
         self,
@@ -88,9 +88,17 @@ class AlexNetClassifier(ClassificationTask):
         activation: Activation = "relu",
         dropout: float = 0.5,
         dropout_kind: Dropout = "element",
-        **task: Any,
+        **task: Unpack[ClassificationArguments],
     ) -> None:
-        net = AlexNet(num_classes, in_channels, width, norm, activation, dropout, dropout_kind)
+        net = AlexNet(
+            num_classes=num_classes,
+            in_channels=in_channels,
+            width=width,
+            norm=norm,
+            activation=activation,
+            dropout=dropout,
+            dropout_kind=dropout_kind,
+        )
         super().__init__(net, num_classes, **task)
 
 

@@ -3,7 +3,7 @@
 Deviations from the paper: none. Weights are drawn by He et al. 2015 with the fan-in, as in the authors' code.
 """
 
-from typing import Any
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zoo.blocks import Activation, ConvNet, Dropout, Features, Norm, Style, build_activation
 from zoo.cnn.resnet import initialize
 from zoo.registry import register
-from zoo.tasks import ClassificationTask
+from zoo.tasks import ClassificationArguments, ClassificationTask
 
 # table 1, by the number of layers
 BLOCKS = {121: [6, 12, 24, 16], 161: [6, 12, 36, 24], 169: [6, 12, 32, 32], 201: [6, 12, 48, 32]}
@@ -154,7 +154,7 @@ class DenseNet(ConvNet):
 
 
 class DenseNetClassifier(ClassificationTask):
-    """:class:`DenseNet`, trained as a classifier. Arguments: those of the net, then ``**task``."""
+    """A :class:`DenseNet` trained as a classifier. Arguments: those of the net, then ``**task``."""
 
     def __init__(
         self,
@@ -166,9 +166,18 @@ class DenseNetClassifier(ClassificationTask):
         activation: Activation = "relu",
         dropout: float = 0.0,
         dropout_kind: Dropout = "element",
-        **task: Any,
+        **task: Unpack[ClassificationArguments],
     ) -> None:
-        net = DenseNet(blocks, num_classes, in_channels, growth_rate, norm, activation, dropout, dropout_kind)
+        net = DenseNet(
+            blocks=blocks,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            growth_rate=growth_rate,
+            norm=norm,
+            activation=activation,
+            dropout=dropout,
+            dropout_kind=dropout_kind,
+        )
         super().__init__(net, num_classes, **task)
 
 

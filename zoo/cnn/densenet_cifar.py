@@ -3,7 +3,7 @@
 Deviations from the paper: none. Weights are drawn by He et al. 2015 with the fan-in, as in the authors' code.
 """
 
-from typing import Any
+from typing import Unpack
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from zoo.blocks import Activation, ConvNet, Dropout, Features, Norm, Style
 from zoo.cnn.densenet import dense_stages
 from zoo.cnn.resnet import initialize
 from zoo.registry import register
-from zoo.tasks import ClassificationTask
+from zoo.tasks import ClassificationArguments, ClassificationTask
 
 GROWTH_RATES = {100: 12, 250: 24, 190: 40}  # table 2, by depth; any 6n + 4 can be built
 
@@ -74,7 +74,7 @@ class CIFARDenseNet(ConvNet):
 
 
 class CIFARDenseNetClassifier(ClassificationTask):
-    """:class:`CIFARDenseNet`, trained as a classifier. Arguments: those of the net, then ``**task``."""
+    """A :class:`CIFARDenseNet` trained as a classifier. Arguments: those of the net, then ``**task``."""
 
     def __init__(
         self,
@@ -86,9 +86,18 @@ class CIFARDenseNetClassifier(ClassificationTask):
         activation: Activation = "relu",
         dropout: float = 0.0,
         dropout_kind: Dropout = "element",
-        **task: Any,
+        **task: Unpack[ClassificationArguments],
     ) -> None:
-        net = CIFARDenseNet(depth, num_classes, in_channels, growth_rate, norm, activation, dropout, dropout_kind)
+        net = CIFARDenseNet(
+            depth=depth,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            growth_rate=growth_rate,
+            norm=norm,
+            activation=activation,
+            dropout=dropout,
+            dropout_kind=dropout_kind,
+        )
         super().__init__(net, num_classes, **task)
 
 

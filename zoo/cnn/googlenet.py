@@ -7,7 +7,7 @@ there is no local response normalization. Torchvision feeds its pretrained net w
 deviation 0.5 in each channel (its ``transform_input``).
 """
 
-from typing import Any, Literal
+from typing import Literal, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from zoo.blocks import Activation, ConvNet, Norm, Style
 from zoo.blocks.classifier import check_images
 from zoo.cnn.resnet import initialize
 from zoo.registry import register
-from zoo.tasks import ClassificationTask
+from zoo.tasks import ClassificationArguments, ClassificationTask
 
 Module = Literal["reduced", "naive"]
 # table 1: 1x1; 1x1 before 3x3, 3x3; 1x1 before 5x5, 5x5; 1x1 after the pooling
@@ -230,7 +230,7 @@ class GoogLeNet(ConvNet):
 
 
 class GoogLeNetClassifier(ClassificationTask):
-    """:class:`GoogLeNet`, trained as a classifier. Arguments: those of the net, then ``**task``.
+    """A :class:`GoogLeNet` trained as a classifier. Arguments: those of the net, then ``**task``.
 
     The loss is that of the last layer plus ``aux_weight`` times that of each auxiliary head.
     """
@@ -247,10 +247,19 @@ class GoogLeNetClassifier(ClassificationTask):
         activation: Activation = "relu",
         dropout: float = 0.2,
         dropout_aux: float = 0.7,
-        **task: Any,
+        **task: Unpack[ClassificationArguments],
     ) -> None:
         net = GoogLeNet(
-            module, branch5x5, aux_logits, num_classes, in_channels, width, norm, activation, dropout, dropout_aux
+            module=module,
+            branch5x5=branch5x5,
+            aux_logits=aux_logits,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            width=width,
+            norm=norm,
+            activation=activation,
+            dropout=dropout,
+            dropout_aux=dropout_aux,
         )
         super().__init__(net, num_classes, **task)
 

@@ -4,7 +4,7 @@ The net of 19 layers is "Highway 2" of table 1, as its authors' Caffe definition
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zoo.blocks import Activation, ConvNet, Dropout, HighwayLayer, Norm, Style
 from zoo.blocks.classifier import check_images
 from zoo.registry import register
-from zoo.tasks import ClassificationTask
+from zoo.tasks import ClassificationArguments, ClassificationTask
 
 
 class ConvHighway(ConvNet):
@@ -100,7 +100,7 @@ def _convolution(in_channels: int, out_channels: int, size: int, style: Style) -
 
 
 class ConvHighwayClassifier(ClassificationTask):
-    """:class:`ConvHighway`, trained as a classifier. Arguments: those of the net, then ``**task``."""
+    """A :class:`ConvHighway` trained as a classifier. Arguments: those of the net, then ``**task``."""
 
     def __init__(
         self,
@@ -113,10 +113,20 @@ class ConvHighwayClassifier(ClassificationTask):
         activation: Activation = "relu",
         dropout: float = 0.0,
         dropout_kind: Dropout = "element",
-        **task: Any,
+        **task: Unpack[ClassificationArguments],
     ) -> None:
         blocks = list(blocks)  # a hyperparameter is as JSON gives it back
-        net = ConvHighway(blocks, gate_bias, num_classes, in_channels, width, norm, activation, dropout, dropout_kind)
+        net = ConvHighway(
+            blocks=blocks,
+            gate_bias=gate_bias,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            width=width,
+            norm=norm,
+            activation=activation,
+            dropout=dropout,
+            dropout_kind=dropout_kind,
+        )
         super().__init__(net, num_classes, **task)
 
 

@@ -4,14 +4,14 @@ Deviations from the paper: C3 sees all maps of S2 (table I of the paper leaves s
 trainable coefficients, tanh is not scaled, and the output is linear (the paper has radial basis functions).
 """
 
-from typing import Any, Literal
+from typing import Literal, Unpack
 
 from torch import Tensor, nn
 
 from zoo.blocks import ConvNet
 from zoo.blocks.classifier import check_images
 from zoo.registry import register
-from zoo.tasks import ClassificationTask
+from zoo.tasks import ClassificationArguments, ClassificationTask
 
 
 class LeNet(ConvNet):
@@ -76,7 +76,7 @@ class LeNet(ConvNet):
 
 
 class LeNetClassifier(ClassificationTask):
-    """:class:`LeNet`, trained as a classifier. Arguments: those of the net, then ``**task``."""
+    """A :class:`LeNet` trained as a classifier. Arguments: those of the net, then ``**task``."""
 
     def __init__(
         self,
@@ -84,9 +84,11 @@ class LeNetClassifier(ClassificationTask):
         in_channels: int = 1,
         variant: Literal["published", "relu"] = "published",
         width: int = 6,
-        **task: Any,
+        **task: Unpack[ClassificationArguments],
     ) -> None:
-        super().__init__(LeNet(num_classes, in_channels, variant, width), num_classes, **task)
+        super().__init__(
+            LeNet(num_classes=num_classes, in_channels=in_channels, variant=variant, width=width), num_classes, **task
+        )
 
 
 register("lenet5", LeNetClassifier)

@@ -3,14 +3,14 @@
 Deviation from table 1 as printed: the last depthwise convolution has stride 1, as its sizes (7x7 in, 7x7 out) say.
 """
 
-from typing import Any
+from typing import Unpack
 
 from torch import Tensor, nn
 
 from zoo.blocks import Activation, ConvNet, Dropout, Norm, Style
 from zoo.blocks.classifier import check_images
 from zoo.registry import register
-from zoo.tasks import ClassificationTask
+from zoo.tasks import ClassificationArguments, ClassificationTask
 
 # table 1: channels out and stride of each depthwise-separable block
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
@@ -106,7 +106,7 @@ class MobileNet(ConvNet):
 
 
 class MobileNetClassifier(ClassificationTask):
-    """:class:`MobileNet`, trained as a classifier. Arguments: those of the net, then ``**task``."""
+    """A :class:`MobileNet` trained as a classifier. Arguments: those of the net, then ``**task``."""
 
     def __init__(
         self,
@@ -117,9 +117,17 @@ class MobileNetClassifier(ClassificationTask):
         activation: Activation = "relu",
         dropout: float = 0.0,
         dropout_kind: Dropout = "element",
-        **task: Any,
+        **task: Unpack[ClassificationArguments],
     ) -> None:
-        net = MobileNet(num_classes, in_channels, width, norm, activation, dropout, dropout_kind)
+        net = MobileNet(
+            num_classes=num_classes,
+            in_channels=in_channels,
+            width=width,
+            norm=norm,
+            activation=activation,
+            dropout=dropout,
+            dropout_kind=dropout_kind,
+        )
         super().__init__(net, num_classes, **task)
 
 

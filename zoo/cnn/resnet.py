@@ -4,7 +4,7 @@ Deviations from the paper: in a bottleneck the stride sits on the 3x3 convolutio
 stands before the last convolution of a block (Zagoruyko and Komodakis 2016, arXiv:1605.07146, section 2.4).
 """
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, Unpack
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zoo.blocks import Activation, ConvNet, Dropout, Norm, Style
 from zoo.blocks.classifier import check_images
 from zoo.registry import register
-from zoo.tasks import ClassificationTask
+from zoo.tasks import ClassificationArguments, ClassificationTask
 
 Depth = Literal[18, 34, 50, 101, 152]
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # table 1
@@ -161,7 +161,7 @@ def initialize(net: nn.Module, mode: Literal["fan_in", "fan_out"] = "fan_out") -
 
 
 class ResNetClassifier(ClassificationTask):
-    """:class:`ResNet`, trained as a classifier. Arguments: those of the net, then ``**task``."""
+    """A :class:`ResNet` trained as a classifier. Arguments: those of the net, then ``**task``."""
 
     def __init__(
         self,
@@ -173,9 +173,18 @@ class ResNetClassifier(ClassificationTask):
         activation: Activation = "relu",
         dropout: float = 0.0,
         dropout_kind: Dropout = "element",
-        **task: Any,
+        **task: Unpack[ClassificationArguments],
     ) -> None:
-        net = ResNet(depth, num_classes, in_channels, width, norm, activation, dropout, dropout_kind)
+        net = ResNet(
+            depth=depth,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            width=width,
+            norm=norm,
+            activation=activation,
+            dropout=dropout,
+            dropout_kind=dropout_kind,
+        )
         super().__init__(net, num_classes, **task)
 
 

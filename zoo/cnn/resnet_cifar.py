@@ -3,7 +3,7 @@
 With ``shortcut="none"`` the plain counterpart of the paper's fig. 6: the same layers and parameters without the residual.
 """
 
-from typing import Any, Literal
+from typing import Literal, Unpack
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from zoo.blocks import Activation, ConvNet, Dropout, Norm, Style
 from zoo.blocks.classifier import check_images
 from zoo.cnn.resnet import initialize
 from zoo.registry import register
-from zoo.tasks import ClassificationTask
+from zoo.tasks import ClassificationArguments, ClassificationTask
 
 DEPTHS = (20, 32, 44, 56, 110)  # table 6; any 6n + 2 can be built
 
@@ -121,7 +121,7 @@ class CIFARResNet(ConvNet):
 
 
 class CIFARResNetClassifier(ClassificationTask):
-    """:class:`CIFARResNet`, trained as a classifier. Arguments: those of the net, then ``**task``."""
+    """A :class:`CIFARResNet` trained as a classifier. Arguments: those of the net, then ``**task``."""
 
     def __init__(
         self,
@@ -134,9 +134,19 @@ class CIFARResNetClassifier(ClassificationTask):
         activation: Activation = "relu",
         dropout: float = 0.0,
         dropout_kind: Dropout = "element",
-        **task: Any,
+        **task: Unpack[ClassificationArguments],
     ) -> None:
-        net = CIFARResNet(depth, num_classes, in_channels, width, shortcut, norm, activation, dropout, dropout_kind)
+        net = CIFARResNet(
+            depth=depth,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            width=width,
+            shortcut=shortcut,
+            norm=norm,
+            activation=activation,
+            dropout=dropout,
+            dropout_kind=dropout_kind,
+        )
         super().__init__(net, num_classes, **task)
 
 

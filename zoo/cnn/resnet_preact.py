@@ -4,7 +4,7 @@ The CIFAR nets of the paper. Deviation: in a bottleneck the stride sits on the 3
 before the last convolution of a unit (Zagoruyko and Komodakis 2016, arXiv:1605.07146, section 2.4).
 """
 
-from typing import Any, Literal
+from typing import Literal, Unpack
 
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ from zoo.blocks.classifier import check_images
 from zoo.cnn.resnet import initialize
 from zoo.cnn.resnet_cifar import pad_shortcut
 from zoo.registry import register
-from zoo.tasks import ClassificationTask
+from zoo.tasks import ClassificationArguments, ClassificationTask
 
 Kind = Literal["basic", "bottleneck"]
 
@@ -144,7 +144,7 @@ def _activation(style: Style) -> nn.Module:
 
 
 class PreActResNetClassifier(ClassificationTask):
-    """:class:`PreActResNet`, trained as a classifier. Arguments: those of the net, then ``**task``."""
+    """A :class:`PreActResNet` trained as a classifier. Arguments: those of the net, then ``**task``."""
 
     def __init__(
         self,
@@ -157,9 +157,19 @@ class PreActResNetClassifier(ClassificationTask):
         activation: Activation = "relu",
         dropout: float = 0.0,
         dropout_kind: Dropout = "element",
-        **task: Any,
+        **task: Unpack[ClassificationArguments],
     ) -> None:
-        net = PreActResNet(depth, block, num_classes, in_channels, width, norm, activation, dropout, dropout_kind)
+        net = PreActResNet(
+            depth=depth,
+            block=block,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            width=width,
+            norm=norm,
+            activation=activation,
+            dropout=dropout,
+            dropout_kind=dropout_kind,
+        )
         super().__init__(net, num_classes, **task)
 
 

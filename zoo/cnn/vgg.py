@@ -4,14 +4,14 @@ Configurations A, B, D and E of table 1; with ``norm="batch"`` torchvision's ``_
 the paper: convolutions start by He et al. 2015 (the paper draws A from N(0, 0.01^2) and starts the deeper nets from a trained A).
 """
 
-from typing import Any, Literal
+from typing import Literal, Unpack
 
 from torch import nn
 
 from zoo.blocks import Activation, Dropout, Norm, Style, build_dropout
 from zoo.blocks.tower import Tower, conv_layers
 from zoo.registry import register
-from zoo.tasks import ClassificationTask
+from zoo.tasks import ClassificationArguments, ClassificationTask
 
 Depth = Literal[11, 13, 16, 19]
 STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # table 1: A, B, D, E
@@ -92,7 +92,7 @@ def _initialize(net: nn.Module) -> None:
 
 
 class VGGClassifier(ClassificationTask):
-    """:class:`VGG`, trained as a classifier. Arguments: those of the net, then ``**task``."""
+    """A :class:`VGG` trained as a classifier. Arguments: those of the net, then ``**task``."""
 
     def __init__(
         self,
@@ -104,9 +104,18 @@ class VGGClassifier(ClassificationTask):
         activation: Activation = "relu",
         dropout: float = 0.5,
         dropout_kind: Dropout = "element",
-        **task: Any,
+        **task: Unpack[ClassificationArguments],
     ) -> None:
-        net = VGG(depth, num_classes, in_channels, width, norm, activation, dropout, dropout_kind)
+        net = VGG(
+            depth=depth,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            width=width,
+            norm=norm,
+            activation=activation,
+            dropout=dropout,
+            dropout_kind=dropout_kind,
+        )
         super().__init__(net, num_classes, **task)
 
 

@@ -8,7 +8,7 @@ that with ``width=64`` the parameters are as many as in PyTorch's example; the p
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Unpack
 
 from torch import nn
 
@@ -16,7 +16,7 @@ from zoo.blocks import Adversaries, WithClass, build_norm
 from zoo.blocks.adversaries import check_shapes
 from zoo.blocks.norm import Norm
 from zoo.registry import register
-from zoo.tasks import AdversarialTask
+from zoo.tasks import AdversarialArguments, AdversarialTask
 
 ADAM = {"betas": [0.5, 0.999]}  # section 4
 
@@ -130,10 +130,19 @@ class DCGAN(AdversarialTask):
         discriminator_norm: Norm = "batch",
         conditional: bool = False,
         num_classes: int = 10,
-        **task: Any,
+        **task: Unpack[AdversarialArguments],
     ) -> None:
         input_shape = list(input_shape)  # a hyperparameter is as JSON gives it back
-        net = DCGANNet(input_shape, latent_dim, width, smallest, norm, discriminator_norm, conditional, num_classes)
+        net = DCGANNet(
+            input_shape=input_shape,
+            latent_dim=latent_dim,
+            width=width,
+            smallest=smallest,
+            norm=norm,
+            discriminator_norm=discriminator_norm,
+            conditional=conditional,
+            num_classes=num_classes,
+        )
         super().__init__(net, **task)
 
 

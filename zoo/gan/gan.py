@@ -6,13 +6,13 @@ noise. The conditional form is that of Mirza and Osindero 2014, "Conditional Gen
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 from zoo.blocks import Activation, Adversaries, WithClass
 from zoo.blocks.adversaries import check_shapes
 from zoo.linear.mlp import MLP, Norm
 from zoo.registry import register
-from zoo.tasks import AdversarialTask
+from zoo.tasks import AdversarialArguments, AdversarialTask
 
 ADAM = {"betas": [0.5, 0.999]}  # Radford et al. 2016, section 4
 
@@ -73,10 +73,21 @@ class GAN(AdversarialTask):
         norm: Norm = "none",
         conditional: bool = False,
         num_classes: int = 10,
-        **task: Any,
+        **task: Unpack[AdversarialArguments],
     ) -> None:
         input_shape, widths = list(input_shape), list(widths)  # a hyperparameter is as JSON gives it back
-        super().__init__(GANNet(input_shape, latent_dim, widths, activation, norm, conditional, num_classes), **task)
+        super().__init__(
+            GANNet(
+                input_shape=input_shape,
+                latent_dim=latent_dim,
+                widths=widths,
+                activation=activation,
+                norm=norm,
+                conditional=conditional,
+                num_classes=num_classes,
+            ),
+            **task,
+        )
 
 
 register("gan_mlp", GAN, optimizer="Adam", optimizer_args=ADAM)

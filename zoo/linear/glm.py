@@ -3,7 +3,7 @@
 Here with unit dispersion: the gaussian family has variance 1, so its scale is not estimated.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric, Metric
 from zoo.blocks import flatten_features
 from zoo.model import Makes
 from zoo.registry import register
-from zoo.tasks import Task
+from zoo.tasks import Task, TaskArguments
 
 Family = Literal["gaussian", "bernoulli", "categorical", "poisson"]
 FAMILIES = ("gaussian", "bernoulli", "categorical", "poisson")
@@ -86,8 +86,10 @@ class GLMRegressor(Task):
 
     net: GLM
 
-    def __init__(self, in_features: int = 10, num_outputs: int = 1, family: Family = "gaussian", **task: Any) -> None:
-        super().__init__(GLM(in_features, num_outputs, family), **task)
+    def __init__(
+        self, in_features: int = 10, num_outputs: int = 1, family: Family = "gaussian", **task: Unpack[TaskArguments]
+    ) -> None:
+        super().__init__(GLM(in_features=in_features, num_outputs=num_outputs, family=family), **task)
 
     @property
     def makes(self) -> Makes:

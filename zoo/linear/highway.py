@@ -4,13 +4,13 @@ The dense nets of section 3.1; the convolutional ones stand in ``zoo.cnn``. A pl
 a layer. Deviation from the papers: the gate's bias at the start, which they search, is given by depth.
 """
 
-from typing import Any
+from typing import Unpack
 
 from torch import Tensor, nn
 
 from zoo.blocks import Activation, Classifier, HighwayLayer, build_activation, expansion, flatten_features
 from zoo.registry import register
-from zoo.tasks import ClassificationTask
+from zoo.tasks import ClassificationArguments, ClassificationTask
 
 GATE_BIAS = {10: -1.0, 20: -2.0, 50: -3.0, 100: -4.0}  # the deeper, the more is carried at first
 
@@ -73,7 +73,7 @@ class Highway(Classifier):
 
 
 class HighwayClassifier(ClassificationTask):
-    """:class:`Highway`, trained as a classifier. Arguments: those of the net, then ``**task``."""
+    """A :class:`Highway` trained as a classifier. Arguments: those of the net, then ``**task``."""
 
     def __init__(
         self,
@@ -84,9 +84,17 @@ class HighwayClassifier(ClassificationTask):
         width: int = 50,
         activation: Activation = "relu",
         dropout: float = 0.0,
-        **task: Any,
+        **task: Unpack[ClassificationArguments],
     ) -> None:
-        net = Highway(depth, gate_bias, in_features, num_classes, width, activation, dropout)
+        net = Highway(
+            depth=depth,
+            gate_bias=gate_bias,
+            in_features=in_features,
+            num_classes=num_classes,
+            width=width,
+            activation=activation,
+            dropout=dropout,
+        )
         super().__init__(net, num_classes, **task)
 
 

@@ -4,14 +4,14 @@ By gradient, or in closed form from sums that are gathered batch by batch, so th
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from zoo.blocks import flatten_features
 from zoo.registry import register
-from zoo.tasks import RegressionTask
+from zoo.tasks import RegressionArguments, RegressionTask
 
 
 class LinearRegression(nn.Module):
@@ -44,8 +44,8 @@ class LinearRegressor(RegressionTask):
     :func:`fit_closed_form` gives the least-squares solution in one pass over the data.
     """
 
-    def __init__(self, in_features: int = 10, num_outputs: int = 1, **task: Any) -> None:
-        super().__init__(LinearRegression(in_features, num_outputs), num_outputs, **task)
+    def __init__(self, in_features: int = 10, num_outputs: int = 1, **task: Unpack[RegressionArguments]) -> None:
+        super().__init__(LinearRegression(in_features=in_features, num_outputs=num_outputs), num_outputs, **task)
 
 
 class NormalEquations:

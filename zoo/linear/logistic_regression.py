@@ -1,12 +1,12 @@
 """Logistic regression: Bishop 2006, "Pattern Recognition and Machine Learning", section 4.3.2."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from torch import Tensor, nn
 
 from zoo.blocks import Classifier, flatten_features
 from zoo.registry import register
-from zoo.tasks import ClassificationTask
+from zoo.tasks import ClassificationTask, ClassifierArguments
 
 
 class LogisticRegression(Classifier):
@@ -57,7 +57,7 @@ class LogisticRegressionClassifier(ClassificationTask):
         num_classes: int = 2,
         mode: Literal["binary", "multilabel"] = "binary",
         l2: float = 0.0,
-        **task: Any,
+        **task: Unpack[ClassifierArguments],
     ) -> None:
         if mode not in ("binary", "multilabel"):
             raise ValueError(
@@ -66,7 +66,7 @@ class LogisticRegressionClassifier(ClassificationTask):
         if l2 < 0:
             raise ValueError(f"l2 must be 0 or above, got {l2}")
         outputs = 1 if mode == "binary" else num_classes
-        super().__init__(LogisticRegression(in_features, outputs), num_classes, mode, **task)
+        super().__init__(LogisticRegression(in_features=in_features, num_outputs=outputs), num_classes, mode=mode, **task)
 
     def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int]:
         """Mean binary cross-entropy plus the penalty; both are logged, each by itself."""

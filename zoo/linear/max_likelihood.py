@@ -4,7 +4,7 @@ The worked case is Gumbel's distribution of extremes: Gumbel 1958, "Statistics o
 closed form; the scale stays above 0 because it is learned through ``torch.distributions.transform_to``.
 """
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, distributions, nn
@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric, Metric
 
 from zoo.registry import register
 from zoo.spelling import suggest
-from zoo.tasks import Task
+from zoo.tasks import Task, TaskArguments
 
 # of several arguments that say the same, the one that is learned
 _REDUNDANT = {"probs": "logits", "covariance_matrix": "scale_tril", "precision_matrix": "scale_tril"}
@@ -102,9 +102,13 @@ class MaximumLikelihood(Task):
     net: FittedDistribution
 
     def __init__(
-        self, family: str = "Gumbel", size: int = 1, fixed: dict[str, float] | None = None, **task: Any
+        self,
+        family: str = "Gumbel",
+        size: int = 1,
+        fixed: dict[str, float] | None = None,
+        **task: Unpack[TaskArguments],
     ) -> None:
-        super().__init__(FittedDistribution(family, size, fixed), **task)
+        super().__init__(FittedDistribution(family=family, size=size, fixed=fixed), **task)
 
     def standardize(self, x: Tensor) -> Tensor:
         """The data as they are."""

@@ -1,14 +1,14 @@
 """Multi-layer perceptron: Goodfellow, Bengio and Courville 2016, "Deep Learning", chapter 6."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from zoo.blocks import Activation, Classifier, build_activation, expansion, flatten_features
 from zoo.registry import register
-from zoo.tasks import ClassificationTask, RegressionTask
+from zoo.tasks import ClassificationArguments, ClassificationTask, RegressionArguments, RegressionTask
 
 Norm = Literal["none", "batch", "layer"]
 Skip = Literal["none", "residual", "dense"]
@@ -106,7 +106,7 @@ class MLP(Classifier):
 
 
 class MLPClassifier(ClassificationTask):
-    """:class:`MLP`, trained as a classifier. Arguments: those of the net, then ``**task``."""
+    """A :class:`MLP` trained as a classifier. Arguments: those of the net, then ``**task``."""
 
     def __init__(
         self,
@@ -118,10 +118,19 @@ class MLPClassifier(ClassificationTask):
         norm: Norm = "none",
         dropout: float = 0.0,
         skip: Skip = "none",
-        **task: Any,
+        **task: Unpack[ClassificationArguments],
     ) -> None:
         widths = list(widths)  # a hyperparameter is as JSON gives it back
-        net = MLP(in_features, num_classes, widths, activation, pieces, norm, dropout, skip)
+        net = MLP(
+            in_features=in_features,
+            num_outputs=num_classes,
+            widths=widths,
+            activation=activation,
+            pieces=pieces,
+            norm=norm,
+            dropout=dropout,
+            skip=skip,
+        )
         super().__init__(net, num_classes, **task)
 
 
@@ -138,10 +147,19 @@ class MLPRegressor(RegressionTask):
         norm: Norm = "none",
         dropout: float = 0.0,
         skip: Skip = "none",
-        **task: Any,
+        **task: Unpack[RegressionArguments],
     ) -> None:
         widths = list(widths)
-        net = MLP(in_features, num_outputs, widths, activation, pieces, norm, dropout, skip)
+        net = MLP(
+            in_features=in_features,
+            num_outputs=num_outputs,
+            widths=widths,
+            activation=activation,
+            pieces=pieces,
+            norm=norm,
+            dropout=dropout,
+            skip=skip,
+        )
         super().__init__(net, num_outputs, **task)
 
 

@@ -1,13 +1,13 @@
 """The perceptron: Rosenblatt 1958, "The Perceptron: A Probabilistic Model", Psychological Review 65(6)."""
 
-from typing import Any, Literal
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from zoo.blocks import Classifier, flatten_features
 from zoo.registry import register
-from zoo.tasks import ClassificationTask
+from zoo.tasks import ClassificationTask, ClassifierArguments
 
 
 class Perceptron(Classifier):
@@ -57,16 +57,16 @@ class PerceptronClassifier(ClassificationTask):
         num_classes: int = 2,
         rule: Literal["perceptron", "hinge"] = "perceptron",
         mode: Literal["binary"] = "binary",
-        **task: Any,
+        **task: Unpack[ClassifierArguments],
     ) -> None:
         if rule not in ("perceptron", "hinge"):
             raise ValueError(f"rule must be perceptron or hinge, got {rule!r}")
         if mode != "binary":
             raise ValueError(f"a perceptron has two classes, mode='binary', got {mode!r}: take SoftmaxRegression")
+        super().__init__(Perceptron(in_features=in_features), num_classes, mode=mode, **task)
         for name, only in (("threshold", 0.5), ("label_smoothing", 0.0)):
-            if task.get(name, only) != only:
+            if self.hparams[name] != only:
                 raise ValueError(f"a perceptron gives no probabilities, so {name} does not apply: leave it at {only}")
-        super().__init__(Perceptron(in_features), num_classes, mode, **task)
 
     def example_losses(self, logits: Tensor, y: Tensor, training: bool) -> Tensor:
         """The rule's loss of each example, ``(B,)``."""

@@ -1,12 +1,12 @@
 """Softmax regression (multinomial logistic regression): Bishop 2006, "Pattern Recognition and Machine Learning", section 4.3.4."""
 
-from typing import Any
+from typing import Unpack
 
 from torch import Tensor, nn
 
 from zoo.blocks import Classifier, flatten_features
 from zoo.registry import register
-from zoo.tasks import ClassificationTask
+from zoo.tasks import ClassificationArguments, ClassificationTask
 
 
 class SoftmaxRegression(Classifier):
@@ -38,15 +38,25 @@ class SoftmaxRegression(Classifier):
 
 
 class SoftmaxRegressionClassifier(ClassificationTask):
-    """:class:`SoftmaxRegression`, trained as a classifier. Arguments: those of the net, then ``**task``.
+    """A :class:`SoftmaxRegression` trained as a classifier. Arguments: those of the net, then ``**task``.
 
     Example:
         >>> SoftmaxRegressionClassifier(in_features=64, num_classes=10).expected_initial_loss()  # ln 10
         2.302585092994046
     """
 
-    def __init__(self, in_features: int = 784, num_classes: int = 10, temperature: float = 1.0, **task: Any) -> None:
-        super().__init__(SoftmaxRegression(in_features, num_classes, temperature), num_classes, **task)
+    def __init__(
+        self,
+        in_features: int = 784,
+        num_classes: int = 10,
+        temperature: float = 1.0,
+        **task: Unpack[ClassificationArguments],
+    ) -> None:
+        super().__init__(
+            SoftmaxRegression(in_features=in_features, num_classes=num_classes, temperature=temperature),
+            num_classes,
+            **task,
+        )
 
 
 register("softmax_regression", SoftmaxRegressionClassifier)

@@ -7,7 +7,7 @@ once, not each from the one before.
 """
 
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from zoo.blocks import ConvNet
 from zoo.blocks.convnet import slide
 from zoo.registry import register
 from zoo.segmentation.pyramid import EncoderDecoder, build_encoder, take_standardization
-from zoo.tasks import SegmentationTask
+from zoo.tasks import SegmentationArguments, SegmentationTask
 
 Variant = Literal["32s", "16s", "8s"]
 FINER = {"32s": 0, "16s": 1, "8s": 2}  # fig. 3: maps that are joined to the last one
@@ -133,11 +133,11 @@ class FCNSegmenter(SegmentationTask):
         variant: Variant = "8s",
         num_classes: int = 21,
         in_channels: int = 3,
-        **task: Any,
+        **task: Unpack[SegmentationArguments],
     ) -> None:
         source = build_encoder(encoder, encoder_args, in_channels, encoder_weights)
         net: Any = source.net
-        super().__init__(FCN(net, num_classes, variant), num_classes, **task)
+        super().__init__(FCN(encoder=net, num_classes=num_classes, variant=variant), num_classes, **task)
         if encoder_weights is not None:
             take_standardization(self, source)
 

@@ -6,7 +6,7 @@ them, but for ``norm="none"``.
 """
 
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from zoo.blocks import Activation, ConvNet, Norm, Style, build_dropout
 from zoo.blocks.classifier import check_images
 from zoo.registry import check_arguments, register
 from zoo.segmentation.pyramid import EncoderDecoder, build_encoder, take_standardization
-from zoo.tasks import SegmentationTask
+from zoo.tasks import SegmentationArguments, SegmentationTask
 
 Skip = Literal["concat", "none"]
 _LEAST = 16  # channels that a stage without a map of the encoder keeps, if there are so many
@@ -190,7 +190,7 @@ class UNetSegmenter(SegmentationTask):
         norm: Norm = "batch",
         activation: Activation = "relu",
         dropout: float = 0.0,
-        **task: Any,
+        **task: Unpack[SegmentationArguments],
     ) -> None:
         source: Any
         if encoder == "plain":
@@ -205,7 +205,11 @@ class UNetSegmenter(SegmentationTask):
         else:
             source = build_encoder(encoder, encoder_args, in_channels, encoder_weights)
             maps = source.net
-        super().__init__(UNet(maps, num_classes, skip, norm, activation, dropout), num_classes, **task)
+        super().__init__(
+            UNet(encoder=maps, num_classes=num_classes, skip=skip, norm=norm, activation=activation, dropout=dropout),
+            num_classes,
+            **task,
+        )
         if encoder_weights is not None:
             take_standardization(self, source)
 

@@ -1,21 +1,29 @@
 """Tasks: how a net is trained. Each is a LightningModule and usable as it is with any net."""
 
 from zoo.optim.initializers import initialize
-from zoo.tasks.adversarial import AdversarialTask
-from zoo.tasks.base import Task
-from zoo.tasks.classification import ClassificationTask
-from zoo.tasks.reconstruction import ReconstructionTask
-from zoo.tasks.regression import RegressionTask
-from zoo.tasks.segmentation import SegmentationTask
-from zoo.tasks.variational import VariationalTask
+from zoo.tasks.adversarial import AdversarialArguments, AdversarialTask
+from zoo.tasks.base import Task, TaskArguments
+from zoo.tasks.classification import ClassificationArguments, ClassificationTask, ClassifierArguments
+from zoo.tasks.reconstruction import ReconstructionArguments, ReconstructionTask
+from zoo.tasks.regression import RegressionArguments, RegressionTask
+from zoo.tasks.segmentation import SegmentationArguments, SegmentationTask
+from zoo.tasks.variational import VariationalArguments, VariationalTask
 
 __all__ = [
+    "AdversarialArguments",
     "AdversarialTask",
+    "ClassificationArguments",
     "ClassificationTask",
+    "ClassifierArguments",
+    "ReconstructionArguments",
     "ReconstructionTask",
+    "RegressionArguments",
     "RegressionTask",
+    "SegmentationArguments",
     "SegmentationTask",
     "Task",
+    "TaskArguments",
+    "VariationalArguments",
     "VariationalTask",
     "initialize",
 ]

@@ -5,7 +5,7 @@ As in torchvision, which also tells how the weights start: the head is one linea
 
 import math
 from collections import OrderedDict
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zoo.blocks import Classifier, MultiHeadAttention
 from zoo.blocks.classifier import check_images
 from zoo.registry import register
-from zoo.tasks import ClassificationTask
+from zoo.tasks import ClassificationArguments, ClassificationTask
 
 # table 1: layers, heads, hidden size D, size of the MLP
 SIZES = {"b": (12, 12, 768, 3072), "l": (24, 16, 1024, 4096), "h": (32, 16, 1280, 5120)}
@@ -135,7 +135,7 @@ class ViT(Classifier):
 
 
 class ViTClassifier(ClassificationTask):
-    """:class:`ViT`, trained as a classifier. Arguments: those of the net, then ``**task``."""
+    """A :class:`ViT` trained as a classifier. Arguments: those of the net, then ``**task``."""
 
     def __init__(
         self,
@@ -149,19 +149,19 @@ class ViTClassifier(ClassificationTask):
         in_channels: int = 3,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
-        **task: Any,
+        **task: Unpack[ClassificationArguments],
     ) -> None:
         net = ViT(
-            image_size,
-            patch_size,
-            num_layers,
-            num_heads,
-            hidden_dim,
-            mlp_dim,
-            num_classes,
-            in_channels,
-            dropout,
-            attention_dropout,
+            image_size=image_size,
+            patch_size=patch_size,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            hidden_dim=hidden_dim,
+            mlp_dim=mlp_dim,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            dropout=dropout,
+            attention_dropout=attention_dropout,
         )
         super().__init__(net, num_classes, **task)
 
