@@ -1,3 +1,6 @@
+from .contract import Freezable as Freezable
+from .contract import Renderable as Renderable
+from .contract import Sampleable as Sampleable
 from .ema import EMA as EMA
 from .graceful_stop import GracefulStop as GracefulStop
 from .grad_norm import GradNorm as GradNorm

@@ -201,9 +201,12 @@ def leaves(tree: Any) -> list[Any]:
     return tree_leaves(tree)
 
 
-def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
-    """Apply ``function`` to what nested lists, tuples (named ones, too) and dicts hold."""
-    return tree_map(function, tree)
+def map_leaves(function: Callable[..., Any], *trees: Any) -> Any:
+    """Apply ``function`` to what nested lists, tuples (named ones, too) and dicts hold; their types stay.
+
+    Of several trees alike, it gets what stands in the same place of each.
+    """
+    return tree_map(function, *trees)
 
 
 # Gradients -------------------------------------------------------------------------------------------------------------

@@ -66,14 +66,19 @@ class LayerFreezing(Callback):
         self.milestones = dict(sorted((milestones or {}).items()))
         self.groups, self.down_to = groups, down_to
         self._state: dict[str, Any] = {"best": None, "waited": 0, "released": 0}  # of patience
+        self._begun = False  # whether this fit has trained a batch
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
         module: Any = pl_module
-        if not hasattr(module, "layer_groups"):
-            raise TypeError(f"{type(module).__name__} has no layer_groups(): LayerFreezing is for tasks of the zoo")
+        missing = [name for name in ("layer_groups", "group_of", "frozen") if not hasattr(module, name)]
+        if missing or type(module).freeze is LightningModule.freeze:  # Lightning's own freezes everything
+            raise TypeError(
+                f"{type(module).__name__} must define {', '.join(missing or ['freeze(below)'])} to be frozen by LayerFreezing: see "
+                "callbacks.Freezable"
+            )
         if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
             raise TypeError(
                 f"{type(trainer.strategy).__name__} shards parameters, which must be frozen alike in each shard: LayerFreezing "
@@ -94,6 +99,7 @@ class LayerFreezing(Callback):
             )
         self._check_end(trainer, module)
         self._state = {"best": None, "waited": 0, "released": 0}
+        self._begun = False
         # a checkpoint to resume from is loaded after this
         module.freeze(len(module.layer_groups()) - self._target(module, 0))
 
@@ -132,8 +138,9 @@ class LayerFreezing(Callback):
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if batch_idx > 0:
+        if batch_idx > 0 and self._begun:
             return
+        self._begun = True  # resumed in mid-epoch, a module that does not save what is frozen learns it here
         # not at the epoch's start: a run that is resumed from the end of an epoch's last batch is not told of the next one's
         module: Any = pl_module
         groups = module.layer_groups()

@@ -50,6 +50,9 @@ class ModelFolder(Callback):
             "data": getattr(data, "data_identity", None) or type(data).__name__,
             "metric": metrics,
         }
+        if not hasattr(module, "save_pretrained"):
+            rank_zero_warn(f"ModelFolder wrote nothing: {type(module).__name__} has no save_pretrained()")
+            return
         try:
             module.save_pretrained(self._folder, told)
         except ValueError as error:  # a class that nobody registered: its checkpoints are there

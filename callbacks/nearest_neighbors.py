@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from callbacks.internals import as_step_gets_it, gather_objects, leaves, run_folder
-from callbacks.reading import read
+from callbacks.reading import counted, has_indices, read
 from callbacks.writing import warning_only, write
 
 
@@ -44,7 +44,7 @@ class NearestNeighbors(Callback):
         self.num_shown = num_shown
         self._folder: Path | None = None
         self._train: Tensor | None = None
-        self._real: list[Tensor] = []  # of each batch, the distances to the nearest training example
+        self._real: list[Tensor | None] = []  # of each batch, the distances to the nearest training example
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -68,17 +68,28 @@ class NearestNeighbors(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if self._train is not None:
-            x, _, *rest = batch
-            self._real.append(_nearest(x if not rest else x[rest[0] > 0], self._train)[0])
+            x = _inputs(batch)
+            if x is None or x.shape[1:] != self._train.shape[1:]:
+                self._real.append(None)
+                return
+            weight = batch[2:] if isinstance(batch, list | tuple) else ()
+            self._real.append(_nearest(x[counted(weight[0])] if weight else x, self._train)[0])
 
     @override
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._train is None or not self._real:
             return
-        real = torch.cat(gather_objects(trainer, torch.cat(self._real)))
+        parts = [part for parts in gather_objects(trainer, self._real) for part in parts]
         module: Any = pl_module
         with torch.no_grad():
-            made = module.sample(self.num_samples).float().cpu()
+            made = module.sample(self.num_samples)
+        if (
+            any(part is None for part in parts)
+            or not isinstance(made, Tensor)
+            or made.shape[1:] != self._train.shape[1:]
+        ):
+            return
+        real, made = torch.cat(parts), made.float().cpu()
         distances, places = _nearest(made, self._train)
         ratio = distances.median() / real.median()
         module.log("test/copy_ratio", ratio, batch_size=1, prog_bar=True, sync_dist=True, reduce_fx="max")
@@ -108,17 +119,31 @@ class NearestNeighbors(Callback):
 
 
 def _training_examples(trainer: Trainer) -> Tensor | None:
-    """All of them, in their order, as an evaluation step would get them, on the CPU; None if there is no datamodule."""
+    """Return all training inputs in their order, as an evaluation step would get them, on the CPU.
+
+    None where they cannot be compared: there is no datamodule, examples have no index, are no floats or differ in shape.
+    """
     data: Any = getattr(trainer, "datamodule", None)
     if data is None:
         return None
     data.setup("validate")  # the training split, without beginning a fit
-    found = [
-        as_step_gets_it(trainer, read(loader, part.tolist()))[0].float().cpu()
-        for loader in leaves(data.train_dataloader())
-        for part in torch.arange(len(loader.dataset)).split(512)
-    ]
+    found: list[Tensor] = []
+    for loader in leaves(data.train_dataloader()):
+        if not has_indices(loader):
+            return None
+        for part in torch.arange(len(loader.dataset)).split(512):
+            x = _inputs(as_step_gets_it(trainer, read(loader, part.tolist())))
+            if x is None or (found and x.shape[1:] != found[0].shape[1:]):
+                return None
+            found.append(x)
     return torch.cat(found) if found else None
+
+
+def _inputs(batch: Any) -> Tensor | None:
+    """Return the inputs of a batch on the CPU; None if they are not one tensor of floats or of pixels."""
+    x = batch[0] if isinstance(batch, list | tuple) else batch
+    comparable = isinstance(x, Tensor) and (x.is_floating_point() or x.dtype == torch.uint8)
+    return x.float().cpu() if comparable else None
 
 
 def _nearest(x: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:

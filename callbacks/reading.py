@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from torch import Tensor
+
 from callbacks.internals import leaves
 
 
@@ -23,3 +25,8 @@ def read(loader: Any, indices: list[int]) -> Any:
         dataset = dataset.for_evaluation()
     batched = getattr(dataset, "__getitems__", None)
     return loader.collate_fn(batched(indices) if batched else [dataset[index] for index in indices])
+
+
+def counted(weight: Tensor) -> Tensor:
+    """Return the mask ``(B,)`` of the examples that count, from weights ``(B,)`` or of the targets' shape."""
+    return (weight > 0).flatten(1).any(dim=1) if weight.ndim > 1 else weight > 0

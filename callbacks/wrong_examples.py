@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from typing_extensions import override
 
-from callbacks.internals import forward_context, gather_objects, is_validate_call, run_folder
-from callbacks.reading import first_loader
+from callbacks.internals import forward_context, gather_objects, is_validate_call, leaves, map_leaves, run_folder
+from callbacks.reading import counted, first_loader
 from callbacks.writing import warning_only, write
 
 
@@ -45,8 +45,8 @@ class WrongExamples(Callback):
     def _reset(self) -> None:
         self._seen = 0
         self._rows: list[list[Any]] = []  # name, true class, predicted class, probability
-        self._shown: list[tuple[float, Tensor, Tensor]] = []  # the surest: probability, x, y
-        self._one: tuple[Tensor, Tensor] | None = None
+        self._shown: list[tuple[float, Any]] = []  # the surest: probability and example
+        self._one: Any = None  # an example that is predicted right
         self._places: list[list[int]] | None = None  # of each batch, in the dataset; without numbers none
 
     @override
@@ -103,28 +103,31 @@ class WrongExamples(Callback):
         if not isinstance(batch, list | tuple) or len(batch) < 2:
             return
         x, y, *rest = batch
+        if not isinstance(y, Tensor) or y.ndim != 1:
+            return
         with forward_context(trainer):
-            said = module.predict_step(batch, number)
-        if not isinstance(said, dict) or "label" not in said or y.ndim != 1:
+            predicted = module.predict_step(batch, number)
+        if not isinstance(predicted, dict) or "label" not in predicted:
             return
         loader = first_loader(loaders)
         if self._places is None:
             endless = isinstance(loader.dataset, IterableDataset)  # so is what torch makes of its batch sampler
             self._places = [] if endless else [list(places) for places in loader.batch_sampler or ()]
         places = self._places[number] if self._places else None
-        counts = rest[0] > 0 if rest else torch.ones_like(y, dtype=torch.bool)
-        names = module.class_names or [str(k) for k in range(module.num_classes)]
+        counts = counted(rest[0]) if rest else torch.ones_like(y, dtype=torch.bool)
+        names = getattr(module, "class_names", None)
         called = getattr(loader.dataset, "called", str)
         for i in counts.nonzero().flatten().tolist():
             self._seen += 1
-            true, label, probability = names[int(y[i])], said["label"][i], float(said["probability"][i])
+            true = names[int(y[i])] if names else str(int(y[i]))
+            label, probability = predicted["label"][i], float(predicted["probability"][i])
             if label != true:
                 self._rows.append(
                     [called(places[i]) if places else str(self._seen - 1), true, label, round(probability, 4)]
                 )
-                self._shown.append((probability, x[i].cpu(), y[i].cpu()))
+                self._shown.append((probability, _example(x, y, i)))
             elif self._one is None:
-                self._one = x[i : i + 1].cpu(), y[i : i + 1].cpu()
+                self._one = _example(x, y, i)
         self._shown = sorted(self._shown, key=lambda one: -one[0])[: self.num_examples]
 
     def _write(self, trainer: Trainer, module: Any) -> None:
@@ -138,13 +141,23 @@ class WrongExamples(Callback):
             return
         with warning_only("WrongExamples could not show them"):
             write(self._folder, "wrong_examples", [["file", "true", "predicted", "probability"], *rows])
-            batch = one
-            if shown:
-                batch = torch.stack([x for _, x, _ in shown]), torch.stack([y for _, _, y in shown])
-            found = module.render(tuple(part.to(module.device) for part in batch or ()))
+            examples = [example for _, example in shown] or [one]
+            found = module.render(map_leaves(lambda part: part.to(module.device), _batch(examples)))
             if "confusion" in found:
                 write(self._folder, "confusion", found["confusion"])
             if shown and "examples" in found:
                 write(self._folder, "wrong_examples", found["examples"])
             rank_zero_info(f"{len(rows)} of {seen} wrong: {self._folder / 'wrong_examples.csv'}")
         self._reset()
+
+
+def _example(x: Any, y: Tensor, index: int) -> Any:
+    """An example of a batch, ``(x, y)`` without the batch dimension, on the CPU."""
+    return map_leaves(lambda part: part[index].cpu(), (x, y))
+
+
+def _batch(examples: list[Any]) -> Any:
+    """The first example and those of its shape, as a batch."""
+    shapes = [[part.shape for part in leaves(example)] for example in examples]
+    alike = [example for example, shape in zip(examples, shapes, strict=True) if shape == shapes[0]]
+    return map_leaves(lambda *parts: torch.stack(parts), *alike)

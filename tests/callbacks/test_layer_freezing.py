@@ -287,5 +287,5 @@ def test_a_module_without_layer_groups_is_refused() -> None:
 
         def configure_optimizers(self) -> None: ...
 
-    with pytest.raises(TypeError, match=r"Plain has no layer_groups\(\)"):
+    with pytest.raises(TypeError, match=r"Plain must define layer_groups, group_of, frozen to be frozen"):
         quiet_trainer(LayerFreezing(), max_epochs=1).fit(Plain(), datamodule=Patterns(val_fraction=0.0))

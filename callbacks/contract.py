@@ -1,0 +1,59 @@
+"""What callbacks use of a module, beside Lightning's hooks. Any LightningModule may offer it, the zoo's tasks do.
+
+Each protocol stands by itself: a callback whose protocol a module does not offer leaves the module alone, or says what is missing.
+Two attributes are used where they exist:
+
+- ``monitor``: the metric that decides which checkpoint is best, and its mode, such as ``("val/loss", "min")``; or None.
+- ``class_names``: names of the classes 0..K-1, or None.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class Freezable(Protocol):
+    """A module whose lower layers can be frozen (:class:`~callbacks.LayerFreezing`).
+
+    Its optimizer holds all parameters from the start: freezing never adds or removes a group.
+    """
+
+    @property
+    def frozen(self) -> int:
+        """Number of frozen layer groups, counted from the input."""
+
+    def layer_groups(self) -> Sequence[Sequence[str]]:
+        """Return the names of the layers in each group, by depth: the input's first, the head's last."""
+
+    def group_of(self, layer: str) -> int:
+        """Return the index of the group that holds a layer.
+
+        Raises:
+            ValueError: There is no such layer.
+        """
+
+    def freeze(self, below: int) -> Any:
+        """Freeze the first ``below`` groups, and unfreeze all others.
+
+        Frozen parameters have ``requires_grad=False``, and frozen layers stay in evaluation mode whatever ``train()`` sets.
+        """
+
+
+@runtime_checkable
+class Renderable(Protocol):
+    """A module that shows what it makes of a batch (:class:`~callbacks.Samples`, :class:`~callbacks.WrongExamples`)."""
+
+    def render(self, batch: Any) -> dict[str, Any]:
+        """Return what is worth looking at, by name: uint8 images ``(3, H, W)``, texts, or tables (lists of rows, the first one the
+        column names). It is called in evaluation mode, without gradients, on the first process alone.
+        """
+
+
+@runtime_checkable
+class Sampleable(Protocol):
+    """A generative model (:class:`~callbacks.NearestNeighbors`)."""
+
+    def sample(self, count: int) -> Tensor:
+        """Return examples ``(count, ...)`` in units of the data."""
