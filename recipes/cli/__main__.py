@@ -6,7 +6,8 @@ import sys
 import traceback
 from importlib import import_module
 
-from recipes.cli.errors import BUG, INTERRUPTED, OK, USER, Crash, UserError, did_you_mean, explain
+from recipes.cli.errors import BUG, INTERRUPTED, OK, USER, Crash, UserError, explain
+from zoo.spelling import suggest
 
 # verb -> (module, what it does); a module has HELP and run(), which takes the arguments after the verb and returns the exit code
 VERBS = {
@@ -81,7 +82,7 @@ def _dispatch(args: list[str]) -> int:
         return OK
     if verb not in VERBS:
         what = "option" if verb.startswith("-") else "verb"
-        raise UserError(f"unknown {what} {verb!r}{did_you_mean(verb, [*VERBS, '--version', '--help'])}")
+        raise UserError(f"unknown {what} {verb!r}{suggest(verb, [*VERBS, '--version', '--help'])}")
     module = import_module(VERBS[verb][0])
     if "--help" in rest or "-h" in rest:
         if verb in _RUN_VERBS:

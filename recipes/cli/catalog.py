@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from recipes.cli.errors import UserError, did_you_mean
+from recipes.cli.errors import UserError
+from zoo.spelling import suggest
 
 PACKAGE = Path(__file__).resolve().parents[1]  # recipes/
 _BOUND = re.compile(r"^([\w/]+)\s*(>=|<=)\s*([-+.\deE]+)")
@@ -85,7 +86,7 @@ def find(text: str) -> Recipe:
         raise UserError(f"no such recipe file: {text}")
     known = {recipe.name: recipe for recipe in shipped()}
     if text not in known:
-        raise UserError(f"unknown recipe {text!r}{did_you_mean(text, known)} (`zoo recipes` lists all {len(known)})")
+        raise UserError(f"unknown recipe {text!r}{suggest(text, known)} (`zoo recipes` lists all {len(known)})")
     return known[text]
 
 

@@ -1,10 +1,11 @@
-"""What went wrong, in one line and an exit code; imports no torch."""
+"""What went wrong, in one line and an exit code. Imports no torch."""
 
-import difflib
 import errno
 import re
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
+
+from zoo.spelling import suggest
 
 OK, BUG, USER, MACHINE, INTERRUPTED, TERMINATED = 0, 1, 2, 75, 130, 143
 
@@ -73,16 +74,6 @@ def one_line(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The half sentence ", did you mean x?" with the closest known word, or nothing."""
-    known = list(known)
-    tails = {name.rpartition("/")[2]: name for name in known}
-    close = difflib.get_close_matches(word, known, n=1) or [
-        tails[tail] for tail in difflib.get_close_matches(word.rpartition("/")[2], tails, n=1)
-    ]
-    return f", did you mean {close[0]}?" if close else ""
-
-
 def unwrap(error: BaseException) -> BaseException:
     """What a component raised while it was built, without what jsonargparse wraps around it."""
     return next((e for e in chain(error) if not _WRAPPED.match(str(e))), error)
@@ -109,7 +100,7 @@ def reduce_parse_error(text: str, options: Iterable[str], arguments_of: Callable
     if found := re.search(r"unrecognized arguments: (\S+)", text):
         word = found[1].partition("=")[0]
         what = f"unknown option {word}" if word.startswith("-") else f"unexpected argument {word!r}"
-        return what + did_you_mean(word, options)
+        return what + suggest(word, options)
     first, problem, *rest = re.split(r"(Problem with given class_path)", text, maxsplit=2) + [""] * 2
     text = first + problem + (rest[0] if rest else "")  # the others: jsonargparse tries the base class too
     keys = re.findall(r'Parser key "([^"]+)"', text)
@@ -119,7 +110,7 @@ def reduce_parse_error(text: str, options: Iterable[str], arguments_of: Callable
         name = found[1].removeprefix("init_args.").removeprefix("dict_kwargs.")
         if owner is None:
             return _unknown_key(name, options)
-        return f"{owner[1]} has no argument {name!r}" + did_you_mean(name, arguments_of(owner[1]))
+        return f"{owner[1]} has no argument {name!r}" + suggest(name, arguments_of(owner[1]))
     if found := re.search(r"Group '([^']+)' does not accept option '([^']+)'", text):
         return _unknown_key(f"{found[1]}.{found[2]}", options)
     if found := re.search(r"the following arguments are required: (.*)", text):
@@ -150,14 +141,14 @@ def _unknown_key(key: str, options: Iterable[str]) -> str:
     known = {option.removeprefix("--") for option in options}
     roots = {option.partition(".")[0] for option in known}
     key = key if key.partition(".")[0] in roots else key.partition(".")[0]
-    return f"unknown key {key!r} in the recipe" + did_you_mean(key, known if "." in key else roots)
+    return f"unknown key {key!r} in the recipe" + suggest(key, known if "." in key else roots)
 
 
 def _closest_class(class_path: str) -> str:
     """The half sentence with the closest name in the module of a class path that cannot be imported."""
     module, _, name = class_path.rpartition(".")
     try:
-        return did_you_mean(name, dir(import_module(module)))
+        return suggest(name, dir(import_module(module)))
     except (ImportError, ValueError):
         return f": no module {module!r}"
 

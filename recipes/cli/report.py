@@ -7,13 +7,15 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
+from zoo.version import zoo_version
+
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy", "wandb")
 
 
 def report() -> str:
     """The environment, one fact a line."""
     facts = {
-        "lightning-zoo": _version("lightning-zoo"),
+        "lightning-zoo": zoo_version(),
         "Python": f"{platform.python_version()} ({sys.executable})",
         "system": platform.platform(),
         **{name: _version(name) for name in _PACKAGES},
@@ -23,14 +25,6 @@ def report() -> str:
     }
     first, *rest = facts.items()
     return "\n".join([" ".join(first), *(f"  {name:<13} {value}" for name, value in rest)])
-
-
-def zoo_version() -> str:
-    """The installed version, or "unknown" when the package runs from its folder."""
-    try:
-        return version("lightning-zoo")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _version(name: str) -> str:

@@ -86,8 +86,8 @@ def test_the_recipes_options_are_heard(zoo: Zoo) -> None:
 
 def test_errors_are_one_line(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_one_line(zoo("baselines"), "-c/--config", "zoo baselines --help")
-    assert_one_line(zoo("baselines", "-c", "linear/mlp_digit"), "did you mean linear/mlp_digits?")
-    assert_one_line(zoo("baselines", "-c", "linear/mlp_digits", "--data.sze=3"), "did you mean size?")
+    assert_one_line(zoo("baselines", "-c", "linear/mlp_digit"), "did you mean 'linear/mlp_digits'?")
+    assert_one_line(zoo("baselines", "-c", "linear/mlp_digits", "--data.sze=3"), "did you mean 'size'?")
     monkeypatch.setattr("recipes.cli.studies.baselines._MOST", 1000)
     assert_one_line(zoo("baselines", "-c", "linear/mlp_digits"), "1,293 examples of 64 numbers", "less data")
 

@@ -55,8 +55,8 @@ def test_a_shipped_recipe_has_its_short_name_by_path_too() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("cnn/lenet_digit", ["unknown recipe 'cnn/lenet_digit'", "did you mean cnn/lenet_digits?"]),
-        ("lenet_digits", ["did you mean cnn/lenet_digits?"]),
+        ("cnn/lenet_digit", ["unknown recipe 'cnn/lenet_digit'", "did you mean 'cnn/lenet_digits'?"]),
+        ("lenet_digits", ["did you mean 'cnn/lenet_digits'?"]),
         ("mine.yaml", ["no such recipe file: mine.yaml"]),
         (".", ["is a folder"]),
     ],
@@ -89,6 +89,6 @@ def test_recipes_takes_a_part_or_a_pattern(zoo: Zoo) -> None:
         out = zoo("recipes", pattern).out
         assert "cnn/lenet_digits" in out
         assert "softmax" not in out
-    assert_one_line(zoo("recipes", "cnn/lenet_digts"), "no recipe matches", "did you mean cnn/lenet_digits?")
+    assert_one_line(zoo("recipes", "cnn/lenet_digts"), "no recipe matches", "did you mean 'cnn/lenet_digits'?")
     assert_one_line(zoo("recipes", "a", "b"), "one pattern")
     assert_one_line(zoo("recipes", "--all"), "unknown option --all")

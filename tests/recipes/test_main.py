@@ -39,8 +39,8 @@ def test_version_tells_the_environment(zoo: Zoo) -> None:
 
 
 def test_unknown_verb_suggests_the_closest(zoo: Zoo) -> None:
-    assert_one_line(zoo("tets"), "'tets'", "did you mean test?")
-    assert_one_line(zoo("--versoin"), "did you mean --version?")
+    assert_one_line(zoo("tets"), "'tets'", "did you mean 'test'?")
+    assert_one_line(zoo("--versoin"), "did you mean '--version'?")
 
 
 @pytest.mark.parametrize("args", [["--help"], ["--version"], ["recipes"], ["fit", "--help"], ["predict", "--help"]])

@@ -165,7 +165,7 @@ def test_a_variational_one_is_shown_what_it_was_trained_on(zoo: Zoo) -> None:
         found[label] = wanted
     assert found["rose"] != found["2"]
     assert_one_line(zoo("predict", folder, path), "VAE is told the class of what it reads: give it with --label")
-    assert_one_line(zoo("predict", folder, path, "--label", "ros"), "'ros' is no class", "did you mean rose?")
+    assert_one_line(zoo("predict", folder, path, "--label", "ros"), "'ros' is no class", "did you mean 'rose'?")
 
 
 def test_a_discriminators_score_is_a_column(zoo: Zoo) -> None:

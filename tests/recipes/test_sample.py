@@ -138,7 +138,7 @@ def test_a_run_that_is_trained_and_asked_for_samples(zoo: Zoo) -> None:
         ("gan", ["--latent-grid"], ["GAN has no latent grid"]),
         ("gan", ["--label", "1"], ["--label is for conditional models, and GAN is told no class"]),
         ("cgan", ["--label", "3"], ["--label '3' is no class of the model: zero, one, two"]),
-        ("cgan", ["--label", "onne"], ["did you mean one?"]),
+        ("cgan", ["--label", "onne"], ["did you mean 'one'?"]),
         ("cvae", ["--interpolate", "a.png", "a.png"], ["VAE is told the class of what it reads: give it with --label"]),
         ("gan", ["-n", "0"], ["-n must be 1 or more, got 0"]),
         ("vae", ["--interpolate", "a.png", "a.png", "-n", "1"], ["-n must be 2 or more, got 1"]),

@@ -68,7 +68,8 @@ class RecipeCLI(LightningCLI):
             self.given = self._parse(args, defaults=False)
             self.config = self._parse(args)
         except argparse.ArgumentError as error:
-            known = [option for action in parser._actions for option in action.option_strings]
+            defaults = vars(parser.get_defaults(skip_validation=True).as_flat())
+            known = ["--print_config", *(f"--{key}" for key in defaults)]
             raise UserError(reduce_parse_error(str(error), known, arguments_of)) from error
         for name, option in _RESERVED.items():
             if self.given.get(f"trainer.{name}") is not None:

@@ -1,6 +1,5 @@
 """Checkpoints: written so that the previous one survives, read so that no file can run code."""
 
-import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +9,11 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor
 from typing_extensions import override
 
 from recipes.cli.errors import MachineError, UserError, disk_full
 from zoo.pretrained.files import read_checkpoint
+from zoo.writing import replacing
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -29,16 +28,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
         try:
-            with temporary.open("wb") as file:
+            with replacing(path) as temporary, temporary.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
         except BaseException as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             if (full := disk_full(error)) is not None:
                 kept = f"the previous {path.name} is kept" if path.is_file() else "there is no earlier one"
                 raise MachineError(f"cannot save {path}: {full.strerror}; {kept}") from error
@@ -59,12 +54,18 @@ class Best(ModelCheckpoint):
 
     def __init__(self, folder: Path, monitor: str, mode: str) -> None:
         super().__init__(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
+        self._validated = False
 
     @override
-    def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
-        # no validation, or none yet: there is no best one. A metric that is still missing after one is an error above
-        if self.monitor in monitor_candidates or trainer.fit_loop.epoch_loop.val_loop._has_run:
-            super()._save_topk_checkpoint(trainer, monitor_candidates)
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validated = True
+        super().on_validation_end(trainer, pl_module)
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # without validation there is no best one; a metric that is still missing after validation is an error in super()
+        if self._validated or self.monitor in trainer.callback_metrics:
+            super().on_train_epoch_end(trainer, pl_module)
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

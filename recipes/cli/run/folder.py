@@ -5,10 +5,13 @@ import csv
 import os
 import re
 import shutil
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from recipes.cli.errors import UserError
+from zoo.writing import replacing
 
 CONFIG, METRICS, LOG, CHECKPOINTS = "config.yaml", "metrics.csv", "log.txt", "checkpoints"
 BEST, LAST = "best.ckpt", "last.ckpt"
@@ -133,9 +136,12 @@ def drop_rows_from(path: Path, step: int) -> None:
         reader = csv.DictReader(file)
         names = list(reader.fieldnames or [])
         rows = [row for row in reader if (row.get("step") or "").isdigit() and int(row["step"]) < step]
-    replacement = path.with_suffix(".tmp")
-    with replacement.open("w", newline="") as file:
+    write_rows(path, names, rows)
+
+
+def write_rows(path: Path, names: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    """Write a metrics file anew, in one step."""
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(replacement, path)

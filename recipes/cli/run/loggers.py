@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
-from recipes.cli.run.folder import METRICS, Run
+from recipes.cli.run.folder import METRICS, Run, write_rows
 
 
 class MetricsFile:
@@ -70,12 +70,7 @@ class MetricsFile:
         return list(csv.DictReader(text.splitlines()))
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        replacement = self.path.with_suffix(".tmp")
-        with replacement.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.names)
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(replacement, self.path)
+        write_rows(self.path, self.names, rows)
         self._tail = self.path.stat().st_size
 
 

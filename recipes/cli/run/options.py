@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 from typing_extensions import override
 
 from recipes.cli import catalog
-from recipes.cli.errors import UserError, did_you_mean
+from recipes.cli.errors import UserError
 from recipes.cli.run.folder import BEST, CONFIG, LAST, checkpoint_of, find_run, newest_run, recipe_name
+from zoo.spelling import suggest
 
 LOGGERS = ("csv", "tensorboard", "wandb", "wandb-offline", "none")
 
@@ -139,7 +140,7 @@ def check_logger(choice: str | None) -> None:
     if choice is None or choice in ("csv", "none"):
         return
     if choice not in LOGGERS:
-        raise UserError(f"--logger must be one of {', '.join(LOGGERS)}, got {choice!r}{did_you_mean(choice, LOGGERS)}")
+        raise UserError(f"--logger must be one of {', '.join(LOGGERS)}, got {choice!r}{suggest(choice, LOGGERS)}")
     package = choice.partition("-")[0]
     if importlib.util.find_spec(package) is None:
         extra = "'lightning-zoo[tensorboard]'" if package == "tensorboard" else package

@@ -40,6 +40,7 @@ from recipes.cli.run.folder import (
 from recipes.cli.run.options import Options
 from recipes.cli.run.progress import Lines, Progress, Started
 from recipes.cli.run.summary import evaluation_table, fit_summary
+from zoo.writing import replacing
 
 
 def train_or_evaluate(options: Options, console: Console) -> int:
@@ -122,10 +123,8 @@ class Session:
                 orphan.unlink()
 
     def _write_config(self, run: Run, recipe: Recipe) -> None:
-        config = run.folder / CONFIG
-        temporary = config.with_suffix(".tmp")
-        temporary.write_text(recipe.header() + self.cli.config_text(), encoding="utf-8")
-        os.replace(temporary, config)
+        with replacing(run.folder / CONFIG) as temporary:
+            temporary.write_text(recipe.header() + self.cli.config_text(), encoding="utf-8")
 
     def _note_data(self) -> None:
         """Say in the run's ``config.yaml`` which data it is trained on: they are known, and those of the checkpoint."""

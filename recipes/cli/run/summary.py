@@ -24,7 +24,7 @@ def fit_summary(
     seconds: float,
 ) -> str:
     """The end of a fit as aligned lines."""
-    epochs = trainer.fit_loop.epoch_progress.current.completed
+    epochs = trainer.current_epoch
     rows = [("trained", f"{epochs} epoch{'s' * (epochs != 1)}, {trainer.global_step} steps; {seconds:.1f} s this time")]
     best = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, Best)]
     rows += [(f"best {b.monitor}", f"{float(b.best_model_score):.4f}") for b in best if b.best_model_score is not None]

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from datamodules.decode import read_image
 from datamodules.segmentation import nearest
-from recipes.cli.errors import UserError, did_you_mean
+from recipes.cli.errors import UserError
 from zoo import Task
 from zoo.drawing.masks import overlay, palette
+from zoo.spelling import suggest
 
 _KINDS = ("overlay", "mask", "reconstruction")
 
@@ -119,7 +120,7 @@ def class_of(model: Task, label: str) -> int:
     if label.isdecimal() and int(label) < count:
         return int(label)
     known = ", ".join(names) if names else f"0..{count - 1}"
-    raise UserError(f"--label {label!r} is no class of the model: {known}{did_you_mean(label, names)}")
+    raise UserError(f"--label {label!r} is no class of the model: {known}{suggest(label, names)}")
 
 
 def _apart(files: Sequence[Path]) -> list[str]:

@@ -3,8 +3,9 @@
 import re
 
 from recipes.cli import catalog
-from recipes.cli.errors import UserError, did_you_mean
+from recipes.cli.errors import UserError
 from recipes.cli.text import columns
+from zoo.spelling import suggest
 
 HELP = """zoo recipes [PATTERN]: list the recipes that ship with the package.
 
@@ -25,7 +26,7 @@ def run(args: list[str]) -> int:
     found = catalog.matching(args[0]) if args else catalog.shipped()
     if not found:
         names = [recipe.name for recipe in catalog.shipped()]
-        raise UserError(f"no recipe matches {args[0]!r}{did_you_mean(args[0], names)} (`zoo recipes` lists all)")
+        raise UserError(f"no recipe matches {args[0]!r}{suggest(args[0], names)} (`zoo recipes` lists all)")
     head = ("recipe", "what it is", "expect", "takes")
     # a published number without its source
     expected = ["{} {} {:g}".format(*r.bound) if r.bound else re.split(r" \(|: (?!test/)", r.expect)[0] for r in found]
