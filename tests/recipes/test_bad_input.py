@@ -1,11 +1,15 @@
 """Bad input: one line, what came, what was wanted, the cure; exit code 2; nothing left behind."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from cli_kit import RECIPE, SHORT, Zoo, assert_one_line
+
+from recipes.cli.run.options import check_logger
 
 LENET = ("fit", "-c", "cnn/lenet_digits")
 MINE = """
@@ -247,23 +251,57 @@ def test_a_disk_that_fills_up_in_between_names_the_file_and_the_last_good_checkp
 # Loggers ------------------------------------------------------------------------------------------------------------
 
 
-def test_wandb_without_a_key_is_refused_at_once(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def wandb_online(tmp_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """W&B in a process of its own, so to speak: its settings not read yet, online, an empty home folder, no proxy."""
+    import wandb
+
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setenv("HOME", os.getcwd())
     monkeypatch.delenv("NETRC", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_cwd))
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    wandb.teardown()
+    yield monkeypatch
+    wandb.teardown()
+
+
+@pytest.mark.usefixtures("wandb_online")
+def test_wandb_without_a_key_is_refused_at_once(zoo: Zoo) -> None:
     assert_one_line(zoo("fit", "-c", RECIPE, "--logger", "wandb"), "no W&B key", "wandb login", "wandb-offline")
     assert os.listdir() == []
 
 
-def test_wandb_without_a_network_is_refused_at_once(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://localhost:9")
-    assert_one_line(zoo("fit", "-c", RECIPE, "--logger", "wandb"), "cannot reach localhost", "wandb-offline")
+def test_wandb_with_half_a_key_is_refused_at_once(zoo: Zoo, wandb_online: pytest.MonkeyPatch) -> None:
+    wandb_online.setenv("WANDB_API_KEY", "x" * 4)
+    assert_one_line(zoo("fit", "-c", RECIPE, "--logger", "wandb"), "cannot use the W&B key", "WANDB_API_KEY", "has 4")
     assert os.listdir() == []
+
+
+@pytest.mark.parametrize("place", ["variable", ".netrc"])
+def test_wandb_without_a_network_is_refused_at_once(zoo: Zoo, wandb_online: pytest.MonkeyPatch, place: str) -> None:
+    if place == "variable":
+        wandb_online.setenv("WANDB_API_KEY", "x" * 40)
+    else:
+        Path(".netrc").write_text(f"machine localhost:9 login user password {'x' * 40}")
+    wandb_online.setenv("WANDB_BASE_URL", "http://localhost:9")
+    before = os.listdir()
+    assert_one_line(zoo("fit", "-c", RECIPE, "--logger", "wandb"), "cannot reach localhost", "wandb-offline")
+    assert os.listdir() == before
+
+
+@pytest.mark.usefixtures("wandb_online")
+def test_wandb_that_is_set_offline_needs_no_key() -> None:
+    Path("wandb").mkdir()
+    Path("wandb/settings").write_text("[default]\nmode = offline\n")
+    check_logger("wandb")
+
+
+@pytest.mark.usefixtures("wandb_online")
+def test_a_version_of_wandb_that_hides_its_account_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb.sdk.lib.wbauth", None)
+    check_logger("wandb")
 
 
 def test_a_logger_that_is_not_installed_names_the_extra(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from recipes.cli.run.folder import METRICS, Run, write_rows
+from recipes.cli.run.internals import omit_anonymous
 
 
 class MetricsFile:
@@ -156,7 +157,7 @@ def _wandb(run: Run, offline: bool) -> WandbLogger:
         offline=offline,
         settings=wandb.Settings(silent=True, console="off", init_timeout=30),
     )
-    logger._wandb_init.pop("anonymous", None)  # W&B warns of it, even of None
+    omit_anonymous(logger)
     return logger
 
 

@@ -1,10 +1,7 @@
 """The options of ``zoo fit``, ``validate`` and ``test``: which recipe, run and checkpoint are meant. Imports no torch."""
 
 import argparse
-import configparser
-import contextlib
 import importlib.util
-import netrc
 import os
 import socket
 from dataclasses import dataclass, field
@@ -145,38 +142,31 @@ def check_logger(choice: str | None) -> None:
     if importlib.util.find_spec(package) is None:
         extra = "'lightning-zoo[tensorboard]'" if package == "tensorboard" else package
         raise UserError(f"--logger {choice} needs the package {package}: pip install {extra}")
-    if choice == "wandb" and os.environ.get("WANDB_MODE", "online") in ("online", "shared"):
-        server = urlsplit(_wandb_server())
-        if not _has_wandb_key(server.hostname or ""):
-            raise UserError(
-                "--logger wandb finds no W&B key: run `wandb login` once, set WANDB_API_KEY, or use --logger wandb-offline"
-            )
-        if not any(name.lower() in ("https_proxy", "http_proxy", "all_proxy") for name in os.environ):
-            try:
-                port = server.port or (80 if server.scheme == "http" else 443)
-                socket.create_connection((server.hostname or "", port), timeout=5).close()
-            except OSError as error:
-                raise UserError(
-                    f"--logger wandb cannot reach {server.hostname} ({error}): use --logger wandb-offline, and `wandb sync` later"
-                ) from error
+    if choice == "wandb":
+        _check_wandb()
 
 
-def _wandb_server() -> str:
-    config = configparser.ConfigParser(interpolation=None)
-    home = Path(os.environ.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb")
-    with contextlib.suppress(configparser.Error, OSError, UnicodeDecodeError):
-        config.read([home / "settings", Path("wandb", "settings")])
-    stored = config.get("default", "base_url", fallback="https://api.wandb.ai")
-    return os.environ.get("WANDB_BASE_URL") or stored
+def _check_wandb() -> None:
+    from recipes.cli.run.internals import wandb_account
 
-
-def _has_wandb_key(host: str) -> bool:
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    for path in filter(None, (os.environ.get("NETRC"), Path.home() / ".netrc", Path.home() / "_netrc")):
-        try:
-            if netrc.netrc(str(path)).authenticators(host):
-                return True
-        except (OSError, netrc.NetrcParseError):
-            continue
-    return False
+    os.environ.setdefault("WANDB_SILENT", "true")  # or it names the settings files that it reads
+    try:
+        account = wandb_account()
+    except ValueError as error:
+        raise UserError(f"--logger wandb cannot use the W&B key: {error}") from error
+    if account is None or not account.online:
+        return
+    if not account.has_credentials:
+        raise UserError(
+            "--logger wandb finds no W&B key: run `wandb login` once, set WANDB_API_KEY, or use --logger wandb-offline"
+        )
+    if any(name.lower() in ("https_proxy", "http_proxy", "all_proxy") for name in os.environ):
+        return
+    server = urlsplit(account.server)
+    try:
+        port = server.port or (80 if server.scheme == "http" else 443)
+        socket.create_connection((server.hostname or "", port), timeout=5).close()
+    except OSError as error:
+        raise UserError(
+            f"--logger wandb cannot reach {server.hostname} ({error}): use --logger wandb-offline, and `wandb sync` later"
+        ) from error
