@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from datamodules import DigitsDataModule
 from recipes.cli.errors import MachineError
-from recipes.cli.run.checkpoints import AtomicCheckpointIO, load
-from zoo import create_model
+from recipes.cli.run.checkpoints import AtomicCheckpointIO, Best, load
+from zoo import SoftmaxRegressionClassifier, create_model
 
 PATH = Path("checkpoints/last.ckpt")
 
@@ -161,3 +164,28 @@ def test_bare_weights_come_back_from_forked_processes(tmp_path: Path) -> None:
     checkpoints = AtomicCheckpointIO()
     checkpoints.save_checkpoint({"weight": torch.ones(2)}, path)
     assert torch.equal(checkpoints.load_checkpoint(path)["weight"], torch.ones(2))
+
+
+@pytest.mark.parametrize("validates", [True, False])
+def test_a_metric_that_validation_does_not_log_is_an_error_but_none_without_validation(
+    tmp_path: Path, validates: bool
+) -> None:
+    """Lightning's own callback warns on every fit without validation."""
+    best = Best(tmp_path, "val/nothing", "max")
+    trainer = Trainer(
+        callbacks=[best],
+        max_epochs=1,
+        limit_train_batches=1,
+        limit_val_batches=int(validates),
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    data = DigitsDataModule()
+    if validates:
+        with pytest.raises(MisconfigurationException, match="val/nothing"):
+            trainer.fit(SoftmaxRegressionClassifier(64, 10), data)
+    else:
+        trainer.fit(SoftmaxRegressionClassifier(64, 10), data)
+    assert os.listdir(tmp_path) == []
