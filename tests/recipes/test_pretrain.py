@@ -1,4 +1,4 @@
-"""``zoo pretrain``: its data, its ways to learn, its table, errors in one line; slow: that it is worth the while."""
+"""``zoo pretrain``: its data, its methods, its table and its errors; slow: pretraining beats fresh weights."""
 
 import re
 
@@ -7,54 +7,55 @@ import torch
 from cli_kit import Zoo, assert_one_line
 from lightning.pytorch import Trainer
 
-from recipes.cli.studies import pretrain_then_classify as recipe
+from recipes.cli.studies import pretrain_then_classify as pretrain
 
 pytestmark = pytest.mark.filterwarnings("ignore:GPU available")
 
 
-def test_few_labels_are_drawn_evenly() -> None:
-    x, y = recipe.digits(30, 0).read("train")
+def test_labels_are_drawn_evenly_by_the_seed() -> None:
+    x, y = pretrain.labeled_digits(30, 0).read("train")
     assert torch.bincount(y).tolist() == [3] * 10
-    assert torch.bincount(recipe.digits(recipe._MOST, 0).read("train")[1]).tolist() == [recipe._MOST // 10] * 10
-    assert torch.equal(x, recipe.digits(30, 0).read("train")[0])
-    assert not torch.equal(x, recipe.digits(30, 1).read("train")[0])
-    assert len(recipe.digits(None, 0).read("train")[1]) == 1437
-    assert len(recipe.digits(10, 0).read("test")[1]) == 360
+    many = pretrain.labeled_digits(pretrain._MAX_LABELS, 0).read("train")[1]
+    assert torch.bincount(many).tolist() == [pretrain._MAX_LABELS // 10] * 10
+    assert torch.equal(x, pretrain.labeled_digits(30, 0).read("train")[0])
+    assert not torch.equal(x, pretrain.labeled_digits(30, 1).read("train")[0])
+    assert len(pretrain.labeled_digits(None, 0).read("train")[1]) == 1437
+    assert len(pretrain.labeled_digits(10, 0).read("test")[1]) == 360
 
 
-@pytest.mark.parametrize("method", recipe.METHODS)
-def test_what_each_way_trains(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipe, "_PRETRAINING", 1)
-    source, _ = recipe.pretrained(0)
+@pytest.mark.parametrize("method", pretrain.METHODS)
+def test_what_each_method_trains(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrain, "_SOURCE_EPOCHS", 1)
+    source, _ = pretrain.train_source(0)
     before = {name: value.clone() for name, value in source.state_dict().items()}
-    begins: dict[str, torch.Tensor] = {}
+    start: dict[str, torch.Tensor] = {}
     fits: list[torch.nn.Module] = []
     original = Trainer.fit
 
     def recording(self: Trainer, model: torch.nn.Module, **options: object) -> None:
-        begins.update({name: value.clone() for name, value in model.state_dict().items()})
+        start.update({name: value.clone() for name, value in model.state_dict().items()})
         fits.append(model)
         original(self, model, **options)
 
     monkeypatch.setattr(Trainer, "fit", recording)
-    recipe.learn(method, source, 10, 0, 3)
-    ends = fits[0].state_dict()
-    own = [name for name in begins if name.startswith("net.encoder.") and name.endswith("weight")]
+    pretrain.learn(method, source, 10, 0, 3)
+    end = fits[0].state_dict()
+    own = [name for name in start if name.startswith("net.encoder.") and name.endswith("weight")]
     assert len(own) == 3
     for name in own:
-        assert torch.equal(begins[name], before[name]) == (method != "scratch")
-        assert torch.equal(ends[name], begins[name]) == (method == "frozen")
-    assert not torch.equal(ends["net.fc.weight"], begins["net.fc.weight"])
-    assert torch.equal(ends["mean"], before["mean"])  # not that of ten images
+        assert torch.equal(start[name], before[name]) == (method != "scratch")
+        assert torch.equal(end[name], start[name]) == (method == "frozen")
+    assert not torch.equal(end["net.fc.weight"], start["net.fc.weight"])
+    assert torch.equal(end["mean"], before["mean"])  # not that of ten images
     assert all(torch.equal(value, before[name]) for name, value in source.state_dict().items())
 
 
 def test_the_table(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipe, "_PRETRAINING", 1)
+    monkeypatch.setattr(pretrain, "_SOURCE_EPOCHS", 1)
     result = zoo("pretrain", "--labels", "10", "20", "--seeds", "1", "--epochs", "2")
     assert (result.code, result.err) == (0, "")
     assert re.search(r"test/acc +10 labels +20 labels +seconds", result.out)
-    for method in recipe.METHODS:
+    for method in pretrain.METHODS:
         assert re.search(rf"(?m)^{method} +[01]\.\d{{4}} +[01]\.\d{{4}} +\d+\.\d$", result.out)
 
 
@@ -68,12 +69,12 @@ def test_errors_are_one_line(zoo: Zoo) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_kept_beats_a_fresh_net() -> None:
-    found = dict.fromkeys(recipe.METHODS, 0.0)
+def test_a_pretrained_encoder_beats_fresh_weights() -> None:
+    accuracies = dict.fromkeys(pretrain.METHODS, 0.0)
     for seed in range(3):
-        source, error = recipe.pretrained(seed)
+        source, error = pretrain.train_source(seed)
         assert error < 0.02
-        for method in found:
-            found[method] += recipe.learn(method, source, 20, seed, 100) / 3
-    assert found["frozen"] > found["scratch"] + 0.03
-    assert found["joint"] > found["scratch"] + 0.03
+        for method in accuracies:
+            accuracies[method] += pretrain.learn(method, source, 20, seed, 100) / 3
+    assert accuracies["frozen"] > accuracies["scratch"] + 0.03
+    assert accuracies["joint"] > accuracies["scratch"] + 0.03
