@@ -16,6 +16,8 @@ def test_training_digits_are_drawn_by_the_seed_and_test_digits_are_complete() ->
     low, high = transfer.half_digits("low", None, 0), transfer.half_digits("high", 3, 0)
     x, y = high.read("train")
     assert torch.bincount(y).tolist() == [3] * 5
+    most = transfer.half_digits("high", transfer._MAX_LABELS, 0).read("train")[1]
+    assert torch.bincount(most).tolist() == [transfer._MAX_LABELS] * 5
     assert high.class_names == list("56789")
     assert low.class_names == list("01234")
     tests = high.read("test")[1]
@@ -62,8 +64,8 @@ def test_the_table(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_errors_are_one_line(zoo: Zoo) -> None:
-    assert_one_line(zoo("transfer", "--labels", "0"), "--labels must be in 1..140", "[0]")
-    assert_one_line(zoo("transfer", "--labels", "200"), "--labels must be in 1..140")
+    assert_one_line(zoo("transfer", "--labels", "0"), "--labels must be in 1..139", "[0]")
+    assert_one_line(zoo("transfer", "--labels", "140"), "--labels must be in 1..139")
     assert_one_line(zoo("transfer", "--epochs", "2"), "--epochs 6 or more")
     assert_one_line(zoo("transfer", "--seeds", "0"), "--seeds must be 1 or more")
     assert_one_line(zoo("transfer", "now"), "zoo transfer --help")
