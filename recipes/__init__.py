@@ -1,1 +1,1 @@
-"""The recipes, one self-contained YAML a run, in ``<family>/<model>_<data>.yaml``; and the command line ``zoo``, in ``cli``."""
+"""Recipes: one self-contained YAML per run in ``<family>/<model>_<data>.yaml``. The command line ``zoo`` is in ``cli``."""

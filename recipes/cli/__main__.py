@@ -1,4 +1,4 @@
-"""``zoo``: the command line. The fast verbs import neither torch nor lightning."""
+"""The command line ``zoo``. The fast verbs import neither torch nor lightning."""
 
 import contextlib
 import os
@@ -9,35 +9,38 @@ from importlib import import_module
 from recipes.cli.errors import BUG, INTERRUPTED, OK, USER, Crash, UserError, explain
 from zoo.spelling import suggest
 
-# verb -> (module, what it does); a module has HELP and run(), which takes the arguments after the verb and returns the exit code
+# verb -> (module, summary); a module has HELP and run(), which takes the arguments after the verb and returns the exit code
 VERBS = {
     "fit": ("recipes.cli.verbs.fit", "train a recipe, test the best checkpoint, continue a run"),
-    "finetune": ("recipes.cli.verbs.finetune", "look at a folder of images, then teach a trained model its classes"),
+    "finetune": (
+        "recipes.cli.verbs.finetune",
+        "inspect a folder of images, then train a pretrained model on its classes",
+    ),
     "validate": ("recipes.cli.verbs.validate", "measure a checkpoint on the validation data"),
     "test": ("recipes.cli.verbs.test", "measure a checkpoint on the test data"),
     "predict": ("recipes.cli.verbs.predict", "images or CSV rows in, labels, values or pictures out"),
-    "sample": ("recipes.cli.verbs.sample", "draw what a generative model makes"),
-    "models": ("recipes.cli.verbs.models", "list the models, or look at one"),
+    "sample": ("recipes.cli.verbs.sample", "sample from a generative model"),
+    "models": ("recipes.cli.verbs.models", "list the models, or describe one"),
     "recipes": ("recipes.cli.verbs.recipes", "list the recipes"),
     "transfer": (
         "recipes.cli.studies.transfer_digits",
-        "what transfer is worth: digits 5-9 after 0-4, from few labels",
+        "measure the worth of transfer: digits 5-9 after 0-4, from few labels",
     ),
-    "pretrain": ("recipes.cli.studies.pretrain_then_classify", "what unlabelled digits are worth"),
-    "baselines": ("recipes.cli.studies.baselines", "what plain methods of scikit-learn reach on a recipe's data"),
+    "pretrain": ("recipes.cli.studies.pretrain_then_classify", "measure the worth of unlabeled digits"),
+    "baselines": ("recipes.cli.studies.baselines", "measure scikit-learn's plain methods on a recipe's data"),
 }
-_RUN_VERBS = ("fit", "validate", "test")  # whose help lists what a recipe's classes take
+_RUN_VERBS = ("fit", "validate", "test")  # their help lists the arguments of a recipe's classes
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line in this process.
 
     Args:
-        argv: the arguments without the program's name; None: those of the process.
+        argv: Arguments without the program's name; None for those of the process.
 
     Returns:
-        The exit code: 0; 2 the user can put it right (one line on stderr); 1 a bug (a traceback); 75 the machine lacks
-        something (disk space); 143 or 130 stopped by SIGTERM or Ctrl-C, and saved if training had begun.
+        The exit code: 0; 2 for an error that the user can fix (one line on stderr); 1 for a bug (a traceback); 75 for a
+        lack of resources (disk space); 143 or 130 when stopped by SIGTERM or Ctrl-C, saved if training had begun.
 
     Example:
         >>> main(["recipes", "lenet_nothing"])
@@ -66,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def entry_point() -> None:
-    """The console script."""
+    """Run the console script ``zoo``."""
     sys.exit(main())
 
 
@@ -96,29 +99,29 @@ def _dispatch(args: list[str]) -> int:
 
 
 def _help() -> str:
-    verbs = "\n".join(f"  {verb:<10} {what}" for verb, (_, what) in VERBS.items())
+    verbs = "\n".join(f"  {verb:<10} {summary}" for verb, (_, summary) in VERBS.items())
     return f"""zoo: models of a deep-learning curriculum, each with a recipe that trains it.
 
 {verbs}
 
-  --version  the version, and what a bug report should say of the machine
+  --version  the version, and what a bug report needs to say about the machine
   --debug    with any verb: show the traceback of an error
 
-`zoo VERB --help` tells more. To begin with:
+See `zoo VERB --help`. To begin with:
   zoo recipes
   zoo fit -c cnn/lenet_digits
 """
 
 
 def _complain(line: str, code: int) -> int:
-    if not (code == USER and _is_child()):
+    if not (code == USER and _other_process_reports()):
         with contextlib.suppress(OSError):  # a full disk again
             print(f"zoo: error: {line}", file=sys.stderr)
     return code
 
 
-def _is_child() -> bool:
-    """Whether another process on this machine, which meets the same error, tells it."""
+def _other_process_reports() -> bool:
+    """Return whether another process on this machine reports the same error."""
     return any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "SLURM_LOCALID"))
 
 

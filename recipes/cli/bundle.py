@@ -1,7 +1,7 @@
-"""Train the nets that ship with the package anew: ``python -m recipes.cli.bundle [NAME ...]``, some minutes on 2 CPU cores.
+"""Train the bundled weights: ``python -m recipes.cli.bundle [NAME ...]``, some minutes on 2 CPU cores.
 
-Each is trained with several seeds; the net of the first is kept, and its card tells how all of them did. On the same machine
-and versions the files come out the same to the bit; on others put the printed sha256 into ``zoo/pretrained/bundled.py``.
+Each net is trained with several seeds; the weights of the first are kept, and the card has the metric of all. On the same
+machine and versions the files are bitwise equal; elsewhere put the printed sha256 into ``zoo/pretrained/bundled.py``.
 """
 
 import csv
@@ -21,7 +21,7 @@ from zoo.pretrained import bundled
 
 SEEDS = (0, 1, 2)
 PACKAGES = ("lightning-zoo", "torch", "lightning", "scikit-learn")
-# name -> recipe, options, the metric that the card tells
+# name -> recipe, options, the metric on the card
 NETS = {
     "lenet5_digits": ("cnn/lenet_digits", (), "test/acc"),
     "resnet20_digits": ("cnn/resnet_digits", ("--model.depth=20", "--model.width=16"), "test/acc"),
@@ -29,13 +29,13 @@ NETS = {
 
 
 def train(name: str, target: Path) -> Path:
-    """Train one net with all seeds and write its folder into ``target``."""
+    """Train one net with all seeds, write its folder into ``target`` and return it."""
     recipe, options, metric = NETS[name]
     values: list[float] = []
     with tempfile.TemporaryDirectory() as runs:
         for seed in SEEDS:
             if code := main(["fit", "-c", recipe, *options, f"--seed_everything={seed}", "--runs", runs]):
-                raise UserError(f"training {name} ended with code {code}")
+                raise UserError(f"training {name} ended with exit code {code}")
             with Path(runs, recipe, f"version_{len(values)}", "metrics.csv").open(newline="") as file:
                 values.append(next(round(float(row[metric]), 4) for row in csv.DictReader(file) if row.get(metric)))
         module = load(Path(runs, recipe, "version_0", "checkpoints", "best.ckpt"))
@@ -50,18 +50,22 @@ def train(name: str, target: Path) -> Path:
 
 
 def run(names: list[str], target: Path = bundled.HERE) -> int:
-    """Train the named nets, or all; 1 if a file is not the one that ``bundled.SHA256`` tells."""
+    """Train the named nets, or all of them.
+
+    Returns:
+        0; 1 if a file differs from ``bundled.SHA256``; 2 for an unknown name.
+    """
     if unknown := sorted(set(names) - NETS.keys()):
-        print(f"no bundled net {', '.join(unknown)}: there are {', '.join(NETS)}", file=sys.stderr)
+        print(f"no bundled net {', '.join(unknown)}: the bundled nets are {', '.join(NETS)}", file=sys.stderr)
         return 2
-    torch.set_num_threads(1)  # the order of sums, and so the bits, depend on it
-    other = False
+    torch.set_num_threads(1)  # it determines the order of sums, and so the bits
+    differs = False
     for name in names or NETS:
         path = train(name, target) / "model.safetensors"
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        print(f'    "{name}": "{found}",')
-        other = other or found != bundled.SHA256.get(name)
-    return int(other)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        print(f'    "{name}": "{digest}",')
+        differs = differs or digest != bundled.SHA256.get(name)
+    return int(differs)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Finding recipes: the YAML files of the installed package, and the user's own. Imports no torch."""
+"""The recipes: YAML files of the installed package, and the user's own. Imports no torch."""
 
 import re
 from dataclasses import dataclass
@@ -14,66 +14,67 @@ _BOUND = re.compile(r"^([\w/]+)\s*(>=|<=)\s*([-+.\deE]+)")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe and what the comment lines at its head say.
+    """A recipe and the header of comment lines at its top.
 
     Args:
-        name: "cnn/lenet_digits", or the stem of a file of the user's own; the run folder is ``runs/<name>/``.
-        path: the YAML.
-        what: what it is.
-        expect: the metric and its bound, "test/acc >= 0.955 (measured ...)".
-        takes: how long it takes, on what.
-        data: in a run's ``config.yaml``, the fingerprint of what it was trained on.
+        name: "cnn/lenet_digits", or the stem of a user's own file; the run folder is ``runs/<name>/``.
+        path: The YAML file.
+        summary: One sentence on what it trains.
+        expect: The metric and its bound, "test/acc >= 0.955 (measured ...)".
+        takes: Duration and hardware.
+        data: In a run's ``config.yaml``, the fingerprint of the data it was trained on.
     """
 
     name: str
     path: Path
-    what: str = ""
+    summary: str = ""
     expect: str = ""
     takes: str = ""
     data: str = ""
 
     @property
     def bound(self) -> tuple[str, str, float] | None:
-        """Metric, ">=" or "<=", and the number of the ``expect`` line; None without one."""
-        found = _BOUND.match(self.expect)
-        return (found[1], found[2], float(found[3])) if found else None
+        """Metric, ">=" or "<=", and bound of the ``expect`` line; None without one."""
+        match = _BOUND.match(self.expect)
+        return (match[1], match[2], float(match[3])) if match else None
 
     def header(self) -> str:
-        """The comment lines that :func:`read` understands, without ``run``."""
-        lines = [f"# {self.what}"] if self.what else []
-        told = {"recipe": self.name, "expect": self.expect, "takes": self.takes, "data": self.data}
-        return "\n".join([*lines, *(f"#   {key:<7} {value}" for key, value in told.items() if value)]) + "\n"
+        """Return the comment lines that :func:`read` understands, without ``run``."""
+        lines = [f"# {self.summary}"] if self.summary else []
+        fields = {"recipe": self.name, "expect": self.expect, "takes": self.takes, "data": self.data}
+        return "\n".join([*lines, *(f"#   {key:<7} {value}" for key, value in fields.items() if value)]) + "\n"
 
 
 def read(path: Path, name: str) -> Recipe:
-    """Read the head of a recipe; a line ``recipe NAME`` there wins over ``name``."""
-    told: dict[str, str] = {}
-    key = "what"
+    """Read the header of a recipe; its line ``recipe NAME`` takes precedence over ``name``."""
+    fields: dict[str, str] = {}
+    key = "summary"
     try:
         with path.open(encoding="utf-8") as file:
             for line in file:
                 if not line.startswith("#"):
                     break
                 text = line[1:].strip()
-                if found := re.match(r"(run|expect|takes|recipe|data(?= +fingerprint))\s+(.*)", text):
-                    key, text = found[1], found[2]
-                told[key] = f"{told.get(key, '')} {text}".strip()
+                if match := re.match(r"(run|expect|takes|recipe|data(?= +fingerprint))\s+(.*)", text):
+                    key, text = match[1], match[2]
+                fields[key] = f"{fields.get(key, '')} {text}".strip()
     except UnicodeDecodeError:
-        raise UserError(f"{path} is no text file: a recipe is a YAML") from None
-    return Recipe(told.get("recipe", name), path, *(told.get(key, "") for key in ("what", "expect", "takes", "data")))
+        raise UserError(f"{path} is not a text file: a recipe is a YAML file") from None
+    values = (fields.get(key, "") for key in ("summary", "expect", "takes", "data"))
+    return Recipe(fields.get("recipe", name), path, *values)
 
 
 def shipped() -> list[Recipe]:
-    """The recipes of the installed package, by name."""
+    """Return the recipes of the installed package, sorted by name."""
     paths = sorted(PACKAGE.glob("*/*.yaml"))
     return [read(path, path.relative_to(PACKAGE).with_suffix("").as_posix()) for path in paths]
 
 
 def find(text: str) -> Recipe:
-    """The recipe of a short name ("cnn/lenet_digits") or of a path to a YAML.
+    """Return the recipe with a name ("cnn/lenet_digits") or a path to a YAML file.
 
     Raises:
-        UserError: there is none; the message suggests the closest name.
+        UserError: There is none; the message suggests the closest name.
     """
     path = Path(text)
     if path.is_file():
@@ -91,5 +92,5 @@ def find(text: str) -> Recipe:
 
 
 def matching(pattern: str) -> list[Recipe]:
-    """The shipped recipes whose name matches a shell pattern, or holds the text."""
+    """Return the shipped recipes whose name matches a shell pattern or contains the text."""
     return [r for r in shipped() if fnmatchcase(r.name, pattern) or pattern.lower() in r.name.lower()]

@@ -1,4 +1,4 @@
-"""What a run says: on the terminal, and the same as plain text in its ``log.txt``. Imports no torch."""
+"""Output of a run: on the terminal, and the same as plain text in its ``log.txt``. Imports no torch."""
 
 import contextlib
 import io
@@ -15,76 +15,74 @@ from types import TracebackType
 
 from recipes.cli.errors import one_line
 
-# lines of Lightning that tell the user of a recipe nothing: adverts, and what was not asked
+# Lightning's lines that are of no use to the user of a recipe: advertisements, and settings that are the default
 _CHATTER = re.compile(
     r"^(💡|GPU available: False|TPU available|HPU available|Seed set to|Restor|Loaded model weights|LOCAL_RANK|---"
     r"|`Trainer\.(fit|validate|test)` stopped|All distributed processes|Initializing distributed|distributed_backend"
     r"|`weights_only` was not set|\[rank: \d+\] (Seed set to|Received SIGTERM)|Received SIGTERM|You are using a CUDA device)"
     r"|litlogger|litmodels"
 )
-# warnings that do not hold here, with the reason
+# warnings that do not apply here, with the reason
 _UNFOUNDED = (
-    ".*LeafSpec.*",  # torch's and Lightning's own business
-    ".*does not have many workers.*",  # images in memory: workers are slower
-    ".*smaller than the logging interval.*",  # the means of the epoch are logged anyway
-    ".*Using `DistributedSampler` with the dataloaders.*",  # the evaluation sampler repeats nothing
-    ".*resuming from a checkpoint that ended before the epoch ended.*",  # the training sampler starts there
+    ".*LeafSpec.*",  # between torch and Lightning
+    ".*does not have many workers.*",  # images are in memory, where workers are slower
+    ".*smaller than the logging interval.*",  # the epoch's means are logged anyway
+    ".*Using `DistributedSampler` with the dataloaders.*",  # the evaluation sampler repeats no example
+    ".*resuming from a checkpoint that ended before the epoch ended.*",  # the training sampler resumes in mid-epoch
     ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
     ".*`ckpt_path=None` was called without a model.*",
-    ".*callbacks used to create the checkpoint need to be provided.*",  # an evaluation needs none of them
+    ".*callbacks used to create the checkpoint need to be provided.*",  # evaluation needs none of them
 )
 
 
 class Console:
-    """Say things on the terminal and keep them for ``log.txt``.
+    """Print to the terminal and to ``log.txt``.
 
     Args:
-        silent: for a process that is not rank zero.
+        silent: Whether to print and log nothing, as processes other than rank zero do.
     """
 
     def __init__(self, silent: bool = False) -> None:
         self.silent = silent
-        self._kept = io.StringIO()
+        self._pending = io.StringIO()  # logged before the file is known
         self._file: Path | None = None
 
-    def say(self, text: str, error: bool = False) -> None:
-        """One or more lines, to both."""
+    def print(self, text: str, error: bool = False) -> None:
+        """Print one or more lines to stdout, or with ``error`` to stderr, and log them."""
         if not self.silent:
             print(text, file=sys.stderr if error else sys.stdout, flush=True)
-        self.keep(text)
+        self.log(text)
 
-    def keep(self, text: str) -> None:
-        """To the log only."""
+    def log(self, text: str) -> None:
+        """Write one or more lines to the log only."""
         if self.silent:
             return
         if self._file is None:
-            self._kept.write(text + "\n")
+            self._pending.write(text + "\n")
             return
-        with (
-            contextlib.suppress(OSError),
-            self._file.open("a", encoding="utf-8") as file,
-        ):  # a full disk is told elsewhere
+        # a full disk is reported where the run itself writes
+        with contextlib.suppress(OSError), self._file.open("a", encoding="utf-8") as file:
             file.write(text + "\n")
 
-    def write_to(self, path: Path) -> None:
-        """Keep everything, what was said before too, in a file."""
+    def log_traceback(self, error: BaseException) -> None:
+        """Write an exception with its traceback to the log only."""
+        self.log("".join(traceback.format_exception(error)).rstrip())
+
+    def open_log(self, path: Path) -> None:
+        """Log to a file from now on, starting with everything logged so far."""
         if not self.silent:
             self._file = path
-            if kept := self._kept.getvalue():
-                self.keep(kept.rstrip("\n"))
+            if pending := self._pending.getvalue():
+                self.log(pending.rstrip("\n"))
 
-    def forget_file(self) -> None:
-        """Keep nothing from now on: the run folder goes away."""
+    def close_log(self) -> None:
+        """Stop logging to the file, because the run folder is removed."""
         self._file = None
 
     @staticmethod
     def is_terminal() -> bool:
-        """Whether standard output is a terminal."""
+        """Return whether stdout is a terminal."""
         return sys.stdout.isatty()
-
-    def keep_traceback(self, error: BaseException) -> None:
-        """An exception with its traceback, to the log only."""
-        self.keep("".join(traceback.format_exception(error)).rstrip())
 
 
 class _Handler(logging.Handler):
@@ -95,15 +93,15 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage().strip("\n")
         if not _CHATTER.search(text.strip()):
-            self.console.say(text, error=record.levelno >= logging.WARNING)
+            self.console.print(text, error=record.levelno >= logging.WARNING)
 
 
 @contextlib.contextmanager
-def heard(console: Console) -> Iterator[None]:
-    """Lightning's log lines and all warnings go through the console while this lasts; adverts do not."""
+def captured_logs(console: Console) -> Iterator[None]:
+    """Send Lightning's log lines and all warnings to the console; drop those of no use here."""
 
     def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
-        console.say(f"warning: {one_line(str(message))} ({category.__name__})", error=True)
+        console.print(f"warning: {one_line(str(message))} ({category.__name__})", error=True)
 
     handler = _Handler(console)
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
@@ -122,10 +120,10 @@ def heard(console: Console) -> Iterator[None]:
 
 
 class NoCaches:
-    """Keep the libraries from leaving caches in the home folder and the temporary one while they are imported.
+    """Prevent libraries from leaving caches in the home and the temporary folder while they are imported.
 
-    matplotlib lists the system's fonts into ``~/.cache`` and torch makes an empty folder; neither belongs to the run.
-    A cache that is there already is used.
+    matplotlib lists the system's fonts in ``~/.cache`` and torch makes an empty folder; neither belongs to the run.
+    An existing cache is used.
     """
 
     def __enter__(self) -> None:
@@ -142,7 +140,7 @@ class NoCaches:
             del os.environ["MPLCONFIGDIR"]
             self._scratch.cleanup()
         if not self._had_inductor:
-            with contextlib.suppress(OSError):  # not empty: somebody compiles
+            with contextlib.suppress(OSError):  # not empty: another process compiles
                 self._inductor.rmdir()
 
 

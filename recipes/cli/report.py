@@ -1,4 +1,4 @@
-"""``zoo --version``: the version, and what a bug report needs to know of the machine. Imports no torch."""
+"""``zoo --version``: the version, and the facts about the machine that a bug report needs. Imports no torch."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse"
 
 
 def report() -> str:
-    """The environment, one fact a line."""
+    """Return the environment, one fact per line."""
     facts = {
         "lightning-zoo": zoo_version(),
         "Python": f"{platform.python_version()} ({sys.executable})",

@@ -1,14 +1,14 @@
-"""Tables as plain text; imports nothing."""
+"""Plain-text tables. Imports nothing."""
 
 from collections.abc import Sequence
 
 
 def columns(rows: Sequence[Sequence[object]], rule: bool = True) -> str:
-    """Rows of cells as aligned text, the first row as the head.
+    """Format rows of cells as aligned text, the first row as the header.
 
     Args:
-        rows: cells; numbers are aligned to the right.
-        rule: draw a line under the first row.
+        rows: Cells; numbers are aligned to the right.
+        rule: Whether to draw a line under the first row.
 
     Example:
         >>> print(columns([("name", "size"), ("a", 10), ("bc", 5)]))

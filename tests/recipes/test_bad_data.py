@@ -64,9 +64,11 @@ def test_a_target_of_the_wrong_kind_for_the_model(zoo: Zoo) -> None:
     Path("mine.csv").write_text("a,y\n" + "1,5\n2,6\n" * 20)
     args = ("--data.path=mine.csv", "--data.target=y")
     result = zoo(*TABLE, *args, "--data.kind=regression")
-    assert_one_line(result, "MLPClassifier learns classes", "is a number", "--model zoo.MLPRegressor")
+    assert_one_line(result, "MLPClassifier predicts classes", "is a number", "--model zoo.MLPRegressor")
     result = zoo(*TABLE, *args, "--model=zoo.MLPRegressor")
-    assert_one_line(result, "MLPRegressor learns numbers", "is a class", "zoo.MLPClassifier", "--data.kind regression")
+    assert_one_line(
+        result, "MLPRegressor predicts numbers", "is a class", "zoo.MLPClassifier", "--data.kind regression"
+    )
     assert os.listdir() == ["mine.csv"]
 
 
@@ -234,16 +236,16 @@ def test_a_bad_mask_found_after_training_is_named_and_the_checkpoint_kept(zoo: Z
         (["--data.root=nowhere"], ["nowhere is no folder: give the one with images/ and masks/ in it"]),
         (["--model.num_classes=3"], ["--model.num_classes 3 contradicts the data, which has 2: leave it out"]),
         (["--data.resized_crop=2"], ["resized_crop is a share in [0, 1]", "got 2"]),
-        (["--data.flip=maybe"], ["data.flip wants bool, got maybe"]),
+        (["--data.flip=maybe"], ["data.flip must be bool, got maybe"]),
         (
             ["--model.encoder=resnet20", "--model.encoder_args={}", "--data.size=3"],
             ["UNet takes images of 4x4 pixels or more, got 3x3: set the datamodule's size=4"],
         ),
         (
             ["--model=zoo.MLPClassifier", "--model.widths=[4]"],
-            ["gives one answer an image", "--model zoo.UNetSegmenter"],
+            ["makes one prediction per image", "--model zoo.UNetSegmenter"],
         ),
-        (["--model=zoo.MLPRegressor"], ["gives one answer an image", "kind: segmentation"]),
+        (["--model=zoo.MLPRegressor"], ["makes one prediction per image", "kind: segmentation"]),
     ],
 )
 def test_what_does_not_fit_masks(zoo: Zoo, args: list[str], words: list[str]) -> None:
@@ -259,7 +261,7 @@ def test_a_segmenter_wants_masks(zoo: Zoo) -> None:
     photos("cat", "dog")
     result = zoo("fit", "-c", "linear/mlp_digits", "--model=zoo.UNetSegmenter")
     assert_one_line(
-        result, "UNetSegmenter learns a class for each pixel", "DigitsDataModule has no masks", "MaskFolderDataModule"
+        result, "UNetSegmenter predicts a class for each pixel", "DigitsDataModule has no masks", "MaskFolderDataModule"
     )
     result = zoo(*(arg for arg in PHOTOS if "widths" not in arg), "--model=zoo.UNetSegmenter")
     assert_one_line(result, "ImageFolderDataModule has no masks (kind: classification)")

@@ -88,7 +88,7 @@ def test_errors_are_one_line(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_one_line(zoo("baselines"), "-c/--config", "zoo baselines --help")
     assert_one_line(zoo("baselines", "-c", "linear/mlp_digit"), "did you mean 'linear/mlp_digits'?")
     assert_one_line(zoo("baselines", "-c", "linear/mlp_digits", "--data.sze=3"), "did you mean 'size'?")
-    monkeypatch.setattr("recipes.cli.studies.baselines._MOST", 1000)
+    monkeypatch.setattr("recipes.cli.studies.baselines._MAX_NUMBERS", 1000)
     assert_one_line(zoo("baselines", "-c", "linear/mlp_digits"), "1,293 examples of 64 numbers", "less data")
 
 
@@ -109,5 +109,5 @@ def test_any_data_module_with_one_class_or_numbers_an_example() -> None:
     x, y = splits_of(Plain(torch.arange(5.0)))["train"]
     assert x.tolist() == torch.arange(10.0).view(5, 2).tolist()
     assert y.tolist() == [[0], [1], [2], [3], [4]]
-    with pytest.raises(UserError, match=r"shape \(5, 3\).* one class an example"):
+    with pytest.raises(UserError, match=r"shape \(5, 3\).* one class per example"):
         splits_of(Plain(torch.ones(5, 3, dtype=torch.int64)))

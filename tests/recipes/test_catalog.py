@@ -69,7 +69,7 @@ def test_find_says_what_is_wrong(tmp_cwd: Path, text: str, words: list[str]) -> 
 
 def test_a_binary_file_is_no_recipe(tmp_cwd: Path) -> None:
     Path("x.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="no text file"):
+    with pytest.raises(UserError, match="not a text file"):
         catalog.find("x.yaml")
 
 
@@ -77,7 +77,7 @@ def test_recipes_lists_all_with_bound_and_time(zoo: Zoo) -> None:
     out = zoo("recipes").out
     for recipe in catalog.shipped():
         line = next(line for line in out.splitlines() if line.startswith(recipe.name))
-        assert recipe.what in line
+        assert recipe.summary in line
         assert recipe.takes in line
         expected = "{} {} {:g}  ".format(*recipe.bound) if recipe.bound else " ".join(recipe.expect.split()[:3])
         assert f"  {expected}" in line

@@ -111,7 +111,7 @@ def test_a_flipped_bit_is_seen_which_torch_does_not_see(tmp_cwd: Path) -> None:
 
 def test_load_wants_a_state_dict(tmp_cwd: Path) -> None:
     torch.save({"epoch": 1}, "x.ckpt")
-    with pytest.raises(ValueError, match=r"x.ckpt is no Lightning checkpoint: it has no state_dict"):
+    with pytest.raises(ValueError, match=r"x.ckpt is not a Lightning checkpoint: it has no state_dict"):
         load(Path("x.ckpt"))
     with pytest.raises(FileNotFoundError, match=r"none.ckpt"):
         load(Path("none.ckpt"))

@@ -40,7 +40,7 @@ def test_no_yaml_is_left_out() -> None:
 def test_form(recipe: catalog.Recipe) -> None:
     text = recipe.path.read_text()
     assert len(text.splitlines()) <= 40
-    assert recipe.what
+    assert recipe.summary
     assert f"#   run     zoo fit -c {recipe.name}\n" in text
     assert recipe.takes
     assert recipe.bound or re.match(r"published, not reproduced by us|depends on your images", recipe.expect)

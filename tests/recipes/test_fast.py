@@ -33,7 +33,7 @@ def test_precision(
     result = zoo(*FIT, *options)
     assert result.code == 0, result.err
     assert precision() == expected
-    assert ("--fast changes nothing here" in result.out) == (not has)
+    assert ("--fast has no effect" in result.out) == (not has)
 
 
 def test_on_a_gpu_cudnn_chooses_by_trial(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,4 +44,4 @@ def test_on_a_gpu_cudnn_chooses_by_trial(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_resumed_run_goes_on_as_it_began(zoo: Zoo, trained: Path) -> None:
-    assert_one_line(zoo("fit", "--resume", trained, "--fast"), "--resume goes on as the run began")
+    assert_one_line(zoo("fit", "--resume", trained, "--fast"), "--resume continues with the run's own options")

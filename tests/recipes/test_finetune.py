@@ -105,7 +105,7 @@ def test_it_says_what_it_found(zoo: Zoo, tmp_cwd: Path) -> None:
         "images   30 in photos: 21 train, 3 val, 6 test (split off here, by class)",
         "classes  2: cat 20, dog 10",
         "sizes    24x20 to 43x20 pixels; 28 RGB, 2 L",
-        "model    resnet20 at 16x16, from scratch, all of it from the beginning",
+        "model    resnet20 at 16x16, from scratch, the whole net from the first epoch",
     ):
         assert words in result.out
         assert words in (RUN / "log.txt").read_text()
@@ -116,7 +116,7 @@ def test_own_parts_are_kept_and_without_a_test_part_validation_tells(zoo: Zoo, t
     paint(Path("photos"), {"train/cat": 9, "train/dog": 9, "val/cat": 3, "val/dog": 3})
     result = zoo("finetune", "photos", *SCRATCH, "--epochs", "1", "--trainer.limit_train_batches=1")
     assert (result.code, result.err) == (0, "")
-    assert "24 in photos: 18 train, 6 val (as the folders say)" in result.out
+    assert "24 in photos: 18 train, 6 val (as in the folders)" in result.out
     assert "of 6 wrong: " in result.out
     assert "val/acc" in result.out
     with (RUN / "wrong_examples.csv").open(newline="") as file:
@@ -128,7 +128,7 @@ def test_images_that_all_train_leave_nothing_to_measure(zoo: Zoo, tmp_cwd: Path)
     paint(Path("photos"), {"train/cat": 9, "train/dog": 9})
     result = zoo("finetune", "photos", *SCRATCH, "--epochs", "1", "--data.val_fraction=0")
     assert (result.code, result.err) == (0, "")
-    assert "18 in photos: 18 train (as the folders say)" in result.out
+    assert "18 in photos: 18 train (as in the folders)" in result.out
     assert "test/" not in result.out
     assert not (RUN / "wrong_examples.csv").exists()
 
@@ -152,7 +152,7 @@ def test_the_head_is_trained_first(finetuned: Path, zoo: Zoo, monkeypatch: pytes
     result = zoo("finetune", "photos", *SMALL, "--weights", "start", "--epochs", "7", *more)
     assert result.code == 0, result.err
     assert Record.frozen == [4, 4, 0, 0, 0, 0, 0]
-    assert "start weights; epochs 1 to 2 train the head, the others all of the net" in result.out
+    assert "start weights; epochs 1 to 2 train the head, the others the whole net" in result.out
     assert "epoch 3: trained from conv1 on, 0 layer groups frozen" in result.out
 
 
@@ -233,16 +233,16 @@ def refused(result: Result, *words: str) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ((), ["say first which folder"]),
-        (("--model", "resnet18"), ["say first which folder"]),
+        ((), ["the first argument must be a folder"]),
+        (("--model", "resnet18"), ["the first argument must be a folder"]),
         (("nowhere",), ["nowhere is no folder", "train/<class>/ or <class>/"]),
         (("empty",), ["has no folders in it: one for each class is wanted"]),
         (("one",), ["one has one class only, 'cat'"]),
         (("hollow",), ["hollow/dog has no images", "add some, or remove the folder"]),
         (("photos", "--model", "resnet81"), ["unknown model 'resnet81'", "did you mean 'resnet"]),
-        (("photos", "--model", "softmax_regression"), ["is no model of images", "resnet18"]),
-        (("photos", "--model", "linear_regression"), ["is no model of images"]),
-        (("photos", *SMALL), ["resnet20 has no weights of ImageNet", "resnet20_digits", "--weights none"]),
+        (("photos", "--model", "softmax_regression"), ["is not an image classifier", "resnet18"]),
+        (("photos", "--model", "linear_regression"), ["is not an image classifier"]),
+        (("photos", *SMALL), ["resnet20 has no ImageNet weights", "resnet20_digits", "--weights none"]),
         (("photos", *SMALL, "--weights", "imagnet"), ["no weights 'imagnet'", "by name it has"]),
         (("photos", *SMALL, "--weights", "nowhere.ckpt"), ["no file or folder nowhere.ckpt"]),
         (("photos", *SMALL, "--weights", "lenet.pt"), ["lenet.pt cannot be the weights of this CIFARResNet"]),
@@ -252,7 +252,7 @@ def refused(result: Result, *words: str) -> None:
         (("photos", *SCRATCH, "--logger", "cvs"), ["--logger must be one of", "did you mean 'csv'?"]),
         (("photos", *SCRATCH, "--model.lrr", "1"), ["'lrr'", "did you mean 'lr'?"]),
         (("photos", *SCRATCH, "--resume"), ["zoo fit --resume RUN"]),
-        (("photos", *SCRATCH, "--data.root=x"), ["--data.root is what `zoo finetune` fills in"]),
+        (("photos", *SCRATCH, "--data.root=x"), ["--data.root is filled in by `zoo finetune`"]),
         (("photos", "--model", "lenet5", "--weights", "none", "--size", "20"), ["LeNet", "20"]),
     ],
 )
@@ -272,7 +272,7 @@ def test_damaged_files_are_named(zoo: Zoo, tmp_cwd: Path) -> None:
         path.write_bytes(path.read_bytes()[:200])
     refused(
         zoo("finetune", "photos", *SCRATCH),
-        "2 of 20 images in photos are of no use: ",
+        "2 of 20 images in photos cannot be used: ",
         "photos/cat/03.png cannot be read",
         "photos/dog/04.png",
         "replace or remove it",

@@ -164,8 +164,8 @@ def test_a_variational_one_is_shown_what_it_was_trained_on(zoo: Zoo) -> None:
         assert row == {"file": "x.png", "elbo": pytest.approx(wanted, rel=1e-5)}
         found[label] = wanted
     assert found["rose"] != found["2"]
-    assert_one_line(zoo("predict", folder, path), "VAE is told the class of what it reads: give it with --label")
-    assert_one_line(zoo("predict", folder, path, "--label", "ros"), "'ros' is no class", "did you mean 'rose'?")
+    assert_one_line(zoo("predict", folder, path), "VAE is conditional: give the class of the images with --label")
+    assert_one_line(zoo("predict", folder, path, "--label", "ros"), "'ros' is not a class", "did you mean 'rose'?")
 
 
 def test_a_discriminators_score_is_a_column(zoo: Zoo) -> None:
@@ -184,11 +184,11 @@ def test_a_discriminators_score_is_a_column(zoo: Zoo) -> None:
         (["x.png", "-o", "x.png"], ["-o x.png is a file: give a folder"]),
         (["x.png", "-o", "x.png/deep"], ["cannot write x.png/deep/x_", "give another place with -o"]),
         (["notes.png", "-o", "out"], ["notes.png cannot be read as an image"]),
-        (["x.png", "--top", "2"], ["--top is for classifiers, and UNetSegmenter is none"]),
-        (["x.png", "--label", "rose"], ["--label is for conditional models, and UNetSegmenter is told no class"]),
+        (["x.png", "--top", "2"], ["--top is for classifiers, and UNetSegmenter is not one"]),
+        (["x.png", "--label", "rose"], ["--label is for conditional models, and UNetSegmenter takes no class"]),
         (
             ["x.png", "x_mask.png", "-o", "."],
-            ["x_mask.png is one of the images and would be lost: give another folder"],
+            ["x_mask.png is one of the images and would be overwritten: give another folder"],
         ),
     ],
 )

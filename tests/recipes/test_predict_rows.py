@@ -147,9 +147,9 @@ def test_several_targets_are_told_by_name(zoo: Zoo) -> None:
         (["other.csv"], ["other.csv has no column 'area', only 'rooms'"]),
         (["text.csv"], ["text.csv, line 3, column 'area': a finite number is wanted, got 'big'"]),
         (["ragged.csv"], ["ragged.csv, line 2: 3 columns, but the header has 2"]),
-        (["folder"], ["folder is no CSV file", "rows"]),
-        (["photo.png"], ["photo.png is no CSV file", "rows"]),
-        (["good.csv", "--top", "2"], ["--top is for classifiers, and MLPRegressor is none"]),
+        (["folder"], ["folder is not a CSV file", "rows"]),
+        (["photo.png"], ["photo.png is not a CSV file", "rows"]),
+        (["good.csv", "--top", "2"], ["--top is for classifiers, and MLPRegressor is not one"]),
         (["good.csv", "empty.csv"], ["empty.csv is empty"]),
     ],
 )
@@ -169,4 +169,4 @@ def test_a_model_that_does_not_know_its_columns(zoo: Zoo) -> None:
     model.input_shape = (2,)
     model.save_pretrained("mine")
     write_csv("new.csv", "a,b", ["1,2"])
-    assert_one_line(zoo("predict", "mine", "new.csv"), "mine does not say how files become its input", "train it")
+    assert_one_line(zoo("predict", "mine", "new.csv"), "mine does not record how its input of shape", "train it")

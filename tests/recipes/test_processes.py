@@ -62,10 +62,10 @@ def test_a_run_that_was_ended_goes_on_to_the_same_bits(tmp_cwd: Path, whole: Pat
     process.send_signal(signum)
     out, err = finish(process, code)
     assert err == ""
-    assert ("go on with: zoo fit --resume" in out) is (signum != signal.SIGKILL)
+    assert ("resume with: zoo fit --resume" in out) is (signum != signal.SIGKILL)
     out, err = finish(start("fit", "-c", RECIPE, "--resume"))
     assert err == ""
-    assert "goes on from step" in out
+    assert "resumes at step" in out
     one, two = state(RUN), state(whole)
     assert all(torch.equal(one[key], two[key]) for key in two)
     rows, wanted = ([*csv.DictReader((run / "metrics.csv").read_text().splitlines())] for run in (RUN, whole))
@@ -170,4 +170,4 @@ def test_sigterm_stops_two_processes_saved(tmp_cwd: Path) -> None:
     process.send_signal(signal.SIGTERM)
     finish(process, 143)
     out, _ = finish(start("fit", "-c", RECIPE, "--resume", "--trainer.max_epochs=8"))
-    assert "goes on from step" in out
+    assert "resumes at step" in out

@@ -50,7 +50,7 @@ def test_a_stopped_run_ends_with_the_bits_of_an_uninterrupted_one(
     stop = (f"--trainer.callbacks+={stopper}", f"--trainer.callbacks.step={step}")
     result = zoo("fit", "-c", RECIPE, "--trainer.max_epochs=2", *SHORT, *stop)
     assert result.code == 143
-    assert f"stopped by SIGTERM and saved; go on with: zoo fit --resume {RUN}" in result.out
+    assert f"stopped by SIGTERM and saved; resume with: zoo fit --resume {RUN}" in result.out
     assert result.err == ""
     before = (RUN / "log.txt").read_text()
     assert "stopped by SIGTERM" in before
@@ -113,7 +113,7 @@ def test_after_a_kill_no_step_stands_twice(zoo: Zoo, trained: Path) -> None:
 def test_every_way_to_name_the_run(zoo: Zoo, trained: Path, args: list[str]) -> None:
     result = zoo("fit", *args, "--trainer.max_epochs=3")
     assert result.code == 0, result.err
-    assert f"{RECIPE} goes on from step 6" in result.out
+    assert f"{RECIPE} resumes at step 6" in result.out
     assert yaml.safe_load((trained / "config.yaml").read_text())["trainer"]["max_epochs"] == 3
     assert [path.name for path in trained.parent.iterdir()] == ["version_0"]
 
@@ -173,9 +173,9 @@ def test_wandb_goes_on_under_its_id(zoo: Zoo) -> None:
 
 
 def test_resume_cannot_be_told_two_recipes(zoo: Zoo, trained: Path) -> None:
-    assert_one_line(zoo("fit", "-c", RECIPE, "-c", RECIPE, "--resume"), "one -c at most")
-    assert_one_line(zoo("fit", "--resume"), "which run?")
+    assert_one_line(zoo("fit", "-c", RECIPE, "-c", RECIPE, "--resume"), "at most one -c")
+    assert_one_line(zoo("fit", "--resume"), "no run given")
     shutil.copy(trained / "checkpoints/last.ckpt", "alone.ckpt")
-    assert_one_line(zoo("fit", "-c", RECIPE, "--resume", "alone.ckpt"), "lies in no run folder")
-    assert_one_line(zoo("test", "--ckpt", "alone.ckpt"), "lies in no run folder", "-c RECIPE")
+    assert_one_line(zoo("fit", "-c", RECIPE, "--resume", "alone.ckpt"), "is not in a run folder")
+    assert_one_line(zoo("test", "--ckpt", "alone.ckpt"), "is not in a run folder", "-c RECIPE")
     assert zoo("test", "-c", RECIPE, "--ckpt", "alone.ckpt").code == 0

@@ -16,7 +16,7 @@ import yaml
 from cli_kit import RECIPE, SHORT, Zoo
 from PIL import Image
 
-from recipes.cli.run.progress import Lines
+from recipes.cli.run.progress import EpochLines
 
 OURS = {"config.yaml", "metrics.csv", "curves.png", "log.txt", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
 EVERY_LOGGER = """
@@ -273,11 +273,11 @@ def test_two_fits_in_one_process_keep_their_logs_apart(zoo: Zoo, logger: str) ->
 
 
 def test_the_line_of_an_epoch_tells_what_is_new_and_leaves_single_classes_out() -> None:
-    said: list[str] = []
+    lines: list[str] = []
     metrics = {name: torch.tensor(0.5) for name in ("val/miou", "val/iou/cat", "train/loss", "train/loss_step", "lr")}
     trainer: Any = SimpleNamespace(callback_metrics=metrics, current_epoch=0, max_epochs=2, sanity_checking=False)
     module: Any = None
-    line = Lines(SimpleNamespace(say=said.append))  # type: ignore[arg-type]
+    line = EpochLines(SimpleNamespace(print=lines.append))  # type: ignore[arg-type]
     line.on_train_epoch_start(trainer, module)
     line.on_validation_end(trainer, module)
     line.on_train_epoch_end(trainer, module)
@@ -285,5 +285,5 @@ def test_the_line_of_an_epoch_tells_what_is_new_and_leaves_single_classes_out() 
     trainer.current_epoch = 1
     line.on_train_epoch_end(trainer, module)
     line.on_train_end(trainer, module)
-    assert re.fullmatch(r"epoch 1/2  train/loss 0.5000  val/miou 0.5000  [\d.]+ s", said[0])
-    assert re.fullmatch(r"epoch 2/2  train/loss 0.5000  [\d.]+ s", said[1])
+    assert re.fullmatch(r"epoch 1/2  train/loss 0.5000  val/miou 0.5000  [\d.]+ s", lines[0])
+    assert re.fullmatch(r"epoch 2/2  train/loss 0.5000  [\d.]+ s", lines[1])

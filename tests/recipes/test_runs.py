@@ -61,7 +61,7 @@ def test_discard_keeps_a_root_that_was_there(tmp_cwd: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_cwd: Path) -> None:
     Path("runs").write_text("a file")
-    with pytest.raises(UserError, match=r"cannot make a run folder in runs/x: .*--runs FOLDER"):
+    with pytest.raises(UserError, match=r"cannot create a run folder in runs/x: .*--runs FOLDER"):
         create_run(Path("runs"), "x")
     Path("other").mkdir()
     Path("other/cnn").write_text("a file")
@@ -88,10 +88,10 @@ def test_find_takes_a_path_a_name_or_a_checkpoint(tmp_cwd: Path, text: str) -> N
 
 
 def test_find_tells_where_it_looked(tmp_cwd: Path) -> None:
-    with pytest.raises(UserError, match=r"no run 'version_7': looked for .*runs/x/version_7/config.yaml"):
+    with pytest.raises(UserError, match=r"no run 'version_7': tried .*runs/x/version_7/config.yaml"):
         find_run("version_7", Path("runs"), "x")
     Path("a.ckpt").write_text("")
-    with pytest.raises(UserError, match="lies in no run folder"):
+    with pytest.raises(UserError, match="is not in a run folder"):
         find_run("a.ckpt", Path("runs"), "x")
 
 

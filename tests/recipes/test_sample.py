@@ -59,7 +59,7 @@ def test_a_wall_of_samples(zoo: Zoo, models: Any, name: str) -> None:
     model = models(name)
     result = zoo("sample", name)
     assert (result.code, result.err) == (0, "")
-    assert result.out == f"samples.png: 64 images, made by {type(model).__name__}\n"
+    assert result.out == f"samples.png: 64 images from {type(model).__name__}\n"
     assert torch.equal(picture("samples.png"), image_wall(model.sample(64)))
     zoo("sample", name, "-n", 5, "--seed", 3, "-o", "deep/er/five.png")
     assert torch.equal(picture("deep/er/five.png"), image_wall(model.sample(5, seed=3)))
@@ -120,37 +120,41 @@ def test_a_run_that_is_trained_and_asked_for_samples(zoo: Zoo) -> None:
     fit = zoo("fit", "-c", "autoencoder/vae2_digits", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2")
     assert "zoo sample runs/autoencoder/vae2_digits/version_0\n" in fit.out
     result = zoo("sample", "runs/autoencoder/vae2_digits/version_0", "-n", "4")
-    assert result.out == "samples.png: 4 images, made by VAE\n"
+    assert result.out == "samples.png: 4 images from VAE\n"
 
 
 @pytest.mark.parametrize(
     ("name", "args", "words"),
     [
-        ("classifier", [], ["MLPClassifier makes no new examples: zoo sample is for models such as zoo.VAE"]),
-        ("autoencoder", [], ["Autoencoder makes no new examples", "--interpolate A.png B.png"]),
-        ("autoencoder", ["--latent-grid"], ["Autoencoder makes no new examples"]),
+        ("classifier", [], ["MLPClassifier cannot generate examples: zoo sample is for models such as zoo.VAE"]),
+        ("autoencoder", [], ["Autoencoder cannot generate examples", "--interpolate A.png B.png"]),
+        ("autoencoder", ["--latent-grid"], ["Autoencoder cannot generate examples"]),
         (
             "classifier",
             ["--interpolate", "a.png", "a.png"],
-            ["wants a model that codes images", "MLPClassifier does not"],
+            ["needs a model that encodes images", "MLPClassifier does not"],
         ),
-        ("gan", ["--interpolate", "a.png", "a.png"], ["wants a model that codes images", "GAN does not"]),
+        ("gan", ["--interpolate", "a.png", "a.png"], ["needs a model that encodes images", "GAN does not"]),
         ("gan", ["--latent-grid"], ["GAN has no latent grid"]),
-        ("gan", ["--label", "1"], ["--label is for conditional models, and GAN is told no class"]),
-        ("cgan", ["--label", "3"], ["--label '3' is no class of the model: zero, one, two"]),
+        ("gan", ["--label", "1"], ["--label is for conditional models, and GAN takes no class"]),
+        ("cgan", ["--label", "3"], ["--label '3' is not a class of the model: zero, one, two"]),
         ("cgan", ["--label", "onne"], ["did you mean 'one'?"]),
-        ("cvae", ["--interpolate", "a.png", "a.png"], ["VAE is told the class of what it reads: give it with --label"]),
+        (
+            "cvae",
+            ["--interpolate", "a.png", "a.png"],
+            ["VAE is conditional: give the class of the images with --label"],
+        ),
         ("gan", ["-n", "0"], ["-n must be 1 or more, got 0"]),
         ("vae", ["--interpolate", "a.png", "a.png", "-n", "1"], ["-n must be 2 or more, got 1"]),
         ("vae", ["--latent-grid", "1"], ["--latent-grid N must be 2 or more, got 1"]),
         ("vae", ["--latent-grid", "-n", "3"], ["--latent-grid N draws N x N images", "leave -n out"]),
-        ("vae", ["--latent-grid", "--interpolate", "a.png", "a.png"], ["are two pictures"]),
+        ("vae", ["--latent-grid", "--interpolate", "a.png", "a.png"], ["exclude each other"]),
         ("vae", ["--interpolate", "a.png", "gone.png"], ["no such image: gone.png"]),
         ("vae", ["--interpolate", "a.png", "notes.png"], ["notes.png cannot be read as an image"]),
         ("gan", ["--seed", "-1"], ["--seed must be an integer in 0..2**63-1, got -1"]),
         ("gan", ["-o", "x.jpg"], ["-o x.jpg: give the name of a file that ends in .png"]),
         ("gan", ["-o", "x.csv"], ["a CSV file is for rows of numbers", "(1, 6, 8)"]),
-        ("rows", ["-o", "x.png"], ["examples of shape (4,) are neither images nor points"]),
+        ("rows", ["-o", "x.png"], ["samples of shape (4,) are neither images nor points"]),
         ("gan", ["-o", "a.png/x.png"], ["cannot write a.png/x.png", "give another place with -o"]),
         ("points", ["-o", "a.png/x.csv"], ["cannot write a.png/x.csv", "give another place with -o"]),
     ],

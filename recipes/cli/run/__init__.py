@@ -1,1 +1,1 @@
-"""What one run is made of: options, building, session, folder, checkpoints, loggers, progress, summary."""
+"""The parts of one run: options, building, session, folder, checkpoints, loggers, progress, summary."""

@@ -1,4 +1,4 @@
-"""From a recipe and the command line to a data module, a model and the trainer's arguments: ``LightningCLI`` at work."""
+"""From a recipe and the command line to a datamodule, a model and the trainer's arguments, with ``LightningCLI``."""
 
 import argparse
 import math
@@ -15,43 +15,44 @@ from typing_extensions import override
 
 from recipes.cli.errors import UserError, one_line, reduce_parse_error, unwrap
 
-# what belongs to the command line itself, and the option for it
+# trainer arguments that options of the command line replace
 _RESERVED = {"logger": "--logger", "default_root_dir": "--runs"}
 
 
 class RecipeCLI(LightningCLI):
-    """Parse a recipe and build its data module, then its model; the trainer is made elsewhere.
+    """Parse a recipe and build its datamodule, then its model; the session builds the trainer.
 
-    What the data know (``num_classes``, ``in_channels`` ...) is filled into the model's arguments where the user gave nothing.
-    Lightning's own links would replace what the user gave without a word; here a contradiction is refused. The same holds
-    for the hyperparameters that a checkpoint was trained with.
+    Values that the data determine (``num_classes``, ``in_channels`` ...) become arguments of the model unless the user gave
+    them. Lightning's own links silently replace the user's values; here a contradiction is refused. The same holds for the
+    hyperparameters that a checkpoint was trained with.
 
     Args:
         args: ``-c FILE ...`` and the overrides.
-        overrides: those of ``args`` that stand on the command line.
-        told: hyperparameters of the checkpoint in use.
-        told_wins: take them even where the recipe says otherwise (evaluation); else that is a contradiction too (resume).
+        overrides: Those of ``args`` that are given on the command line.
+        saved_hparams: Hyperparameters of the checkpoint in use.
+        prefer_saved: Whether they take precedence over the recipe (evaluation); if not, a difference is refused (resume).
 
     Attributes:
-        datamodule, model: built.
-        config_init: ``trainer`` in it holds the trainer's arguments, callbacks built.
+        datamodule: The datamodule, or None.
+        model: The model.
+        config_init: Its ``trainer`` holds the trainer's arguments, with callbacks built.
     """
 
     def __init__(
         self,
         args: list[str],
         overrides: list[str],
-        told: Mapping[str, Any] | None = None,
-        told_wins: bool = False,
+        saved_hparams: Mapping[str, Any] | None = None,
+        prefer_saved: bool = False,
     ) -> None:
         self.overrides = overrides
-        self.told = dict(told or {})
-        self.told_wins = told_wins
-        self._filled: set[str] = set()
+        self.saved_hparams = dict(saved_hparams or {})
+        self.prefer_saved = prefer_saved
+        self._filled: set[str] = set()  # arguments of the model whose values come from the data
         super().__init__(
             save_config_callback=None,
             seed_everything_default=0,
-            trainer_defaults={"devices": 1},  # the numbers in the recipes' heads are of one device
+            trainer_defaults={"devices": 1},  # the recipes' numbers are measured on one device
             parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
             args=args,
             run=False,
@@ -64,8 +65,7 @@ class RecipeCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         try:
-            # without the defaults: what the user gave
-            self.given = self._parse(args, defaults=False)
+            self.given = self._parse(args, defaults=False)  # only what the user gave
             self.config = self._parse(args)
         except argparse.ArgumentError as error:
             defaults = vars(parser.get_defaults(skip_validation=True).as_flat())
@@ -73,17 +73,17 @@ class RecipeCLI(LightningCLI):
             raise UserError(reduce_parse_error(str(error), known, arguments_of)) from error
         for name, option in _RESERVED.items():
             if self.given.get(f"trainer.{name}") is not None:
-                raise UserError(f"trainer.{name} is the business of {option}: use that, and leave trainer.{name} out")
+                raise UserError(f"trainer.{name} is set by {option}: use that, and leave trainer.{name} out")
 
     def _parse(self, args: list[str], defaults: bool = True) -> Namespace:
         try:
             return self.parser.parse_args(args, defaults=defaults)
         except argparse.ArgumentError as error:
-            found = re.search(r"class_path '[^']+':\s*the following arguments are required: ([\w, ]+)", str(error))
-            names = found[1].strip().split(", ") if found else []
+            match = re.search(r"class_path '[^']+':\s*the following arguments are required: ([\w, ]+)", str(error))
+            names = match[1].strip().split(", ") if match else []
             if not names or not set(names) <= _LINKED:
                 raise
-            # the data will tell; the number stands in until then
+            # placeholders until the data are built
             self._filled |= set(names)
             return self.parser.parse_args([*args, *(f"--model.{name}=1" for name in names)], defaults=defaults)
 
@@ -100,7 +100,7 @@ class RecipeCLI(LightningCLI):
         for name, value in self._values_to_fill(linked_values(self.datamodule)).items():
             model[f"init_args.{name}"] = value
         for name in ("weights", "encoder_weights"):
-            if self.told and f"init_args.{name}" in model:
+            if self.saved_hparams and f"init_args.{name}" in model:
                 model[f"init_args.{name}"] = None  # the checkpoint has them
         self.model = self._build("model", model)
         check_kind(self.model, self.datamodule)
@@ -114,36 +114,36 @@ class RecipeCLI(LightningCLI):
 
     def _values_to_fill(self, linked: dict[str, Any]) -> dict[str, Any]:
         given = {k: v for k, v in self._init_args(self.given, "model").items() if k not in self._filled}
-        strict = self._typed() if self.told_wins else given
+        strict = self._given_on_command_line() if self.prefer_saved else given
         names = arguments_of(self.config.model.class_path)
-        told = {name: value for name, value in self.told.items() if name in names and name != "net"}
-        if "." in str(told.get("optimizer", "")) and told["optimizer"] != given.get("optimizer"):
+        saved = {name: value for name, value in self.saved_hparams.items() if name in names and name != "net"}
+        if "." in str(saved.get("optimizer", "")) and saved["optimizer"] != given.get("optimizer"):
             raise UserError(
-                f"the checkpoint asks for the optimizer {told['optimizer']!r} to be imported, which no file may: "
-                f"give --model.optimizer {told['optimizer']} if you trust it"
+                f"the checkpoint's optimizer {saved['optimizer']!r} would have to be imported, which no file may ask for: "
+                f"give --model.optimizer {saved['optimizer']} if you trust it"
             )
-        for name, value in told.items():
+        for name, value in saved.items():
             if name in strict and not _same(strict[name], value):
                 raise UserError(
                     f"--model.{name} {_shown(strict[name])} contradicts the checkpoint, which was trained with "
                     f"{_shown(value)}: leave it out, or train a new run without --resume"
                 )
         for name, value in linked.items():
-            source = told if name in told else given
+            source = saved if name in saved else given
             if name in names and name in source and not _same(source[name], value):
-                what = f"the checkpoint's {name}" if source is told else f"--model.{name}"
-                cure = "use the data it was trained on" if source is told else "leave it out"
+                what = f"the checkpoint's {name}" if source is saved else f"--model.{name}"
+                cure = "use the data it was trained on" if source is saved else "leave it out"
                 raise UserError(
                     f"{what} {_shown(source[name])} contradicts the data, which has {_shown(value)}: {cure}"
                 )
         from_data = {name: value for name, value in linked.items() if name in names and name not in given}
-        if lacking := self._filled - from_data.keys() - told.keys():
-            raise UserError(f"{self.config.model.class_path} wants a value for {', '.join(sorted(lacking))}")
+        if missing := self._filled - from_data.keys() - saved.keys():
+            raise UserError(f"{self.config.model.class_path} requires a value for {', '.join(sorted(missing))}")
         self._filled |= from_data.keys()
-        return {**from_data, **told}
+        return {**from_data, **saved}
 
-    def _typed(self) -> dict[str, Any]:
-        """The model's arguments that stand on the command line itself."""
+    def _given_on_command_line(self) -> dict[str, Any]:
+        """Return the model's arguments that are given on the command line, not in a file."""
         options = [
             arg.partition("=")[0].removeprefix("--model.") for arg in self.overrides if arg.startswith("--model.")
         ]
@@ -151,7 +151,7 @@ class RecipeCLI(LightningCLI):
         return {name: value for name, value in self._init_args(self.given, "model").items() if name in names}
 
     def config_text(self) -> str:
-        """The configuration as YAML that can be run as it stands: without what the data told."""
+        """Return the configuration as YAML that can be run again: without the values that come from the data."""
         text = self.parser.dump(self.config, skip_none=False, format="yaml")
         config = yaml.safe_load(text)
         for name in self._filled:
@@ -164,7 +164,7 @@ _LINKED = {"num_classes", "num_outputs", "in_channels", "in_features", "image_si
 
 
 def linked_values(data: LightningDataModule | None) -> dict[str, Any]:
-    """What a data module tells a model before anything is read: the model's argument -> its value."""
+    """Return the arguments of a model that a datamodule determines before any data are read, by name."""
     values: dict[str, Any] = {name: getattr(data, name, None) for name in ("num_classes", "num_outputs")}
     shape = getattr(data, "input_shape", None)
     if shape:
@@ -177,34 +177,38 @@ def linked_values(data: LightningDataModule | None) -> dict[str, Any]:
 
 
 def check_kind(model: Any, data: Any) -> None:
-    """Refuse a model that learns something else than what the data's targets are."""
+    """Refuse a model whose outputs do not match the kind of the data's targets.
+
+    Raises:
+        UserError: They do not match; the message names a model or data that do.
+    """
     from zoo import ClassificationTask, RegressionTask, SegmentationTask
 
     kind, name = getattr(data, "kind", None), type(model).__name__
     if kind == "regression" and isinstance(model, ClassificationTask):
         raise UserError(
-            f"{name} learns classes, but the data's target is a number (kind: regression): take a model such as "
+            f"{name} predicts classes, but the data's target is a number (kind: regression): use a model such as "
             f"--model zoo.MLPRegressor"
         )
     if kind == "classification" and isinstance(model, RegressionTask):
         raise UserError(
-            f"{name} learns numbers, but the data's target is a class (kind: classification): take a model such as "
+            f"{name} predicts numbers, but the data's target is a class (kind: classification): use a model such as "
             f"--model zoo.MLPClassifier, or give --data.kind regression"
         )
     if kind == "segmentation" and isinstance(model, ClassificationTask | RegressionTask):
         raise UserError(
-            f"{name} gives one answer an image, but the data's target is a class for each pixel (kind: segmentation): take a "
-            f"model such as --model zoo.UNetSegmenter"
+            f"{name} makes one prediction per image, but the data's target is a class for each pixel (kind: segmentation): "
+            f"use a model such as --model zoo.UNetSegmenter"
         )
     if kind in ("classification", "regression") and isinstance(model, SegmentationTask):
         raise UserError(
-            f"{name} learns a class for each pixel, but {type(data).__name__} has no masks (kind: {kind}): take data such as "
+            f"{name} predicts a class for each pixel, but {type(data).__name__} has no masks (kind: {kind}): use data such as "
             f"--data datamodules.MaskFolderDataModule, or a model such as --model zoo.ResNetClassifier"
         )
 
 
 def arguments_of(class_path: str) -> list[str]:
-    """The constructor arguments of a class, those it hands up to its parents included."""
+    """Return the constructor arguments of a class, including those it passes to its parents."""
     try:
         cls = import_class(class_path)
         return [key.removeprefix("x.") for key in ArgumentParser().add_class_arguments(cls, "x", fail_untyped=False)]
@@ -213,13 +217,13 @@ def arguments_of(class_path: str) -> list[str]:
 
 
 def import_class(class_path: str) -> Any:
-    """The class at "package.module.Class"."""
+    """Import the class "package.module.Class"."""
     module, _, name = class_path.rpartition(".")
     return getattr(import_module(module), name)
 
 
 def print_arguments(paths: Iterable[str]) -> None:
-    """Help on all that the trainer, the data and the model of some recipe files take."""
+    """Print help on the arguments of the trainer, the datamodule and the model of recipe files."""
     config: dict[str, Any] = {}
     for path in paths:
         with open(path, encoding="utf-8") as file:
@@ -243,7 +247,7 @@ def _shown(value: Any) -> str:
 
 
 def as_list(value: Any) -> list[Any]:
-    """None -> [], one -> [one]."""
+    """Convert None to [], a single value to a list of one."""
     if value is None:
         return []
     return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]

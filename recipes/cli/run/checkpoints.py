@@ -1,4 +1,4 @@
-"""Checkpoints: written so that the previous one survives, read so that no file can run code."""
+"""Checkpoints: written so that the previous one survives a failure, read so that no file can run code."""
 
 import os
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from zoo.writing import replacing
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Save into a temporary file in the same folder, then put it in the checkpoint's place in one step.
+    """Save to a temporary file in the same folder and replace the checkpoint by it atomically.
 
-    The stock plugin keeps a second copy in memory and moves it from the system's temporary folder, often another file
+    The stock plugin keeps a second copy in memory and moves it from the system's temporary folder, often on another file
     system, where a move is a copy: a full disk or a kill then leaves half a checkpoint. Here the previous checkpoint is
-    whole at every moment, and a kill leaves at most one ``.tmp`` file, which the next save replaces.
+    complete at any time, and a kill leaves at most one ``.tmp`` file, which the next save replaces.
     """
 
     @override
@@ -43,14 +43,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        if Path(path).name == ".temp.ckpt":  # bare weights, which processes that Lightning forks hand back
+        if Path(path).name == ".temp.ckpt":  # bare weights, returned by processes that Lightning forks
             weights: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
             return weights
         return load(Path(path))
 
 
 class Best(ModelCheckpoint):
-    """Keep the checkpoint with the best value of a metric as ``best.ckpt``; a run folder may be moved in between."""
+    """Keep the checkpoint with the best value of a metric as ``best.ckpt``; the run folder may be moved before a resume."""
 
     def __init__(self, folder: Path, monitor: str, mode: str) -> None:
         super().__init__(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
@@ -69,18 +69,18 @@ class Best(ModelCheckpoint):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        def here(path: str) -> str:
+        def relocate(path: str) -> str:
             return str(Path(self.dirpath or "") / Path(path).name) if path else ""
 
-        state = {**state_dict, "dirpath": self.dirpath, "last_model_path": here(state_dict["last_model_path"])}
+        state = {**state_dict, "dirpath": self.dirpath, "last_model_path": relocate(state_dict["last_model_path"])}
         for key in ("best_model_path", "kth_best_model_path"):
-            state[key] = here(state_dict[key])
-        state["best_k_models"] = {here(path): value for path, value in state_dict["best_k_models"].items()}
+            state[key] = relocate(state_dict[key])
+        state["best_k_models"] = {relocate(path): value for path, value in state_dict["best_k_models"].items()}
         super().load_state_dict(state)
 
 
 class Last(ModelCheckpoint):
-    """Save ``last.ckpt`` after each epoch, however good it was; the stock ``save_last`` waits for a new best."""
+    """Save ``last.ckpt`` after every epoch; Lightning's ``save_last`` saves only when there is a new best."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True)
@@ -98,35 +98,35 @@ def load(path: Path) -> dict[str, Any]:
     """Read a Lightning checkpoint, tensors and plain data only.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: no checkpoint, a damaged one, or one that would run code.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not a checkpoint, is damaged, or would run code.
     """
     checkpoint = read_checkpoint(path)
     if "state_dict" not in checkpoint:
-        raise ValueError(f"{path} is no Lightning checkpoint: it has no state_dict")
+        raise ValueError(f"{path} is not a Lightning checkpoint: it has no state_dict")
     return checkpoint
 
 
 def check_fits(checkpoint: Mapping[str, Any], module: LightningModule, path: Path) -> None:
-    """Refuse a checkpoint of another model before anything is done with it.
+    """Refuse a checkpoint of another model before it is used.
 
     Raises:
-        UserError: a weight is missing, unknown or of another shape.
+        UserError: A weight is missing, unknown or of another shape.
     """
-    found, wanted = checkpoint["state_dict"], module.state_dict()
-    # standardization is one number before the first fit and one a channel afterwards
+    saved, expected = checkpoint["state_dict"], module.state_dict()
+    # mean and std are one number before the first fit and one per channel afterwards
     skip = {"mean", "std"}
-    missing, unknown = wanted.keys() - found.keys(), found.keys() - wanted.keys()
-    shapes = [k for k in wanted.keys() & found.keys() - skip if wanted[k].shape != found[k].shape]
+    missing, unknown = expected.keys() - saved.keys(), saved.keys() - expected.keys()
+    shapes = [k for k in expected.keys() & saved.keys() - skip if expected[k].shape != saved[k].shape]
     if not (missing or unknown or shapes):
         return
     if shapes:
         key = min(shapes)
-        why = f"{key} has shape {tuple(found[key].shape)} there and {tuple(wanted[key].shape)} here"
+        why = f"{key} has shape {tuple(saved[key].shape)} there and {tuple(expected[key].shape)} here"
     else:
         why = f"it lacks {min(missing)}" if missing else f"it has {min(unknown)}, which is unknown here"
-    told = (checkpoint.get("zoo") or {}).get("model")
+    name = (checkpoint.get("zoo") or {}).get("model")
     raise UserError(
-        f"{path} is a checkpoint of another model{f' ({told})' if told else ''} than {type(module).__name__}: {why}; "
+        f"{path} is a checkpoint of another model{f' ({name})' if name else ''} than {type(module).__name__}: {why}; "
         "give the recipe and the options it was trained with"
     )

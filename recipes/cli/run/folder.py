@@ -1,4 +1,4 @@
-"""The run folder ``runs/<recipe>/<version>/``: making it, finding it again, cutting back its metrics. Imports no torch."""
+"""The run folder ``runs/<recipe>/<version>/``: created, found, its metrics truncated on resume. Imports no torch."""
 
 import contextlib
 import csv
@@ -15,11 +15,11 @@ from zoo.writing import replacing
 
 CONFIG, METRICS, LOG, CHECKPOINTS = "config.yaml", "metrics.csv", "log.txt", "checkpoints"
 BEST, LAST = "best.ckpt", "last.ckpt"
-FOLDER_VARIABLE = "ZOO_RUN_FOLDER"  # by it the processes that rank zero starts know the folder
+FOLDER_VARIABLE = "ZOO_RUN_FOLDER"  # tells the folder to the processes that rank zero starts
 
 
 def is_main_process() -> bool:
-    """Whether this process is rank zero, as far as the launcher's variables tell before training starts."""
+    """Return whether this process is rank zero according to the launcher's variables, before training starts."""
     names = ("RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK", "LOCAL_RANK")
     ranks = {name: os.environ[name] for name in names if name in os.environ}
     if "RANK" in ranks:
@@ -33,29 +33,29 @@ class Run:
 
     Args:
         folder: ``runs/<recipe>/<version>``.
-        recipe: the recipe's name.
-        made: the folders that were made for it, outermost first; none for a run that is resumed.
+        recipe: Name of the recipe.
+        created: The folders created for the run, outermost first; none for a resumed run.
     """
 
     folder: Path
     recipe: str
-    made: tuple[Path, ...] = ()
+    created: tuple[Path, ...] = ()
 
     def discard(self) -> None:
-        """Remove a folder that was made for nothing: one without a checkpoint."""
-        if not self.made or any((self.folder / CHECKPOINTS).glob("*.ckpt")):
+        """Remove the folders created for this run, unless it has a checkpoint."""
+        if not self.created or any((self.folder / CHECKPOINTS).glob("*.ckpt")):
             return
         shutil.rmtree(self.folder, ignore_errors=True)
-        for path in reversed(self.made):
-            with contextlib.suppress(OSError):  # not empty: another run is in there
+        for path in reversed(self.created):
+            with contextlib.suppress(OSError):  # not empty: it holds another run
                 path.rmdir()
 
 
 def create_run(root: Path, recipe: str) -> Run:
-    """Make the next ``version_N`` of a recipe; two runs that start at once get two folders.
+    """Create the next ``version_N`` of a recipe; two runs that start at once get two folders.
 
     Raises:
-        UserError: the folder cannot be made.
+        UserError: The folder cannot be created.
     """
     parent = root / recipe
     missing = [path for path in (parent, *parent.parents) if not path.exists()][::-1]
@@ -73,21 +73,21 @@ def create_run(root: Path, recipe: str) -> Run:
     except OSError as error:
         Run(parent / "none", recipe, tuple(missing)).discard()
         raise UserError(
-            f"cannot make a run folder in {parent}: {error.strerror}; give another place with --runs FOLDER"
+            f"cannot create a run folder in {parent}: {error.strerror}; give another place with --runs FOLDER"
         ) from error
 
 
 def newest_run(root: Path, recipe: str) -> Path | None:
-    """The newest run of a recipe that can be resumed or tested; None without one."""
-    runs = [path for path in (root / recipe).glob("version_*") if (path / CONFIG).is_file() and _checkpoints(path)]
+    """Return the newest run of a recipe that can be resumed or tested; None without one."""
+    runs = [path for path in (root / recipe).glob("version_*") if (path / CONFIG).is_file() and _has_checkpoint(path)]
     return max(runs, key=_number, default=None)
 
 
 def find_run(text: str, root: Path, recipe: str | None) -> Path:
-    """The run folder meant by a path, by a version's name, or by a checkpoint inside it.
+    """Return the run folder given by a path, by the name of a version, or by a checkpoint in it.
 
     Raises:
-        UserError: there is none.
+        UserError: There is none.
     """
     places = [Path(text), root / text, *([root / recipe / text] if recipe else [])]
     for place in places:
@@ -95,40 +95,46 @@ def find_run(text: str, root: Path, recipe: str | None) -> Path:
         if (folder / CONFIG).is_file():
             return folder
     if Path(text).suffix == ".ckpt" and Path(text).is_file():
-        raise UserError(f"{text} lies in no run folder (no {CONFIG} beside its checkpoints/): --resume continues a run")
-    raise UserError(f"no run {text!r}: looked for {', '.join(str(place / CONFIG) for place in places)}")
+        raise UserError(
+            f"{text} is not in a run folder (no {CONFIG} beside its checkpoints/): --resume continues a run"
+        )
+    raise UserError(f"no run {text!r}: tried {', '.join(str(place / CONFIG) for place in places)}")
 
 
 def checkpoint_of(run: Path, text: str, names: tuple[str, ...]) -> Path:
-    """The checkpoint meant: the file itself, or the first of ``names`` that the run holds."""
+    """Return the checkpoint ``text`` if it is a file, else the first of ``names`` in the run folder.
+
+    Raises:
+        UserError: The run has none of them.
+    """
     if Path(text).suffix == ".ckpt" and Path(text).is_file():
         return Path(text)
     for name in names:
         if (run / CHECKPOINTS / name).is_file():
             return run / CHECKPOINTS / name
-    raise UserError(f"the run {run} holds no checkpoint ({' or '.join(names)}): it was stopped before its first one")
+    raise UserError(f"the run {run} has no checkpoint ({' or '.join(names)}): it was stopped before its first one")
 
 
 def recipe_name(folder: Path, root: Path) -> str:
-    """The recipe a run folder belongs to: its place under ``root``, or its parent's name."""
+    """Return the recipe that a run folder belongs to: its path under ``root``, or the name of its parent."""
     parent = folder.resolve().parent
     root = root.resolve()
     return parent.relative_to(root).as_posix() if parent.is_relative_to(root) and parent != root else parent.name
 
 
 def _number(path: Path) -> int:
-    found = re.fullmatch(r"version_(\d+)", path.name)
-    return int(found[1]) if found else -1
+    match = re.fullmatch(r"version_(\d+)", path.name)
+    return int(match[1]) if match else -1
 
 
-def _checkpoints(run: Path) -> bool:
+def _has_checkpoint(run: Path) -> bool:
     return any((run / CHECKPOINTS / name).is_file() for name in (LAST, BEST))
 
 
 def drop_rows_from(path: Path, step: int) -> None:
-    """Remove the rows of a metrics file from optimizer step ``step`` on; the head stays.
+    """Remove the rows of a metrics file from optimizer step ``step`` on; the header stays.
 
-    A resumed run does those steps again, and none shall stand there twice.
+    A resumed run repeats those steps, and no step may appear twice.
     """
     if not path.is_file():
         return
@@ -140,7 +146,7 @@ def drop_rows_from(path: Path, step: int) -> None:
 
 
 def write_rows(path: Path, names: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    """Write a metrics file anew, in one step."""
+    """Replace a metrics file by these rows, atomically."""
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()

@@ -1,4 +1,4 @@
-"""What the command line needs of other libraries' private parts; nothing else in ``recipes`` reaches into them."""
+"""Private parts of other libraries that the command line needs; no other file of ``recipes`` uses any."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,13 +23,13 @@ class WandbAccount:
 
 
 def wandb_account() -> WandbAccount | None:
-    """Look up the W&B account as W&B does when a run starts, without asking the user or the network.
+    """Look up the W&B account as W&B does when a run starts, without prompting and without the network.
 
     Returns:
-        The account; None if this version of W&B looks it up in another place: then it refuses when the run starts.
+        The account; None if this version of W&B has no such lookup: it then reports a missing key when the run starts.
 
     Raises:
-        ValueError: A key was found that cannot be one.
+        ValueError: The key has an invalid format.
     """
     try:
         from wandb.errors import AuthenticationError
@@ -46,5 +46,5 @@ def wandb_account() -> WandbAccount | None:
 
 
 def omit_anonymous(logger: "WandbLogger") -> None:
-    """Do not pass ``anonymous`` to ``wandb.init``, which warns of it, even of None."""
+    """Remove ``anonymous`` from the arguments of ``wandb.init``, which warns about it, even if it is None."""
     logger._wandb_init.pop("anonymous", None)

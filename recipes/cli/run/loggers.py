@@ -1,4 +1,4 @@
-"""Where metrics go: always ``metrics.csv`` in the run folder, and TensorBoard or W&B besides."""
+"""Loggers: always ``metrics.csv`` in the run folder, and optionally TensorBoard or W&B."""
 
 import csv
 import os
@@ -16,17 +16,17 @@ from recipes.cli.run.internals import omit_anonymous
 
 
 class MetricsFile:
-    """A CSV with one row an optimizer step: what is logged later for the last step joins its row.
+    """A CSV file with one row per optimizer step; metrics logged later for the last step join its row.
 
     Args:
-        path: the file; rows that are there stay.
+        path: The file; existing rows are kept.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.names = ["step", "epoch"]
         self._row: dict[str, Any] = {}
-        self._tail = 0  # where the last row starts in the file
+        self._tail = 0  # offset of the last row in the file
         if path.is_file():
             with path.open(newline="") as file:
                 reader = csv.DictReader(file)
@@ -38,7 +38,7 @@ class MetricsFile:
                 self.save()
 
     def add(self, metrics: Mapping[str, Any], step: int) -> None:
-        """Metrics of a step."""
+        """Add metrics of a step."""
         if self._row and str(self._row["step"]) != str(step):
             self.save()
             self._tail = self.path.stat().st_size
@@ -47,7 +47,7 @@ class MetricsFile:
         self._row.update(values, step=step)
 
     def save(self) -> None:
-        """Write the last row out."""
+        """Write the last row to the file."""
         if not self._row:
             return
         if not self.path.is_file() or not self._row.keys() <= set(self.names):
@@ -60,7 +60,7 @@ class MetricsFile:
                 csv.DictWriter(file, self.names).writerow(self._row)
                 file.truncate()
         except OSError as error:
-            error.filename = error.filename or str(self.path)  # a full disk does not name the file
+            error.filename = error.filename or str(self.path)  # the error of a full disk lacks the name
             raise
 
     def _rows_before_last(self) -> list[dict[str, Any]]:
@@ -76,7 +76,7 @@ class MetricsFile:
 
 
 class MetricsLogger(CSVLogger):
-    """``metrics.csv`` of a run folder; the stock logger deletes what a resumed run finds there, and adds hparams.yaml."""
+    """Logger of ``metrics.csv``; ``CSVLogger`` itself deletes the rows of a resumed run and writes hparams.yaml."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, name="", version="")
@@ -99,7 +99,7 @@ class MetricsLogger(CSVLogger):
     @rank_zero_only
     @override
     def log_hyperparams(self, params: Any = None) -> None:
-        """Nothing: ``config.yaml`` holds them."""
+        """No-op: ``config.yaml`` has the hyperparameters."""
 
     @rank_zero_only
     @override
@@ -119,7 +119,7 @@ class MetricsLogger(CSVLogger):
 
 
 class _TensorBoard(TensorBoardLogger):
-    """Event files in the run folder, without the twin of ``config.yaml``."""
+    """Event files in the run folder, without ``hparams.yaml``: ``config.yaml`` has the hyperparameters."""
 
     @rank_zero_only
     @override
@@ -128,12 +128,12 @@ class _TensorBoard(TensorBoardLogger):
 
 
 def build(choice: str, run: Run, resumed_at: int | None) -> list[Logger]:
-    """The loggers of a run.
+    """Build the loggers of a run.
 
     Args:
         choice: "csv", "tensorboard", "wandb", "wandb-offline" or "none".
-        run: its folder takes all files.
-        resumed_at: the optimizer step a resumed run starts from; None for a new run.
+        run: The run whose folder takes all files.
+        resumed_at: Optimizer step that a resumed run starts from; None for a new run.
     """
     loggers: list[Logger] = [MetricsLogger(run.folder)]
     if choice == "tensorboard":
@@ -151,8 +151,8 @@ def _wandb(run: Run, offline: bool) -> WandbLogger:
     before = sorted((run.folder / "wandb").glob("*run-*-*"))
     logger = WandbLogger(
         name=f"{run.recipe}/{run.folder.name}",
-        save_dir=run.folder.resolve(),  # W&B works in another process, whose current folder may be another
-        id=before[-1].name.rpartition("-")[2] if before else None,  # a resumed run goes on under its id
+        save_dir=run.folder.resolve(),  # W&B runs in another process, whose current folder may differ
+        id=before[-1].name.rpartition("-")[2] if before else None,  # a resumed run keeps its id
         project=os.environ.get("WANDB_PROJECT", "lightning-zoo"),
         offline=offline,
         settings=wandb.Settings(silent=True, console="off", init_timeout=30),
@@ -162,7 +162,7 @@ def _wandb(run: Run, offline: bool) -> WandbLogger:
 
 
 def finish() -> None:
-    """End a W&B run, or the next one in this process would write into it."""
+    """Finish the W&B run, if there is one: the next one in this process would write into it."""
     import sys
 
     if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:

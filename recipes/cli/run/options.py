@@ -1,4 +1,4 @@
-"""The options of ``zoo fit``, ``validate`` and ``test``: which recipe, run and checkpoint are meant. Imports no torch."""
+"""Options of ``zoo fit``, ``validate`` and ``test``: the recipe, run and checkpoint they select. Imports no torch."""
 
 import argparse
 import importlib.util
@@ -20,30 +20,30 @@ LOGGERS = ("csv", "tensorboard", "wandb", "wandb-offline", "none")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, raising where it would exit."""
+    """An ``ArgumentParser`` that raises :class:`UserError` where argparse would exit."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog=prog, add_help=False, allow_abbrev=False)
 
     @override
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (`{self.prog} --help` shows what there is)")
+        raise UserError(f"{message} (see `{self.prog} --help`)")
 
 
 @dataclass
 class Options:
-    """What the command line of ``fit``, ``validate`` or ``test`` says.
+    """The parsed command line of ``fit``, ``validate`` or ``test``.
 
     Args:
         verb: "fit", "validate" or "test".
-        recipe: whose configuration is used, that of a run folder included.
-        configs: the YAML files, later ones win.
-        overrides: further options, for the model, the data and the trainer.
-        logger: one of LOGGERS, None if not said.
-        runs: the folder of all runs.
-        resumed: the run folder to continue.
-        checkpoint: to resume from or to evaluate.
-        fast: add the trainer options that are fastest on this machine; those given win.
+        recipe: The recipe whose configuration is used, possibly that of a run folder.
+        configs: The YAML files; later ones take precedence.
+        overrides: Further options for the model, the data and the trainer.
+        logger: One of LOGGERS; None if not given.
+        runs: The folder of all runs.
+        resumed: The run folder to continue.
+        checkpoint: The checkpoint to resume from or to evaluate.
+        fast: Whether to add the trainer options that are fastest on this machine; given options take precedence.
     """
 
     verb: str
@@ -58,10 +58,10 @@ class Options:
 
 
 def parse(verb: str, args: list[str]) -> Options:
-    """Read the command line.
+    """Parse the arguments of a verb.
 
     Raises:
-        UserError: something is unknown, missing or contradictory.
+        UserError: An argument is unknown, missing or contradicts another one.
     """
     parser = Parser(f"zoo {verb}")
     parser.add_argument("-c", "--config", action="append", default=[])
@@ -74,21 +74,23 @@ def parse(verb: str, args: list[str]) -> Options:
         parser.add_argument("--ckpt", "--ckpt_path")
     known, overrides = parser.parse_known_args(args)
     check_logger(known.logger)
-    found = [catalog.find(text) for text in known.config]
-    recipe = found[0] if found else None
+    recipes = [catalog.find(text) for text in known.config]
+    recipe = recipes[0] if recipes else None
     options: dict[str, Any] = {"overrides": overrides, "logger": known.logger, "runs": known.runs}
     if verb == "fit" and known.resume is None:
         if recipe is None:
             raise UserError("no recipe given: zoo fit -c NAME (`zoo recipes` lists them)")
-        return Options(verb, recipe, [r.path for r in found], fast=known.fast, **options)
+        return Options(verb, recipe, [r.path for r in recipes], fast=known.fast, **options)
     if verb == "fit":
         if known.fast:
-            raise UserError("--resume goes on as the run began: leave --fast out, or start a new run with it")
-        if len(found) > 1:
-            raise UserError("--resume takes the run's own configuration: give one -c at most")
+            raise UserError(
+                "--resume continues with the run's own options: leave --fast out, or start a new run with it"
+            )
+        if len(recipes) > 1:
+            raise UserError("--resume uses the run's own configuration: give at most one -c")
         resumed = _run(known.resume, known.runs, recipe, "zoo fit --resume RUN, or -c RECIPE --resume")
         options |= {"resumed": resumed, "checkpoint": checkpoint_of(resumed, known.resume, (LAST, BEST))}
-        return Options(verb, _of_run(resumed, known.runs, recipe), [resumed / CONFIG], **options)
+        return Options(verb, _recipe_of(resumed, known.runs, recipe), [resumed / CONFIG], **options)
     if known.ckpt is not None and Path(known.ckpt).is_file():
         checkpoint, folder = Path(known.ckpt), Path(known.ckpt).parent.parent
         run: Path | None = folder if (folder / CONFIG).is_file() else None
@@ -98,30 +100,29 @@ def parse(verb: str, args: list[str]) -> Options:
         run = _run(known.ckpt or "", known.runs, recipe, f"zoo {verb} -c RECIPE --ckpt PATH")
         checkpoint = checkpoint_of(run, "", (BEST, LAST))
     options["checkpoint"] = checkpoint
-    if found:
-        return Options(verb, found[0], [r.path for r in found], **options)
+    if recipe is not None:
+        return Options(verb, recipe, [r.path for r in recipes], **options)
     if run is None:
-        raise UserError(f"{checkpoint} lies in no run folder: say which recipe's data to use, with -c RECIPE")
-    return Options(verb, _of_run(run, known.runs, None), [run / CONFIG], **options)
+        raise UserError(f"{checkpoint} is not in a run folder: give the recipe whose data to use, with -c RECIPE")
+    return Options(verb, _recipe_of(run, known.runs, None), [run / CONFIG], **options)
 
 
 def _run(text: str, root: Path, recipe: catalog.Recipe | None, usage: str) -> Path:
-    """The run folder that a text names; an empty one: the newest of the recipe."""
+    """Return the run folder that ``text`` names; the newest one of the recipe if it is empty."""
     if text:
         return find_run(text, root, recipe.name if recipe else None)
     if recipe is None:
-        raise UserError(f"which run? {usage}")
+        raise UserError(f"no run given: {usage}")
     newest = newest_run(root, recipe.name)
     if newest is None:
         raise UserError(f"no run of {recipe.name} with a checkpoint in {root}: train one with zoo fit -c {recipe.name}")
     return newest
 
 
-def _of_run(run: Path, root: Path, wanted: catalog.Recipe | None) -> catalog.Recipe:
-    """The recipe that a run folder holds."""
+def _recipe_of(run: Path, root: Path, given: catalog.Recipe | None) -> catalog.Recipe:
     recipe = catalog.read(run / CONFIG, recipe_name(run, root))
-    if wanted is not None and wanted.name != recipe.name:
-        raise UserError(f"the run {run} is one of {recipe.name}, not of {wanted.name}: leave -c out, or give its own")
+    if given is not None and given.name != recipe.name:
+        raise UserError(f"{run} is a run of {recipe.name}, not of {given.name}: leave -c out, or give {recipe.name}")
     return recipe
 
 
@@ -129,10 +130,10 @@ def _of_run(run: Path, root: Path, wanted: catalog.Recipe | None) -> catalog.Rec
 
 
 def check_logger(choice: str | None) -> None:
-    """Refuse a logger that is unknown or cannot work, before anything is done; never ask, never wait long.
+    """Refuse a logger that is unknown or cannot work, before anything is done; never prompts, never waits long.
 
     Raises:
-        UserError: what to do instead.
+        UserError: The logger cannot be used; the message says what to do instead.
     """
     if choice is None or choice in ("csv", "none"):
         return
@@ -149,7 +150,7 @@ def check_logger(choice: str | None) -> None:
 def _check_wandb() -> None:
     from recipes.cli.run.internals import wandb_account
 
-    os.environ.setdefault("WANDB_SILENT", "true")  # or it names the settings files that it reads
+    os.environ.setdefault("WANDB_SILENT", "true")  # otherwise it prints the settings files that it reads
     try:
         account = wandb_account()
     except ValueError as error:
@@ -158,7 +159,7 @@ def _check_wandb() -> None:
         return
     if not account.has_credentials:
         raise UserError(
-            "--logger wandb finds no W&B key: run `wandb login` once, set WANDB_API_KEY, or use --logger wandb-offline"
+            "--logger wandb needs a W&B key, found none: run `wandb login` once, set WANDB_API_KEY, or use --logger wandb-offline"
         )
     if any(name.lower() in ("https_proxy", "http_proxy", "all_proxy") for name in os.environ):
         return

@@ -1,6 +1,6 @@
-"""The process around a run: the verbs ``fit``, ``validate`` and ``test`` from the command line to an exit code.
+"""The verbs ``fit``, ``validate`` and ``test`` from the command line to an exit code, and the process state around a run.
 
-Imports torch when it must.
+Imports torch only when a run starts.
 """
 
 import contextlib
@@ -12,21 +12,21 @@ from collections.abc import Iterator
 from types import FrameType
 
 from recipes.cli import catalog
-from recipes.cli.console import Console, NoCaches, heard
+from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import Crash, MachineError
 from recipes.cli.run.folder import is_main_process
 from recipes.cli.run.options import Parser, parse
 
-# the end of the help of these verbs
+# the last part of these verbs' help
 OVERRIDES_HELP = """  --debug               show the traceback of any error
-  --print_config        print the whole configuration and do nothing
+  --print_config        print the whole configuration and exit
 
 Everything in a recipe can be set: --model.lr 0.01, --data.batch_size 32, --trainer.max_epochs 5,
---trainer.callbacks+=callbacks.GradNorm. `zoo {verb} -c RECIPE --help` lists all that the recipe's classes take.
+--trainer.callbacks+=callbacks.GradNorm. `zoo {verb} -c RECIPE --help` lists the arguments of the recipe's classes.
 """
 EVALUATION_HELP = f"""zoo {{verb}} [-c RECIPE] [--ckpt PATH] [options]: measure a checkpoint on {{data}}.
 
-  -c, --config RECIPE   whose data to use; not needed when the checkpoint lies in a run folder
+  -c, --config RECIPE   whose data to use; not needed when the checkpoint is in a run folder
   --ckpt PATH           a checkpoint, or a run folder (its best one); default: the newest run of the recipe
   --logger NAME         also write a run folder: csv, tensorboard, wandb, wandb-offline (default: none)
   --runs FOLDER         where the run folders are (default: runs)
@@ -38,18 +38,18 @@ Examples:
 
 
 def run_verb(verb: str, args: list[str]) -> int:
-    """Fit, validate or test as the command line says, and return the exit code."""
+    """Parse the arguments of a verb, run it and return the exit code."""
     console = Console(silent=not is_main_process())
-    with own_process_state():
+    with restored_process_state():
         options = parse(verb, args)
         with NoCaches():
             from recipes.cli.run.session import train_or_evaluate
-        with heard(console), kept(console):
+        with captured_logs(console), logged_exit(console):
             return train_or_evaluate(options, console)
 
 
 def print_recipe_arguments(verb: str, args: list[str]) -> None:
-    """Print what the classes of the recipes in ``args`` (``-c``) take; nothing without a recipe."""
+    """Print the arguments of the classes of the recipes given with ``-c``; nothing without a recipe."""
     parser = Parser(f"zoo {verb}")
     parser.add_argument("-c", "--config", action="append", default=[])
     args = [arg for arg in args if arg not in ("--help", "-h")]
@@ -61,36 +61,36 @@ def print_recipe_arguments(verb: str, args: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def kept(console: Console) -> Iterator[None]:
-    """Keep in the log how a run ended early."""
+def logged_exit(console: Console) -> Iterator[None]:
+    """Write to the log how a run ended, if it ended early."""
     try:
         yield
     except Crash as crash:
-        console.keep_traceback(crash.__cause__ or crash)
+        console.log_traceback(crash.__cause__ or crash)
         raise
     except MachineError as error:
-        console.keep(f"zoo: error: {error}")
+        console.log(f"zoo: error: {error}")
         raise
     except SystemExit as stop:
         if (path := getattr(stop, "path", None)) is not None:
             how = "Ctrl-C" if stop.code == 128 + signal.SIGINT else "SIGTERM"
-            console.say(
-                f"stopped by {how} and saved; go on with: zoo fit --resume {os.path.relpath(path.parent.parent)}"
+            console.print(
+                f"stopped by {how} and saved; resume with: zoo fit --resume {os.path.relpath(path.parent.parent)}"
             )
         raise
 
 
 @contextlib.contextmanager
-def own_process_state() -> Iterator[None]:
-    """Let a run set variables, signal handlers and the module search path, and put them back."""
+def restored_process_state() -> Iterator[None]:
+    """Restore environment variables, signal handlers and the module search path when the block ends."""
     environment, path = dict(os.environ), sys.path[:]
     main = threading.current_thread() is threading.main_thread()
     handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)} if main else {}
     if main:
         signal.signal(signal.SIGTERM, _terminate)
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # LightningCLI and we serve old versions too
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # LightningCLI supports old versions too
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # at the end: a recipe may name classes of the user's, and none of them hides ours
+        sys.path.append(os.getcwd())  # last: a recipe may name the user's classes, and none hides ours
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""What a user sees while training runs: a line an epoch, and on a terminal a progress bar."""
+"""Progress of a run: one line per epoch, and a progress bar on a terminal."""
 
 import re
 import time
@@ -12,15 +12,18 @@ from typing_extensions import override
 from recipes.cli.console import Console
 
 
-class Started(Callback):
-    """Know whether the work itself has begun: until the first batch is done, an error is one of setting up.
+class StartDetector(Callback):
+    """Detect that the first batch is done; an error before that is one of the setup.
 
     Args:
-        on_fit: called when a fit is set up, after a checkpoint to resume from has been taken up.
+        on_fit: Called when a fit is set up, after the checkpoint to resume from is loaded.
+
+    Attributes:
+        started: Whether a batch of training, validation or test is done.
     """
 
     def __init__(self, on_fit: Callable[[], None]) -> None:
-        self.yes = False
+        self.started = False
         self.on_fit = on_fit
 
     @override
@@ -29,27 +32,27 @@ class Started(Callback):
 
     @override
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        self.yes = True
+        self.started = True
 
     @override
     def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        self.yes = self.yes or not trainer.sanity_checking
+        self.started = self.started or not trainer.sanity_checking
 
     @override
     def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        self.yes = True
+        self.started = True
 
 
-class Lines(Callback):
-    """Say one line an epoch: its metrics and how long it took.
+class EpochLines(Callback):
+    """Print one line per epoch: its metrics and duration.
 
-    The module logs the means of an epoch after the callbacks' end-of-epoch hooks, so the line waits for the next hook. What
-    validation found stands in the line of the epoch in which it ran.
+    The module logs an epoch's means after the callbacks' end-of-epoch hooks, so the line is printed in the next hook.
+    Validation metrics appear only in the line of the epoch in which validation ran.
     """
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._open: int | None = None  # the epoch whose line is to come
+        self._pending: int | None = None  # the epoch whose line is not printed yet
         self._begin = 0.0
         self._validated = False
 
@@ -59,20 +62,20 @@ class Lines(Callback):
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._say(trainer)
+        self._print_line(trainer)
         self._validated = False
         self._begin = time.monotonic()
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._open = trainer.current_epoch
+        self._pending = trainer.current_epoch
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._say(trainer)
+        self._print_line(trainer)
 
-    def _say(self, trainer: Trainer) -> None:
-        if self._open is None:
+    def _print_line(self, trainer: Trainer) -> None:
+        if self._pending is None:
             return
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         # val/iou/cat ... would fill the screen: they are in metrics.csv
@@ -80,12 +83,12 @@ class Lines(Callback):
         shown = [name for name in values if re.fullmatch(rf"({stages})/[^/]+(?<!_step)", name)]
         metrics = "  ".join(f"{name} {values[name]:.4f}" for name in sorted(shown))
         of = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
-        self.console.say(f"epoch {self._open + 1}{of}  {metrics}  {time.monotonic() - self._begin:.1f} s")
-        self._open = None
+        self.console.print(f"epoch {self._pending + 1}{of}  {metrics}  {time.monotonic() - self._begin:.1f} s")
+        self._pending = None
 
 
 class Progress(RichProgressBar):
-    """Rich's bar for the epoch that runs; the version number, which says nothing, is left out."""
+    """Rich's progress bar without the logger's version number."""
 
     @override
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The verbs ``fit``, ``validate`` and ``test`` from the built parts on: trainer, run folder, summary."""
+"""One run of ``fit``, ``validate`` or ``test``: run folder, trainer, errors, summary."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from callbacks import GracefulStop, LearningCurves, RandomState
 from datamodules.decode import BadImageError
 from recipes.cli.catalog import Recipe
 from recipes.cli.console import Console
-from recipes.cli.errors import Crash, MachineError, UserError, chain, disk_full, message
+from recipes.cli.errors import Crash, MachineError, UserError, causes, disk_full, message
 from recipes.cli.run import loggers
 from recipes.cli.run.building import RecipeCLI, as_list
 from recipes.cli.run.checkpoints import AtomicCheckpointIO, Best, Last, check_fits, load
@@ -38,25 +38,25 @@ from recipes.cli.run.folder import (
     is_main_process,
 )
 from recipes.cli.run.options import Options
-from recipes.cli.run.progress import Lines, Progress, Started
+from recipes.cli.run.progress import EpochLines, Progress, StartDetector
 from recipes.cli.run.summary import evaluation_table, fit_summary
 from zoo.writing import replacing
 
 
 def train_or_evaluate(options: Options, console: Console) -> int:
-    """Build what the options say, run it, tell the result.
+    """Build the parts that the options select, run them and print the result.
 
     Raises:
-        Crash: training had begun when it failed; the cause is the failure.
-        Exception: anything else failed while parsing, building or setting up.
+        Crash: Training failed after it had begun; the cause is the failure.
+        Exception: Parsing, building or setup failed.
     """
     checkpoint = load(options.checkpoint) if options.checkpoint else None
-    told = (checkpoint or {}).get("hyper_parameters")
+    hparams = (checkpoint or {}).get("hyper_parameters")
     fast = fast_options() if options.fast else []
     if options.fast and not fast:
-        console.say("--fast changes nothing here: this machine has no instructions for 16-bit arithmetic")
+        console.print("--fast has no effect: this machine has no instructions for 16-bit arithmetic")
     args = [*(f"--config={path}" for path in options.configs), *fast, *options.overrides]
-    cli = RecipeCLI(args, options.overrides, told, told_wins=options.verb != "fit")
+    cli = RecipeCLI(args, options.overrides, hparams, prefer_saved=options.verb != "fit")
     if checkpoint is not None and options.checkpoint is not None:
         check_fits(checkpoint, cli.model, options.checkpoint)
     resumed_at = checkpoint["global_step"] if checkpoint is not None and options.verb == "fit" else None
@@ -70,10 +70,10 @@ class Session:
     """One fit, validation or test.
 
     Args:
-        options: of the command line.
-        cli: the built parts.
-        console: says things.
-        resumed_at: the optimizer step of the checkpoint to resume from.
+        options: Options of the command line.
+        cli: The datamodule, the model and the trainer's arguments.
+        console: Output.
+        resumed_at: Optimizer step of the checkpoint to resume from; None for a new run.
     """
 
     def __init__(self, options: Options, cli: RecipeCLI, console: Console, resumed_at: int | None) -> None:
@@ -82,7 +82,7 @@ class Session:
         self.console = console
         self.resumed_at = resumed_at
         self.module: LightningModule = cli.model
-        self.started = Started(self._note_data)
+        self.detector = StartDetector(self._record_data)
         self.run = self._run_folder()
         try:
             self.trainer = self._trainer()
@@ -93,12 +93,12 @@ class Session:
     # Preparation ----------------------------------------------------------------------------------------------------
 
     def _run_folder(self) -> Run | None:
-        """The folder of this run; None where nothing is to be kept."""
+        """Return the folder of this run; None if nothing is to be saved."""
         options = self.options
         evaluation = options.verb != "fit"
         if self.cli.config_init.trainer.fast_dev_run or (evaluation and options.logger in (None, "none")):
             return None
-        if not is_main_process():  # rank zero alone writes; it has told the folder to the processes that it started
+        if not is_main_process():  # only rank zero writes; it passes the folder to the processes that it starts
             folder = os.environ.get(FOLDER_VARIABLE, options.runs / options.recipe.name / "of_rank_zero")
             return Run(Path(folder), options.recipe.name)
         if options.resumed is not None:
@@ -114,20 +114,20 @@ class Session:
         return run
 
     def _write_folder(self, run: Run) -> None:
-        self.console.write_to(run.folder / LOG)
-        if self.options.resumed is None:  # one that is resumed keeps its own until it is sure to go on
+        self.console.open_log(run.folder / LOG)
+        if self.options.resumed is None:  # a resumed run keeps its config until the setup has succeeded
             self._write_config(run, self.options.recipe)
         if self.resumed_at is not None:
             drop_rows_from(run.folder / METRICS, self.resumed_at)
-            for orphan in (run.folder / CHECKPOINTS).glob(".*.tmp"):  # a kill while saving
+            for orphan in (run.folder / CHECKPOINTS).glob(".*.tmp"):  # left by a kill while saving
                 orphan.unlink()
 
     def _write_config(self, run: Run, recipe: Recipe) -> None:
         with replacing(run.folder / CONFIG) as temporary:
             temporary.write_text(recipe.header() + self.cli.config_text(), encoding="utf-8")
 
-    def _note_data(self) -> None:
-        """Say in the run's ``config.yaml`` which data it is trained on: they are known, and those of the checkpoint."""
+    def _record_data(self) -> None:
+        """Write the fingerprint of the data into ``config.yaml``; on resume it is checked against the checkpoint's by now."""
         if self.run is not None and self.trainer.is_global_zero:
             data = getattr(self.cli.datamodule, "data_identity", None)
             self._write_config(self.run, replace(self.options.recipe, data=data or ""))
@@ -140,19 +140,17 @@ class Session:
         plugins: list[Any] = as_list(given.pop("plugins", None))
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())
-        keeps = self.options.verb == "fit" and self.run is not None and given.get("enable_checkpointing") is not False
-        ours = self._callbacks(keeps, bars=given.get("enable_progress_bar") is not False)
+        saves = self.options.verb == "fit" and self.run is not None and given.get("enable_checkpointing") is not False
+        ours = self._callbacks(saves, bars=given.get("enable_progress_bar") is not False)
         kinds = tuple(type(callback) for callback in users)
         keys = [callback.state_key for callback in users if is_overridden("state_dict", callback, Callback)]
         for key in keys:
             if keys.count(key) > 1:
-                raise UserError(
-                    f"the callback {key} stands twice in this run: keep one, and change its arguments there"
-                )
+                raise UserError(f"the callback {key} is given twice: keep one, and change its arguments there")
         return Trainer(
             **{
                 **given,
-                "enable_checkpointing": keeps,
+                "enable_checkpointing": saves,
                 "enable_progress_bar": any(isinstance(callback, ProgressBar) for callback in [*users, *ours]),
                 "enable_model_summary": bool(given.get("enable_model_summary")),
             },
@@ -162,21 +160,21 @@ class Session:
             default_root_dir=self.run.folder if self.run else None,
         )
 
-    def _callbacks(self, keeps: bool, bars: bool) -> list[Callback]:
-        found: list[Callback] = [self.started]
+    def _callbacks(self, saves: bool, bars: bool) -> list[Callback]:
+        callbacks: list[Callback] = [self.detector]
         if bars and not self.console.silent and self.console.is_terminal():
-            found.append(Progress())
+            callbacks.append(Progress())
         if self.options.verb != "fit":
-            return found
-        found += [Lines(self.console), RandomState()]
+            return callbacks
+        callbacks += [EpochLines(self.console), RandomState()]
         if self.run is not None:
-            found.append(LearningCurves())
-        if keeps and self.run is not None:
+            callbacks.append(LearningCurves())
+        if saves and self.run is not None:
             folder = self.run.folder / CHECKPOINTS
             if (monitor := getattr(self.module, "monitor", None)) is not None:
-                found.append(Best(folder, *monitor))
-            found += [Last(folder), GracefulStop(folder)]
-        return found
+                callbacks.append(Best(folder, *monitor))
+            callbacks += [Last(folder), GracefulStop(folder)]
+        return callbacks
 
     def _loggers(self) -> list[Logger] | bool:
         if self.run is None:
@@ -186,8 +184,8 @@ class Session:
     # The verbs ------------------------------------------------------------------------------------------------------
 
     def fit(self) -> int:
-        """Train, test the best checkpoint, sum up."""
-        self._greet()
+        """Train, test the best checkpoint and print the summary."""
+        self._print_start()
         begin = time.monotonic()
         self.trainer.fit(
             self.module, datamodule=self.cli.datamodule, ckpt_path=self.options.checkpoint, weights_only=True
@@ -195,11 +193,11 @@ class Session:
         seconds = time.monotonic() - begin
         best = self._best()
         results = self._test(best)
-        self.console.say(fit_summary(self.options, self.run, self.trainer, best, results, seconds))
+        self.console.print(fit_summary(self.options, self.run, self.trainer, best, results, seconds))
         return 0
 
     def _best(self) -> Path | None:
-        """The checkpoint to test: the best one, without validation the last; None if nothing was saved."""
+        """Return the checkpoint to test: the best one, or without validation the last; None if nothing was saved."""
         for kind in (Best, Last):
             for callback in self.trainer.checkpoint_callbacks:
                 if isinstance(callback, kind) and isinstance(callback, ModelCheckpoint):
@@ -219,11 +217,11 @@ class Session:
         ):
             return {}
         run = self.trainer.test if getattr(data, "has_test", True) else self.trainer.validate
-        found = run(self.module, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
-        return {name: value for result in found for name, value in result.items()}
+        results = run(self.module, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
+        return {name: value for result in results for name, value in result.items()}
 
     def evaluate(self) -> int:
-        """Validate or test a checkpoint, print the metrics."""
+        """Validate or test a checkpoint and print the metrics."""
         run = self.trainer.validate if self.options.verb == "validate" else self.trainer.test
         results = run(
             self.module,
@@ -233,16 +231,14 @@ class Session:
             verbose=False,
         )
         metrics = {name: value for result in results for name, value in result.items()}
-        self.console.say(evaluation_table(self.options, metrics))
+        self.console.print(evaluation_table(self.options, metrics))
         return 0
 
-    def _greet(self) -> None:
+    def _print_start(self) -> None:
         count = sum(p.numel() for p in self.module.parameters())
-        where = f", into {self.run.folder}" if self.run else ", nothing is kept"
-        how = (
-            f"goes on from step {self.resumed_at} as its config.yaml says" if self.resumed_at is not None else "starts"
-        )
-        self.console.say(
+        where = f", into {self.run.folder}" if self.run else ", nothing is saved"
+        how = "starts" if self.resumed_at is None else f"resumes at step {self.resumed_at} with its config.yaml"
+        self.console.print(
             f"{self.options.recipe.name} {how}: {type(self.module).__name__}, {count:,} parameters, on "
             f"{self.trainer.world_size} x {self.trainer.strategy.root_device.type}{where}"
         )
@@ -251,35 +247,35 @@ class Session:
 
     @contextlib.contextmanager
     def cleaning_up(self) -> Iterator[None]:
-        """Whatever happens: no folder made for nothing, no process group and no W&B run left over."""
+        """Leave no empty run folder, no process group and no W&B run behind, and report known failures in one line."""
         try:
             yield
         except Exception as error:
-            # what ends a fit may fail on a full disk too: the first failure counts
-            if (machine := next((e for e in chain(error) if isinstance(e, MachineError)), None)) is not None:
+            # on a full disk the end of a fit may fail too: the first failure counts
+            if (machine := next((e for e in causes(error) if isinstance(e, MachineError)), None)) is not None:
                 raise machine from None
-            if self.started.yes and (full := disk_full(error)) is not None:
+            if self.detector.started and (full := disk_full(error)) is not None:
                 raise MachineError(
                     f"cannot write {full.filename or 'into the run folder'}: {full.strerror}; the last good checkpoint is "
                     f"{self._last_good() or 'missing: there was none yet'}"
                 ) from error
-            told = (BadImageError, FloatingPointError)  # what a run that has begun can stumble over and tell in a line
-            if self.started.yes and (bad := next((e for e in chain(error) if isinstance(e, told)), None)):
-                kept = self._last_good()
-                if kept is None and isinstance(bad, BadImageError):
+            known = (BadImageError, FloatingPointError)  # failures during training that one line explains
+            if self.detector.started and (bad := next((e for e in causes(error) if isinstance(e, known)), None)):
+                checkpoint = self._last_good()
+                if checkpoint is None and isinstance(bad, BadImageError):
                     self._discard()
                     raise UserError(message(bad)) from error
                 text = f"{message(bad)}; " + (
-                    f"the last good checkpoint is {kept}" if kept else "there is no checkpoint yet"
+                    f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
                 )
-                self.console.keep(f"zoo: error: {text}")
+                self.console.log(f"zoo: error: {text}")
                 raise UserError(text) from error
-            if self.started.yes:
+            if self.detector.started:
                 raise Crash from error
             self._discard()
             raise
         except BaseException:
-            if not self.started.yes:
+            if not self.detector.started:
                 self._discard()
             raise
         finally:
@@ -291,5 +287,5 @@ class Session:
     def _discard(self) -> None:
         if self.run is not None:
             loggers.finish()
-            self.console.forget_file()
+            self.console.close_log()
             self.run.discard()

@@ -1,4 +1,4 @@
-"""What a run ends with: its metrics, held against what the recipe expects."""
+"""The end of a run: its metrics, compared with what the recipe expects."""
 
 import operator
 from collections.abc import Mapping
@@ -23,9 +23,9 @@ def fit_summary(
     results: Mapping[str, float],
     seconds: float,
 ) -> str:
-    """The end of a fit as aligned lines."""
+    """Return the summary of a fit as aligned lines."""
     epochs = trainer.current_epoch
-    rows = [("trained", f"{epochs} epoch{'s' * (epochs != 1)}, {trainer.global_step} steps; {seconds:.1f} s this time")]
+    rows = [("trained", f"{epochs} epoch{'s' * (epochs != 1)}, {trainer.global_step} steps; {seconds:.1f} s")]
     best = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, Best)]
     rows += [(f"best {b.monitor}", f"{float(b.best_model_score):.4f}") for b in best if b.best_model_score is not None]
     of = f" ({tested.name})" if tested else ""
@@ -34,32 +34,29 @@ def fit_summary(
         rows.append(("expected", verdict(options, results)))
     if run is not None:
         rows.append(("run folder", str(run.folder)))
-        makes, reads = (
-            hasattr(trainer.lightning_module, "sample"),
-            not isinstance(trainer.lightning_module, AdversarialTask),
-        )
-        if tested is not None and makes:
+        module = trainer.lightning_module
+        if tested is not None and hasattr(module, "sample"):
             rows.append(("sample with", f"zoo sample {run.folder}"))
-        if tested is not None and reads:
+        if tested is not None and not isinstance(module, AdversarialTask):
             rows.append(("predict with", f"zoo predict {run.folder} FILE ..."))
     return "\n" + columns(rows, rule=False)
 
 
 def verdict(options: Options, results: Mapping[str, float]) -> str:
-    """Whether the recipe's bound is met."""
+    """Return the recipe's bound and whether it is met."""
     assert options.recipe.bound is not None
     metric, sign, bound = options.recipe.bound
-    said = f"{metric} {sign} {bound:g}"
+    expected = f"{metric} {sign} {bound:g}"
     if metric not in results:
-        return f"{said}: not measured"
+        return f"{expected}: not measured"
     if _COMPARE[sign](results[metric], bound):
-        return f"{said}: met"
+        return f"{expected}: met"
     why = f" (with {' '.join(options.overrides)})" if options.overrides else ""
-    return f"{said}: NOT met, got {results[metric]:.4f}{why}"
+    return f"{expected}: NOT met, got {results[metric]:.4f}{why}"
 
 
 def evaluation_table(options: Options, metrics: Mapping[str, float]) -> str:
-    """The metrics of a validation or test."""
+    """Return the metrics of a validation or test as aligned lines."""
     rows = [("checkpoint", str(options.checkpoint))]
     rows += [(name, f"{value:.4f}") for name, value in metrics.items()]
     if options.recipe.bound and options.recipe.bound[0] in metrics:

@@ -1,1 +1,1 @@
-"""Verbs that train more than once and compare."""
+"""Verbs that train several models and compare them."""

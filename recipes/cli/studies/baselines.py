@@ -1,63 +1,65 @@
-"""``zoo baselines``: what plain methods of scikit-learn reach on exactly the splits that a recipe trains and tests on."""
+"""``zoo baselines``: plain methods of scikit-learn on exactly the splits that a recipe trains and tests on."""
 
 import time
 from typing import TYPE_CHECKING, Any
 
 from recipes.cli import catalog
-from recipes.cli.console import Console, NoCaches, heard
+from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import UserError
 from recipes.cli.run.options import Parser
-from recipes.cli.run.process import own_process_state
+from recipes.cli.run.process import restored_process_state
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule
     from numpy import ndarray
 
-HELP = """zoo baselines -c RECIPE [options]: what plain methods reach on a recipe's data, beside what the recipe expects.
+HELP = """zoo baselines -c RECIPE [options]: measure plain methods on a recipe's data, next to what the recipe expects.
 
   -c, --config RECIPE   a name that `zoo recipes` lists, or a YAML of your own; a second -c adds to the first
   --debug               show the traceback of any error
 
 The splits and the standardization are the recipe's own, and so are its options (--data.val_fraction 0.2); images are
-flattened and not augmented. The methods are scikit-learn's with its defaults, tuned to nothing:
-  classes   k-means with as many clusters as classes (each stands for the class that most of its training examples have),
+flattened and not augmented. The methods are scikit-learn's with its defaults, not tuned:
+  classes   k-means with as many clusters as classes (each predicts the class of most of its training examples),
             PCA that keeps 95% of the variance + logistic regression, 1 and 3 nearest neighbors, SVC with an RBF kernel
   numbers   least squares, ridge with alpha 1, 5 nearest neighbors, SVR with an RBF kernel on the standardized target
-The time of SVC and SVR grows faster than the square of the number of examples: minutes on MNIST.
+The time of SVC and SVR grows faster than the square of the number of examples: minutes for MNIST.
 
 Examples:
   zoo baselines -c linear/mlp_digits
   zoo baselines -c linear/linear_diabetes
 """
 
-_MOST = 2**31  # numbers in a split, 8 GiB
+_MAX_NUMBERS = 2**31  # in a split, 8 GiB
 
 
 def run(args: list[str]) -> int:
-    """The verb ``baselines``."""
+    """Run the verb ``baselines``."""
     parser = Parser("zoo baselines")
     parser.add_argument("-c", "--config", action="append", required=True)
     options, overrides = parser.parse_known_args(args)
     recipes = [catalog.find(text) for text in options.config]
-    with own_process_state():
+    with restored_process_state():
         with NoCaches():
             from recipes.cli.run.building import RecipeCLI
-        with heard(Console()):
+        with captured_logs(Console()):
             cli = RecipeCLI([*(f"--config={recipe.path}" for recipe in recipes), *overrides], overrides)
             if cli.datamodule is None:
-                raise UserError(f"the recipe {recipes[0].name} has no data: section, so there is nothing to learn from")
+                raise UserError(
+                    f"the recipe {recipes[0].name} has no data section: the baselines need data to learn from"
+                )
             _compare(recipes[0], splits_of(cli.datamodule))
     return 0
 
 
 def splits_of(data: "LightningDataModule") -> dict[str, "tuple[ndarray, ndarray] | None"]:
-    """The splits "train", "val" and "test" as training sees them, standardized but not augmented; None for an empty one.
+    """Return the splits "train", "val" and "test" as training sees them, standardized but not augmented; None if empty.
 
     Shape:
         inputs float32 ``(N, D)``; targets int64 ``(N,)``, or float32 ``(N, K)`` in their own unit.
 
     Raises:
-        UserError: a split too large for memory, or several classes an example.
+        UserError: A split is too large for memory, or has several classes per example.
     """
     from lightning.pytorch import Trainer
 
@@ -76,14 +78,14 @@ def _read(data: Any, name: str, loader: Any) -> "tuple[ndarray, ndarray] | None"
     if not loader:
         return None
     examples, numbers = len(loader.dataset), loader.dataset[0][0].numel()
-    if examples * numbers > _MOST:
+    if examples * numbers > _MAX_NUMBERS:
         raise UserError(
-            f"the {name} split has {examples:,} examples of {numbers:,} numbers, too many for scikit-learn, which wants them "
-            f"all in memory: take a recipe with less data"
+            f"the {name} split has {examples:,} examples of {numbers:,} numbers, too many for scikit-learn, which needs "
+            f"them all in memory: use a recipe with less data"
         )
-    mean, std = (getattr(data, what, None) for what in ("mean", "std"))
+    mean, std = getattr(data, "mean", None), getattr(data, "std", None)
     inputs, targets = [], []
-    # the training loader shuffles, and leaves out what fills no batch
+    # the training loader shuffles and drops the last incomplete batch
     for batch in DataLoader(loader.dataset, 256, num_workers=loader.num_workers, collate_fn=loader.collate_fn):
         x, y, *_ = data.on_after_batch_transfer(batch, 0)
         if mean is not None and std is not None:
@@ -93,12 +95,14 @@ def _read(data: Any, name: str, loader: Any) -> "tuple[ndarray, ndarray] | None"
         targets.append(y)
     y = torch.cat(targets)
     if not y.is_floating_point() and y.ndim != 1:
-        raise UserError(f"the targets have shape {tuple(y.shape)}: the baselines want one class an example, or numbers")
+        raise UserError(
+            f"the targets have shape {tuple(y.shape)}: the baselines need one class per example, or numbers"
+        )
     return torch.cat(inputs).numpy(), (y.view(len(y), -1) if y.is_floating_point() else y).numpy()
 
 
 def _compare(recipe: catalog.Recipe, splits: dict[str, Any]) -> None:
-    """Fit every method on the training split and print its row as soon as it is known."""
+    """Fit every method on the training split and print its row as soon as it is done."""
     x, y = splits["train"]
     classes = y.ndim == 1
     metric = "acc" if classes else "rmse"
@@ -114,17 +118,17 @@ def _compare(recipe: catalog.Recipe, splits: dict[str, Any]) -> None:
 
 
 def _score(method: Any, split: Any, classes: bool) -> str:
-    """Accuracy, or the root of the mean squared error over all residuals."""
+    """Return the accuracy, or the root mean squared error over all residuals."""
     if split is None:
         return "-"
     x, y = split
-    guess = method.predict(x).reshape(y.shape)  # some give (N,) for (N, 1)
-    value = (guess == y).mean() if classes else ((guess - y).astype(float) ** 2).mean() ** 0.5
+    predicted = method.predict(x).reshape(y.shape)  # some return (N,) for (N, 1)
+    value = (predicted == y).mean() if classes else ((predicted - y).astype(float) ** 2).mean() ** 0.5
     return f"{value:.4f}"
 
 
 def classifiers(classes: int) -> dict[str, Any]:
-    """The methods for classes, by name."""
+    """Return the methods for classification by name."""
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
@@ -132,7 +136,7 @@ def classifiers(classes: int) -> dict[str, Any]:
     from sklearn.svm import SVC
 
     return {
-        f"k-means, {classes} clusters": Clusters(classes),
+        f"k-means, {classes} clusters": KMeansClassifier(classes),
         "PCA + logistic regression": make_pipeline(PCA(0.95), LogisticRegression(max_iter=1000)),
         "1 nearest neighbor": KNeighborsClassifier(1),
         "3 nearest neighbors": KNeighborsClassifier(3),
@@ -141,7 +145,7 @@ def classifiers(classes: int) -> dict[str, Any]:
 
 
 def regressors() -> dict[str, Any]:
-    """The methods for numbers, by name."""
+    """Return the methods for regression by name."""
     from sklearn.compose import TransformedTargetRegressor
     from sklearn.linear_model import LinearRegression, Ridge
     from sklearn.multioutput import MultiOutputRegressor
@@ -157,26 +161,26 @@ def regressors() -> dict[str, Any]:
     }
 
 
-class Clusters:
-    """k-means as a classifier: a cluster stands for the class that most of the training examples in it have.
+class KMeansClassifier:
+    """k-means as a classifier: a cluster predicts the class of most of its training examples.
 
     Args:
-        count: number of clusters.
+        num_clusters: Number of clusters.
 
     Example:
         >>> import numpy as np
         >>> x = np.array([[0.0], [0.1], [0.2], [5.0], [5.1]])
-        >>> Clusters(2).fit(x, np.array([1, 1, 0, 0, 0])).predict(x).tolist()
+        >>> KMeansClassifier(2).fit(x, np.array([1, 1, 0, 0, 0])).predict(x).tolist()
         [1, 1, 1, 0, 0]
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, num_clusters: int) -> None:
         from sklearn.cluster import KMeans
 
-        self.means = KMeans(count, n_init=10, random_state=0)
+        self.means = KMeans(num_clusters, n_init=10, random_state=0)
 
-    def fit(self, x: "ndarray", y: "ndarray") -> "Clusters":
-        """Find the clusters and name them."""
+    def fit(self, x: "ndarray", y: "ndarray") -> "KMeansClassifier":
+        """Fit the clusters and assign a class to each."""
         import numpy as np
 
         labels = self.means.fit_predict(x)
@@ -186,5 +190,5 @@ class Clusters:
         return self
 
     def predict(self, x: "ndarray") -> "ndarray":
-        """The class of the nearest cluster's mean."""
+        """Return the class of the nearest cluster."""
         return self.classes[self.means.predict(x)]

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from recipes.cli.console import Console, NoCaches, heard
-from recipes.cli.run.process import own_process_state
+from recipes.cli.console import Console, NoCaches, captured_logs
+from recipes.cli.run.process import restored_process_state
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 def run_quietly(work: Callable[[], None]) -> None:
     """Call ``work``, which trains many times, without Lightning's log lines of each fit."""
-    with own_process_state():
+    with restored_process_state():
         with NoCaches():
             import lightning.pytorch  # noqa: F401 (sets up its log, which is heard from then on)
-        with heard(Console()):
+        with captured_logs(Console()):
             logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
             work()
 

@@ -1,1 +1,1 @@
-"""One verb of the command line, one file: its ``HELP`` and its ``run``."""
+"""The verbs of the command line, one per file: each module has ``HELP`` and ``run``."""

@@ -1,4 +1,4 @@
-"""``zoo models``: the list of models, or one of them looked at."""
+"""``zoo models``: list the models, or describe one."""
 
 import inspect
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from zoo import Task
     from zoo.registry import Entry
 
-HELP = """zoo models [PATTERN|NAME] [--size N]: list the models, or look at one.
+HELP = """zoo models [PATTERN|NAME] [--size N]: list the models, or describe one.
 
   PATTERN     a shell pattern: list those that match
   NAME        one model: shapes by stage, parameters, multiply-adds, paper, recipes, weights
-  --size N    height and width of the image to count with (default: what the net is made for)
+  --size N    height and width of the image to count with (default: the net's own)
   --debug     show the traceback of any error
 
 Examples:
@@ -33,7 +33,7 @@ Examples:
 
 
 def run(args: list[str]) -> int:
-    """The verb ``models``."""
+    """Run the verb ``models``."""
     parser = Parser("zoo models")
     parser.add_argument("pattern", nargs="?", default="*")
     parser.add_argument("--size", type=int)
@@ -60,7 +60,7 @@ def _list(names: list[str]) -> str:
         entry = registry.get(name)
         model = _on_meta(entry)
         rows.append((name, f"zoo.{entry.cls.__name__}", Number(_count(model.net)), _paper(model.net).split(",")[0]))
-    return columns(rows) + f"\n\nLook at one with: zoo models {names[0]}"
+    return columns(rows) + f"\n\nDescribe one with: zoo models {names[0]}"
 
 
 def _one(entry: "Entry", size: int | None) -> str:
@@ -91,14 +91,14 @@ def _one(entry: "Entry", size: int | None) -> str:
 
 
 class Number(int):
-    """An integer with commas between the thousands."""
+    """An integer that prints with thousands separators."""
 
     def __str__(self) -> str:
         return f"{int(self):,}"
 
 
 def _on_meta(entry: "Entry") -> "Task":
-    """The model without memory for its weights."""
+    """Build the model on the meta device."""
     from zoo.blocks.skeleton import skeleton
 
     with skeleton():
@@ -109,24 +109,24 @@ def _count(net: "nn.Module") -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-def _inputs(net: "nn.Module", told: Mapping[str, Any], size: int | None) -> "list[Tensor]":
-    """One example on the meta device, and its class if the net is told it; an image is as large as those the net is made for."""
+def _inputs(net: "nn.Module", hparams: Mapping[str, Any], size: int | None) -> "list[Tensor]":
+    """Return one example on the meta device, and its class for a conditional net."""
     import torch
 
     channels = getattr(net, "in_channels", None)
     if hasattr(net, "encode"):  # an autoencoder
-        shape: tuple[int, ...] = tuple(told["input_shape"])
-    elif "latent_dim" in told:  # a generator: noise
-        shape = (told["latent_dim"],)
-    elif told.get("in_features") is not None:
-        shape = (told["in_features"],)
+        shape: tuple[int, ...] = tuple(hparams["input_shape"])
+    elif "latent_dim" in hparams:  # a generator: noise
+        shape = (hparams["latent_dim"],)
+    elif hparams.get("in_features") is not None:
+        shape = (hparams["in_features"],)
     elif channels is None:  # a distribution: single numbers
         shape = ()
     else:
         side = size if size is not None else int(getattr(net, "image_size", 224))
         shape = (channels, side, side)
     x = torch.empty(1, *shape, device="meta")
-    return [x, torch.zeros(1, dtype=torch.long, device="meta")] if told.get("conditional") else [x]
+    return [x, torch.zeros(1, dtype=torch.long, device="meta")] if hparams.get("conditional") else [x]
 
 
 def _multiply_adds(net: "nn.Module", inputs: "list[Tensor]") -> str:
@@ -134,7 +134,7 @@ def _multiply_adds(net: "nn.Module", inputs: "list[Tensor]") -> str:
 
     with FlopCounterMode(display=False) as counter:
         net(*inputs)
-    return f"{counter.get_total_flops() // 2:,} an example (twice as many FLOPs; convolutions and matrix products)"
+    return f"{counter.get_total_flops() // 2:,} per example (twice as many FLOPs; convolutions and matrix products)"
 
 
 def _paper(net: "nn.Module") -> str:
@@ -146,7 +146,7 @@ def _shape(x: "Tensor") -> str:
 
 
 def _recipes(entry: "Entry") -> list[str]:
-    """The shipped recipes that train this class."""
-    used = {recipe.name: yaml.safe_load(recipe.path.read_text(encoding="utf-8")) for recipe in catalog.shipped()}
-    wanted = entry.cls.__name__
-    return [name for name, config in used.items() if config["model"]["class_path"].rpartition(".")[2] == wanted]
+    """Return the shipped recipes that train this class."""
+    configs = {recipe.name: yaml.safe_load(recipe.path.read_text(encoding="utf-8")) for recipe in catalog.shipped()}
+    class_name = entry.cls.__name__
+    return [name for name, config in configs.items() if config["model"]["class_path"].rpartition(".")[2] == class_name]

@@ -1,11 +1,11 @@
-"""``zoo sample``: what a generative model makes, as a picture or as rows of numbers."""
+"""``zoo sample``: samples of a generative model, as a picture or as rows of numbers."""
 
 import argparse
 import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.cli.console import Console, NoCaches, heard
+from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import UserError
 from recipes.cli.run.options import Parser
 from recipes.cli.verbs.predict import find_checkpoint, load_model, read_images
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
     from zoo import Task
 
-HELP = """zoo sample CKPT [options]: draw what a generative model makes: a wall of images, points of the plane, rows of numbers.
+HELP = """zoo sample CKPT [options]: sample from a generative model: a grid of images, points of the plane, or rows of numbers.
 
-  CKPT                a checkpoint, a run folder (its best one), or a folder that save_pretrained wrote
-  -n, --count N       examples (default: 64)
-  -o, --output FILE   a PNG, or a CSV file for models of tables (default: samples.png, samples.csv)
-  --label K           of a conditional model: the class of all, its name or number (default: all classes in turn)
-  --seed S            of the noise (default: 0): the same seed, the same samples
-  --latent-grid [N]   instead: what the plane of a two-dimensional code stands for, N x N images (default: 16)
-  --interpolate A B   instead: from one image to another, along the line between their codes, in N steps (default: 8)
+  CKPT                a checkpoint, a run folder (its best one), or a folder written by save_pretrained
+  -n, --count N       number of samples (default: 64)
+  -o, --output FILE   a PNG file, or a CSV file for models of tables (default: samples.png, samples.csv)
+  --label K           class of all samples for a conditional model: its name or index (default: all classes in turn)
+  --seed S            seed of the noise (default: 0)
+  --latent-grid [N]   instead: decode a grid of two-dimensional codes, N x N images (default: 16)
+  --interpolate A B   instead: decode N codes on the line between those of two images (default: 8)
   --debug             show the traceback of any error
 
 Examples:
@@ -34,7 +34,7 @@ Examples:
 
 
 def run(args: list[str]) -> int:
-    """The verb ``sample``."""
+    """Run the verb ``sample``."""
     parser = Parser("zoo sample")
     parser.add_argument("checkpoint", metavar="CKPT", type=Path)
     parser.add_argument("-n", "--count", type=int)
@@ -47,19 +47,19 @@ def run(args: list[str]) -> int:
     _check(options)
     checkpoint = find_checkpoint(options.checkpoint)
     with NoCaches():
-        import lightning.pytorch  # noqa: F401 (sets up its log, which is heard from then on)
-    with heard(Console()):
+        import lightning.pytorch  # noqa: F401 (sets up its log, which is captured from then on)
+    with captured_logs(Console()):
         model = load_model(checkpoint)
-        made, columns = _made(model, options)
-    place = _write(model, made, columns, options.output)
-    what = "images" if made.ndim == 4 else "points" if place.suffix == ".png" else "rows"
-    print(f"{place}: {len(made)} {what}, made by {type(model).__name__}")
+        samples, columns = _samples(model, options)
+    path = _write(model, samples, columns, options.output)
+    kind = "images" if samples.ndim == 4 else "points" if path.suffix == ".png" else "rows"
+    print(f"{path}: {len(samples)} {kind} from {type(model).__name__}")
     return 0
 
 
 def _check(options: argparse.Namespace) -> None:
     if options.latent_grid is not None and options.interpolate is not None:
-        raise UserError("--latent-grid and --interpolate are two pictures: ask for one at a time")
+        raise UserError("--latent-grid and --interpolate exclude each other: give one of them")
     if options.latent_grid is not None and options.latent_grid < 2:
         raise UserError(f"--latent-grid N must be 2 or more, got {options.latent_grid}")
     if options.latent_grid is not None and options.count is not None:
@@ -77,18 +77,20 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(f"-o {output}: give the name of a file that ends in .png, or in .csv for rows of numbers")
 
 
-def _made(model: "Task", options: argparse.Namespace) -> tuple["Tensor", int | None]:
-    """Examples, ``(N, ...)`` in units of the data, and how many stand in a row of the wall."""
-    from recipes.cli.verbs.pictures import class_of
+def _samples(model: "Task", options: argparse.Namespace) -> tuple["Tensor", int | None]:
+    """Return samples ``(N, ...)`` in units of the data, and the number of columns of their grid."""
+    from recipes.cli.verbs.pictures import class_index
 
     task: Any = model
     name = type(model).__name__
-    label = None if options.label is None else class_of(model, options.label)
+    label = None if options.label is None else class_index(model, options.label)
     if options.interpolate:
-        return _way(task, options.interpolate, label, options.count or 8), options.count or 8
+        return _interpolation(task, options.interpolate, label, options.count or 8), options.count or 8
     if not hasattr(task, "sample"):
-        cure = "; --interpolate A.png B.png goes from one image to another" if hasattr(task, "interpolate") else ""
-        raise UserError(f"{name} makes no new examples: zoo sample is for models such as zoo.VAE and zoo.DCGAN{cure}")
+        cure = "; --interpolate A.png B.png interpolates between two images" if hasattr(task, "interpolate") else ""
+        raise UserError(
+            f"{name} cannot generate examples: zoo sample is for models such as zoo.VAE and zoo.DCGAN{cure}"
+        )
     if options.latent_grid:
         if not hasattr(task, "latent_grid"):
             raise UserError(f"{name} has no latent grid: that is for models such as zoo.VAE with latent_dim=2")
@@ -98,49 +100,49 @@ def _made(model: "Task", options: argparse.Namespace) -> tuple["Tensor", int | N
     return task.sample(options.count or 64, label, options.seed), None
 
 
-def _way(task: Any, ends: list[Path], label: int | None, steps: int) -> "Tensor":
-    """From one image to another: ``(steps, C, H, W)``."""
+def _interpolation(task: Any, ends: list[Path], label: int | None, steps: int) -> "Tensor":
+    """Interpolate between the codes of two images: ``(steps, C, H, W)``."""
     import torch
 
     name = type(task).__name__
     if not hasattr(task, "encode") or len(task.input_shape or ()) != 3:
-        raise UserError(f"--interpolate wants a model that codes images, such as zoo.VAE, and {name} does not")
+        raise UserError(f"--interpolate needs a model that encodes images, such as zoo.VAE, and {name} does not")
     if label is None and task.conditional:
-        raise UserError(f"{name} is told the class of what it reads: give it with --label")
+        raise UserError(f"{name} is conditional: give the class of the images with --label")
     x = read_images(ends, task).to(task.device)
     y = None if label is None else torch.full((1,), label, device=task.device)
     return task.interpolate(x[:1], x[1:], steps, y)[0]
 
 
-def _write(model: "Task", made: "Tensor", columns: int | None, output: Path | None) -> Path:
-    """Write the examples, and tell where."""
+def _write(model: "Task", samples: "Tensor", columns: int | None, output: Path | None) -> Path:
+    """Write the samples and return the path."""
     from recipes.cli.verbs.pictures import as_image, writing
     from zoo.drawing.images import are_images, clouds, image_wall
 
-    shape = tuple(made.shape[1:])
-    place = output or Path("samples.png" if are_images(made) or shape == (2,) else "samples.csv")
-    rows = place.suffix.lower() == ".csv"
-    if rows and made.ndim != 2:
+    shape = tuple(samples.shape[1:])
+    path = output or Path("samples.png" if are_images(samples) or shape == (2,) else "samples.csv")
+    rows = path.suffix.lower() == ".csv"
+    if rows and samples.ndim != 2:
         raise UserError(
-            f"-o {place}: a CSV file is for rows of numbers, and examples of shape {shape} are none: give a .png"
+            f"-o {path}: a CSV file is for rows of numbers, not for samples of shape {shape}: give a .png file"
         )
-    if not (rows or are_images(made) or shape == (2,)):
+    if not (rows or are_images(samples) or shape == (2,)):
         raise UserError(
-            f"-o {place}: examples of shape {shape} are neither images nor points of the plane: give a .csv"
+            f"-o {path}: samples of shape {shape} are neither images nor points of the plane: give a .csv file"
         )
-    with writing(place):
+    with writing(path):
         if rows:
-            _write_rows(model, made, place)
+            _write_rows(model, samples, path)
         else:
-            picture = image_wall(made, columns) if are_images(made) else clouds(None, made)
-            as_image(picture).save(place, "PNG")
-    return place
+            picture = image_wall(samples, columns) if are_images(samples) else clouds(None, samples)
+            as_image(picture).save(path, "PNG")
+    return path
 
 
-def _write_rows(model: "Task", made: "Tensor", place: Path) -> None:
-    told = [column["name"] for column in (model.preparation or {}).get("columns") or []]
-    names = told if len(told) == made.shape[1] else [f"x{i}" for i in range(made.shape[1])]
-    with place.open("w", newline="") as file:
+def _write_rows(model: "Task", samples: "Tensor", path: Path) -> None:
+    columns = [column["name"] for column in (model.preparation or {}).get("columns") or []]
+    names = columns if len(columns) == samples.shape[1] else [f"x{i}" for i in range(samples.shape[1])]
+    with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(names)
-        writer.writerows([f"{value:.7g}" for value in row] for row in made.tolist())
+        writer.writerows([f"{value:.7g}" for value in row] for row in samples.tolist())
