@@ -205,12 +205,12 @@ def default_size(entry: "Entry", start: Start, inspection: "Inspection") -> int:
     from zoo.registry import arguments_of
 
     with skeleton():
-        net = entry.cls(**entry.preset).net.eval()
+        net: Any = entry.cls(**entry.preset).net.eval()
     usual = start.size or int(getattr(net, "image_size", 224))
     smaller = max(_MIN_SIZE, -(-inspection.short_side // 32) * 32)
     if smaller >= usual or "image_size" in arguments_of(entry.cls):
         return usual
     with suppress(RuntimeError, ValueError), torch.no_grad():
-        net(torch.empty(1, int(net.in_channels), smaller, smaller, device="meta"))  # type: ignore[arg-type]
+        net(torch.empty(1, int(net.in_channels), smaller, smaller, device="meta"))
         return smaller
     return usual

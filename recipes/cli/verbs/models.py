@@ -15,7 +15,7 @@ from recipes.cli.text import columns
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from zoo import Task
+    from zoo import Model
     from zoo.registry import Entry
 
 HELP = """zoo models [PATTERN|NAME] [--size N]: list the models, or describe one.
@@ -68,7 +68,7 @@ def _one(entry: "Entry", size: int | None) -> str:
     from zoo.pretrained import list_weights
 
     model = _on_meta(entry)
-    net = model.net.eval()
+    net: Any = model.net.eval()
     inputs = _inputs(net, model.hparams, size)
     facts = [
         ("model", entry.name),
@@ -97,7 +97,7 @@ class Number(int):
         return f"{int(self):,}"
 
 
-def _on_meta(entry: "Entry") -> "Task":
+def _on_meta(entry: "Entry") -> "Model":
     """Build the model on the meta device."""
     from zoo.blocks.skeleton import skeleton
 

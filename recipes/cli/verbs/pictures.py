@@ -15,7 +15,7 @@ from torch import Tensor
 from datamodules.decode import read_image
 from datamodules.segmentation import nearest
 from recipes.cli.errors import UserError
-from zoo import Task
+from zoo import Model
 from zoo.drawing.masks import overlay, palette
 from zoo.spelling import suggest
 
@@ -52,7 +52,7 @@ class PictureWriter:
         assert self.folder is not None
         return self.folder / f"{self._names[file]}_{kind}.png"
 
-    def rows(self, model: Task, predictions: dict[str, Any], files: Sequence[Path]) -> list[dict[str, Any]]:
+    def rows(self, model: Model, predictions: dict[str, Any], files: Sequence[Path]) -> list[dict[str, Any]]:
         """Write the pictures of a batch.
 
         Returns:
@@ -70,7 +70,7 @@ class PictureWriter:
             rows.append(row)
         return rows
 
-    def _segmentation_row(self, model: Task, mask: Tensor, file: Path) -> dict[str, Any]:
+    def _segmentation_row(self, model: Model, mask: Tensor, file: Path) -> dict[str, Any]:
         names = model.class_names or [str(k) for k in range(model.hparams["num_classes"])]
         shares = torch.bincount(mask.flatten().long(), minlength=len(names)).double() / mask.numel()
         row: dict[str, Any] = {"shares": dict(zip(names, shares.tolist(), strict=True))}
@@ -113,7 +113,7 @@ def writing(path: Path) -> Iterator[None]:
         raise UserError(f"cannot write {path}: {error.strerror}; give another place with -o") from error
 
 
-def class_index(model: Task, label: str) -> int:
+def class_index(model: Model, label: str) -> int:
     """Return the index of a class given by its name or index.
 
     Raises:
@@ -121,7 +121,8 @@ def class_index(model: Task, label: str) -> int:
     """
     if not getattr(model, "conditional", False):
         raise UserError(f"--label is for conditional models, and {type(model).__name__} takes no class")
-    count = int(model.net.num_classes)
+    net: Any = model.net
+    count = int(net.num_classes)
     names = model.class_names or []
     if label in names:
         return names.index(label)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from recipes.cli.verbs.pictures import PictureWriter
-    from zoo import Task
+    from zoo import Model
 
 HELP = """zoo predict CKPT INPUT... [options]: classify, segment or reconstruct images; predict for CSV rows.
 
@@ -98,7 +98,7 @@ def find_checkpoint(path: Path) -> Path:
     return path
 
 
-def load_model(path: Path) -> "Task":
+def load_model(path: Path) -> "Model":
     """Load the model of a checkpoint in evaluation mode, on the GPU if there is one."""
     import torch
 
@@ -107,7 +107,7 @@ def load_model(path: Path) -> "Task":
     return load(path).eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _model(path: Path, features: bool) -> "Task":
+def _model(path: Path, features: bool) -> "Model":
     model = load_model(path)
     shape = model.input_shape or ()
     if len(shape) != 3 and not (len(shape) == 1 and model.preparation):
@@ -116,23 +116,24 @@ def _model(path: Path, features: bool) -> "Task":
             f"table with named columns"
         )
     if features:
-        if not hasattr(model.net, "reset_head"):
-            raise UserError(f"--features: {type(model.net).__name__} has no head to remove")
-        model.net.reset_head(0)
+        net: Any = model.net
+        if not hasattr(net, "reset_head"):
+            raise UserError(f"--features: {type(net).__name__} has no head to remove")
+        net.reset_head(0)
     return model
 
 
 # Reading ------------------------------------------------------------------------------------------------------------
 
 
-def _images(files: Sequence[Path], model: "Task", batch_size: int) -> Iterator[tuple[list[dict[str, Any]], "Tensor"]]:
+def _images(files: Sequence[Path], model: "Model", batch_size: int) -> Iterator[tuple[list[dict[str, Any]], "Tensor"]]:
     """Yield the origin of each image of a batch, and the batch ``(B, C, H, W)``."""
     for start in range(0, len(files), batch_size):
         part = files[start : start + batch_size]
         yield [{"file": str(path)} for path in part], read_images(part, model)
 
 
-def read_images(files: Sequence[Path], model: "Task") -> "Tensor":
+def read_images(files: Sequence[Path], model: "Model") -> "Tensor":
     """Read image files as the datamodules do in evaluation: float in [0, 1] ``(B, C, H, W)``."""
     import torch
 
@@ -185,7 +186,7 @@ def _csv_rows(
 # Predicting ---------------------------------------------------------------------------------------------------------
 
 
-def _rows(model: "Task", options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _rows(model: "Model", options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield the origin and the prediction of each example."""
     import torch
 
@@ -217,7 +218,7 @@ def _rows(model: "Task", options: argparse.Namespace) -> Iterator[dict[str, Any]
 
 
 def _plain(
-    model: "Task", output: Any, top: int, origins: list[dict[str, Any]], pictures: "PictureWriter | None"
+    model: "Model", output: Any, top: int, origins: list[dict[str, Any]], pictures: "PictureWriter | None"
 ) -> list[dict[str, Any]]:
     """Convert the output of ``predict_step`` to plain data.
 
@@ -243,7 +244,7 @@ def _plain(
     return [dict(zip(numbers, row, strict=True)) for row in zip(*numbers.values(), strict=True)]
 
 
-def _values(model: "Task", value: "Tensor") -> list[dict[str, Any]]:
+def _values(model: "Model", value: "Tensor") -> list[dict[str, Any]]:
     if value.ndim == 1:
         return [{"value": number} for number in value.tolist()]
     count = value.shape[1]
@@ -252,7 +253,7 @@ def _values(model: "Task", value: "Tensor") -> list[dict[str, Any]]:
     return [{"value": dict(zip(names, row, strict=True))} for row in value.tolist()]
 
 
-def _labels(model: "Task", output: dict[str, Any], top: int) -> list[dict[str, Any]]:
+def _labels(model: "Model", output: dict[str, Any], top: int) -> list[dict[str, Any]]:
     probabilities: Tensor = output["probabilities"]
     values, classes = probabilities.topk(min(top, probabilities.shape[1]), dim=1)
     names = model.class_names or [str(k) for k in range(probabilities.shape[1])]

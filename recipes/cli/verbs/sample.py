@@ -13,7 +13,7 @@ from recipes.cli.verbs.predict import find_checkpoint, load_model, read_images
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zoo import Task
+    from zoo import Model
 
 HELP = """zoo sample CKPT [options]: sample from a generative model: a grid of images, points of the plane, or rows of numbers.
 
@@ -77,7 +77,7 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(f"-o {output}: give the name of a file that ends in .png, or in .csv for rows of numbers")
 
 
-def _samples(model: "Task", options: argparse.Namespace) -> tuple["Tensor", int | None]:
+def _samples(model: "Model", options: argparse.Namespace) -> tuple["Tensor", int | None]:
     """Return samples ``(N, ...)`` in units of the data, and the number of columns of their grid."""
     from recipes.cli.verbs.pictures import class_index
 
@@ -114,7 +114,7 @@ def _interpolation(task: Any, ends: list[Path], label: int | None, steps: int) -
     return task.interpolate(x[:1], x[1:], steps, y)[0]
 
 
-def _write(model: "Task", samples: "Tensor", columns: int | None, output: Path | None) -> Path:
+def _write(model: "Model", samples: "Tensor", columns: int | None, output: Path | None) -> Path:
     """Write the samples and return the path."""
     from recipes.cli.verbs.pictures import as_image, writing
     from zoo.drawing.images import are_images, clouds, image_wall
@@ -139,7 +139,7 @@ def _write(model: "Task", samples: "Tensor", columns: int | None, output: Path |
     return path
 
 
-def _write_rows(model: "Task", samples: "Tensor", path: Path) -> None:
+def _write_rows(model: "Model", samples: "Tensor", path: Path) -> None:
     columns = [column["name"] for column in (model.preparation or {}).get("columns") or []]
     names = columns if len(columns) == samples.shape[1] else [f"x{i}" for i in range(samples.shape[1])]
     with path.open("w", newline="") as file:

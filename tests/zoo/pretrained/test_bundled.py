@@ -80,7 +80,7 @@ def test_a_wrong_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_making_them_refuses_an_unknown_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert bundle.run(["lenet6"]) == 2
-    assert "no bundled net lenet6: there are lenet5_digits, resnet20_digits" in capsys.readouterr().err
+    assert "no bundled net lenet6: the bundled nets are lenet5_digits, resnet20_digits" in capsys.readouterr().err
 
 
 @pytest.mark.slow
