@@ -182,25 +182,26 @@ def check_kind(model: Any, data: Any) -> None:
     Raises:
         UserError: They do not match; the message names a model or data that do.
     """
-    from zoo import ClassificationTask, RegressionTask, SegmentationTask
-
     kind, name = getattr(data, "kind", None), type(model).__name__
-    if kind == "regression" and isinstance(model, ClassificationTask):
+    learns = getattr(model, "learns", ())
+    if kind is None or not learns or kind in learns:
+        return
+    if kind == "regression" and "classification" in learns:
         raise UserError(
             f"{name} predicts classes, but the data's target is a number (kind: regression): use a model such as "
             f"--model zoo.MLPRegressor"
         )
-    if kind == "classification" and isinstance(model, RegressionTask):
+    if kind == "classification" and "regression" in learns:
         raise UserError(
             f"{name} predicts numbers, but the data's target is a class (kind: classification): use a model such as "
             f"--model zoo.MLPClassifier, or give --data.kind regression"
         )
-    if kind == "segmentation" and isinstance(model, ClassificationTask | RegressionTask):
+    if kind == "segmentation":
         raise UserError(
             f"{name} makes one prediction per image, but the data's target is a class for each pixel (kind: segmentation): "
             f"use a model such as --model zoo.UNetSegmenter"
         )
-    if kind in ("classification", "regression") and isinstance(model, SegmentationTask):
+    if "segmentation" in learns:
         raise UserError(
             f"{name} predicts a class for each pixel, but {type(data).__name__} has no masks (kind: {kind}): use data such as "
             f"--data datamodules.MaskFolderDataModule, or a model such as --model zoo.ResNetClassifier"

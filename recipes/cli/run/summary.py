@@ -10,7 +10,6 @@ from recipes.cli.run.checkpoints import Best
 from recipes.cli.run.folder import Run
 from recipes.cli.run.options import Options
 from recipes.cli.text import columns
-from zoo import AdversarialTask
 
 _COMPARE = {">=": operator.ge, "<=": operator.le}
 
@@ -35,9 +34,9 @@ def fit_summary(
     if run is not None:
         rows.append(("run folder", str(run.folder)))
         module = trainer.lightning_module
-        if tested is not None and hasattr(module, "sample"):
+        if tested is not None and getattr(module, "sample_options", ()):
             rows.append(("sample with", f"zoo sample {run.folder}"))
-        if tested is not None and not isinstance(module, AdversarialTask):
+        if tested is not None and getattr(module, "reads", None) in ("image", "row"):
             rows.append(("predict with", f"zoo predict {run.folder} FILE ..."))
     return "\n" + columns(rows, rule=False)
 

@@ -1,7 +1,6 @@
 """``zoo models``: list the models, or describe one."""
 
 import inspect
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -69,7 +68,7 @@ def _one(entry: "Entry", size: int | None) -> str:
 
     model = _on_meta(entry)
     net: Any = model.net.eval()
-    inputs = _inputs(net, model.hparams, size)
+    inputs = _inputs(model, size)
     facts = [
         ("model", entry.name),
         ("class", f"zoo.{entry.cls.__name__}({', '.join(f'{k}={v!r}' for k, v in entry.preset.items())})"),
@@ -109,24 +108,11 @@ def _count(net: "nn.Module") -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-def _inputs(net: "nn.Module", hparams: Mapping[str, Any], size: int | None) -> "list[Tensor]":
-    """Return one example on the meta device, and its class for a conditional net."""
-    import torch
-
-    channels = getattr(net, "in_channels", None)
-    if hasattr(net, "encode"):  # an autoencoder
-        shape: tuple[int, ...] = tuple(hparams["input_shape"])
-    elif "latent_dim" in hparams:  # a generator: noise
-        shape = (hparams["latent_dim"],)
-    elif hparams.get("in_features") is not None:
-        shape = (hparams["in_features"],)
-    elif channels is None:  # a distribution: single numbers
-        shape = ()
-    else:
-        side = size if size is not None else int(getattr(net, "image_size", 224))
-        shape = (channels, side, side)
-    x = torch.empty(1, *shape, device="meta")
-    return [x, torch.zeros(1, dtype=torch.long, device="meta")] if hparams.get("conditional") else [x]
+def _inputs(model: "Model", size: int | None) -> "list[Tensor]":
+    """Return one example on the meta device; images of ``size`` pixels where the net takes any."""
+    if size is not None and model.reads == "image" and "input_shape" not in model.hparams:
+        model.input_shape = (model.example_shape[0], size, size)
+    return [part.to("meta") for part in model.example_inputs()]
 
 
 def _multiply_adds(net: "nn.Module", inputs: "list[Tensor]") -> str:

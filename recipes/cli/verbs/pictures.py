@@ -119,7 +119,7 @@ def class_index(model: Model, label: str) -> int:
     Raises:
         UserError: There is no such class, or the model is not conditional.
     """
-    if not getattr(model, "conditional", False):
+    if "label" not in (*model.predict_options, *model.sample_options):
         raise UserError(f"--label is for conditional models, and {type(model).__name__} takes no class")
     net: Any = model.net
     count = int(net.num_classes)

@@ -117,7 +117,7 @@ def _model(path: Path, features: bool) -> "Model":
         )
     if features:
         net: Any = model.net
-        if not hasattr(net, "reset_head"):
+        if "features" not in model.predict_options:
             raise UserError(f"--features: {type(net).__name__} has no head to remove")
         net.reset_head(0)
     return model
@@ -139,13 +139,12 @@ def read_images(files: Sequence[Path], model: "Model") -> "Tensor":
 
     from datamodules.decode import decode, whole
     from datamodules.images import binarized
-    from zoo import SegmentationTask
 
     channels, height, width = model.input_shape or (0, 0, 0)
     if channels not in (1, 3):
         raise UserError(f"the model takes {channels} channels: images have 1 or 3")
     settings = model.preparation or {}
-    crop = whole if settings.get("whole") or isinstance(model, SegmentationTask) else None
+    crop = whole if settings.get("whole") or model.makes == "mask" else None
     center = settings.get("center", 1.0)
     pixels = torch.stack([decode(path, channels, (height, width), center, crop) for path in files])
     return (binarized(pixels, settings["binarize"]) if "binarize" in settings else pixels).float() / 255
@@ -193,7 +192,7 @@ def _rows(model: "Model", options: argparse.Namespace) -> Iterator[dict[str, Any
     from recipes.cli.verbs.pictures import PictureWriter, class_index
 
     pictures = None
-    if len(model.input_shape or ()) == 3:
+    if model.reads == "image":
         files = list(_files(options.inputs))
         pictures = PictureWriter(options.output, files)
         batches = _images(files, model, options.batch_size)
@@ -203,13 +202,14 @@ def _rows(model: "Model", options: argparse.Namespace) -> Iterator[dict[str, Any
         given = {key: vars(options)[key] for key in ("delimiter", "encoding") if vars(options)[key] is not None}
         batches = _csv_rows(options.inputs, {**(model.preparation or {}), **given}, options.batch_size)
     label = None if options.label is None else class_index(model, options.label)
-    if label is None and getattr(model, "conditional", False) and not options.features:
+    if label is None and "label" in model.predict_options and not options.features:
         raise UserError(f"{type(model).__name__} is conditional: give the class of the images with --label")
     with torch.inference_mode():
         for origins, x in batches:
             x = x.to(model.device)
             if options.features:
-                predictions = [{"features": values} for values in model.net(model.standardize(x)).flatten(1).tolist()]
+                net: Any = model.net
+                predictions = [{"features": values} for values in net(model.standardize(x)).flatten(1).tolist()]
             else:
                 batch = x if label is None else (x, torch.full((len(x),), label, device=x.device))
                 predictions = _plain(model, model.predict_step(batch, 0), options.top, origins, pictures)
@@ -225,18 +225,18 @@ def _plain(
     One dict per example: label and probability, value in the target's unit, share of each class, or reconstruction error.
     """
     name = type(model).__name__
-    has_images = isinstance(output, dict) and ("mask" in output or "reconstruction" in output)
-    if pictures is not None and pictures.folder is not None and not has_images:
+    makes_pictures = model.makes in ("mask", "image")
+    if pictures is not None and pictures.folder is not None and not makes_pictures:
         raise UserError(
             f"-o is for models that make pictures (segmenters, autoencoders), and {name} makes none: leave it out"
         )
-    if isinstance(output, dict) and "probabilities" in output:
-        return _labels(model, output, top)
-    if top > 1:
+    if top > 1 and "top" not in model.predict_options:
         raise UserError(f"--top is for classifiers, and {name} is not one")
-    if isinstance(output, dict) and "value" in output:
+    if model.makes == "label":
+        return _labels(model, output, top)
+    if model.makes == "number":
         return _values(model, output["value"])
-    if has_images and pictures is not None:
+    if makes_pictures and pictures is not None:
         return pictures.rows(model, output, [Path(origin["file"]) for origin in origins])
     numbers = {key: v.tolist() for key, v in output.items() if v.ndim == 1} if isinstance(output, dict) else {}
     if not numbers:
@@ -256,7 +256,7 @@ def _values(model: "Model", value: "Tensor") -> list[dict[str, Any]]:
 def _labels(model: "Model", output: dict[str, Any], top: int) -> list[dict[str, Any]]:
     probabilities: Tensor = output["probabilities"]
     values, classes = probabilities.topk(min(top, probabilities.shape[1]), dim=1)
-    names = model.class_names or [str(k) for k in range(probabilities.shape[1])]
+    names = model.label_names
     rows = []
     for i, label in enumerate(output["label"]):
         row = {"label": label, "probability": float(output["probability"][i])}

@@ -2,13 +2,16 @@
 
 import argparse
 import csv
+import inspect
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import UserError
 from recipes.cli.run.options import Parser
 from recipes.cli.verbs.predict import find_checkpoint, load_model, read_images
+from zoo.spelling import suggest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,11 +22,13 @@ HELP = """zoo sample CKPT [options]: sample from a generative model: a grid of i
 
   CKPT                a checkpoint, a run folder (its best one), or a folder written by save_pretrained
   -n, --count N       number of samples (default: 64)
-  -o, --output FILE   a PNG file, or a CSV file for models of tables (default: samples.png, samples.csv)
+  -o, --output FILE   a PNG file, a CSV file for models of tables, or a text file for models that make texts
+                      (default: samples.png, samples.csv, samples.txt)
   --label K           class of all samples for a conditional model: its name or index (default: all classes in turn)
   --seed S            seed of the noise (default: 0)
   --latent-grid [N]   instead: decode a grid of two-dimensional codes, N x N images (default: 16)
   --interpolate A B   instead: decode N codes on the line between those of two images (default: 8)
+  --OPTION VALUE      an option of the model's own (its ``sample_options``), such as --temperature 0.8
   --debug             show the traceback of any error
 
 Examples:
@@ -43,7 +48,7 @@ def run(args: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--latent-grid", nargs="?", type=int, const=16, metavar="N")
     parser.add_argument("--interpolate", nargs=2, type=Path, metavar=("A", "B"))
-    options = parser.parse_args(args)
+    options, options.own = parser.parse_known_args(args)
     _check(options)
     checkpoint = find_checkpoint(options.checkpoint)
     with NoCaches():
@@ -51,8 +56,11 @@ def run(args: list[str]) -> int:
     with captured_logs(Console()):
         model = load_model(checkpoint)
         samples, columns = _samples(model, options)
-    path = _write(model, samples, columns, options.output)
-    kind = "images" if samples.ndim == 4 else "points" if path.suffix == ".png" else "rows"
+    if model.makes in ("text", "episode"):
+        path, kind = _write_texts(samples, options.output), "texts" if model.makes == "text" else "episodes"
+    else:
+        path = _write(model, samples, columns, options.output)
+        kind = "images" if samples.ndim == 4 else "points" if path.suffix == ".png" else "rows"
     print(f"{path}: {len(samples)} {kind} from {type(model).__name__}")
     return 0
 
@@ -73,31 +81,71 @@ def _check(options: argparse.Namespace) -> None:
         if not path.is_file():
             raise UserError(f"no such image: {path}")
     output = options.output
-    if output is not None and (output.is_dir() or output.suffix.lower() not in (".png", ".csv")):
-        raise UserError(f"-o {output}: give the name of a file that ends in .png, or in .csv for rows of numbers")
+    if output is not None and (output.is_dir() or output.suffix.lower() not in (".png", ".csv", ".txt")):
+        raise UserError(
+            f"-o {output}: give the name of a file that ends in .png, in .csv for rows of numbers, or in .txt for texts"
+        )
 
 
-def _samples(model: "Model", options: argparse.Namespace) -> tuple["Tensor", int | None]:
-    """Return samples ``(N, ...)`` in units of the data, and the number of columns of their grid."""
+def _samples(model: "Model", options: argparse.Namespace) -> tuple[Any, int | None]:
+    """Return samples, ``(N, ...)`` in units of the data or a list of texts, and the number of columns of their grid."""
     from recipes.cli.verbs.pictures import class_index
 
     task: Any = model
-    name = type(model).__name__
+    name, known = type(model).__name__, model.sample_options
     label = None if options.label is None else class_index(model, options.label)
     if options.interpolate:
         return _interpolation(task, options.interpolate, label, options.count or 8), options.count or 8
-    if not hasattr(task, "sample"):
-        cure = "; --interpolate A.png B.png interpolates between two images" if hasattr(task, "interpolate") else ""
+    if "count" not in known:
+        cure = "; --interpolate A.png B.png interpolates between two images" if "interpolate" in known else ""
         raise UserError(
             f"{name} cannot generate examples: zoo sample is for models such as zoo.VAE and zoo.DCGAN{cure}"
         )
     if options.latent_grid:
-        if not hasattr(task, "latent_grid"):
+        if "latent_grid" not in known:
             raise UserError(f"{name} has no latent grid: that is for models such as zoo.VAE with latent_dim=2")
         return task.latent_grid(options.latent_grid, label), options.latent_grid
-    if label is None and getattr(task, "conditional", False):
+    if label is None and "label" in known:
         return task.sample(options.count or 64, None, options.seed), int(task.net.num_classes)
-    return task.sample(options.count or 64, label, options.seed), None
+    more = {} if label is None else {"y": label}
+    return task.sample(options.count or 64, seed=options.seed, **more, **_own_options(task, options.own)), None
+
+
+def _own_options(task: Any, args: Sequence[str]) -> dict[str, Any]:
+    """Parse options of the model's own: those of ``sample_options`` that ``sample`` takes, by the types of its arguments.
+
+    Raises:
+        UserError: The model has no such option, or the value has another type.
+    """
+    signature = inspect.signature(task.sample, eval_str=True)
+    own = {name: signature.parameters[name] for name in task.sample_options if name in signature.parameters}
+    parser = Parser("zoo sample")
+    for name in own.keys() - {"count", "seed"}:
+        kind = next((t for t in (float, int, str) if t in (own[name].annotation, *get_args(own[name].annotation))), str)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=own[name].default)
+    known = vars(parser.parse_args([])).keys()
+    options, rest = parser.parse_known_args(list(args))
+    if rest:
+        more = [f"--{name.replace('_', '-')}" for name in known]
+        raise UserError(
+            f"{type(task).__name__} has no option {rest[0]}{suggest(rest[0], more)}"
+            + (f"; it has {', '.join(more)}" if more else "")
+        )
+    return vars(options)
+
+
+def _write_texts(samples: Sequence[str], output: Path | None) -> Path:
+    """Print texts, write them to a file, and return its path."""
+    from recipes.cli.verbs.pictures import writing
+
+    path = output or Path("samples.txt")
+    if path.suffix.lower() != ".txt":
+        raise UserError(f"-o {path}: the model makes texts: give a .txt file")
+    text = "\n\n".join(map(str, samples)) + "\n"
+    print(text)
+    with writing(path):
+        path.write_text(text, encoding="utf-8")
+    return path
 
 
 def _interpolation(task: Any, ends: list[Path], label: int | None, steps: int) -> "Tensor":
@@ -105,9 +153,9 @@ def _interpolation(task: Any, ends: list[Path], label: int | None, steps: int) -
     import torch
 
     name = type(task).__name__
-    if not hasattr(task, "encode") or len(task.input_shape or ()) != 3:
+    if "interpolate" not in task.sample_options or task.reads != "image":
         raise UserError(f"--interpolate needs a model that encodes images, such as zoo.VAE, and {name} does not")
-    if label is None and task.conditional:
+    if label is None and "label" in task.predict_options:
         raise UserError(f"{name} is conditional: give the class of the images with --label")
     x = read_images(ends, task).to(task.device)
     y = None if label is None else torch.full((1,), label, device=task.device)
