@@ -22,7 +22,7 @@ CREATE = {*MODEL, "model"}
 TASKS = {*CREATE, "create", "losses", "metrics", "optim", "drawing"}
 FAMILIES = {"linear", "cnn", "segmentation", "autoencoder", "gan", "transformer"}
 ROOMS: dict[str, set[str]] = {
-    **dict.fromkeys(LIGHT | {"internals"}, set()),
+    **{room: set() for room in (*LIGHT, "internals")},
     "registry": LIGHT,
     "blocks": {*LIGHT, "internals"},
     "losses": {"blocks"},
@@ -33,7 +33,7 @@ ROOMS: dict[str, set[str]] = {
     "model": MODEL,
     "create": CREATE,
     "tasks": TASKS,
-    **dict.fromkeys(FAMILIES, TASKS | {"tasks"} | FAMILIES),
+    **{room: TASKS | {"tasks"} | FAMILIES for room in FAMILIES},
     "testing": TASKS | {"tasks"},
     "__init__": LIGHT,
 }

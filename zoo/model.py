@@ -59,8 +59,7 @@ class Model(LightningModule):
         standardize_axis: Axis of the input along which ``mean`` and ``std`` lie: 1 for channels ``(B, C, ...)`` and columns
             ``(B, D)``, -1 for series ``(B, T, D)``.
         training_buffers: Buffers that describe the training data (class weights): ``weights=`` leaves them alone.
-        predict_options: Options of ``zoo predict`` that this model takes, e.g. ``("top", "features")``.
-        sample_options: Options of ``zoo sample`` that this model takes; empty for a model that makes no new examples.
+        sample_options: Options of ``zoo sample`` that this model takes beside the number of samples and the seed.
     """
 
     net: nn.Module
@@ -73,7 +72,6 @@ class Model(LightningModule):
     trained_parts: tuple[str, ...] = ("net",)
     standardize_axis: ClassVar[int] = 1
     training_buffers: ClassVar[tuple[str, ...]] = ()
-    predict_options: tuple[str, ...] = ()
     sample_options: tuple[str, ...] = ()
     __signature__: ClassVar[inspect.Signature]
     _frozen = 0
@@ -107,6 +105,16 @@ class Model(LightningModule):
     def makes(self) -> Makes | None:
         """Kind of output that a prediction is; None for numbers about the input alone, such as a log-likelihood."""
         return None
+
+    @property
+    def samples(self) -> Makes | None:
+        """Kind of output that ``sample(count, seed=0, **sample_options)`` makes; None for a model that makes no new examples."""
+        return None
+
+    @property
+    def predict_options(self) -> tuple[str, ...]:
+        """Options of ``zoo predict`` that this model takes, e.g. ``("top", "features")``."""
+        return ("features",) if hasattr(self.net, "reset_head") else ()
 
     @property
     def learns(self) -> tuple[str, ...]:

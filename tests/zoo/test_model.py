@@ -78,34 +78,35 @@ def test_an_unknown_shape_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "reads", "makes", "learns", "predicts", "samples"),
+    ("name", "arguments", "reads", "makes", "learns", "predicts", "samples", "options"),
     [
-        ("lenet5", {}, "image", "label", ("classification",), {"top", "features"}, set()),
-        ("mlp", {"in_features": 4}, "row", "label", ("classification",), {"top", "features"}, set()),
-        ("mlp_regression", {}, "row", "number", ("regression",), set(), set()),
-        ("unet", {"encoder_args": {"width": 4}}, "image", "mask", ("segmentation",), set(), set()),
-        ("autoencoder_mlp", {}, "image", "image", (), set(), {"interpolate"}),
-        ("autoencoder_linear", {"input_shape": [4], "latent_dim": 2}, "row", "row", (), set(), {"interpolate"}),
-        ("vae_mlp", {"latent_dim": 2}, "image", "image", (), set(), {"count", "seed", "latent_grid", "interpolate"}),
-        ("cvae_mlp", {}, "image", "image", (), {"label"}, {"count", "seed", "interpolate", "label"}),
-        ("gan_mlp", {}, "nothing", "image", (), set(), {"count", "seed"}),
-        ("gan_mlp_conditional", {"input_shape": [2]}, "nothing", "row", (), set(), {"count", "seed", "label"}),
-        ("glm_categorical", {}, "row", "number", ("classification", "regression"), set(), set()),
+        ("lenet5", {}, "image", "label", ("classification",), {"top", "features"}, None, set()),
+        ("mlp", {"in_features": 4}, "row", "label", ("classification",), {"top", "features"}, None, set()),
+        ("mlp_regression", {}, "row", "number", ("regression",), {"features"}, None, set()),
+        ("unet", {"encoder_args": {"width": 4}}, "image", "mask", ("segmentation",), set(), None, set()),
+        ("autoencoder_mlp", {}, "image", "image", (), set(), None, {"interpolate"}),
+        ("autoencoder_linear", {"input_shape": [4], "latent_dim": 2}, "row", "row", (), set(), None, {"interpolate"}),
+        ("vae_mlp", {"latent_dim": 2}, "image", "image", (), set(), "image", {"latent_grid", "interpolate"}),
+        ("cvae_mlp", {}, "image", "image", (), {"label"}, "image", {"interpolate", "label"}),
+        ("gan_mlp", {}, "image", None, (), set(), "image", set()),
+        ("gan_mlp_conditional", {"input_shape": [2]}, "row", None, (), set(), "row", {"label"}),
+        ("glm_categorical", {}, "row", "number", ("classification", "regression"), set(), None, set()),
     ],
 )
 def test_capabilities(
     name: str,
     arguments: dict[str, object],
     reads: str,
-    makes: str,
+    makes: str | None,
     learns: tuple[str, ...],
     predicts: set[str],
-    samples: set[str],
+    samples: str | None,
+    options: set[str],
 ) -> None:
     model = zoo.create_model(name, **arguments)
-    assert (model.reads, model.makes, model.learns) == (reads, makes, learns)
+    assert (model.reads, model.makes, model.learns, model.samples) == (reads, makes, learns, samples)
     assert set(model.predict_options) == predicts
-    assert set(model.sample_options) == samples
+    assert set(model.sample_options) == options
 
 
 def test_names_of_classes() -> None:

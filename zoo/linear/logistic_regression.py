@@ -66,7 +66,9 @@ class LogisticRegressionClassifier(ClassificationTask):
         if l2 < 0:
             raise ValueError(f"l2 must be 0 or above, got {l2}")
         outputs = 1 if mode == "binary" else num_classes
-        super().__init__(LogisticRegression(in_features=in_features, num_outputs=outputs), num_classes, mode=mode, **task)
+        super().__init__(
+            LogisticRegression(in_features=in_features, num_outputs=outputs), num_classes, mode=mode, **task
+        )
 
     def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int]:
         """Mean binary cross-entropy plus the penalty; both are logged, each by itself."""

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from zoo.blocks.adversaries import Adversaries
 from zoo.internals import BATCH_NORMS, pending_scale
 from zoo.losses.adversarial import LOSSES, Loss, discriminator_loss, generator_loss, gradient_penalty_of
+from zoo.model import Reads
 from zoo.optim.optimizers import CLOSURE_OPTIMIZERS, build_optimizer
 from zoo.tasks.sampled import SampledArguments, SampledTask
 
@@ -107,6 +108,11 @@ class AdversarialTask(SampledTask):
             )
         super().__init__(net, **task)
         self.automatic_optimization = False
+
+    @property
+    def reads(self) -> Reads:
+        """The discriminator judges images or rows."""
+        return "image" if self.data_kind == "image" else "row"
 
     def predict_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
         """Return ``score`` ``(B,)`` of the discriminator: a probability of being real where the loss is a cross-entropy, else a

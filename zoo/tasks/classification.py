@@ -283,8 +283,8 @@ class ClassificationTask(Task):
         return "label"
 
     @property
-    def predict_options(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("top", "features") if hasattr(self.net, "reset_head") else ("top",)
+    def predict_options(self) -> tuple[str, ...]:
+        return ("top", *super().predict_options)
 
     @property
     def monitor(self) -> tuple[str, str]:

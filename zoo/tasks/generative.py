@@ -36,7 +36,8 @@ class GenerativeTask(Task):
         super().__init__(net, **task)
 
     @property
-    def makes(self) -> Makes:
+    def data_kind(self) -> Makes:
+        """Kind of the examples: "image" or "row"."""
         return "image" if len(self.net.input_shape) == 3 else "row"
 
     def to_data(self, raw: Tensor) -> Tensor:
@@ -79,7 +80,11 @@ class CodingTask(GenerativeTask):
     """
 
     @property
-    def predict_options(self) -> tuple[str, ...]:  # type: ignore[override]
+    def makes(self) -> Makes:
+        return self.data_kind
+
+    @property
+    def predict_options(self) -> tuple[str, ...]:
         return ("label",) if self.conditional else ()
 
     @property

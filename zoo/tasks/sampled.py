@@ -10,7 +10,7 @@ from zoo.blocks.modes import evaluating
 from zoo.create import load
 from zoo.drawing import images
 from zoo.metrics.samples import FrechetDistance, Shares, entropy, mode_of, num_reached, share_within
-from zoo.model import Reads
+from zoo.model import Makes, Reads
 from zoo.tasks.base import TaskArguments, input_of
 from zoo.tasks.generative import GenerativeTask, Output
 
@@ -72,8 +72,12 @@ class SampledTask(GenerativeTask):
         return "nothing"
 
     @property
+    def samples(self) -> Makes:
+        return self.data_kind
+
+    @property
     def sample_options(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("count", "seed", "label") if self.conditional else ("count", "seed")
+        return ("label",) if self.conditional else ()
 
     # The forward pass -----------------------------------------------------------------------------------------------
 

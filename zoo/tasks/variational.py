@@ -14,6 +14,7 @@ from zoo.internals import has_trainer, is_fitting
 from zoo.losses.means import counted, weighted_mean
 from zoo.losses.variational import kl_to_standard_normal
 from zoo.metrics.codes import ActiveUnits
+from zoo.model import Makes
 from zoo.tasks.base import TaskArguments, input_of
 from zoo.tasks.generative import COLUMNS, SIDE, CodingTask, Output
 
@@ -93,7 +94,11 @@ class VariationalTask(CodingTask):
 
     @property
     def sample_options(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("count", "seed", *(["latent_grid"] if self.net.latent_dim == 2 else []), *super().sample_options)
+        return (*(["latent_grid"] if self.net.latent_dim == 2 else []), *super().sample_options)
+
+    @property
+    def samples(self) -> Makes:
+        return self.data_kind
 
     @property
     def monitor(self) -> tuple[str, str]:

@@ -34,9 +34,9 @@ def fit_summary(
     if run is not None:
         rows.append(("run folder", str(run.folder)))
         module = trainer.lightning_module
-        if tested is not None and getattr(module, "sample_options", ()):
+        if tested is not None and getattr(module, "samples", None):
             rows.append(("sample with", f"zoo sample {run.folder}"))
-        if tested is not None and getattr(module, "reads", None) in ("image", "row"):
+        if tested is not None and getattr(module, "makes", None):
             rows.append(("predict with", f"zoo predict {run.folder} FILE ..."))
     return "\n" + columns(rows, rule=False)
 

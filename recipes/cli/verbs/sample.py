@@ -56,8 +56,8 @@ def run(args: list[str]) -> int:
     with captured_logs(Console()):
         model = load_model(checkpoint)
         samples, columns = _samples(model, options)
-    if model.makes in ("text", "episode"):
-        path, kind = _write_texts(samples, options.output), "texts" if model.makes == "text" else "episodes"
+    if model.samples in ("text", "episode"):
+        path, kind = _write_texts(samples, options.output), f"{model.samples}s"
     else:
         path = _write(model, samples, columns, options.output)
         kind = "images" if samples.ndim == 4 else "points" if path.suffix == ".png" else "rows"
@@ -96,7 +96,7 @@ def _samples(model: "Model", options: argparse.Namespace) -> tuple[Any, int | No
     label = None if options.label is None else class_index(model, options.label)
     if options.interpolate:
         return _interpolation(task, options.interpolate, label, options.count or 8), options.count or 8
-    if "count" not in known:
+    if model.samples is None:
         cure = "; --interpolate A.png B.png interpolates between two images" if "interpolate" in known else ""
         raise UserError(
             f"{name} cannot generate examples: zoo sample is for models such as zoo.VAE and zoo.DCGAN{cure}"
@@ -120,7 +120,7 @@ def _own_options(task: Any, args: Sequence[str]) -> dict[str, Any]:
     signature = inspect.signature(task.sample, eval_str=True)
     own = {name: signature.parameters[name] for name in task.sample_options if name in signature.parameters}
     parser = Parser("zoo sample")
-    for name in own.keys() - {"count", "seed"}:
+    for name in own:
         kind = next((t for t in (float, int, str) if t in (own[name].annotation, *get_args(own[name].annotation))), str)
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=own[name].default)
     known = vars(parser.parse_args([])).keys()
