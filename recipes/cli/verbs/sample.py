@@ -48,7 +48,8 @@ def run(args: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--latent-grid", nargs="?", type=int, const=16, metavar="N")
     parser.add_argument("--interpolate", nargs=2, type=Path, metavar=("A", "B"))
-    options, options.own = parser.parse_known_args(args)
+    options, own = parser.parse_known_args(args)
+    options.own = own  # for the model to parse
     _check(options)
     checkpoint = find_checkpoint(options.checkpoint)
     with NoCaches():
