@@ -10,10 +10,11 @@ import torch
 from cli_kit import Zoo, assert_one_line
 from fakes import save
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 import zoo as package
 from datamodules.decode import decode
+from zoo import registry
 from zoo.drawing.images import image_wall
 
 NAMES = ["zero", "one", "two"]
@@ -172,3 +173,56 @@ def test_no_such_model(zoo: Zoo) -> None:
     assert_one_line(zoo("sample", "gone.ckpt"), "no such checkpoint or folder: gone.ckpt")
     assert_one_line(zoo("sample"), "required: CKPT")
     assert "zoo sample CKPT" in zoo("sample", "--help").out
+
+
+class Poet(package.Task):
+    """Makes texts, with options of its own."""
+
+    sample_options = ("temperature", "prompt")
+
+    def __init__(self, width: int = 2, **task: Any) -> None:
+        super().__init__(nn.Linear(width, width), **task)
+
+    @property
+    def samples(self) -> Any:
+        return "text"
+
+    def sample(self, count: int, seed: int = 0, temperature: float = 1.0, prompt: str | None = None) -> list[str]:
+        return [f"{prompt} {temperature + 1:.1f} {seed} {i}" for i in range(count)]
+
+
+@pytest.fixture
+def poet(tmp_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))  # what is registered here is forgotten again
+    package.register("poet_of_the_tests", Poet)
+    Poet().save_pretrained("poet")
+    return "poet"
+
+
+def test_texts_and_options_of_the_models_own(zoo: Zoo, poet: str) -> None:
+    result = zoo("sample", poet, "-n", 2, "--seed", 3, "--temperature", 0.5, "--prompt", "Once")
+    assert result.code == 0, result.err
+    assert result.out.startswith("Once 1.5 3 0\n\nOnce 1.5 3 1\n")
+    assert result.out.splitlines()[-1] == "samples.txt: 2 texts from Poet"
+    assert Path("samples.txt").read_text() == "Once 1.5 3 0\n\nOnce 1.5 3 1\n"
+    assert zoo("sample", poet, "-o", "poem.txt", "-n", 1).out.startswith("None 2.0 0 0\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--temprature", "2"], ["Poet has no option --temprature, did you mean '--temperature'?"]),
+        (["--temperature", "hot"], ["--temperature", "invalid float value: 'hot'"]),
+        (["-o", "poem.png"], ["-o poem.png: the model makes texts: give a .txt file"]),
+    ],
+)
+def test_options_that_the_model_does_not_have(zoo: Zoo, poet: str, args: list[str], words: list[str]) -> None:
+    assert_one_line(zoo("sample", poet, *args), *words)
+
+
+@pytest.mark.parametrize("more", [[], ["--latent-grid", "3"], ["--interpolate", "a.png", "b.png"]])
+def test_unknown_options_are_refused_in_every_form(zoo: Zoo, models: Any, more: list[str]) -> None:
+    models("vae")
+    for name in "ab":
+        Image.new("L", (8, 6)).save(f"{name}.png")
+    assert_one_line(zoo("sample", "vae", "--temperature", "2", *more), "VAE has no option --temperature")

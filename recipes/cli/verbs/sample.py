@@ -95,6 +95,7 @@ def _samples(model: "Model", options: argparse.Namespace) -> tuple[Any, int | No
     task: Any = model
     name, known = type(model).__name__, model.sample_options
     label = None if options.label is None else class_index(model, options.label)
+    own = _own_options(model, options.own)
     if options.interpolate:
         return _interpolation(task, options.interpolate, label, options.count or 8), options.count or 8
     if model.samples is None:
@@ -109,7 +110,7 @@ def _samples(model: "Model", options: argparse.Namespace) -> tuple[Any, int | No
     if label is None and "label" in known:
         return task.sample(options.count or 64, None, options.seed), int(task.net.num_classes)
     more = {} if label is None else {"y": label}
-    return task.sample(options.count or 64, seed=options.seed, **more, **_own_options(task, options.own)), None
+    return task.sample(options.count or 64, seed=options.seed, **more, **own), None
 
 
 def _own_options(task: Any, args: Sequence[str]) -> dict[str, Any]:
@@ -118,8 +119,8 @@ def _own_options(task: Any, args: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: The model has no such option, or the value has another type.
     """
-    signature = inspect.signature(task.sample, eval_str=True)
-    own = {name: signature.parameters[name] for name in task.sample_options if name in signature.parameters}
+    parameters = {} if task.samples is None else inspect.signature(task.sample, eval_str=True).parameters
+    own = {name: parameters[name] for name in task.sample_options if name in parameters}
     parser = Parser("zoo sample")
     for name in own:
         kind = next((t for t in (float, int, str) if t in (own[name].annotation, *get_args(own[name].annotation))), str)
