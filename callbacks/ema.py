@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights."""
+"""Exponential moving average of the weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,32 +15,32 @@ from callbacks.internals import callbacks_of, is_fitting, set_callbacks
 
 
 class EMA(Callback):
-    """Keep an exponential moving average of the weights, and evaluate with it: Polyak and Juditsky 1992; Tarvainen and Valpola
-    2017, arXiv:1703.01780.
+    """Keep an exponential moving average of the weights, and evaluate with it (Polyak and Juditsky 1992; Tarvainen and Valpola
+    2017, arXiv:1703.01780).
 
-    At the first update the average is a copy of the weights; afterwards ``average <- decay * average + (1 - decay) * weights``
-    for parameters and for buffers of floating point (a norm's statistics); other buffers are copied. Before the first update
-    nothing is averaged, so nothing is exchanged.
+    At the first update the average is a copy of the weights. After that, parameters and floating-point buffers (statistics of
+    norms) follow ``average = decay * average + (1 - decay) * weights``; other buffers are copied. Before the first update, the
+    module is evaluated with its own weights.
 
-    A checkpoint holds both sets, and a resumed run continues exactly. Its ``state_dict`` is the set that was evaluated, so
-    whatever loads the file (``zoo.load``, ``zoo test``, ``load_from_checkpoint``) has the weights whose metrics it tells;
-    ``zoo.load(path, average=...)`` chooses. After the fit the module holds the evaluated set too.
+    A checkpoint holds both sets of weights, and a resumed run continues exactly. Its ``state_dict`` is the set that was
+    evaluated, so whatever loads the file (``zoo.load``, ``zoo test``, ``load_from_checkpoint``) gets the weights that the logged
+    metrics belong to; ``zoo.load(path, average=...)`` chooses. After the fit, the module holds the evaluated set.
 
     Args:
-        decay: share of the average that stays at each update, in [0, 1).
-        start_step: optimizer step of the first update, >= 0 (1 is the first there is).
-        every_n_steps: optimizer steps from one update to the next, >= 1.
-        evaluate: validate, test and keep the average; False: the weights themselves, the average is only kept beside them.
+        decay: Share of the average that is kept at each update, in [0, 1).
+        start_step: Optimizer step of the first update, >= 0; steps are counted from 1.
+        every_n_steps: Optimizer steps from one update to the next, >= 1.
+        evaluate: Whether to validate, test and finish with the average, or with the weights themselves.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument is out of its range.
 
     Example:
         >>> EMA(decay=0.99, start_step=100).decay
         0.99
     """
 
-    KEY = "ema"  # in the checkpoint
+    KEY = "ema"  # of the other set of weights in a checkpoint
 
     def __init__(
         self, decay: float = 0.999, start_step: int = 0, every_n_steps: int = 1, evaluate: bool = True
@@ -59,14 +59,11 @@ class EMA(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        self.average, self._updated_at, self._exchanged = (
-            {},
-            0,
-            False,
-        )  # a checkpoint to resume from is loaded after this
+        # a checkpoint to resume from is loaded after this
+        self.average, self._updated_at, self._exchanged = {}, 0, False
         callbacks = [c for c in callbacks_of(trainer) if c is not self]
         place = next((i for i, c in enumerate(callbacks) if isinstance(c, Checkpoint)), len(callbacks))
-        # what looks at the module after a validation sees what was validated; checkpoints are saved of both sets
+        # before the checkpoint callbacks, after all others: these see the weights that were validated
         set_callbacks(trainer, [*callbacks[:place], self, *callbacks[place:]])
 
     @override
@@ -75,7 +72,7 @@ class EMA(Callback):
         step = trainer.global_step
         first = max(self.start_step, 1)
         if step == self._updated_at or step < first or (step - first) % self.every_n_steps:
-            return  # within an accumulation window the step stays what it was
+            return  # also within an accumulation window, where the step does not change
         self._updated_at = step
         now = _tensors(pl_module)
         if not self.average:
@@ -106,22 +103,24 @@ class EMA(Callback):
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.evaluate:
-            self._exchange(pl_module, True)  # a checkpoint saved after the fit still holds both
+            self._exchange(pl_module, True)  # a checkpoint saved after the fit still holds both sets
 
     @torch.no_grad()
     def _exchange(self, module: LightningModule, wanted: bool) -> None:
-        """Let the module hold the average, or its own weights again."""
+        """Swap the module's weights and the average, unless the module holds the ``wanted`` set (True: the average)."""
         if wanted == self._exchanged or not self.average:
             return
         self._exchanged = wanted
         if wanted and dist.is_available() and dist.is_initialized():
-            for name, _ in module.named_buffers():  # in an order that all processes share
+            for name, _ in module.named_buffers():  # in the same order on all ranks
                 if name in self.average:
-                    dist.broadcast(self.average[name], 0)  # each has its own statistics of norms: all evaluate with one
+                    dist.broadcast(
+                        self.average[name], 0
+                    )  # norms have other statistics on each rank: evaluate with one set
         for name, tensor in _tensors(module).items():
-            kept = tensor.clone()
+            weights = tensor.clone()
             tensor.copy_(self.average[name])
-            self.average[name].copy_(kept)
+            self.average[name].copy_(weights)
 
     # Checkpoints ----------------------------------------------------------------------------------------------------
 
@@ -130,7 +129,7 @@ class EMA(Callback):
         if not self.average:
             return
         weights, average = checkpoint["state_dict"], {k: v.clone() for k, v in self.average.items()}
-        if self._exchanged:  # saved while it is evaluated
+        if self._exchanged:  # saved while the average is evaluated
             weights, average = average, weights
         checkpoint[self.KEY] = {"evaluate": self.evaluate, "other": weights if self.evaluate else average}
         checkpoint["state_dict"] = average if self.evaluate else weights
@@ -138,12 +137,12 @@ class EMA(Callback):
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if not is_fitting(trainer):
-            self.average, self._exchanged = {}, False  # the module holds other weights now
+            self.average, self._exchanged = {}, False  # the module gets other weights
             return
-        if (kept := checkpoint.get(self.KEY)) is None:
+        if (saved := checkpoint.get(self.KEY)) is None:
             return
-        average, weights = checkpoint["state_dict"], kept["other"]
-        if not kept["evaluate"]:
+        average, weights = checkpoint["state_dict"], saved["other"]
+        if not saved["evaluate"]:
             average, weights = weights, average
         _load(pl_module, weights)
         self.average = {
@@ -160,7 +159,7 @@ class EMA(Callback):
 
 
 def _tensors(module: LightningModule) -> dict[str, Tensor]:
-    """The tensors of the state dict, which share the module's memory."""
+    """Return the tensors of the state dict, which share the module's memory."""
     return {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
 
 

@@ -1,4 +1,4 @@
-"""Stop on a signal, saved, so that the run can be continued as if nothing had happened."""
+"""Save a checkpoint on a signal, and stop."""
 
 import signal
 import threading
@@ -16,11 +16,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(SystemExit):
-    """Training was stopped by a signal and saved; uncaught, it ends the program with 128 + the signal's number.
+    """Raised when training was stopped by a signal and saved. Uncaught, it ends the program with exit code 128 + ``signum``.
 
     Args:
-        signum: the signal: ``SIGTERM`` (code 143) or ``SIGINT`` (130).
-        path: the checkpoint to resume from.
+        signum: Number of the signal: ``SIGTERM`` (exit code 143) or ``SIGINT`` (130).
+        path: Checkpoint to resume from.
     """
 
     def __init__(self, signum: int, path: Path) -> None:
@@ -29,24 +29,24 @@ class Stopped(SystemExit):
 
 
 class GracefulStop(Checkpoint):
-    """On SIGTERM or SIGINT (Ctrl-C) save ``last.ckpt`` at the next step from which resuming is exact, and raise :class:`Stopped`.
+    """On SIGTERM or SIGINT (Ctrl-C), save ``last.ckpt`` at the next step from which resuming is exact, and raise :class:`Stopped`.
 
-    Stock Lightning ends on SIGTERM with exit code 0 and saves nothing. Here training goes on to the end of the first batch
-    after which the optimizer has stepped (not inside an accumulation window) and no validation is due, or to the end of the
-    epoch: a checkpoint from before a validation would skip it on resume. Values logged up to there still reach the loggers.
-    A second SIGINT interrupts at once, without saving (KeyboardInterrupt). If training ends by itself before such a point
-    (early stopping), it ends normally.
+    Lightning itself ends on SIGTERM with exit code 0 and saves nothing. With this callback, training goes on to the end of the
+    first batch at which the optimizer has stepped (not inside an accumulation window) and no validation is due, or to the end
+    of the epoch: a checkpoint saved before a validation would skip it on resume. Values logged up to that point still reach the
+    loggers. A second SIGINT interrupts at once without saving (KeyboardInterrupt). If training ends by itself before such a
+    point (early stopping), it ends normally.
 
     With several processes, the signal may reach any of them: all stop together.
 
-    Exactness takes more than this callback: :class:`~callbacks.RandomState`, and a loader that can start in mid-epoch such as
-    those of our datamodules.
+    To resume exactly, a run also needs :class:`~callbacks.RandomState` and a loader that can start in mid-epoch, such as those of
+    :class:`~datamodules.DataModule`.
 
     Args:
-        dirpath: folder of ``last.ckpt``.
+        dirpath: Folder of ``last.ckpt``.
 
     Raises:
-        TypeError: ``dirpath`` is no path.
+        TypeError: ``dirpath`` is not a path.
 
     Example:
         >>> GracefulStop("runs/digits/checkpoints").path.name
@@ -55,26 +55,26 @@ class GracefulStop(Checkpoint):
 
     def __init__(self, dirpath: str | Path) -> None:
         if not isinstance(dirpath, str | Path):
-            raise TypeError(f"dirpath must be a folder for last.ckpt, got {dirpath!r}")
+            raise TypeError(f"dirpath must be the path of a folder for last.ckpt, got {dirpath!r}")
         self.path = Path(dirpath) / "last.ckpt"
-        self._signum: int | None = None  # the signal that came
+        self._signum: int | None = None  # the signal received
         self._saved = False
-        self._previous: dict[int, Any] = {}  # signal -> its handler before ours
+        self._previous: dict[int, Any] = {}  # signal -> its handler before the fit
 
     # Signals --------------------------------------------------------------------------------------------------------
 
-    def _take_signals(self) -> None:
+    def _install_handlers(self) -> None:
         if not self._previous and threading.current_thread() is threading.main_thread():
             self._signum, self._saved = None, False
-            self._previous = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
+            self._previous = {signum: signal.signal(signum, self._on_signal) for signum in SIGNALS}
 
-    def _give_signals_back(self) -> None:
+    def _restore_handlers(self) -> None:
         for signum, handler in self._previous.items():
-            if signal.getsignal(signum) == self._note:
+            if signal.getsignal(signum) == self._on_signal:
                 signal.signal(signum, signal.SIG_DFL if handler is None else handler)
         self._previous = {}
 
-    def _note(self, signum: int, frame: FrameType | None) -> None:
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if self._signum is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
         self._signum = self._signum or signum
@@ -83,16 +83,16 @@ class GracefulStop(Checkpoint):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Behind the other checkpoint callbacks: what they do at the end of an epoch must be done, and in our checkpoint.
+        # After the other checkpoint callbacks: what they do at the end of an epoch must be in our checkpoint.
         set_callbacks(trainer, [*(c for c in callbacks_of(trainer) if c is not self), self])
 
     @override
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._take_signals()
+        self._install_handlers()
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._take_signals()
+        self._install_handlers()
         go_on_with_next_epoch(trainer)
 
     @override
@@ -100,18 +100,18 @@ class GracefulStop(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if can_resume_after_batch(trainer):
-            self._save_if_asked(trainer)
+            self._save_if_signaled(trainer)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._save_if_asked(trainer)
+        self._save_if_signaled(trainer)
 
-    def _save_if_asked(self, trainer: Trainer) -> None:
+    def _save_if_signaled(self, trainer: Trainer) -> None:
         if not is_ending(trainer) and trainer.strategy.reduce_boolean_decision(self._signum is not None, all=False):
             trainer.save_checkpoint(self.path)
             self._saved = True
 
-    # The exception waits for the next hook: between the save and that hook the loggers get what was logged.
+    # The exception is raised in the next hook: between the save and that hook the trainer writes the logged values.
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -131,8 +131,8 @@ class GracefulStop(Checkpoint):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._give_signals_back()
+        self._restore_handlers()
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._give_signals_back()
+        self._restore_handlers()

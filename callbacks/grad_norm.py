@@ -1,4 +1,4 @@
-"""The norm of the gradient, step by step."""
+"""Norm of the gradient."""
 
 from typing import Any
 
@@ -14,25 +14,25 @@ from callbacks.internals import grad_scale, log_every_n_steps, logged_step, norm
 class GradNorm(Callback):
     """Log ``grad_norm``: the p-norm of the gradient over the optimizer's parameters, before clipping.
 
-    Unit: loss per unit of parameter. Under float16 mixed precision it is already unscaled (infinite on a step that the
-    scaler skips), with accumulation it is the gradient of the whole window, under data parallelism that of the global batch.
-    Several optimizers: ``grad_norm/0``, ``grad_norm/1`` ... Parameters without a gradient do not count.
+    Unit: loss per unit of parameter. Under float16 mixed precision, the gradient is already unscaled (infinite on a step that the
+    scaler skips); with accumulation, it is that of the whole window; under data parallelism, that of the global batch. Several
+    optimizers log ``grad_norm/0``, ``grad_norm/1`` ... Parameters without a gradient do not count.
 
-    Every value is logged at the step it was measured at, but read from the device only when the trainer writes a row, so
-    measuring every step makes the program wait no more often.
+    Each value is logged with the step at which it was measured, but read from the device only when the trainer writes a row, so
+    measuring at every step synchronizes no more often.
 
-    Manual optimization: the gradient as ``optimizer.step()`` finds it. A module that wants to clip does so in its
-    ``on_before_optimizer_step(optimizer)``, which runs after this callback and, under float16, on unscaled gradients; if it
-    clips in ``training_step``, the norm shown is the clipped one.
+    In manual optimization, it is the gradient at ``optimizer.step()``. A module that clips should do so in its
+    ``on_before_optimizer_step(optimizer)``, which runs after this callback and, under float16, on unscaled gradients; after
+    clipping in ``training_step``, the norm logged is the clipped one.
 
     Args:
-        norm_type: p > 0 of the norm, ``inf`` for the largest component.
-        per_layer: also log the norm of each parameter's gradient, ``grad_norm/<parameter>``.
-        every_n_steps: measure every so many optimizer steps; by default those at which the trainer writes a row
-            (``log_every_n_steps``, where 0 turns it off).
+        norm_type: Order p > 0 of the norm, ``inf`` for the largest component.
+        per_layer: Whether to also log the norm of each parameter's gradient, ``grad_norm/<parameter>``.
+        every_n_steps: Optimizer steps from one measurement to the next; by default those at which the trainer writes a row
+            (``log_every_n_steps``, of which 0 turns this callback off).
 
     Raises:
-        ValueError: ``norm_type`` or ``every_n_steps`` out of range.
+        ValueError: ``norm_type`` or ``every_n_steps`` is out of its range.
 
     Example:
         >>> GradNorm(norm_type=float("inf"), every_n_steps=1).every_n_steps
@@ -41,7 +41,9 @@ class GradNorm(Callback):
 
     def __init__(self, norm_type: float = 2.0, per_layer: bool = False, every_n_steps: int | None = None) -> None:
         if not norm_type > 0:
-            raise ValueError(f"norm_type must be > 0 (2 Euclidean, 1 sum of sizes, inf largest), got {norm_type}")
+            raise ValueError(
+                f"norm_type must be > 0 (2: Euclidean, 1: sum of absolute values, inf: the largest), got {norm_type}"
+            )
         if every_n_steps is not None and every_n_steps < 1:
             raise ValueError(
                 f"every_n_steps must be >= 1, or None for the trainer's log_every_n_steps, got {every_n_steps}"
@@ -89,10 +91,12 @@ class GradNorm(Callback):
         self._log(trainer)
 
     def _log(self, trainer: Trainer) -> None:
-        """Send what was measured to the loggers, each row at its own step."""
+        """Send the pending values to the loggers, each row with its own step."""
         if not self._pending:
             return
-        values = iter(torch.cat([values for *_, values in self._pending]).tolist())  # the only wait for the device
+        values = iter(
+            torch.cat([values for *_, values in self._pending]).tolist()
+        )  # the only synchronization with the device
         rows: dict[int, dict[str, float]] = {}
         for step, names, _ in self._pending:
             rows.setdefault(step, {}).update({name: next(values) for name in names})
@@ -105,7 +109,7 @@ class GradNorm(Callback):
 
 @torch.no_grad()
 def _norms(grads: list[Tensor], norm_type: float) -> Tensor:
-    """The p-norm of each gradient, in float32 at least, on one device: ``(number of gradients,)``."""
+    """Return the p-norm of each gradient, in float32 or float64, on one device: ``(number of gradients,)``."""
     grads = [g.coalesce().values() if g.is_sparse else g for g in grads]
     half = any(g.dtype in (torch.float16, torch.bfloat16) for g in grads)
     each = norms(grads, norm_type, torch.float32 if half else None)

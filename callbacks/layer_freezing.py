@@ -1,4 +1,4 @@
-"""Train the head first, then more layers."""
+"""Freezing of the lower layers, and gradual unfreezing."""
 
 from typing import Any, Literal
 
@@ -9,35 +9,35 @@ from typing_extensions import override
 
 from callbacks.internals import is_fit_validation, mean_over_ranks, wrap_again
 
-Layers = (
-    int | str
-)  # so many of the highest layer groups, "head", "all", or the name of the lowest layer that is trained
+# Number of trained layer groups counted from the head, "head", "all", or the name of the lowest layer that is trained.
+Layers = int | str
 
 
 class LayerFreezing(Callback):
-    """Freeze the lower layers of a module at the start of a fit, and set them free later.
+    """Freeze the lower layers of a module at the start of a fit, and unfreeze them later.
 
-    The state is the module's own (``module.freeze``): it is in the checkpoint, norms and dropout of what is frozen are off in
-    training too, and the optimizer holds all parameters from the first step, so any schedule goes on undisturbed. Changes are
-    made at the start of an epoch, on all processes alike; the distributed wrapper is built anew, since it synchronizes the
-    parameters that were free when it was made.
+    The module (:class:`~callbacks.Freezable`) holds the state: its frozen layers stay in evaluation mode, so norms and dropout in
+    them are off, and the optimizer holds all parameters from the first step, so any learning rate schedule goes on. Layers are
+    unfrozen at the start of an epoch, on all processes. The DDP wrapper is then rebuilt, since it synchronizes only the parameters
+    that were trained when it was built.
 
-    Layers are given as a number of the highest layer groups (1: the head), as "head" or "all", or as the name of the lowest
-    layer that is trained ("layer4"); ``module.layer_groups()`` tells the groups.
+    Layers are given as a number of layer groups counted from the head (1: the head), as "head" or "all", or as the name of the
+    lowest layer that is trained ("layer4"). ``module.layer_groups()`` lists the groups.
 
     Args:
-        train: what is trained at first.
-        every: gradual unfreezing (Howard and Ruder 2018, arXiv:1801.06146, section 3.3): ``groups`` more layer groups after each
-            so many epochs, >= 1.
-        milestones: or what is trained from an epoch (counted from 0) on: ``{3: "layer4", 6: "all"}``.
-        patience: or ``groups`` more after so many validations in a row without a new best of the module's ``monitor``, >= 1.
-        groups: layer groups a time, >= 1.
-        down_to: the lowest layers that ``every`` and ``patience`` ever set free.
+        train: Layers trained at the start.
+        every: Unfreeze ``groups`` more layer groups every so many epochs, >= 1: gradual unfreezing (Howard and Ruder 2018,
+            arXiv:1801.06146, section 3.3).
+        milestones: Layers trained from an epoch on, counted from 0: ``{3: "layer4", 6: "all"}``.
+        patience: Unfreeze ``groups`` more layer groups after so many validations in a row without a new best of the module's
+            ``monitor``, >= 1.
+        groups: Number of layer groups to unfreeze at a time, >= 1.
+        down_to: Lowest layers that ``every`` and ``patience`` unfreeze.
 
     Raises:
-        ValueError: an argument out of its range, more than one schedule, layers that the module does not have, milestones that
-            freeze again, or a schedule that does not end within the run.
-        TypeError: a module without layer groups, or a strategy that shards the parameters.
+        ValueError: An argument is out of its range, more than one schedule is given, the module has no such layers, milestones
+            freeze again, or the schedule does not end within the run.
+        TypeError: The module is not :class:`~callbacks.Freezable`, or the strategy shards the parameters.
 
     Example:
         >>> LayerFreezing("head", every=2).train
@@ -59,7 +59,7 @@ class LayerFreezing(Callback):
             raise ValueError(f"give one of every, milestones and patience, got {' and '.join(given)}")
         for name, value in (("every", every), ("patience", patience), ("groups", groups)):
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be 1 or more, got {value}: the schedule would never end")
+                raise ValueError(f"{name} must be 1 or more, got {value}")
         if milestones is not None and (not milestones or min(milestones) < 1):
             raise ValueError(f"milestones are epochs from 1 on, each with the layers trained then, got {milestones}")
         self.train, self.every, self.patience = train, every, patience
@@ -81,21 +81,21 @@ class LayerFreezing(Callback):
             )
         if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
             raise TypeError(
-                f"{type(trainer.strategy).__name__} shards parameters, which must be frozen alike in each shard: LayerFreezing "
-                "works on a single device and with ddp"
+                f"{type(trainer.strategy).__name__} shards parameters, and a shard cannot be frozen in part: LayerFreezing works "
+                "on a single device and with ddp"
             )
         steps = [_trained(module, layers) for layers in (self.train, *self.milestones.values())]
         if steps != sorted(set(steps)) and self.milestones:
-            raise ValueError(f"each milestone must set more layers free, got {self.train!r}, then {self.milestones}")
+            raise ValueError(f"each milestone must unfreeze more layers, got {self.train!r}, then {self.milestones}")
         if self.patience is not None and not trainer.enable_validation:
             raise ValueError(
-                "patience counts validations, and this run has none, so nothing would ever be set free: give validation data, or "
-                "every= or milestones= in place of patience="
+                "patience counts validations, and this run has none, so no layer would be unfrozen: give validation data, or "
+                "every= or milestones= instead of patience="
             )
         if self.patience is not None and getattr(module, "monitor", None) is None:
             raise ValueError(
                 f"patience waits for a new best of the module's monitor, and this {type(module).__name__} has none: give every= or "
-                "milestones= in place of patience=, or a metric to judge by (a generator: judge=)"
+                "milestones= instead of patience=, or a metric to monitor (for a generator: judge=)"
             )
         self._check_end(trainer, module)
         self._state = {"best": None, "waited": 0, "released": 0}
@@ -108,12 +108,12 @@ class LayerFreezing(Callback):
         steps, per_epoch = trainer.max_steps, trainer.num_training_batches / trainer.accumulate_grad_batches
         if 0 < steps < (last := self._last(pl_module)) * per_epoch:
             raise ValueError(
-                f"the last layers would be set free in epoch {last}, which max_steps={steps} does not reach: unfreeze more often, "
+                f"the last layers would be unfrozen in epoch {last}, which max_steps={steps} does not reach: unfreeze more often, "
                 "stop at a layer (down_to), or train longer"
             )
 
     def _last(self, module: Any) -> int:
-        """The epoch in which the last layers are set free."""
+        """Return the epoch in which the last layers are unfrozen."""
         if not self.every:
             return max([0, *self.milestones])
         missing = _trained(module, self.down_to) - _trained(module, self.train)
@@ -124,12 +124,12 @@ class LayerFreezing(Callback):
         epochs = trainer.max_epochs
         if epochs is not None and 0 <= epochs <= last:
             raise ValueError(
-                f"the last layers would be set free in epoch {last}, but the run's epochs are 0..{epochs - 1}: unfreeze "
-                "more often or more groups a time, stop at a layer (down_to), or train longer"
+                f"the last layers would be unfrozen in epoch {last}, but the run's epochs are 0..{epochs - 1}: unfreeze "
+                "more often or more groups at a time, stop at a layer (down_to), or train longer"
             )
 
     def _target(self, module: Any, epoch: int) -> int:
-        """How many of the highest layer groups are trained in an epoch."""
+        """Return the number of layer groups trained in an epoch, counted from the head."""
         trained = _trained(module, self.train)
         if self.milestones:
             return max([trained, *(_trained(module, layers) for at, layers in self.milestones.items() if at <= epoch)])
@@ -140,8 +140,8 @@ class LayerFreezing(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx > 0 and self._begun:
             return
-        self._begun = True  # resumed in mid-epoch, a module that does not save what is frozen learns it here
-        # not at the epoch's start: a run that is resumed from the end of an epoch's last batch is not told of the next one's
+        self._begun = True  # resumed in mid-epoch: a module that does not save its frozen layers gets them here
+        # not in on_train_epoch_start, which a run resumed from the last batch of an epoch does not call for the next one
         module: Any = pl_module
         groups = module.layer_groups()
         frozen = len(groups) - self._target(module, trainer.current_epoch)
@@ -161,9 +161,9 @@ class LayerFreezing(Callback):
         name, mode = module.monitor
         if name not in trainer.callback_metrics:
             raise ValueError(
-                f"patience waits for {name!r}, which is not logged; there are {', '.join(trainer.callback_metrics)}"
+                f"patience waits for {name!r}, which is not logged; logged are {', '.join(trainer.callback_metrics)}"
             )
-        value = mean_over_ranks(trainer, trainer.callback_metrics[name])  # one decision on all ranks
+        value = mean_over_ranks(trainer, trainer.callback_metrics[name])  # all ranks decide alike
         best = self._state["best"]
         better = best is None or (value < best if mode == "min" else value > best)
         self._state |= {"best": value, "waited": 0} if better else {"waited": self._state["waited"] + 1}
@@ -180,7 +180,7 @@ class LayerFreezing(Callback):
 
 
 def _trained(module: Any, layers: Layers | Literal["head", "all"]) -> int:
-    """How many of the highest layer groups are meant."""
+    """Return the number of layer groups that ``layers`` stands for, counted from the head."""
     count = len(module.layer_groups())
     if layers in ("head", "all"):
         return 1 if layers == "head" else count

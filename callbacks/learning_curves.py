@@ -1,4 +1,4 @@
-"""The run as one picture."""
+"""Learning curves of a run as one picture."""
 
 import math
 import re
@@ -20,20 +20,20 @@ TRAIN, VAL = "#3b6fb6", "#d9722e"
 
 
 class LearningCurves(Callback):
-    """Draw the curves of the run into a PNG when fit ends, also by an error or a signal.
+    """Draw the curves of a run into a PNG when fit ends, also by an error or a signal.
 
-    One panel a metric, ``train/<metric>`` and ``val/<metric>`` in it together (but for those of single classes,
-    ``val/<metric>/<class>``), the running ``train/<metric>_step`` behind them; the best value of the module's ``monitor``
-    marked, if it has one; the learning rate of each optimizer (the largest of its groups) and ``grad_norm``
-    (:class:`callbacks.GradNorm`), where they are logged. Steps are recorded when the trainer writes a row. What was recorded
-    is part of every checkpoint: after a resume the picture shows the whole run.
+    Each metric has a panel that shows ``train/<metric>`` and ``val/<metric>`` (not those of single classes,
+    ``val/<metric>/<class>``) and, behind them, the running ``train/<metric>_step``. The best value of the module's ``monitor`` is
+    marked, if it has one. More panels show the learning rate of each optimizer (the largest of its groups) and ``grad_norm``
+    (:class:`~callbacks.GradNorm`), where they are logged. Steps are recorded when the trainer writes a row. The recorded values
+    are saved in checkpoints: after a resume, the picture shows the whole run.
 
     Args:
-        dirpath: folder of the picture. Default: the trainer's ``log_dir``, else its ``default_root_dir``.
-        filename: name of the picture, ending in ``.png``.
+        dirpath: Folder of the picture. Default: the trainer's ``log_dir``, else its ``default_root_dir``.
+        filename: Name of the picture, ending in ``.png``.
 
     Raises:
-        ValueError: another ending.
+        ValueError: ``filename`` has another suffix.
 
     Example:
         >>> LearningCurves("runs/digits").curves
@@ -44,12 +44,13 @@ class LearningCurves(Callback):
         if not filename.endswith(".png"):
             raise ValueError(f"filename must end in .png, got {filename!r}")
         self.dirpath, self.filename = dirpath, filename
-        self.curves: dict[str, tuple[list[float], list[float]]] = {}  # name -> (when, values)
-        self.unit = "epoch"  # of when: epochs done, with a fraction
+        self.curves: dict[str, tuple[list[float], list[float]]] = {}  # name -> (times, values)
+        self.unit = "epoch"  # of times: epochs done, with a fraction
         self._path: Path | None = None
         self._rates: dict[str, float] = {}
-        self._row_at: float | None = None  # when the last row was written and the last epoch ended, if not read yet:
-        self._epoch_at: float | None = None  # modules log in hooks that run after ours
+        # Times of the last row and of the end of the last epoch, until they are read: modules log in hooks that run after ours.
+        self._row_at: float | None = None
+        self._epoch_at: float | None = None
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -58,7 +59,7 @@ class LearningCurves(Callback):
         folder = run_folder(trainer)
         self._path = None if folder is None else Path(self.dirpath or folder) / self.filename
         self._row_at = self._epoch_at = None
-        if trainer.global_step == 0:  # what is resumed is loaded after this
+        if trainer.global_step == 0:  # a checkpoint to resume from is loaded after this
             self.curves = {}
 
     @override
@@ -166,7 +167,16 @@ def draw(
     mode: str | None = None,
     unit: str = "epoch",
 ) -> None:
-    """Draw curves, ``name -> (when, values)``, into a PNG; the best ("min" or "max") of ``monitor`` is marked."""
+    """Draw curves into a PNG.
+
+    Args:
+        curves: By name, the times and the values.
+        path: The file to write.
+        title: Title of the figure.
+        monitor: Name of the curve whose best value is marked.
+        mode: Whether the best value is the "min" or the "max".
+        unit: Unit of the times.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # the object interface: no display, no global state
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -209,14 +219,14 @@ def draw(
 
 
 def _panel(name: str) -> str:
-    """The label of the axis that a curve is drawn on."""
+    """Return the label of the panel that a curve is drawn in."""
     if match := EPOCH_METRIC.fullmatch(name.removesuffix("_step")):
         return LOSS if match[3] == "loss" else match[3]
     return RATE if name.startswith("lr") else NORM
 
 
 def _style(name: str, count: int, single: bool) -> dict[str, Any]:
-    """How a curve looks."""
+    """Return the keyword arguments of ``plot`` for a curve."""
     if name.endswith("_step"):
         return {"color": TRAIN, "alpha": 0.45, "lw": 0.8, "label": "train, running"}
     if match := EPOCH_METRIC.fullmatch(name):

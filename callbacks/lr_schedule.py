@@ -1,4 +1,4 @@
-"""The learning rate over the run."""
+"""Learning rate schedules."""
 
 import math
 from bisect import bisect_right
@@ -17,7 +17,7 @@ Schedule = Literal[
 ]
 
 REQUIRED: Any = object()
-ARGUMENTS: dict[str, dict[str, Any]] = {  # what each schedule takes, and the defaults
+ARGUMENTS: dict[str, dict[str, Any]] = {  # arguments of each schedule, with their defaults
     "constant": {},
     "step": {"milestones": REQUIRED, "gamma": 0.1},
     "exponential": {"gamma": REQUIRED},
@@ -28,53 +28,53 @@ ARGUMENTS: dict[str, dict[str, Any]] = {  # what each schedule takes, and the de
     "inverse_sqrt": {},
     "plateau": {"gamma": 0.1, "final_factor": 0.0, "patience": 10, "monitor": "val/loss", "mode": "min"},
 }
-SIZED = ("cosine", "linear", "one_cycle")  # these must know where the run ends
+SIZED = ("cosine", "linear", "one_cycle")  # schedules that depend on the length of the run
 
 
 class LRSchedule(Callback):
-    """Set the learning rate of every optimizer, or of one, before each step: its own rate times a factor of the time n.
+    """Set the learning rate of every optimizer, or of one, before each step: its own rate times a factor.
 
-    n counts optimizer steps (``interval="step"``) or epochs from 0; N is the length of the run as the trainer will really
-    run it (epochs, accumulation, ``limit_train_batches``, ``max_steps``). During the w counts of warm-up the factor is
-    (n + 1) / w; afterwards, with t = n - w and T = N - w:
+    The factor is a function of the time n, which counts optimizer steps (``interval="step"``) or epochs from 0. N is the length of
+    the run as the trainer will run it (epochs, accumulation, ``limit_train_batches``, ``max_steps``). During the w counts of
+    warm-up the factor is (n + 1) / w; afterwards, with t = n - w and T = N - w:
 
     - constant: 1
     - step: gamma ^ (number of milestones <= n)
     - exponential: gamma ^ t
-    - cosine, linear: over T from 1 to final_factor, along half a cosine (Loshchilov and Hutter 2017), or a line
+    - cosine, linear: over T from 1 to final_factor, along half a cosine (Loshchilov and Hutter 2017) or a line
     - inverse_time: 1 / (1 + decay * t) (Robbins and Monro 1951)
     - one_cycle: during warm-up (0.3 of the run by default) from 1/25 up to 1, then down to final_factor at the last step,
-      both along half a cosine; momentum (or Adam's first beta), where there is one, runs the opposite way between the two
+      both along half a cosine; momentum (or Adam's first beta), where there is one, moves the opposite way between the two
       given values (Smith and Topin 2017, arXiv:1708.07120, with the numbers of torch's ``OneCycleLR``)
-    - inverse_sqrt: sqrt(w / (n + 1)): Vaswani et al. 2017, section 5.3, arXiv:1706.03762, with its peak at 1
+    - inverse_sqrt: sqrt(w / (n + 1)) (Vaswani et al. 2017, section 5.3, arXiv:1706.03762, with its peak at 1)
     - plateau: times gamma, not below final_factor, whenever more than ``patience`` validations in a row bring no new best
 
-    The factor is a pure function of the trainer's progress, so a resumed run continues exactly (with another length: along
-    the schedule of the new length); plateau alone keeps a state, judged after each validation, before checkpoints are saved.
-    Parameter groups keep their ratio: the base is each group's first rate, kept in the optimizer as ``initial_lr``.
-    ``LearningRateMonitor`` sees the rates in use, in whatever order the callbacks stand.
+    The factor is a pure function of the trainer's progress, so a resumed run continues exactly (or, with another length, along
+    the schedule of the new length). Only plateau has a state, which is updated after each validation, before checkpoints are
+    saved. Parameter groups keep their ratio: the base is each group's first rate, saved in the optimizer as ``initial_lr``.
+    ``LearningRateMonitor`` sees the rates in use, whatever the order of the callbacks.
 
-    Manual optimization: a step is a training batch, whichever optimizers step in it. There ``max_steps`` counts what the module
-    makes ``global_step`` count; prefer ``max_epochs``. Several optimizers follow different schedules by one callback each, with
-    ``optimizer=0``, ``optimizer=1`` ...; one that none of them names keeps its own rate.
+    In manual optimization, a step is a training batch, whichever optimizers step in it. There ``max_steps`` counts what the module
+    makes ``global_step`` count; prefer ``max_epochs``. For a schedule of its own for each of several optimizers, use one callback
+    for each, with ``optimizer=0``, ``optimizer=1`` ...; an optimizer without one keeps its rate.
 
     Args:
-        schedule: one of the above.
-        warmup: below 1 a fraction of the run, otherwise a number of steps or epochs.
-        interval: what is counted, "step" or "epoch"; the rate changes after each.
-        final_factor: where the decay ends, in [0, 1]. Default 0; one_cycle 4e-6.
-        gamma: factor of each decay, in (0, 1]. Default 0.1; exponential has none.
-        milestones: when to decay, increasing: each below 1 a fraction of the run, otherwise a step or epoch.
-        decay: in 1 / (1 + decay * t), > 0.
-        momentum: lowest and highest momentum. Default (0.85, 0.95).
-        monitor: a metric that validation logs. Default "val/loss".
-        mode: whether the best ``monitor`` is the "min" or the "max". Default "min".
-        patience: validations without a new best that are borne. Default 10.
-        optimizer: the number of the only optimizer that follows, >= 0; None: all.
+        schedule: One of the above.
+        warmup: Length of the warm-up: a fraction of the run below 1, otherwise a number of steps or epochs.
+        interval: Unit of time, "step" or "epoch"; the rate changes after each.
+        final_factor: Factor at the end of the decay, in [0, 1]. Default: 0; for one_cycle 4e-6.
+        gamma: Factor of each decay, in (0, 1]. Default: 0.1; exponential has none.
+        milestones: Times of decay, increasing: each a fraction of the run below 1, otherwise a step or epoch.
+        decay: Rate of decay in 1 / (1 + decay * t), > 0.
+        momentum: Lowest and highest momentum. Default: (0.85, 0.95).
+        monitor: Metric that validation logs. Default: "val/loss".
+        mode: Whether the best ``monitor`` is the "min" or the "max". Default: "min".
+        patience: Number of validations in a row without a new best that are tolerated. Default: 10.
+        optimizer: Index of the only optimizer to schedule, >= 0; None schedules all.
 
     Raises:
-        ValueError: an argument that is out of range, missing or not of this schedule; a module that brings a scheduler of
-            its own; a run without end for what depends on it; no validation, or not this metric, for plateau.
+        ValueError: An argument is out of range, missing, or not one of this schedule; the module has a scheduler of its own; the
+            run has no end, and the schedule depends on it; plateau without validation, or without the metric.
 
     Example:
         >>> LRSchedule("step", milestones=[0.5, 0.75], warmup=5, interval="epoch").options
@@ -111,7 +111,7 @@ class LRSchedule(Callback):
         }.items():
             if name in RANGES and not RANGES[name][1](value):
                 raise ValueError(f"{name} must be {RANGES[name][0]}, got {value!r}")
-        self._length = math.inf  # N, w and the milestones as counts are known when training starts
+        self._length = math.inf  # N; as counts, w and the milestones are known when training starts
         self._warmup, self._milestones = 0, list[int]()
         self._plateau: dict[str, Any] = {"best": None, "waited": 0, "drops": 0}
 
@@ -123,14 +123,14 @@ class LRSchedule(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.lr_scheduler_configs:
-            raise ValueError("the module brings a scheduler of its own: return the optimizer alone, or drop LRSchedule")
+            raise ValueError("the module has a scheduler of its own: return the optimizer alone, or drop LRSchedule")
         if self.schedule == "plateau" and not trainer.enable_validation:
-            raise ValueError("schedule='plateau' judges a validation metric, but this run has no validation")
+            raise ValueError("schedule='plateau' needs a validation metric, but this run has no validation")
         if self.optimizer is not None and self.optimizer >= len(trainer.optimizers):
             raise ValueError(f"optimizer must be one of 0..{len(trainer.optimizers) - 1}, got {self.optimizer}")
         others = [c for c in callbacks_of(trainer) if isinstance(c, LRSchedule) and c is not self]
         if others and None in (self.optimizer, *(other.optimizer for other in others)):
-            raise ValueError("two LRSchedules would set the same rate: give each the number of its optimizer")
+            raise ValueError("two LRSchedules would set the same rate: give each the index of its optimizer")
         self._length = run_length(trainer, self.interval)
         times = (self.warmup, *self.options.get("milestones", []))
         fraction = any(0 < time < 1 for time in times)
@@ -140,7 +140,7 @@ class LRSchedule(Callback):
         w, *milestones = (round(time * self._length) if 0 < time < 1 else int(time) for time in times)
         self._warmup, self._milestones = w, sorted(milestones)
         for group in self._groups(trainer):
-            group.setdefault("initial_lr", float(group["lr"]))  # a resumed optimizer brings it along
+            group.setdefault("initial_lr", float(group["lr"]))  # the state of a resumed optimizer has it
         self._apply(trainer)
 
     @override
@@ -158,7 +158,7 @@ class LRSchedule(Callback):
         monitor, metrics = self.options["monitor"], trainer.callback_metrics
         if monitor not in metrics:
             raise ValueError(f"monitor must be a metric that validation logs ({', '.join(metrics)}), got {monitor!r}")
-        value = mean_over_ranks(trainer, metrics[monitor])  # one decision on all ranks
+        value = mean_over_ranks(trainer, metrics[monitor])  # all ranks decide alike
         best, lower = self._plateau["best"], self.options["mode"] == "min"
         better = best is None or (value < best if lower else value > best)
         self._plateau |= {"best": value, "waited": 0} if better else {"waited": self._plateau["waited"] + 1}
@@ -175,7 +175,7 @@ class LRSchedule(Callback):
         self._plateau = dict(state_dict)
 
     def factor(self, n: int) -> float:
-        """What the optimizer's own rates are multiplied by at step (or epoch) n of the run that has started."""
+        """Return the factor of the learning rates at step (or epoch) n of the run that has started."""
         w, t, options = self._warmup, n - self._warmup, self.options
         if self.schedule == "one_cycle":
             return self._cycle(n, 1 / 25, 1.0, options["final_factor"])
@@ -194,24 +194,24 @@ class LRSchedule(Callback):
         return factors.get(self.schedule, lambda: 1.0)()
 
     def _cycle(self, n: int, start: float, peak: float, end: float) -> float:
-        """From start to peak at the last step of the warm-up, on to end at the last step of the run."""
+        """Return a value that goes from start to peak at the last step of warm-up, then to end at the last step of the run."""
         top = self._warmup - 1
         if n <= top:
             return _cosine(start, peak, n / top if top else 1.0)
         return _cosine(peak, end, min((n - top) / max(self._length - 1 - top, 1), 1.0))
 
     def _groups(self, trainer: Trainer) -> list[dict[str, Any]]:
-        """The parameter groups that follow."""
-        followers = trainer.optimizers if self.optimizer is None else [trainer.optimizers[self.optimizer]]
-        return [group for optimizer in followers for group in optimizer.param_groups]
+        """Return the parameter groups to schedule."""
+        scheduled = trainer.optimizers if self.optimizer is None else [trainer.optimizers[self.optimizer]]
+        return [group for optimizer in scheduled for group in optimizer.param_groups]
 
     def _apply(self, trainer: Trainer) -> None:
-        """Write what the coming step uses into every group."""
+        """Set the rate of the next step in every group."""
         n = _now(trainer, self.interval)
         factor = self.factor(n)
         for group in self._groups(trainer):
             rate = group["initial_lr"] * factor
-            # a compiled or captured step reads a tensor: this very one
+            # a compiled or captured step reads this very tensor
             group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
             if self.schedule == "one_cycle":
                 low, high = self.options["momentum"]
@@ -223,7 +223,7 @@ class LRSchedule(Callback):
 
 
 def run_length(trainer: Trainer, interval: Literal["step", "epoch"]) -> float:
-    """Optimizer steps (in manual optimization: batches) or epochs of the whole run; infinite where nothing bounds it."""
+    """Return the number of optimizer steps (in manual optimization: batches) or epochs of the run, infinite without an end."""
     accumulation = next((c for c in callbacks_of(trainer) if isinstance(c, GradientAccumulationScheduler)), None)
     max_steps, max_epochs = (math.inf if m in (-1, None) else m for m in (trainer.max_steps, trainer.max_epochs))
     batches = trainer.num_training_batches
@@ -238,7 +238,7 @@ def run_length(trainer: Trainer, interval: Literal["step", "epoch"]) -> float:
 
 
 def _now(trainer: Trainer, interval: str) -> int:
-    """The number of the coming step or epoch."""
+    """Return the index of the next step or epoch."""
     if interval == "epoch":
         return finished_epochs(trainer)
     return trainer.global_step if trainer.lightning_module.automatic_optimization else trained_batches(trainer)
@@ -254,7 +254,7 @@ def _is_time(x: float) -> bool:
 
 TIME = "a fraction of the run in [0, 1) or a whole number of steps or epochs"
 RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "optimizer": ("the number of an optimizer, >= 0, or None for all", lambda x: x is None or x >= 0),
+    "optimizer": ("the index of an optimizer, >= 0, or None for all", lambda x: x is None or x >= 0),
     "interval": ("'step' or 'epoch'", lambda x: x in ("step", "epoch")),
     "warmup": (TIME, _is_time),
     "final_factor": ("in [0, 1]", lambda x: 0 <= x <= 1),
@@ -268,7 +268,11 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def _options(schedule: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The schedule's own arguments, checked and completed."""
+    """Return the arguments of the schedule with its defaults.
+
+    Raises:
+        ValueError: There is no such schedule, or an argument is missing or not one of it.
+    """
     if schedule not in ARGUMENTS:
         raise ValueError(f"schedule must be one of {', '.join(ARGUMENTS)}, got {schedule!r}")
     takes = ARGUMENTS[schedule]

@@ -1,4 +1,4 @@
-"""The model that a run ends with, as a folder of its own."""
+"""The trained model as a folder."""
 
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ from callbacks.internals import completed_epochs, is_validate_call, run_folder
 
 
 class ModelFolder(Callback):
-    """Write the model that is evaluated after a fit, by its ``save_pretrained``, into the run folder, as ``model/``.
+    """Write the model that is evaluated after a fit into the run folder, as ``model/``, by its ``save_pretrained``.
 
-    ``zoo fit`` tests the best checkpoint when training is over, and validates it where there is no test part: that model is
-    written, with what it measures on its card. Nothing is written by an evaluation without a fit. A class that is not registered
-    (``zoo.register``) has no folder: a warning says so.
+    ``zoo fit`` tests the best checkpoint when training is over, or validates it where there is no test part: that model is
+    written, with the metrics on its card. An evaluation without a fit writes nothing. Where the module cannot be saved as a folder
+    (no ``save_pretrained``, or a class that is not registered by ``zoo.register``), there is a warning.
 
     Example:
         >>> callback = ModelFolder()
@@ -44,7 +44,7 @@ class ModelFolder(Callback):
             return
         data: Any = getattr(trainer, "datamodule", None)
         metrics = {k: round(float(v), 6) for k, v in trainer.callback_metrics.items() if k.startswith(stage)}
-        told = {
+        training = {
             "epochs": completed_epochs(trainer),
             "steps": trainer.global_step,
             "data": getattr(data, "data_identity", None) or type(data).__name__,
@@ -54,6 +54,6 @@ class ModelFolder(Callback):
             rank_zero_warn(f"ModelFolder wrote nothing: {type(module).__name__} has no save_pretrained()")
             return
         try:
-            module.save_pretrained(self._folder, told)
-        except ValueError as error:  # a class that nobody registered: its checkpoints are there
+            module.save_pretrained(self._folder, training)
+        except ValueError as error:  # a class that is not registered; its checkpoints are there
             rank_zero_warn(f"ModelFolder wrote nothing: {error}")

@@ -1,4 +1,4 @@
-"""Whether a generator repeats what it was trained on."""
+"""Whether a generative model copies its training data."""
 
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,23 @@ from callbacks.writing import warning_only, write
 
 
 class NearestNeighbors(Callback):
-    """Compare samples of a generative model with their nearest training examples, when it is tested.
+    """Compare samples of a generative model with their nearest training examples when it is tested.
 
-    ``test/copy_ratio`` is the median distance from a sample to its nearest training example, over the median distance from a real
-    test example to its own nearest one: about 1 for a model that makes new examples like the real ones, near 0 for one that
-    repeats what it has seen; a model that makes bad ones lies above 1. Distances are Euclidean, in units of the data. After a fit
-    the run folder gets ``nearest_neighbors.png``: of images, the samples closest to the training data, each above its neighbor.
+    Logs ``test/copy_ratio``, the median distance from a sample to its nearest training example, divided by the median distance
+    from a real test example to its own nearest one. It is about 1 for a model that makes new examples like the real ones, near 0
+    for one that copies what it has seen, and above 1 for bad samples. Distances are Euclidean, in units of the data. For images,
+    the run folder gets ``nearest_neighbors.png`` after a fit: the samples closest to the training data, each above its neighbor.
 
-    The module is asked by ``sample(count)``; one without it is left alone. The trainer's datamodule gives the training examples,
-    which must fit into memory, without augmentation.
+    Samples are those of ``pl_module.sample(count)`` (:class:`~callbacks.Sampleable`). The training examples are those of the
+    trainer's datamodule, without augmentation; they must fit into memory. A module without ``sample`` is left alone, and so is
+    one whose inputs or samples are not one tensor of floats of one shape (tokens, parts of several tensors).
 
     Args:
-        num_samples: samples to compare, >= 1.
-        num_shown: of them in the picture, >= 1.
+        num_samples: Number of samples to compare, >= 1.
+        num_shown: Number of them in the picture, >= 1.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument is out of its range.
 
     Example:
         >>> NearestNeighbors().num_samples
@@ -99,7 +100,7 @@ class NearestNeighbors(Callback):
         self._train = None
 
     def _show(self, made: Tensor, distances: Tensor, places: Tensor) -> None:
-        """Write the picture: pairs, the closest first, eight in a row."""
+        """Write the picture: pairs of a sample and its neighbor, the closest first, eight in a row."""
         if self._train is None or self._folder is None or made.ndim != 4 or made.shape[1] not in (1, 3):
             return
         closest = distances.argsort()[: self.num_shown]
@@ -147,7 +148,7 @@ def _inputs(batch: Any) -> Tensor | None:
 
 
 def _nearest(x: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
-    """The distance to the nearest training example, and its place: ``(B, ...)`` and ``(N, ...)`` -> ``(B,)``, ``(B,)``."""
+    """Return the distance to the nearest training example and its index: ``(B, ...)``, ``(N, ...)`` -> ``(B,)``, ``(B,)``."""
     distances, places = zip(
         *(torch.cdist(part, train.flatten(1)).min(dim=1) for part in x.float().cpu().flatten(1).split(256)), strict=True
     )

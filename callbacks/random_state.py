@@ -1,4 +1,4 @@
-"""Random numbers that continue where a checkpoint was saved."""
+"""State of the random number generators in checkpoints."""
 
 import random
 from typing import Any
@@ -13,21 +13,21 @@ from callbacks.internals import gather_objects, is_fitting
 
 
 class RandomState(Callback):
-    """Keep the state of the random number generators in the checkpoint: torch (CPU and CUDA), numpy, Python; of each process.
+    """Save the state of the random number generators in checkpoints: torch (CPU and CUDA), NumPy and Python, of each process.
 
-    Lightning saves none of them, so dropout and whatever else is drawn differ after a resume. They are restored before the
-    loaders are made, and again at the first batch if training continues in mid-epoch, so that what is drawn on the way
-    (the trainer's preparations, a loader that starts) does not count.
+    Lightning saves none of them, so dropout and all else that is random differs after a resume. The state is restored before the
+    loaders are created, and again at the first batch if training continues in mid-epoch, so that numbers drawn in between (by
+    the trainer's setup, by a loader that starts) do not matter.
 
-    Resumed with another number of processes, training cannot repeat the same numbers: a warning says so, and each process
-    beyond those saved keeps the state that it has.
+    A run that is resumed with another number of processes cannot repeat the same numbers: there is a warning, and each process
+    beyond the saved ones keeps the state that it has.
 
     Example:
         >>> from lightning.pytorch import Trainer
         >>> trainer = Trainer(callbacks=RandomState(), logger=False, enable_checkpointing=False, barebones=False)
     """
 
-    KEY = "random_state"  # in the checkpoint: one entry a process
+    KEY = "random_state"  # in a checkpoint, one entry for each process
 
     def __init__(self) -> None:
         self._states: list[dict[str, Any]] = []
@@ -44,7 +44,7 @@ class RandomState(Callback):
         if self._states and len(self._states) != trainer.world_size:
             rank_zero_warn(
                 f"The checkpoint holds the random state of {len(self._states)} processes, now there are {trainer.world_size}: "
-                "training continues with other random numbers than the run that was stopped would have drawn."
+                "training continues with other random numbers than the stopped run would have drawn."
             )
         if trainer.strategy.restore_checkpoint_after_setup:  # on_fit_start is over
             self._restore(trainer, pl_module)
@@ -69,9 +69,9 @@ class RandomState(Callback):
 
 
 def _current(device: torch.device) -> dict[str, Any]:
-    """The generators' states as tensors and plain data, so that a checkpoint loads with ``weights_only=True``."""
+    """Return the states as tensors and plain data, so that a checkpoint loads with ``weights_only=True``."""
     version, words, gauss = random.getstate()
-    numpy_state: Any = np.random.get_state()  # noqa: NPY002 (the global generator is the one to keep)
+    numpy_state: Any = np.random.get_state()  # noqa: NPY002 (the global generator is meant)
     _, numpy_words, position, has_gauss, numpy_gauss = numpy_state
     state = {
         "torch": torch.get_rng_state(),

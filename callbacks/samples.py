@@ -1,4 +1,4 @@
-"""What a model makes of the same examples, epoch after epoch."""
+"""What a model makes of fixed examples during training."""
 
 import random
 import re
@@ -29,27 +29,27 @@ from callbacks.writing import checked, log, warning_only, write
 
 
 class Samples(Callback):
-    """Write what ``pl_module.render(batch)`` shows, every few epochs and when fit ends, of always the same examples.
+    """Write what ``pl_module.render(batch)`` shows of fixed examples, every few epochs and when fit ends.
 
-    ``render`` returns a dict by name: images (uint8 tensors ``(3, H, W)``), texts (str) and tables (lists of rows, the first
-    one the column names). They are written into the run folder, as ``samples/epoch_0010_<name>.png``, ``.txt`` or ``.csv``
-    (the number counts the epochs done), and handed to the loggers that take such things: TensorBoard and W&B. A module
-    without ``render`` is left alone.
+    ``render`` (:class:`~callbacks.Renderable`) returns images, texts and tables by name. They are written into the run folder as
+    ``samples/epoch_0010_<name>.png``, ``.txt`` or ``.csv`` (the number counts the epochs done), and logged to TensorBoard and
+    W&B. A module without ``render`` is left alone.
 
-    The examples are drawn once and for all from the validation data, without validation from the training data, by a seed
-    of their own: data are often sorted by class, and the first ones would be all of one class. They pass the same hooks as
-    a validation batch, so the datamodule does not augment them. Data that have no numbers (``IterableDataset``) give the
-    first of their validation batch; without validation there is nothing to show.
+    The examples are drawn once from the validation data, or without validation from the training data, with a seed of their own:
+    data are often sorted by class, and the first examples would be of one class. They pass the hooks of a validation batch and
+    are not augmented. Of data without indices (``IterableDataset``), the first examples of the first validation batch are taken;
+    without validation, nothing is shown. Of each tensor in that batch, parts of several tensors included, the first
+    ``num_examples`` rows are kept.
 
-    ``render`` runs on the first process alone, in evaluation, without gradients, on fixed random numbers; training goes on
-    as if nothing had been. What fails is a warning.
+    ``render`` runs on the first process alone, in evaluation mode, without gradients, with fixed random numbers that leave those of
+    training alone. An error in it is a warning.
 
     Args:
-        every_n_epochs: epochs from one look to the next, >= 1.
-        num_examples: examples in the batch, >= 1.
+        every_n_epochs: Epochs from one time to the next, >= 1.
+        num_examples: Number of examples in the batch, >= 1.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument is out of its range.
 
     Example:
         >>> Samples(every_n_epochs=5).num_examples
@@ -62,7 +62,7 @@ class Samples(Callback):
                 raise ValueError(f"{name} must be >= 1, got {value}")
         self.every_n_epochs = every_n_epochs
         self.num_examples = num_examples
-        self._ended = self._shown = 0  # the last epoch that has ended, and the last one shown; from 1
+        self._ended = self._shown = 0  # the last epoch that has ended, and the last one shown, from 1
         self._folder: Path | None = None
         self._batch: Any = None
 
@@ -73,7 +73,7 @@ class Samples(Callback):
         folder = run_folder(trainer)
         self._folder = None if folder is None or not hasattr(pl_module, "render") else folder / "samples"
         self._batch = None
-        self._ended = self._shown = 0  # what is resumed is loaded after this
+        self._ended = self._shown = 0  # a checkpoint to resume from is loaded after this
 
     @override
     def on_validation_batch_start(
@@ -91,7 +91,7 @@ class Samples(Callback):
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # here, and not at the end of the epoch, if the epoch's last batch is done: checkpoints are saved next
+        # after the last batch of an epoch it is done here, not in on_train_epoch_end: checkpoints are saved in between
         if is_fit_validation(trainer) and is_last_batch(trainer):
             self._end_epoch(trainer, pl_module)
 
@@ -122,7 +122,7 @@ class Samples(Callback):
         self._shown = self._ended
         if self._folder is None or not trainer.is_global_zero:
             return
-        # the step of the row with the epoch's metrics: it is counted when validation is over
+        # the step of the row with the epoch's metrics, which is counted on after validation
         step = logged_step(trainer) - (not trainer.validating)
         cuda = pl_module.device.type == "cuda"
         failure = warning_only(f"Samples could not show epoch {self._ended}")
@@ -142,7 +142,7 @@ class Samples(Callback):
                     log(logger, f"samples/{name}", value, step)
 
     def _examples(self, trainer: Trainer) -> Any:
-        """The batch, as a validation step would get it; None if there is none."""
+        """Return the batch as a validation step would get it; None where examples have no indices."""
         loaders = (
             [first_loader(trainer.val_dataloaders)] if trainer.val_dataloaders else leaves(trainer.train_dataloader)
         )
@@ -157,7 +157,7 @@ class Samples(Callback):
 
 
 def _seed(cuda: bool) -> None:
-    """The same random numbers every time; torch.manual_seed would also seed devices that nobody puts back."""
+    """Seed all generators; torch.manual_seed would also seed devices whose state is not restored."""
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 (the global generator is meant)
     torch.default_generator.manual_seed(0)

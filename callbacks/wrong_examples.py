@@ -1,4 +1,4 @@
-"""What the model of a run gets wrong, to look at."""
+"""What a classifier gets wrong."""
 
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,23 @@ from callbacks.writing import warning_only, write
 
 
 class WrongExamples(Callback):
-    """Tell which examples a classifier gets wrong when it is evaluated after a fit, the surest mistakes first.
+    """List the examples that a classifier gets wrong when it is evaluated after a fit, the most confident mistakes first.
 
-    ``zoo fit`` tests the best checkpoint when training is over, and validates it where there is no test part. Into the run
-    folder go ``wrong_examples.csv`` (file or number, true and predicted class, the prediction's probability),
-    ``wrong_examples.png`` with the surest of them (images), and ``confusion.png``, the confusion matrix of all examples: what
-    ``pl_module.render`` shows. The classes are those of ``pl_module.predict_step``; a module that predicts no class an example,
-    multi-label ones among them, is left alone. Nothing is written by an evaluation without a fit. What fails is a warning.
+    ``zoo fit`` tests the best checkpoint when training is over, or validates it where there is no test part. Then the run folder
+    gets ``wrong_examples.csv`` (file or index, true and predicted class, probability of the prediction), and of what
+    ``pl_module.render`` (:class:`~callbacks.Renderable`) shows, ``wrong_examples.png``, its "examples" of the most confident
+    mistakes, and ``confusion.png``, the confusion matrix of all examples. An evaluation without a fit writes nothing, and an
+    error is a warning.
+
+    ``pl_module.predict_step`` must return a dict with ``label``, the name of a class for each example, and ``probability``. A
+    module without ``render`` is left alone, and so is one that predicts anything else or whose targets are not one class for
+    each example. Inputs of several tensors are shown where their shapes are those of the most confident mistake.
 
     Args:
-        num_examples: images in the picture, >= 1.
+        num_examples: Number of images in the picture, >= 1.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument is out of its range.
 
     Example:
         >>> WrongExamples().num_examples
@@ -45,9 +49,9 @@ class WrongExamples(Callback):
     def _reset(self) -> None:
         self._seen = 0
         self._rows: list[list[Any]] = []  # name, true class, predicted class, probability
-        self._shown: list[tuple[float, Any]] = []  # the surest: probability and example
+        self._shown: list[tuple[float, Any]] = []  # the most confident mistakes: probability and example
         self._one: Any = None  # an example that is predicted right
-        self._places: list[list[int]] | None = None  # of each batch, in the dataset; without numbers none
+        self._indices: list[list[int]] | None = None  # of the examples of each batch; none for a stream
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -110,20 +114,20 @@ class WrongExamples(Callback):
         if not isinstance(predicted, dict) or "label" not in predicted:
             return
         loader = first_loader(loaders)
-        if self._places is None:
-            endless = isinstance(loader.dataset, IterableDataset)  # so is what torch makes of its batch sampler
-            self._places = [] if endless else [list(places) for places in loader.batch_sampler or ()]
-        places = self._places[number] if self._places else None
+        if self._indices is None:
+            stream = isinstance(loader.dataset, IterableDataset)  # torch gives it a batch sampler without end
+            self._indices = [] if stream else [list(batch) for batch in loader.batch_sampler or ()]
+        indices = self._indices[number] if self._indices else None
         counts = counted(rest[0]) if rest else torch.ones_like(y, dtype=torch.bool)
         names = getattr(module, "class_names", None)
-        called = getattr(loader.dataset, "called", str)
+        name_of = getattr(loader.dataset, "name_of", str)
         for i in counts.nonzero().flatten().tolist():
             self._seen += 1
             true = names[int(y[i])] if names else str(int(y[i]))
             label, probability = predicted["label"][i], float(predicted["probability"][i])
             if label != true:
                 self._rows.append(
-                    [called(places[i]) if places else str(self._seen - 1), true, label, round(probability, 4)]
+                    [name_of(indices[i]) if indices else str(self._seen - 1), true, label, round(probability, 4)]
                 )
                 self._shown.append((probability, _example(x, y, i)))
             elif self._one is None:
@@ -142,22 +146,22 @@ class WrongExamples(Callback):
         with warning_only("WrongExamples could not show them"):
             write(self._folder, "wrong_examples", [["file", "true", "predicted", "probability"], *rows])
             examples = [example for _, example in shown] or [one]
-            found = module.render(map_leaves(lambda part: part.to(module.device), _batch(examples)))
-            if "confusion" in found:
-                write(self._folder, "confusion", found["confusion"])
-            if shown and "examples" in found:
-                write(self._folder, "wrong_examples", found["examples"])
+            rendered = module.render(map_leaves(lambda part: part.to(module.device), _batch(examples)))
+            if "confusion" in rendered:
+                write(self._folder, "confusion", rendered["confusion"])
+            if shown and "examples" in rendered:
+                write(self._folder, "wrong_examples", rendered["examples"])
             rank_zero_info(f"{len(rows)} of {seen} wrong: {self._folder / 'wrong_examples.csv'}")
         self._reset()
 
 
 def _example(x: Any, y: Tensor, index: int) -> Any:
-    """An example of a batch, ``(x, y)`` without the batch dimension, on the CPU."""
+    """Return an example of a batch, ``(x, y)`` without the batch dimension, on the CPU."""
     return map_leaves(lambda part: part[index].cpu(), (x, y))
 
 
 def _batch(examples: list[Any]) -> Any:
-    """The first example and those of its shape, as a batch."""
+    """Return the first example and those of its shape as a batch."""
     shapes = [[part.shape for part in leaves(example)] for example in examples]
     alike = [example for example, shape in zip(examples, shapes, strict=True) if shape == shapes[0]]
     return map_leaves(lambda *parts: torch.stack(parts), *alike)

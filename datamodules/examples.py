@@ -105,7 +105,7 @@ class Examples(Dataset):
         """Return the inputs ``(B, ...)`` at the indices ``(B,)``."""
         return map_leaves(lambda part: part.index_select(0, index), self.x)
 
-    def called(self, place: int) -> str:
+    def name_of(self, place: int) -> str:
         """Return what to call an example in a message: its file, or its index."""
         return str(place)
 

@@ -208,7 +208,7 @@ class ImageFiles(Examples):
         return ImageFiles(self.root, names, y, self.shape, self.center, self.resized_crop)
 
     @override
-    def called(self, place: int) -> str:
+    def name_of(self, place: int) -> str:
         return os.path.relpath(os.fsdecode(self.names[place]), self.root)
 
     @override

@@ -284,7 +284,7 @@ class MaskFiles(Pairs):
         return other
 
     @override
-    def called(self, place: int) -> str:
+    def name_of(self, place: int) -> str:
         return os.path.relpath(os.fsdecode(self.images[place]), self.root)
 
     @override

@@ -169,17 +169,17 @@ def _caption(
     seen = np.bincount(top[top >= 0], minlength=len(kind))
     first, second = np.argsort(-seen, kind="stable")[:2]
 
-    def called(k: int) -> str:
+    def name_of(k: int) -> str:
         return f"a {names[color[k]]} {ShapesDataModule.class_names[kind[k]]}"
 
     if not seen[second]:
-        return called(first)
+        return name_of(first)
     upper, lower = max(first, second), min(first, second)
     covers = _inside(kind[[lower]], center[[lower]], radius[[lower]], angle[[lower]], len(top))[0] & (top == upper)
     if covers.any():
-        return f"{called(upper)} over {called(lower)}"
+        return f"{name_of(upper)} over {name_of(lower)}"
     down, right = center[second] - center[first]
     words = ("left of", "right of") if abs(right) >= abs(down) else ("above", "below")
     return (
-        f"{called(first)} {words[0] if (right if abs(right) >= abs(down) else down) > 0 else words[1]} {called(second)}"
+        f"{name_of(first)} {words[0] if (right if abs(right) >= abs(down) else down) > 0 else words[1]} {name_of(second)}"
     )

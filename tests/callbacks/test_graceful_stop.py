@@ -179,5 +179,5 @@ def test_a_fit_in_another_thread_takes_no_signals(tmp_path: Path) -> None:
 
 
 def test_bad_argument() -> None:
-    with pytest.raises(TypeError, match=r"dirpath must be a folder for last\.ckpt, got None"):
+    with pytest.raises(TypeError, match=r"dirpath must be the path of a folder for last\.ckpt, got None"):
         GracefulStop(None)  # type: ignore[arg-type]

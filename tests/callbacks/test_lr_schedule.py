@@ -398,7 +398,7 @@ def test_the_rate_that_a_finder_proposes_is_the_base(tmp_path: Path) -> None:
         ({"schedule": "plateau", "patience": -1}, "patience must be >= 0, got -1"),
         ({"warmup": 1.5}, "warmup must be a fraction of the run .*, got 1.5"),
         ({"warmup": -1}, "warmup must be"),
-        ({"optimizer": -1}, "optimizer must be the number of an optimizer, >= 0, or None for all, got -1"),
+        ({"optimizer": -1}, "optimizer must be the index of an optimizer, >= 0, or None for all, got -1"),
         ({"interval": "batch"}, "interval must be 'step' or 'epoch', got 'batch'"),
     ],
 )
@@ -414,10 +414,10 @@ def test_what_a_run_cannot_have_is_refused_before_the_first_step() -> None:
             return [optimizer], [lr_scheduler.ExponentialLR(optimizer, 0.9)]
 
     module = Scheduled()
-    with pytest.raises(ValueError, match="brings a scheduler of its own: return the optimizer alone"):
+    with pytest.raises(ValueError, match="has a scheduler of its own: return the optimizer alone"):
         fit(LRSchedule(), module=module)
     assert not module.used
-    with pytest.raises(ValueError, match="'plateau' judges a validation metric, but this run has no validation"):
+    with pytest.raises(ValueError, match="'plateau' needs a validation metric, but this run has no validation"):
         fit(LRSchedule("plateau"))
     with pytest.raises(ValueError, match=r"monitor must be a metric that validation logs \(val/loss\), got 'val/acc'"):
         fit(LRSchedule("plateau", monitor="val/acc"), limit_val_batches=1)

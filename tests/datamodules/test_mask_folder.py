@@ -39,7 +39,7 @@ def test_parts_of_their_own(tmp_path: Path) -> None:
         "test": [9, 10],
     }
     assert data.class_counts == [7 * 100, 7 * 20]
-    assert parts["train"].called(6) == "images/deep/er/x.png".replace("images", "train/images")
+    assert parts["train"].name_of(6) == "images/deep/er/x.png".replace("images", "train/images")
     _, y = parts["val"].batch(torch.tensor([1]))
     assert y[0, :5, :4].unique().tolist() == [1]
     assert y.sum() == 20

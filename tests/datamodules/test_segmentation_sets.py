@@ -35,7 +35,7 @@ def read(part: Any) -> tuple[torch.Tensor, torch.Tensor]:
 def test_parts(cls: Any, fake: Callable[..., Path], size: tuple[int, int], tmp_path: Path) -> None:
     data = set_up(cls, fake(tmp_path), size)
     assert {name: len(part) for name, part in data._parts.items()} == {"train": 3, "val": 3, "test": 4}
-    names = {name: {part.called(i) for i in range(len(part))} for name, part in data._parts.items()}
+    names = {name: {part.name_of(i) for i in range(len(part))} for name, part in data._parts.items()}
     assert len(set.union(*names.values())) == 10
     x, y = read(data._parts["train"])
     assert (x.shape, y.shape) == ((3, *data.input_shape), (3, *size))
@@ -53,8 +53,8 @@ def test_a_trimap_is_background_pet_and_a_border_that_is_ignored(tmp_path: Path)
 
 def test_voc_tests_on_its_validation_part_and_ignores_borders(tmp_path: Path) -> None:
     data = set_up(VOCSegmentationDataModule, voc(tmp_path), (10, 12))
-    assert all("2009_" in data._parts["test"].called(i) for i in range(4))
-    assert all("2008_" in data._parts[part].called(i) for part in ("train", "val") for i in range(3))
+    assert all("2009_" in data._parts["test"].name_of(i) for i in range(4))
+    assert all("2008_" in data._parts[part].name_of(i) for part in ("train", "val") for i in range(3))
     _, y = read(data._parts["test"])
     assert y[:, 1, 1].tolist() == [20, 19, 18, 17]
     assert data.class_names[20] == "tvmonitor"
@@ -66,8 +66,8 @@ def test_voc_tests_on_its_validation_part_and_ignores_borders(tmp_path: Path) ->
 def test_cityscapes_has_its_nineteen_classes(tmp_path: Path) -> None:
     data = set_up(CityscapesDataModule, cityscapes(tmp_path), (8, 16))
     part = data._parts["test"]
-    assert [part.called(i).split("/")[2] for i in range(4)] == ["aachen", "aachen", "zurich", "zurich"]
-    assert all(part.called(i).startswith("leftImg8bit/val/") for i in range(4))
+    assert [part.name_of(i).split("/")[2] for i in range(4)] == ["aachen", "aachen", "zurich", "zurich"]
+    assert all(part.name_of(i).startswith("leftImg8bit/val/") for i in range(4))
     x, y = read(part)
     assert x[:, 0, 0, 0].tolist() == [1, 3, 0, 2]  # and the masks are those of their images
     wanted = [next(c.train_id for c in Cityscapes.classes if c.id == k) for k in range(34)]
