@@ -35,7 +35,7 @@ ROOMS: dict[str, set[str]] = {
     "tasks": TASKS,
     **{room: TASKS | {"tasks"} | FAMILIES for room in FAMILIES},
     "testing": TASKS | {"tasks"},
-    "__init__": LIGHT,
+    "__init__": {*LIGHT, "registry"},
 }
 NAMED_TUPLE = {"_asdict", "_fields", "_replace"}
 LOOPS = re.compile(

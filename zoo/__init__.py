@@ -14,6 +14,7 @@ from typing import Any
 
 import lazy_loader
 
+from zoo.registry import find_more_by
 from zoo.spelling import suggest
 
 _import, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
@@ -22,11 +23,11 @@ _import, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'zoo' has no attribute {name!r}{suggest(name, __all__)}; dir(zoo) lists all")
-    if name in (
-        "create_model",
-        "list_models",
-        "load",
-    ):  # these find any model: families register when they are imported
-        for other in __all__:
-            _import(other)
     return _import(name)
+
+
+@find_more_by
+def _import_all() -> None:
+    """Import every public name: families register their models when they are imported."""
+    for name in __all__:
+        _import(name)

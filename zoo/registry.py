@@ -1,6 +1,7 @@
 """The registry: a name stands for a LightningModule class and a preset of its arguments."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -18,6 +19,21 @@ class Entry:
 
 
 _ENTRIES: dict[str, Entry] = {}
+_find_more: list[Callable[[], None]] = []
+
+
+def find_more_by(function: Callable[[], None]) -> Callable[[], None]:
+    """Call ``function``, once, before all models are listed or a name is given up: it imports modules that register models.
+
+    The package itself does so for its families, which are imported on first use.
+    """
+    _find_more.append(function)
+    return function
+
+
+def _complete() -> None:
+    while _find_more:
+        _find_more.pop()()
 
 
 def register(name: str, cls: type, **preset: Any) -> None:
@@ -46,6 +62,8 @@ def get(name: str) -> Entry:
         ValueError: unknown name; the message suggests the closest.
     """
     if name not in _ENTRIES:
+        _complete()
+    if name not in _ENTRIES:
         raise ValueError(f"unknown model {name!r}{suggest(name, _ENTRIES)}; `zoo models` lists all {len(_ENTRIES)}")
     return _ENTRIES[name]
 
@@ -57,6 +75,7 @@ def list_models(pattern: str = "*") -> list[str]:
         >>> list_models("lenet*")
         ['lenet5', 'lenet5_relu']
     """
+    _complete()
     names = [name for name in _ENTRIES if fnmatchcase(name, pattern)]
     return sorted(names, key=lambda name: [int(c) if c.isdigit() else c for c in _split_digits(name)])
 

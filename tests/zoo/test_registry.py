@@ -1,10 +1,16 @@
 """The registry, and the lazy package."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 import zoo
 from zoo import registry
 from zoo.tasks import ClassificationTask
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_names_sort_as_a_person_would() -> None:
@@ -51,3 +57,21 @@ def test_every_argument_of_the_parents_is_known() -> None:
     assert {"depth", "width", "num_classes", "mode", "top_k", "optimizer", "lr"} <= set(known)
     assert "net" not in known
     assert "net" in registry.arguments_of(ClassificationTask)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "zoo.registry.get('resnet20')",
+        "zoo.create.load('lenet5_digits')",
+        "zoo.segmentation.UNetSegmenter('resnet20', {'width': 4})",
+        "zoo.autoencoder.VAE(weights='lenet5_digits')",
+    ],
+)
+def test_every_way_in_finds_the_models_of_all_families(line: str) -> None:
+    """In a fresh process, where nothing else was imported."""
+    module = line.partition("(")[0].rpartition(".")[0]
+    code = f"import {module}\ntry:\n    {line}\nexcept ValueError as error:\n    print(error)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "unknown model" not in done.stdout

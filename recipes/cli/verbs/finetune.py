@@ -98,9 +98,8 @@ def _config(
 ) -> dict[str, Any]:
     """Inspect the folder, print the plan and return the recipe filled in for the folder and the model."""
     from recipes.cli.verbs.inspection import inspect
-    from zoo import list_models, registry
+    from zoo import registry
 
-    list_models()  # registers all families
     entry = registry.get(arguments.model)
     check_model(entry)
     inspection = inspect(arguments.folder, **_data_options(overrides))
