@@ -11,6 +11,7 @@ from torch.distributions import Bernoulli, Categorical, Distribution, Normal, Po
 from torchmetrics import MeanMetric, Metric
 
 from zoo.blocks import flatten_features
+from zoo.losses.means import counted, weighted_mean
 from zoo.model import Makes
 from zoo.registry import register
 from zoo.tasks import Task, TaskArguments
@@ -77,8 +78,8 @@ class GLMRegressor(Task):
     absolute difference of y from its expectation (categorical: of the probability of the true class from 1).
 
     Shape:
-        batch: ``(x, y)`` with y ``(B, K)``, with one output also ``(B,)``; categorical: int64 ``(B,)``; evaluation also takes
-        ``(x, y, weight)``: rows of weight 0 count nowhere.
+        batch: ``(x, y)`` with y ``(B, K)``, with one output also ``(B,)``, categorical int64 ``(B,)``; or ``(x, y, weight)`` with
+        weight ``(B,)`` or the shape of y: of weight 0 nothing counts.
 
     Raises:
         ValueError: an argument out of its range, or targets of another shape or outside the family's support.
@@ -123,25 +124,27 @@ class GLMRegressor(Task):
             raise ValueError(f"{family} targets must be {wanted}, got values in {y.min():g}..{y.max():g}")
 
     def _losses(self, eta: Tensor, y: Tensor) -> Tensor:
-        """Negative log-likelihood of each example in nats, a mean over its targets, ``(B,)``."""
+        """Negative log-likelihood of each target in nats: ``(B, K)``, categorical ``(B,)``."""
         target = self._targets(y, eta.shape[1])
         if self.net.family != "categorical":
             target = target.to(eta.dtype)
-        return -self.net.distribution(eta).log_prob(target).reshape(len(y), -1).mean(dim=1)
+        return -self.net.distribution(eta).log_prob(target)
 
     def _errors(self, eta: Tensor, y: Tensor) -> Tensor:
-        """|y - E y| of each example, a mean over its targets, ``(B,)``."""
+        """|y - E y| of each target: ``(B, K)``, categorical ``(B,)``."""
         target, mean = self._targets(y, eta.shape[1]), self.net.expectation(eta)
         if self.net.family == "categorical":
             return 1 - mean.gather(1, target.unsqueeze(1)).squeeze(1)
-        return (target - mean).abs().mean(dim=1)
+        return (target - mean).abs()
 
-    def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int]:
-        """Mean negative log-likelihood."""
-        x, y = batch[0], batch[1]
-        eta = self(x).to(self.mean.dtype)  # under autocast too: the exponential of the poisson link wants the digits
-        loss = self._losses(eta, y).mean()
-        return loss, {"loss": loss, "mae": self._errors(eta.detach(), y).mean()}, len(y)
+    def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int | Tensor]:
+        """Return the mean negative log-likelihood; the mean absolute error is logged beside it."""
+        x, y, *rest = batch
+        weight = rest[0] if rest else None
+        eta = self(x).to(self.mean.dtype)  # under autocast too: the exponential of the poisson link needs the digits
+        loss, count = weighted_mean(self._losses(eta, y), weight)
+        mae, _ = weighted_mean(self._errors(eta.detach(), y), weight)
+        return loss, {"loss": loss, "mae": mae}, count
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Look at the targets in the first epoch."""
@@ -153,13 +156,12 @@ class GLMRegressor(Task):
         return {name: MeanMetric(nan_strategy="disable") for name in ("loss", "mae")}
 
     def update_metrics(self, metrics: dict[str, Metric], batch: Any) -> None:
-        """Add a batch; rows of weight 0 count nowhere."""
         x, y, *rest = batch
+        weight = rest[0] if rest else None
         self._check_support(y)
         eta = self(x).to(self.mean.dtype)
-        kept = rest[0] > 0 if rest else torch.ones(len(y), dtype=torch.bool, device=eta.device)
-        metrics["loss"].update(self._losses(eta, y)[kept])
-        metrics["mae"].update(self._errors(eta, y)[kept])
+        metrics["loss"].update(counted(self._losses(eta, y), weight))
+        metrics["mae"].update(counted(self._errors(eta, y), weight))
 
     def predict_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
         """What a user can read.

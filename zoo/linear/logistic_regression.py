@@ -70,7 +70,7 @@ class LogisticRegressionClassifier(ClassificationTask):
             LogisticRegression(in_features=in_features, num_outputs=outputs), num_classes, mode=mode, **task
         )
 
-    def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int]:
+    def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int | Tensor]:
         """Mean binary cross-entropy plus the penalty; both are logged, each by itself."""
         loss, means, count = super().training_losses(batch)
         l2 = self.hparams["l2"]

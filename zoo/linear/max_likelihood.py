@@ -11,9 +11,11 @@ from torch import Tensor, distributions, nn
 from torch.distributions import Distribution, transform_to
 from torchmetrics import MeanMetric, Metric
 
+from zoo.losses.means import counted, weighted_mean
 from zoo.registry import register
 from zoo.spelling import suggest
 from zoo.tasks import Task, TaskArguments
+from zoo.tasks.base import input_of
 
 # of several arguments that say the same, the one that is learned
 _REDUNDANT = {"probs": "logits", "covariance_matrix": "scale_tril", "precision_matrix": "scale_tril"}
@@ -78,10 +80,16 @@ class FittedDistribution(nn.Module):
         return self.family(**learned, **fixed, validate_args=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Log-likelihood of each example, summed over the columns of a family of numbers."""
+        """Return the log-likelihood of each example, a sum over the columns where the family is one of numbers."""
         made = self.distribution()
-        if x.ndim == 1 and made.batch_shape == (1,) and not made.event_shape:
+        shape = made.batch_shape + made.event_shape
+        if x.ndim == 1 and shape == (1,):
             x = x.unsqueeze(1)  # (B,) -> (B, 1)
+        if x.shape[1:] not in (shape, shape or (1,)):
+            raise ValueError(
+                f"{self.family.__name__} was built for examples of shape {tuple(shape)}, got {tuple(x.shape)} for a batch: set "
+                f"size={x.shape[-1]}"
+            )
         likelihood = made.log_prob(x)
         return likelihood.flatten(1).sum(dim=1) if likelihood.ndim > 1 else likelihood
 
@@ -93,7 +101,7 @@ class MaximumLikelihood(Task):
     gives the solution at once where the data fit into memory.
 
     Shape:
-        batch: ``x`` or ``(x, ...)``; evaluation takes rows of weight 0 in ``(x, y, weight)``, which count nowhere.
+        batch: ``x``, ``(x, y)`` with a y of no use, or ``(x, y, weight)`` with weight ``(B,)``: rows of weight 0 do not count.
 
     Raises:
         ValueError: as the net, or data outside the family's support.
@@ -110,41 +118,54 @@ class MaximumLikelihood(Task):
     ) -> None:
         super().__init__(FittedDistribution(family=family, size=size, fixed=fixed), **task)
 
-    def standardize(self, x: Tensor) -> Tensor:
-        """The data as they are."""
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """Shape of one example: that of the data, before any were seen that of the distribution."""
+        if self.input_shape is not None:
+            return self.input_shape
+        made = self.net.distribution()
+        return tuple(made.batch_shape + made.event_shape)
+
+    def standardize(self, x: Any) -> Any:
+        """Return the data as they are."""
         return x
 
     def check_support(self, x: Tensor) -> None:
+        """Refuse data that the family cannot produce.
+
+        Raises:
+            ValueError: A value outside of the support.
+        """
         support: Any = self.net.distribution().support
         if not support.check(x).all():
             raise ValueError(f"{self.hparams['family']} cannot have made these data: they must be {support}")
 
-    def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int]:
-        """Mean negative log-likelihood."""
-        x = batch if isinstance(batch, Tensor) else batch[0]
-        loss = -self(x).mean()
-        return loss, {"loss": loss}, len(x)
+    def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int | Tensor]:
+        """Return the mean negative log-likelihood."""
+        loss, count = weighted_mean(-self(input_of(batch)), _weight_of(batch))
+        return loss, {"loss": loss}, count
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Look at the data in the first epoch."""
+        """Check the data in the first epoch."""
         if self.trainer.current_epoch == 0:
-            self.check_support(batch if isinstance(batch, Tensor) else batch[0])
+            self.check_support(input_of(batch))
 
     def build_metrics(self) -> dict[str, Metric]:
-        """Negative log-likelihood."""
         return {"loss": MeanMetric(nan_strategy="disable")}
 
     def update_metrics(self, metrics: dict[str, Metric], batch: Any) -> None:
-        """Add a batch; rows of weight 0 count nowhere."""
-        x = batch if isinstance(batch, Tensor) else batch[0]
+        x = input_of(batch)
         self.check_support(x)
-        losses = -self(x)
-        kept = losses[batch[2] > 0] if not isinstance(batch, Tensor) and len(batch) > 2 else losses
-        metrics["loss"].update(kept)
+        metrics["loss"].update(counted(-self(x), _weight_of(batch)))
 
     def predict_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
-        """``log_likelihood``: of each example in nats, ``(B,)``."""
-        return {"log_likelihood": self(batch if isinstance(batch, Tensor) else batch[0])}
+        """Return ``log_likelihood``: of each example in nats, ``(B,)``."""
+        return {"log_likelihood": self(input_of(batch))}
+
+
+def _weight_of(batch: Any) -> Tensor | None:
+    """Weights of the rows of a batch ``x`` or ``(x, y, weight)``."""
+    return batch[2] if not isinstance(batch, Tensor) and len(batch) > 2 else None
 
 
 def fit_distribution(

@@ -90,6 +90,48 @@ def test_log_likelihood_and_its_mean() -> None:
     assert metrics["loss"].compute().item() == pytest.approx(-wanted[weight > 0].mean().item())
 
 
+@pytest.mark.parametrize(
+    ("family", "size", "fixed", "shape"),
+    [
+        ("Gumbel", 1, None, (1,)),
+        ("Normal", 3, None, (3,)),
+        ("Gamma", 2, None, (2,)),
+        ("Binomial", 2, {"total_count": 10.0}, (2,)),
+        ("MultivariateNormal", 3, None, (3,)),
+        ("Dirichlet", 3, None, (3,)),
+        ("Categorical", 4, None, ()),
+    ],
+)
+def test_example_inputs_are_what_the_family_takes(family: str, size: int, fixed: Any, shape: tuple[int, ...]) -> None:
+    task = zoo.MaximumLikelihood(family, size, fixed)
+    assert task.example_shape == shape
+    inputs = task.example_inputs(5)
+    assert [tuple(x.shape) for x in inputs] == [(5, *shape)]
+    assert task(*inputs).shape == (5,)
+    assert (task.reads, task.makes, task.learns) == ("row", None, ())
+
+
+def test_the_first_look_finds_another_number_of_columns() -> None:
+    task = zoo.MaximumLikelihood("Normal", 2)
+    task.input_shape = (3,)
+    with pytest.raises(ValueError, match=r"Normal was built for examples of shape \(2,\), got \(1, 3\).* size=3"):
+        task.try_example()
+    task.input_shape = (2,)
+    task.try_example()
+    one = zoo.MaximumLikelihood("Normal")
+    with pytest.raises(ValueError, match=r"shape \(1,\), got \(4, 3\) for a batch: set size=3"):
+        one(torch.rand(4, 3))
+    assert one(torch.rand(4)).shape == one(torch.rand(4, 1)).shape == (4,)
+    labels = zoo.MaximumLikelihood("Categorical", 3)
+    assert torch.equal(labels(torch.tensor([0, 2])), labels(torch.tensor([[0], [2]])))
+
+
+def test_nothing_is_standardized() -> None:
+    task = zoo.MaximumLikelihood("Normal").set_standardization(5.0, 2.0)
+    x = torch.randn(4, 1)
+    torch.testing.assert_close(task(x), td.Normal(0.0, 1.0).log_prob(x).squeeze(1))
+
+
 @pytest.mark.parametrize("family", ["Normal", "Gamma", "StudentT", "Gumbel"])
 def test_contract(family: str) -> None:
     task = zoo.MaximumLikelihood(family)
