@@ -1,7 +1,7 @@
 """The registry: a name stands for a LightningModule class and a preset of its arguments."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -113,7 +113,7 @@ def signature_of(cls: type) -> inspect.Signature:
     return inspect.Signature([*parameters.values(), *rest])
 
 
-def check_arguments(cls: type, kwargs: dict[str, Any]) -> None:
+def check_arguments(cls: type, kwargs: Mapping[str, Any]) -> None:
     """Raise a TypeError that names the closest argument when ``cls`` has no such one."""
     known = arguments_of(cls)
     for name in kwargs:

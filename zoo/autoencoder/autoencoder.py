@@ -15,9 +15,9 @@ from zoo.autoencoder.coders import (
     ConvEncoder,
     DenseDecoder,
     DenseEncoder,
-    check_latent_dim,
 )
 from zoo.blocks import Activation, Norm, Style, build_activation
+from zoo.blocks.generative import check_latent_dim
 from zoo.registry import register
 from zoo.tasks import ReconstructionArguments, ReconstructionTask
 

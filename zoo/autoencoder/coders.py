@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks import Activation, Style, build_activation, expansion
+from zoo.blocks.generative import concat_conditions
 
 
 class Coder(nn.Module):
@@ -46,17 +47,6 @@ class Coder(nn.Module):
         return x
 
 
-def check_latent_dim(latent_dim: int) -> None:
-    """Refuse a code without a number in it."""
-    if latent_dim < 1:
-        raise ValueError(f"latent_dim must be 1 or more, got {latent_dim}: a code needs a number")
-
-
-def one_hot(y: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
-    """``(B,)`` -> ``(B, K)``: 1 at the class, 0 elsewhere."""
-    return (y[:, None] == torch.arange(num_classes, device=y.device)).to(dtype)
-
-
 class DenseEncoder(nn.Module):
     """Hidden layers of any widths, then a linear one; no widths leave that alone.
 
@@ -85,7 +75,7 @@ class DenseEncoder(nn.Module):
 
     def forward(self, x: Tensor, conditions: Tensor | None = None) -> Tensor:
         """The outputs."""
-        return self.layers(_joined(x.flatten(1), conditions))
+        return self.layers(concat_conditions(x.flatten(1), conditions))
 
 
 class DenseDecoder(nn.Module):
@@ -110,7 +100,7 @@ class DenseDecoder(nn.Module):
 
     def forward(self, z: Tensor, conditions: Tensor | None = None) -> Tensor:
         """The example."""
-        return self.layers(_joined(z, conditions)).unflatten(1, self.input_shape)
+        return self.layers(concat_conditions(z, conditions)).unflatten(1, self.input_shape)
 
 
 class ConvEncoder(nn.Module):
@@ -153,10 +143,7 @@ class ConvEncoder(nn.Module):
 
     def forward(self, x: Tensor, conditions: Tensor | None = None) -> Tensor:
         """The outputs."""
-        if conditions is not None:
-            planes = conditions[:, :, None, None].expand(-1, -1, *x.shape[2:])  # (B, K) -> (B, K, H, W)
-            x = torch.cat([x, planes], dim=1)
-        return self.fc(self.features(x).flatten(1))  # (B, C, H, W) -> (B, C H W)
+        return self.fc(self.features(concat_conditions(x, conditions)).flatten(1))  # (B, C, H, W) -> (B, C H W)
 
 
 class ConvDecoder(nn.Module):
@@ -195,7 +182,9 @@ class ConvDecoder(nn.Module):
 
     def forward(self, z: Tensor, conditions: Tensor | None = None) -> Tensor:
         """The image."""
-        return self.layers(self.fc(_joined(z, conditions)).unflatten(1, self.shape))  # (B, C h w) -> (B, C, h, w)
+        return self.layers(
+            self.fc(concat_conditions(z, conditions)).unflatten(1, self.shape)
+        )  # (B, C h w) -> (B, C, h, w)
 
 
 def map_shapes(input_shape: Sequence[int], width: int, depth: int) -> list[tuple[int, int, int]]:
@@ -219,10 +208,6 @@ def map_shapes(input_shape: Sequence[int], width: int, depth: int) -> list[tuple
     for i in range(depth):
         shapes.append((width * 2**i, (shapes[-1][1] + 1) // 2, (shapes[-1][2] + 1) // 2))
     return shapes
-
-
-def _joined(rows: Tensor, conditions: Tensor | None) -> Tensor:
-    return rows if conditions is None else torch.cat([rows, conditions], dim=1)  # (B, D) and (B, K) -> (B, D + K)
 
 
 def _dense(sizes: Sequence[int], num_outputs: int, activation: Activation) -> nn.Sequential:

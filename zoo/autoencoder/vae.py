@@ -15,10 +15,9 @@ from zoo.autoencoder.coders import (
     ConvEncoder,
     DenseDecoder,
     DenseEncoder,
-    check_latent_dim,
-    one_hot,
 )
 from zoo.blocks import Activation, Norm, Style
+from zoo.blocks.generative import check_latent_dim, one_hot
 from zoo.registry import register
 from zoo.tasks import VariationalArguments, VariationalTask
 
@@ -43,11 +42,7 @@ class PosteriorCoder(Coder):
         return self.decode(self.encode(x, y)[0], y)
 
     def _conditions(self, x: Tensor, y: Tensor | None) -> Tensor | None:
-        if not self.conditional:
-            return None
-        if y is None:
-            raise ValueError(f"{type(self).__name__} is conditional: give the class y of each example")
-        return one_hot(y, self.num_classes, x.dtype)
+        return one_hot(y, self.num_classes, x.dtype) if self.conditional else None
 
 
 class VAENet(PosteriorCoder):

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from zoo.blocks.generative import check_latent_dim, concat_conditions, one_hot
 
 
 class Adversaries(nn.Module):
@@ -75,13 +75,7 @@ class WithClass(nn.Module):
         """The net's output."""
         x = x.flatten(1) if self.flatten else x
         if self.num_classes:
-            if y is None:
-                raise ValueError(
-                    f"a conditional net wants a class an example, y in 0..{self.num_classes - 1}, got none"
-                )
-            code = F.one_hot(y.long(), self.num_classes).to(x.dtype)
-            code = code.view(*code.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])
-            x = torch.cat([x, code], dim=1)  # (B, C, ...) and (B, K, ...) -> (B, C + K, ...)
+            x = concat_conditions(x, one_hot(y, self.num_classes, x.dtype))
         x = self.net(x)
         return x if self.shape is None else x.view(-1, *self.shape)
 
@@ -95,8 +89,7 @@ def check_shapes(input_shape: Sequence[int], latent_dim: int, num_classes: int =
     shape = tuple(int(n) for n in input_shape)
     if len(shape) not in (1, 3) or math.prod(shape) < 1 or min(shape) < 1:
         raise ValueError(f"input_shape must be [D] or [C, H, W], each 1 or more, got {list(shape)}")
-    if latent_dim < 1:
-        raise ValueError(f"latent_dim must be 1 or more, got {latent_dim}")
+    check_latent_dim(latent_dim)
     if num_classes < 0 or num_classes == 1:
         raise ValueError(f"a conditional net wants num_classes of 2 or more, got {num_classes}")
     return shape

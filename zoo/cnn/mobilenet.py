@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from zoo.blocks import Activation, ConvNet, Dropout, Norm, Style
 from zoo.blocks.classifier import check_images
+from zoo.cnn.resnet import initialize
 from zoo.registry import register
 from zoo.tasks import ClassificationArguments, ClassificationTask
 
@@ -83,11 +84,7 @@ class MobileNet(ConvNet):
         self.blocks = nn.ModuleList(blocks)
         self.num_features = channels
         self.fc = nn.Linear(channels, num_classes)
-        for module in self.modules():
-            if isinstance(
-                module, nn.Conv2d
-            ):  # by fan-in: torch's fan-out of a depthwise convolution forgets its groups
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        initialize(self, "fan_in")  # torch's fan-out of a depthwise convolution ignores its groups
 
     def features(self, x: Tensor) -> list[Tensor]:
         """The last map of each size, finest first: strides 2, 4, 8, 16, 32."""

@@ -135,11 +135,9 @@ class FCNSegmenter(SegmentationTask):
         in_channels: int = 3,
         **task: Unpack[SegmentationArguments],
     ) -> None:
-        source = build_encoder(encoder, encoder_args, in_channels, encoder_weights)
-        net: Any = source.net
+        net, source = build_encoder(encoder, encoder_args, in_channels, encoder_weights)
         super().__init__(FCN(encoder=net, num_classes=num_classes, variant=variant), num_classes, **task)
-        if encoder_weights is not None:
-            take_standardization(self, source)
+        take_standardization(self, source)
 
 
 for _variant in FINER:

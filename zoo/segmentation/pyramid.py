@@ -1,5 +1,6 @@
 """What FCN and U-Net share: a convolutional classifier as the encoder, its maps laid on the grids of an image of any size."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from zoo.blocks.layers import parameters_of
 from zoo.blocks.modes import evaluating
 from zoo.create import create_model
 from zoo.model import Model
-from zoo.registry import arguments_of, get
+from zoo.registry import arguments_of, check_arguments, get
 
 
 class EncoderDecoder(nn.Module):
@@ -140,25 +141,40 @@ def _drop_unused(net: nn.Module, used: set[str], prefix: str = "") -> None:
             setattr(net, name, nn.Identity())
 
 
-def build_encoder(name: str, arguments: dict[str, Any] | None, in_channels: int, weights: str | None) -> Model:
-    """A registered classifier whose net is to be an encoder.
+def build_encoder(
+    name: str,
+    arguments: Mapping[str, Any] | None,
+    in_channels: int,
+    weights: str | None,
+    plain: type[ConvNet] | None = None,
+    plain_args: Mapping[str, Any] | None = None,
+) -> tuple[ConvNet, Model | None]:
+    """Build the net that an encoder-decoder has as its encoder.
 
     Args:
-        name: of a convolutional classifier, see ``zoo models``.
-        arguments: of its class, e.g. ``{"width": 32}``.
-        in_channels: channels C of the image.
-        weights: see :func:`zoo.create_model`; None: fresh ones.
+        name: Name of a registered convolutional classifier, see ``zoo models``; or "plain", where there is one.
+        arguments: Arguments of its class, e.g. ``{"width": 32}``.
+        in_channels: Number of channels C of the image.
+        weights: Where the weights come from, see :func:`zoo.create_model`; None: fresh ones.
+        plain: Class of the encoder "plain"; None: there is none.
+        plain_args: Arguments of "plain", which ``arguments`` may override.
 
     Returns:
-        The classifier's task: its ``net``, and the ``mean`` and ``std`` that came with the weights.
+        The net, and the classifier that it is part of, which has the ``mean`` and ``std`` that belong to the weights. "plain" is
+        part of none.
 
     Raises:
-        TypeError, ValueError: no convolutional classifier of that name, an argument that it does not have, or weights that are not
+        TypeError, ValueError: There is no convolutional classifier of that name, it has no such argument, or the weights are not
             its own.
     """
     arguments = arguments or {}
     if "in_channels" in arguments:
         raise TypeError("give in_channels to the model itself, not in encoder_args")
+    if name == "plain" and plain is not None:
+        if weights is not None:
+            raise ValueError(f"the plain encoder has no weights of its own, got encoder_weights={weights!r}")
+        check_arguments(plain, arguments)
+        return plain(**{"in_channels": in_channels, **(plain_args or {}), **arguments}), None
     if weights is not None and torch.get_default_device().type == "meta":
         raise ValueError(f"weights bring the encoder too: leave encoder_weights={weights!r} out, or weights")
     known = arguments_of(get(name).cls)
@@ -167,10 +183,10 @@ def build_encoder(name: str, arguments: dict[str, Any] | None, in_channels: int,
         raise ValueError(  # noqa: TRY004 (of the name, which is a str)
             f"encoder must be a convolutional classifier such as resnet34 or vgg16, and {name} is none: it makes no maps"
         )
-    return task
+    return task.net, task
 
 
-def take_standardization(task: Model, source: Model) -> None:
-    """Standardize as the encoder's weights need it, where they came with a standardization; a later fit keeps it."""
-    if source.standardized:
+def take_standardization(task: Model, source: Model | None) -> None:
+    """Copy the standardization that the encoder's weights came with, if any; a later fit keeps it."""
+    if source is not None and source.standardized:
         task.set_standardization(source.mean, source.std)

@@ -14,7 +14,8 @@ from typing_extensions import override
 
 from zoo.blocks import Activation, ConvNet, Norm, Style, build_dropout
 from zoo.blocks.classifier import check_images
-from zoo.registry import check_arguments, register
+from zoo.cnn.resnet import initialize
+from zoo.registry import register
 from zoo.segmentation.pyramid import EncoderDecoder, build_encoder, take_standardization
 from zoo.tasks import SegmentationArguments, SegmentationTask
 
@@ -68,7 +69,7 @@ class UNetEncoder(ConvNet):
         self.stages = nn.ModuleList(DoubleConv(a, b, style) for a, b in pairwise(widths))
         self.pool = nn.MaxPool2d(2)
         self.fc = nn.Identity()
-        initialize(self)
+        initialize(self, "fan_in")  # section 3
 
     def features(self, x: Tensor) -> list[Tensor]:
         """The maps of all stages, finest first: strides 1, 2, 4 ..."""
@@ -144,7 +145,7 @@ class UNet(EncoderDecoder):
             out = finer.get(stride, max(channels // 2, min(channels, _LEAST)))
             self.stages.append(Up(channels, out, finer.get(stride, 0) if skip == "concat" else 0, style))
             channels = out
-        initialize(self.stages)
+        initialize(self.stages, "fan_in")  # section 3
         self.head = nn.Conv2d(channels, num_classes, 1)
 
     @override
@@ -158,13 +159,6 @@ class UNet(EncoderDecoder):
     @override
     def decoder_groups(self) -> list[list[str]]:
         return [*([f"stages.{i}"] for i in range(len(self.stages))), ["head"]]
-
-
-def initialize(net: nn.Module) -> None:
-    """Draw convolutions from N(0, 2 / fan-in): section 3."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
 
 class UNetSegmenter(SegmentationTask):
@@ -192,26 +186,20 @@ class UNetSegmenter(SegmentationTask):
         dropout: float = 0.0,
         **task: Unpack[SegmentationArguments],
     ) -> None:
-        source: Any
-        if encoder == "plain":
-            if encoder_weights is not None:
-                raise ValueError(
-                    f"the plain encoder has no weights of its own, got encoder_weights={encoder_weights!r}"
-                )
-            check_arguments(UNetEncoder, encoder_args or {})
-            maps: Any = UNetEncoder(
-                **{"in_channels": in_channels, "norm": norm, "activation": activation, **(encoder_args or {})}
-            )
-        else:
-            source = build_encoder(encoder, encoder_args, in_channels, encoder_weights)
-            maps = source.net
+        net, source = build_encoder(
+            encoder,
+            encoder_args,
+            in_channels,
+            encoder_weights,
+            plain=UNetEncoder,
+            plain_args={"norm": norm, "activation": activation},
+        )
         super().__init__(
-            UNet(encoder=maps, num_classes=num_classes, skip=skip, norm=norm, activation=activation, dropout=dropout),
+            UNet(encoder=net, num_classes=num_classes, skip=skip, norm=norm, activation=activation, dropout=dropout),
             num_classes,
             **task,
         )
-        if encoder_weights is not None:
-            take_standardization(self, source)
+        take_standardization(self, source)
 
 
 register("unet", UNetSegmenter)

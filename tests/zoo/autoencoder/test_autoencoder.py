@@ -127,7 +127,7 @@ def test_a_binary_code_is_zeros_and_ones_and_the_encoder_learns(bottleneck: Any)
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Autoencoder(latent_dim=0), "latent_dim must be 1 or more, got 0: a code needs a number"),
+        (lambda: Autoencoder(latent_dim=0), "latent_dim must be 1 or more, got 0"),
         (lambda: ConvAutoencoder(latent_dim=-1), "latent_dim must be 1 or more, got -1"),
         (lambda: Autoencoder(widths=[5, 0]), r"widths must be 1 or more each, got \[5, 0\]"),
         (lambda: ConvAutoencoder(depth=0), "width and depth must be 1 or more, got 32 and 0"),

@@ -127,6 +127,7 @@ def test_images_below_the_stride_are_refused(encoder: str, size: int, least: int
         ({"encoder": "resnet18", "encoder_args": {"widht": 4}}, TypeError, "did you mean 'width'"),
         ({"encoder_args": {"widht": 4}}, TypeError, "UNetEncoder has no argument 'widht', did you mean 'width'"),
         ({"encoder": "resnet18", "encoder_args": {"in_channels": 1}}, TypeError, "not in encoder_args"),
+        ({"encoder_args": {"in_channels": 1}}, TypeError, "give in_channels to the model itself, not in encoder_args"),
         ({"encoder_weights": "imagenet"}, ValueError, "the plain encoder has no weights"),
         ({"encoder_args": {"depth": 0}}, ValueError, "depth must be 1 or more"),
         ({"skip": "sum"}, ValueError, "skip must be 'concat' or 'none'"),
@@ -137,6 +138,20 @@ def test_bad_encoders(arguments: dict, error: type[Exception], message: str) -> 
         zoo.create_model("unet", **arguments)
 
 
+def test_the_plain_encoder_is_unets_own() -> None:
+    net = zoo.create_model(
+        "unet", encoder_args={"width": 4, "depth": 1, "norm": "none"}, in_channels=2, norm="group"
+    ).net
+    assert isinstance(net.encoder, UNetEncoder)
+    assert net.in_channels == 2
+    assert not any(
+        isinstance(m, nn.GroupNorm) for m in net.encoder.modules()
+    )  # its arguments win over those of the decoder
+    assert any(isinstance(m, nn.GroupNorm) for m in net.stages.modules())
+    with pytest.raises(ValueError, match="unknown model 'plain'"):
+        zoo.FCNSegmenter(encoder="plain")
+
+
 @pytest.mark.parametrize("name", ["unet", "fcn8s_vgg16"])
 def test_an_encoder_brings_its_weights_and_their_standardization(name: str, tmp_path: Path) -> None:
     source = zoo.load("resnet20_digits")
@@ -145,7 +160,7 @@ def test_an_encoder_brings_its_weights_and_their_standardization(name: str, tmp_
     for key, value in wanted.items():
         assert torch.equal(model.net.encoder.state_dict()[key], value), key
     assert torch.equal(model.mean, source.mean)
-    assert model._standardized
+    assert model.standardized
     assert "encoder_weights" not in model.hparams
     # a folder brings all of it, without the weights it began with
     model.save_pretrained(tmp_path / "model")

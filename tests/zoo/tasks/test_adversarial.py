@@ -248,7 +248,7 @@ def test_predictions_are_scores() -> None:
     task, (x, y) = build(classes=2), data()[:5]
     score = task.predict_step((x, y))["score"]
     torch.testing.assert_close(score, task.net.discriminator(x, y).sigmoid().float())
-    with pytest.raises(ValueError, match=r"wants a class an example, y in 0\.\.1, got none"):
+    with pytest.raises(ValueError, match=r"needs the class y of each example, in 0\.\.1, got none"):
         task.predict_step(x)
 
 
