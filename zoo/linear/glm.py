@@ -1,8 +1,9 @@
 """Generalized linear models with canonical links: McCullagh and Nelder 1989, "Generalized Linear Models", chapter 2.
 
-Here with unit dispersion: the gaussian family has variance 1, so its scale is not estimated.
+The dispersion is 1: the gaussian family has variance 1, its scale is not estimated.
 """
 
+import math
 from typing import Any, Literal, Unpack
 
 import torch
@@ -15,27 +16,28 @@ from zoo.losses.means import counted, weighted_mean
 from zoo.model import Makes
 from zoo.registry import register
 from zoo.tasks import Task, TaskArguments
+from zoo.tasks.base import input_of
 
 Family = Literal["gaussian", "bernoulli", "categorical", "poisson"]
 FAMILIES = ("gaussian", "bernoulli", "categorical", "poisson")
 
 
 class GLM(nn.Module):
-    """The natural parameters eta = W x + b of a distribution of the exponential family.
+    """Linear natural parameters, eta = W x + b, of a distribution of the exponential family.
 
-    The canonical link makes the mean of y a fixed function of eta: identity (gaussian), sigmoid (bernoulli), softmax
+    With the canonical link the mean of y is a fixed function of eta: identity (gaussian), sigmoid (bernoulli), softmax
     (categorical), exp (poisson).
 
     Args:
-        in_features: number of inputs D; images are flattened.
-        num_outputs: number of natural parameters K: targets an example, or classes (categorical).
+        in_features: Number of inputs D; images are flattened.
+        num_outputs: Number of natural parameters K: targets of an example, or classes (categorical).
         family: "gaussian", "bernoulli", "categorical" or "poisson".
 
     Shape:
         ``(B, ...)`` with D numbers an example -> eta ``(B, K)``.
 
     Raises:
-        ValueError: an unknown family, one class only, or input that has not D numbers an example.
+        ValueError: An unknown family, a single class, or input that does not have D numbers an example.
     """
 
     def __init__(self, in_features: int = 10, num_outputs: int = 1, family: Family = "gaussian") -> None:
@@ -51,11 +53,11 @@ class GLM(nn.Module):
         self.fc = nn.Linear(in_features, num_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Natural parameters."""
+        """Return the natural parameters."""
         return self.fc(flatten_features(self, x, self.num_features))
 
     def distribution(self, eta: Tensor) -> Distribution:
-        """The distribution of y with natural parameters ``eta (B, K)``; its batch shape is ``(B, K)``, categorical ``(B,)``."""
+        """Return the distribution of y of natural parameters ``(B, K)``; its batch shape is ``(B, K)``, categorical ``(B,)``."""
         if self.family == "gaussian":
             return Normal(eta, torch.ones_like(eta), validate_args=False)
         if self.family == "bernoulli":
@@ -65,24 +67,24 @@ class GLM(nn.Module):
         return Poisson(eta.exp(), validate_args=False)
 
     def expectation(self, eta: Tensor) -> Tensor:
-        """The mean of y, ``(B, K)``; categorical: the probabilities of the classes."""
+        """Return the mean of y, ``(B, K)``; categorical: the probabilities of the classes."""
         if self.family == "categorical":
             return eta.softmax(dim=1)
         return self.distribution(eta).mean
 
 
 class GLMRegressor(Task):
-    """:class:`GLM`, trained by maximum likelihood. Arguments: those of the net, then ``**task``.
+    """A :class:`GLM` trained by maximum likelihood. Arguments: those of the net, then ``**task``.
 
     The loss is the negative log-likelihood in nats, a mean over examples and targets. Logs ``loss`` and ``mae``, the mean
-    absolute difference of y from its expectation (categorical: of the probability of the true class from 1).
+    absolute difference between y and its expectation (categorical: between 1 and the probability of the true class).
 
     Shape:
         batch: ``(x, y)`` with y ``(B, K)``, with one output also ``(B,)``, categorical int64 ``(B,)``; or ``(x, y, weight)`` with
         weight ``(B,)`` or the shape of y: of weight 0 nothing counts.
 
     Raises:
-        ValueError: an argument out of its range, or targets of another shape or outside the family's support.
+        ValueError: An argument out of its range, or targets of another shape or outside of the family's support.
     """
 
     net: GLM
@@ -98,7 +100,7 @@ class GLMRegressor(Task):
 
     @property
     def learns(self) -> tuple[str, ...]:
-        """A bernoulli and a categorical family learn from classes too."""
+        """Kinds of data whose targets it is trained on: the bernoulli and the categorical family take classes, too."""
         classes = self.net.family in ("bernoulli", "categorical")
         return ("classification", "regression") if classes else ("regression",)
 
@@ -114,7 +116,7 @@ class GLMRegressor(Task):
         return columns
 
     def _check_support(self, y: Tensor) -> None:
-        """Refuse targets that the family cannot have made."""
+        """Refuse targets outside of the family's support."""
         family = self.net.family
         if family == "gaussian" or not y.numel():
             return
@@ -147,12 +149,12 @@ class GLMRegressor(Task):
         return loss, {"loss": loss, "mae": mae}, count
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Look at the targets in the first epoch."""
+        """Check the targets in the first epoch."""
         if self.trainer.current_epoch == 0:
             self._check_support(batch[1])
 
     def build_metrics(self) -> dict[str, Metric]:
-        """Negative log-likelihood and mean absolute error."""
+        """Return the negative log-likelihood and the mean absolute error."""
         return {name: MeanMetric(nan_strategy="disable") for name in ("loss", "mae")}
 
     def update_metrics(self, metrics: dict[str, Metric], batch: Any) -> None:
@@ -164,18 +166,14 @@ class GLMRegressor(Task):
         metrics["mae"].update(counted(self._errors(eta, y), weight))
 
     def predict_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
-        """What a user can read.
-
-        Returns:
-            ``value``: the expectation of y, ``(B, K)``, with one output ``(B,)``; categorical: the probabilities ``(B, K)``.
-        """
-        eta = self(batch if isinstance(batch, Tensor) else batch[0]).float()
+        """Return ``value``: the expectation of y, ``(B, K)``, with one output ``(B,)``; categorical: probabilities ``(B, K)``."""
+        eta = self(input_of(batch)).float()
         value = self.net.expectation(eta)
         return {"value": value.squeeze(1) if value.shape[1] == 1 else value}
 
     def loss_floor(self) -> float:
-        """ln(2 pi) / 2 for a gaussian of variance 1; counts of a poisson have an entropy of their own, not known here."""
-        return 0.9189385332046727 if self.net.family == "gaussian" else 0.0
+        """Return ln(2 pi) / 2 for a gaussian of variance 1, else 0: the entropy of a poisson's counts is not known."""
+        return math.log(2 * math.pi) / 2 if self.net.family == "gaussian" else 0.0
 
 
 register("glm_gaussian", GLMRegressor)

@@ -1,7 +1,7 @@
 """Highway network: Srivastava et al. 2015, "Highway Networks", arXiv:1505.00387; "Training Very Deep Networks", arXiv:1507.06228.
 
-The dense nets of section 3.1; the convolutional ones stand in ``zoo.cnn``. A plain net of as many parameters is an MLP of 71 units
-a layer. Deviation from the papers: the gate's bias at the start, which they search, is given by depth.
+The dense nets of section 3.1; the convolutional ones are in ``zoo.cnn``. The plain net with as many parameters is an MLP with 71
+units a layer. Deviation from the papers: the initial bias of the gates, which they search for, is a function of the depth.
 """
 
 from typing import Unpack
@@ -12,26 +12,26 @@ from zoo.blocks import Activation, Classifier, HighwayLayer, build_activation, e
 from zoo.registry import register
 from zoo.tasks import ClassificationArguments, ClassificationTask
 
-GATE_BIAS = {10: -1.0, 20: -2.0, 50: -3.0, 100: -4.0}  # the deeper, the more is carried at first
+GATE_BIAS = {10: -1.0, 20: -2.0, 50: -3.0, 100: -4.0}  # by depth: deeper nets carry more at the start
 
 
 class Highway(Classifier):
-    """A dense layer that sets the width, then highway layers, then a linear output.
+    """A dense layer that sets the width, highway layers, and a linear output.
 
     Args:
-        depth: hidden layers, the first one plain and all others highway layers: 10, 20, 50, 100 in the paper.
-        gate_bias: what the bias of the transform gates starts at, below 0.
-        in_features: number of inputs D; images are flattened.
-        num_classes: number of classes K.
-        width: units of each layer, 50 in the paper.
-        activation: of the hidden units, a name of :func:`zoo.blocks.build_activation` but "maxout".
-        dropout: probability in [0, 1) that a transformed unit is dropped in training.
+        depth: Number of hidden layers, a plain one and ``depth - 1`` highway layers: 10, 20, 50, 100 in the paper.
+        gate_bias: Initial bias of the transform gates, below 0.
+        in_features: Number of inputs D; images are flattened.
+        num_classes: Number of classes K.
+        width: Number of units of each layer, 50 in the paper.
+        activation: Activation of the hidden units, a name of :func:`zoo.blocks.build_activation` except "maxout".
+        dropout: Probability in [0, 1) of dropping a transformed unit in training.
 
     Shape:
         ``(B, ...)`` with D numbers an example -> logits ``(B, K)``.
 
     Raises:
-        ValueError: an argument out of its range, or input that has not D numbers an example.
+        ValueError: An argument out of its range, or input that does not have D numbers an example.
     """
 
     def __init__(
@@ -49,7 +49,9 @@ class Highway(Classifier):
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
         if expansion(activation) != 1:
-            raise ValueError(f"activation {activation!r} takes several units for one, which a gate cannot follow")
+            raise ValueError(
+                f"activation {activation!r} takes several units for one, and a gate has one: choose another"
+            )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is a probability in [0, 1), got {dropout}")
         self.in_features = in_features
@@ -65,7 +67,6 @@ class Highway(Classifier):
         self.fc = nn.Linear(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
         x = flatten_features(self, x, self.in_features)
         for layer in self.layers:
             x = layer(x)

@@ -1,6 +1,6 @@
 """Linear regression (least squares): Bishop 2006, "Pattern Recognition and Machine Learning", section 3.1.
 
-By gradient, or in closed form from sums that are gathered batch by batch, so that the rows never sit in memory together.
+By gradient, or in closed form from sums over batches, so that the rows are never in memory at once.
 """
 
 from collections.abc import Iterable
@@ -18,14 +18,14 @@ class LinearRegression(nn.Module):
     """One linear layer: y = W x + b.
 
     Args:
-        in_features: number of inputs D; images are flattened.
-        num_outputs: number of outputs K.
+        in_features: Number of inputs D; images are flattened.
+        num_outputs: Number of outputs K.
 
     Shape:
         ``(B, ...)`` with D numbers an example -> ``(B, K)``.
 
     Raises:
-        ValueError: input that has not D numbers an example.
+        ValueError: Input that does not have D numbers an example.
     """
 
     def __init__(self, in_features: int = 10, num_outputs: int = 1) -> None:
@@ -34,14 +34,13 @@ class LinearRegression(nn.Module):
         self.fc = nn.Linear(in_features, num_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Outputs."""
         return self.fc(flatten_features(self, x, self.num_features))
 
 
 class LinearRegressor(RegressionTask):
-    """:class:`LinearRegression`, trained by gradient. Arguments: those of the net, then ``**task``.
+    """A :class:`LinearRegression` trained by gradient. Arguments: those of the net, then ``**task``.
 
-    :func:`fit_closed_form` gives the least-squares solution in one pass over the data.
+    :func:`fit_closed_form` sets the weights to the least-squares solution in one pass over the data.
     """
 
     def __init__(self, in_features: int = 10, num_outputs: int = 1, **task: Unpack[RegressionArguments]) -> None:
@@ -51,12 +50,15 @@ class LinearRegressor(RegressionTask):
 class NormalEquations:
     """Least squares in one pass: X'X and X'y with a column of ones, in float64 on the CPU.
 
-    Memory is (D + 1) (D + 1 + K) numbers whatever the number of rows. Columns are shifted and scaled by the first batch's mean
-    and deviation, which leaves the solution what it is and keeps the digits of columns far from zero.
+    Memory is (D + 1) (D + 1 + K) numbers, whatever the number of rows. Columns are shifted and scaled by the mean and the deviation
+    of the first batch: the solution is the same, and columns far from zero keep their digits.
 
     Args:
-        num_features: number of inputs D.
-        num_outputs: number of outputs K.
+        num_features: Number of inputs D.
+        num_outputs: Number of outputs K.
+
+    Attributes:
+        count: Number of rows so far.
 
     Example:
         >>> equations = NormalEquations(1)
@@ -81,12 +83,13 @@ class NormalEquations:
             x ``(B, ...)`` with D numbers an example, y ``(B, K)``, with one output also ``(B,)``.
 
         Raises:
-            ValueError: another shape.
+            ValueError: Another shape.
         """
         rows, targets = x.flatten(1), y.unsqueeze(1) if y.ndim == 1 else y
         if rows.shape[1] != self.num_features or targets.shape != (len(rows), self.num_outputs):
             raise ValueError(
-                f"wanted x (B, {self.num_features}) and y (B, {self.num_outputs}), got {tuple(x.shape)} and {tuple(y.shape)}"
+                f"x must have shape (B, {self.num_features}) and y (B, {self.num_outputs}), got {tuple(x.shape)} and "
+                f"{tuple(y.shape)}"
             )
         rows, targets = rows.to("cpu", torch.float64), targets.to("cpu", torch.float64)
         if not len(rows):
@@ -101,18 +104,18 @@ class NormalEquations:
         self.xy += z.T @ (targets - target_shift)
 
     def solve(self, ridge: float = 0.0) -> tuple[Tensor, Tensor]:
-        """The weights that minimize the sum of squared residuals plus ``ridge`` times the sum of squared weights.
+        """Return the weights that minimize the sum of squared residuals plus ``ridge`` times the sum of squared weights.
 
-        Columns that depend on each other get one of the solutions, all of which predict the same.
+        Where columns depend on each other, it is one of several solutions that all predict the same.
 
         Args:
-            ridge: >= 0, in units of the given columns; the bias is free.
+            ridge: Penalty >= 0, in units of the given columns; there is none on the bias.
 
         Returns:
             ``weight (K, D)`` and ``bias (K,)``, float64.
 
         Raises:
-            ValueError: negative ``ridge``, or no data yet.
+            ValueError: A negative ``ridge``, or no data yet.
         """
         if ridge < 0:
             raise ValueError(f"ridge must be 0 or above, got {ridge}")
@@ -129,15 +132,15 @@ def fit_closed_form(model: LinearRegressor, batches: Iterable[Any], ridge: float
     """Set a model's weights to the least-squares solution, in one pass over the data.
 
     Args:
-        model: receives the weights, in its own precision (float32 keeps about seven digits of them).
-        batches: ``(x, y)`` or ``(x, y, weight)``, as a datamodule's loader gives them; rows of weight 0 are left out.
-        ridge: penalty as in :meth:`NormalEquations.solve`, on the columns as the model standardizes them.
+        model: Model whose weights are set, in its own precision (float32 keeps about seven digits of them).
+        batches: Batches ``(x, y)`` or ``(x, y, weight)``, as a datamodule's loader gives them; rows of weight 0 are left out.
+        ridge: Penalty as in :meth:`NormalEquations.solve`, on the columns as the model standardizes them.
 
     Returns:
-        The sums, with the number of rows in ``count``.
+        The sums over the data, with the number of rows in ``count``.
 
     Raises:
-        ValueError: negative ``ridge``, no data, or data of another shape.
+        ValueError: A negative ``ridge``, no data, or data of another shape.
     """
     fc = model.net.get_submodule("fc")
     assert isinstance(fc, nn.Linear)

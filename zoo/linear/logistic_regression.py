@@ -10,17 +10,17 @@ from zoo.tasks import ClassificationTask, ClassifierArguments
 
 
 class LogisticRegression(Classifier):
-    """One linear layer; a sigmoid of each output is a probability.
+    """One linear layer, whose outputs are the logits of probabilities.
 
     Args:
-        in_features: number of inputs D; images are flattened.
-        num_outputs: number of logits K: 1 for two classes, one a label for several labels.
+        in_features: Number of inputs D; images are flattened.
+        num_outputs: Number of logits K: 1 for two classes, in multi-label mode the number of labels.
 
     Shape:
         ``(B, ...)`` with D numbers an example -> logits ``(B, K)``.
 
     Raises:
-        ValueError: input that has not D numbers an example.
+        ValueError: Input that does not have D numbers an example.
     """
 
     def __init__(self, in_features: int = 30, num_outputs: int = 1) -> None:
@@ -29,26 +29,25 @@ class LogisticRegression(Classifier):
         self.fc = nn.Linear(in_features, num_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
         return self.fc(flatten_features(self, x, self.num_features))
 
 
 class LogisticRegressionClassifier(ClassificationTask):
-    """:class:`LogisticRegression`, trained as a classifier of two classes, or of several labels that do not exclude each other.
+    """A :class:`LogisticRegression` trained as a classifier of two classes, or of several labels that do not exclude each other.
 
-    An L2 penalty is part of the loss that is minimized; it is logged apart as ``train/penalty``, so that ``train/loss`` and
-    ``val/loss`` stay comparable. (``weight_decay`` is the optimizer's own way, decoupled for AdamW.)
+    The L2 penalty is part of the loss that is minimized. It is logged apart, as ``train/penalty``, so that ``train/loss`` and
+    ``val/loss`` are comparable. (``weight_decay`` is a matter of the optimizer, decoupled for AdamW.)
 
     Args:
-        in_features: number of inputs D.
+        in_features: Number of inputs D.
         num_classes: 2, or the number of labels in multi-label mode.
         mode: "binary" (one logit) or "multilabel" (one logit a label).
-        l2: the penalty is ``l2 / 2`` times the sum of squared weights, for standardized inputs, >= 0; biases are free.
-            scikit-learn's ``C`` is ``1 / (N l2)`` for N training examples.
-        task: arguments of :class:`zoo.ClassificationTask`, ``threshold`` among them.
+        l2: Factor >= 0 of the penalty, which is ``l2 / 2`` times the sum of squared weights, without the biases, of standardized
+            inputs. scikit-learn's ``C`` is ``1 / (N l2)`` for N training examples.
+        task: Arguments of :class:`zoo.ClassificationTask`.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument out of its range.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class LogisticRegressionClassifier(ClassificationTask):
         )
 
     def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int | Tensor]:
-        """Mean binary cross-entropy plus the penalty; both are logged, each by itself."""
+        """Return the mean binary cross-entropy plus the penalty; each of them is logged by itself."""
         loss, means, count = super().training_losses(batch)
         l2 = self.hparams["l2"]
         if not l2:

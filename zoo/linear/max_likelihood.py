@@ -1,7 +1,7 @@
 """Maximum likelihood by gradient, for any family of ``torch.distributions``.
 
-The worked case is Gumbel's distribution of extremes: Gumbel 1958, "Statistics of Extremes". Its location and scale have no
-closed form; the scale stays above 0 because it is learned through ``torch.distributions.transform_to``.
+The main case is Gumbel's distribution of extremes: Gumbel 1958, "Statistics of Extremes". The estimates of its location and scale
+have no closed form. The scale stays above 0 because it is learned through ``torch.distributions.transform_to``.
 """
 
 from typing import Any, Unpack
@@ -17,23 +17,25 @@ from zoo.spelling import suggest
 from zoo.tasks import Task, TaskArguments
 from zoo.tasks.base import input_of
 
-# of several arguments that say the same, the one that is learned
+# of several arguments for the same parameter, the one that is learned instead
 _REDUNDANT = {"probs": "logits", "covariance_matrix": "scale_tril", "precision_matrix": "scale_tril"}
 
 
 class FittedDistribution(nn.Module):
-    """A distribution whose parameters are learned, each without bounds and mapped into its constraint.
+    """A distribution with learned parameters, which are unconstrained and mapped to the values that are allowed.
 
     Args:
-        family: a class of ``torch.distributions``: "Gumbel", "Normal", "Gamma", "MultivariateNormal" ...
-        size: number of columns D. A family of numbers is fitted to each column by itself; one of vectors has D entries.
-        fixed: arguments of the family that are not learned, e.g. ``{"total_count": 10}`` of "Binomial".
+        family: Name of a class of ``torch.distributions``: "Gumbel", "Normal", "Gamma", "MultivariateNormal" ...
+        size: Number of columns D. A family of numbers is fitted to each column by itself; vectors have D entries; "Categorical"
+            has D classes.
+        fixed: Arguments of the family that are not learned, e.g. ``{"total_count": 10}`` of "Binomial".
 
     Shape:
         ``(B, D)``, of numbers with D = 1 also ``(B,)``, of classes ``(B,)`` -> log-likelihood of each example in nats ``(B,)``.
 
     Raises:
-        ValueError: an unknown family, an argument it does not have, or one that no gradient can learn and that is not fixed.
+        ValueError: An unknown family, an argument that it does not have, one that has no gradient and is not fixed, or examples of
+            another shape.
     """
 
     def __init__(self, family: str = "Gumbel", size: int = 1, fixed: dict[str, float] | None = None) -> None:
@@ -44,34 +46,34 @@ class FittedDistribution(nn.Module):
         if size < 1:
             raise ValueError(f"size must be 1 or more, got {size}")
         self.family: Any = getattr(distributions, family)
-        found = getattr(self.family, "arg_constraints", {})
-        limits = dict(found) if isinstance(found, dict) else {}
+        constraints = getattr(self.family, "arg_constraints", {})
+        constraints = dict(constraints) if isinstance(constraints, dict) else {}
         self.fixed = dict(fixed or {})
         for name in self.fixed:
-            if name not in limits:
+            if name not in constraints:
                 raise ValueError(
-                    f"{family} has no parameter {name!r}{suggest(name, limits)}; it has {', '.join(limits)}"
+                    f"{family} has no parameter {name!r}{suggest(name, constraints)}; it has {', '.join(constraints)}"
                 )
-        names = [n for n in limits if n not in self.fixed and _REDUNDANT.get(n) not in limits]
+        names = [n for n in constraints if n not in self.fixed and _REDUNDANT.get(n) not in constraints]
         self.transforms = {}
         self.free = nn.ParameterDict()
         for name in names:
             try:
-                self.transforms[name] = transform_to(limits[name])
+                self.transforms[name] = transform_to(constraints[name])
             except NotImplementedError as error:
                 raise ValueError(
                     f"{name} of {family} cannot be learned by gradient: give it in fixed={{{name!r}: ...}}, or take another family"
                 ) from error
-            self.free[name] = nn.Parameter(torch.zeros((size,) * max(1, limits[name].event_dim)))
+            self.free[name] = nn.Parameter(torch.zeros((size,) * max(1, constraints[name].event_dim)))
         if not self.free:
             raise ValueError(f"{family} has no parameter (left) that a gradient can learn")
 
     def parameters_of(self) -> dict[str, Tensor]:
-        """The parameters within their constraints, by name."""
+        """Return the learned parameters by name, mapped to the values that are allowed."""
         return {name: transform(self.free[name]) for name, transform in self.transforms.items()}
 
     def distribution(self) -> Distribution:
-        """The distribution as it is now."""
+        """Return the distribution with the current parameters."""
         learned = self.parameters_of()
         like = next(iter(learned.values()))
         fixed = {
@@ -80,9 +82,9 @@ class FittedDistribution(nn.Module):
         return self.family(**learned, **fixed, validate_args=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the log-likelihood of each example, a sum over the columns where the family is one of numbers."""
-        made = self.distribution()
-        shape = made.batch_shape + made.event_shape
+        """Return the log-likelihood of each example; of a family of numbers, the sum over the columns."""
+        distribution = self.distribution()
+        shape = distribution.batch_shape + distribution.event_shape
         if x.ndim == 1 and shape == (1,):
             x = x.unsqueeze(1)  # (B,) -> (B, 1)
         if x.shape[1:] not in (shape, shape or (1,)):
@@ -90,21 +92,21 @@ class FittedDistribution(nn.Module):
                 f"{self.family.__name__} was built for examples of shape {tuple(shape)}, got {tuple(x.shape)} for a batch: set "
                 f"size={x.shape[-1]}"
             )
-        likelihood = made.log_prob(x)
+        likelihood = distribution.log_prob(x)
         return likelihood.flatten(1).sum(dim=1) if likelihood.ndim > 1 else likelihood
 
 
 class MaximumLikelihood(Task):
-    """:class:`FittedDistribution`, trained on the negative log-likelihood in nats. Arguments: those of the net, then ``**task``.
+    """A :class:`FittedDistribution` trained by maximum likelihood. Arguments: those of the net, then ``**task``.
 
-    The data are taken as they are: a density has the unit of its data, so nothing is standardized. :func:`fit_distribution`
-    gives the solution at once where the data fit into memory.
+    The loss is the negative log-likelihood in nats, a mean over examples. Nothing is standardized, since a density depends on the
+    unit of its data. :func:`fit_distribution` gives the solution at once where the data fit into memory.
 
     Shape:
-        batch: ``x``, ``(x, y)`` with a y of no use, or ``(x, y, weight)`` with weight ``(B,)``: rows of weight 0 do not count.
+        batch: ``x``, ``(x, y)``, whose y is not used, or ``(x, y, weight)`` with weight ``(B,)``: rows of weight 0 do not count.
 
     Raises:
-        ValueError: as the net, or data outside the family's support.
+        ValueError: As the net, or data outside of the family's support.
     """
 
     net: FittedDistribution
@@ -120,11 +122,11 @@ class MaximumLikelihood(Task):
 
     @property
     def example_shape(self) -> tuple[int, ...]:
-        """Shape of one example: that of the data, before any were seen that of the distribution."""
+        """Shape of one example: that of the data, or of the distribution where no data were seen yet."""
         if self.input_shape is not None:
             return self.input_shape
-        made = self.net.distribution()
-        return tuple(made.batch_shape + made.event_shape)
+        distribution = self.net.distribution()
+        return tuple(distribution.batch_shape + distribution.event_shape)
 
     def standardize(self, x: Any) -> Any:
         """Return the data as they are."""
@@ -138,7 +140,7 @@ class MaximumLikelihood(Task):
         """
         support: Any = self.net.distribution().support
         if not support.check(x).all():
-            raise ValueError(f"{self.hparams['family']} cannot have made these data: they must be {support}")
+            raise ValueError(f"{self.hparams['family']} cannot produce these data: they must be {support}")
 
     def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int | Tensor]:
         """Return the mean negative log-likelihood."""
@@ -174,16 +176,16 @@ def fit_distribution(
     """Fit a family to data in memory, in float64, by L-BFGS on all of them.
 
     Args:
-        family: a class of ``torch.distributions``.
-        x: ``(N,)`` or ``(N, D)``; of classes ``(N,)``, numbered from 0.
-        fixed: arguments of the family that are not learned.
-        steps: L-BFGS iterations at most.
+        family: Name of a class of ``torch.distributions``.
+        x: Data ``(N,)`` or ``(N, D)``; of classes ``(N,)``, numbered from 0.
+        fixed: Arguments of the family that are not learned.
+        steps: Maximum number of L-BFGS iterations.
 
     Returns:
-        The fit; ``parameters_of()`` are its parameters.
+        The fitted distribution; ``parameters_of()`` are its parameters.
 
     Raises:
-        ValueError: as :class:`FittedDistribution`, data outside the family's support, or a fit that comes to no end.
+        ValueError: As :class:`FittedDistribution`, data outside of the family's support, or a fit that does not converge.
 
     Example:
         >>> fit = fit_distribution("Exponential", torch.tensor([1.0, 2.0, 3.0]))
@@ -208,7 +210,7 @@ def fit_distribution(
     optimizer.step(closure)
     if not torch.isfinite(closure()):
         raise ValueError(
-            f"the fit of {family} came to no end: the likelihood of these data has no maximum, or is not finite"
+            f"the fit of {family} does not converge: the likelihood of these data has no maximum, or is not finite"
         )
     return task.net
 

@@ -32,29 +32,28 @@ class MLPLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The hidden units."""
         return self.dropout(self.activation(self.norm(self.linear(x))))
 
 
 class MLP(Classifier):
-    """Hidden layers of any widths, then a linear output.
+    """Hidden layers of any widths, and a linear output.
 
     Args:
-        in_features: number of inputs D; images are flattened.
-        num_outputs: number of outputs K.
-        widths: units of each hidden layer; none makes a linear model.
-        activation: of the hidden units, a name of :func:`zoo.blocks.build_activation`.
-        pieces: linear pieces of a unit, for activation "maxout".
-        norm: between linear map and activation: "none", "batch" or "layer".
-        dropout: probability in [0, 1) that a hidden unit is dropped in training.
-        skip: edges that skip layers: "none"; "residual", each layer but the first adds its input to its output (all widths must
-            be equal); or "dense", each layer and the output see the input and all hidden layers before them.
+        in_features: Number of inputs D; images are flattened.
+        num_outputs: Number of outputs K.
+        widths: Number of units of each hidden layer; an empty list makes a linear model.
+        activation: Activation of the hidden units, a name of :func:`zoo.blocks.build_activation`.
+        pieces: Number of linear pieces of a unit, for activation "maxout".
+        norm: Normalization between linear map and activation: "none", "batch" or "layer".
+        dropout: Probability in [0, 1) of dropping a hidden unit in training.
+        skip: Skip connections: "none"; "residual", each layer but the first adds its input to its output (all widths must be
+            equal); or "dense", each layer and the output take the input and the outputs of all hidden layers before them.
 
     Shape:
         ``(B, ...)`` with D numbers an example -> ``(B, K)``.
 
     Raises:
-        ValueError: an argument out of its range, or input that has not D numbers an example.
+        ValueError: An argument out of its range, or input that does not have D numbers an example.
     """
 
     def __init__(
@@ -94,7 +93,6 @@ class MLP(Classifier):
         self.fc = nn.Linear(size, num_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Outputs."""
         x = flatten_features(self, x, self.in_features)
         for i, layer in enumerate(self.layers):
             y = layer(x)
@@ -106,7 +104,7 @@ class MLP(Classifier):
 
 
 class MLPClassifier(ClassificationTask):
-    """A :class:`MLP` trained as a classifier. Arguments: those of the net, then ``**task``."""
+    """An :class:`MLP` trained as a classifier. Arguments: those of the net, then ``**task``."""
 
     def __init__(
         self,
@@ -135,7 +133,7 @@ class MLPClassifier(ClassificationTask):
 
 
 class MLPRegressor(RegressionTask):
-    """:class:`MLP`, trained to predict numbers. Arguments: those of the net, then ``**task``."""
+    """An :class:`MLP` trained to predict numbers. Arguments: those of the net, then ``**task``."""
 
     def __init__(
         self,

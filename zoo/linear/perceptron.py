@@ -11,16 +11,16 @@ from zoo.tasks import ClassificationTask, ClassifierArguments
 
 
 class Perceptron(Classifier):
-    """A threshold unit: class 1 where the score w x + b is 0 or above, else class 0.
+    """A threshold unit: class 1 where the score w x + b is 0 or more, else class 0.
 
     Args:
-        in_features: number of inputs D; images are flattened.
+        in_features: Number of inputs D; images are flattened.
 
     Shape:
         ``(B, ...)`` with D numbers an example -> scores ``(B, 1)``.
 
     Raises:
-        ValueError: input that has not D numbers an example.
+        ValueError: Input that does not have D numbers an example.
     """
 
     def __init__(self, in_features: int = 2) -> None:
@@ -29,26 +29,27 @@ class Perceptron(Classifier):
         self.fc = nn.Linear(in_features, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores, before the threshold."""
+        """Return the scores, before the threshold."""
         return self.fc(flatten_features(self, x, self.num_features))
 
 
 class PerceptronClassifier(ClassificationTask):
-    """:class:`Perceptron`, trained by its own rule, or with the hinge loss.
+    """A :class:`Perceptron` trained by its own rule, or with the hinge loss.
 
-    With "perceptron", SGD and batches of one example, a step IS Rosenblatt's rule: an example on the wrong side (or on the
-    border) adds ``lr * x`` to the weights or takes it away, any other changes nothing. The "hinge" loss also pushes examples
-    out of a margin of 1 (a linear support vector machine, with weight decay). There are no probabilities: what
-    ``predict_step`` calls so is 0 or 1.
+    With "perceptron", SGD and batches of one example, a step is Rosenblatt's rule: an example on the wrong side of the border (or
+    on it) adds ``lr * x`` to the weights, or subtracts it; any other changes nothing. The "hinge" loss also pushes examples out
+    of a margin of 1 (with weight decay: a linear support vector machine). There are no probabilities: those of ``predict_step``
+    are 0 or 1.
 
     Args:
-        in_features: number of inputs D.
-        num_classes: 2, there is no other perceptron.
+        in_features: Number of inputs D.
+        num_classes: Always 2.
         rule: "perceptron", the loss max(0, -t s), or "hinge", max(0, 1 - t s); s is the score, t = -1 or 1 the class.
-        task: arguments of :class:`zoo.ClassificationTask`; ``mode``, ``threshold`` and ``label_smoothing`` do not apply.
+        mode: Always "binary".
+        task: Arguments of :class:`zoo.ClassificationTask`; ``threshold`` and ``label_smoothing`` do not apply.
 
     Raises:
-        ValueError: an unknown rule, another number of classes, or an argument that does not apply.
+        ValueError: An unknown rule, another number of classes, or an argument that does not apply.
     """
 
     def __init__(
@@ -69,25 +70,25 @@ class PerceptronClassifier(ClassificationTask):
                 raise ValueError(f"a perceptron gives no probabilities, so {name} does not apply: leave it at {only}")
 
     def example_losses(self, logits: Tensor, y: Tensor, training: bool) -> Tensor:
-        """The rule's loss of each example, ``(B,)``."""
+        """Return the loss of each example by the rule, ``(B,)``."""
         agreement = logits.squeeze(1) * (2 * y.to(logits.dtype) - 1)  # t s
         if self.hparams["rule"] == "hinge":
             losses = (1 - agreement).clamp(min=0)
-        else:  # on the border, too, the example is learned: clamp would have no gradient there
+        else:  # not clamp: it has no gradient on the border, where the example is learned, too
             losses = torch.where(agreement <= 0, -agreement, torch.zeros_like(agreement))
         return losses * self.class_weight[y.long()] if training and self.hparams["class_weight"] is not None else losses
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """The decision, as 0 and 1, ``(B, 2)``."""
+        """Return the decision as probabilities 0 and 1, ``(B, 2)``."""
         decision = (logits >= 0).to(logits.dtype)
         return torch.cat([1 - decision, decision], dim=1)
 
     def expected_initial_loss(self) -> float:
-        """1 for the hinge loss of scores near 0, 0 for the perceptron's."""
+        """Return 1 for the hinge loss of scores near 0, 0 for the loss of the perceptron."""
         return 1.0 if self.hparams["rule"] == "hinge" else 0.0
 
     def loss_floor(self) -> float:
-        """0: every example beyond the border or margin."""
+        """Return 0, the loss where every example is beyond the border or margin."""
         return 0.0
 
 

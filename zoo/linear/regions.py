@@ -1,8 +1,8 @@
 """The linear regions of a rectifier net: Montufar et al. 2014, "On the Number of Linear Regions of Deep Neural Networks".
 
-arXiv:1402.1869. Exact in one and two dimensions: the window is cut, layer by layer, along the line where each unit changes
-its side. A region is a set of inputs for which every unit is on one side; within it the net is linear. (Two neighbors can have
-the same map all the same, where later layers ignore the unit between them.)
+arXiv:1402.1869. Exact in one and two dimensions: layer by layer, the window is cut along the line where each unit changes its
+side. A region is a set of inputs for which every unit is on one side; within it the net is linear. (Two neighbors can have the same
+linear map, if later layers ignore the unit between them.)
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from zoo.drawing.figures import new_figure, to_image
 from zoo.linear.mlp import MLP, MLPLayer
 
-_TINY = 1e-12  # relative to the window: a cut closer to a corner than that is no cut
+_TINY = 1e-12  # relative to the size of the window: a cut closer to a corner is none
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Region:
     """A convex piece of the window on which the net is ``weight @ x + bias``.
 
     Attributes:
-        corners: ``(V, D)``; an interval has two, a polygon's go around it.
-        weight: ``(K, D)``.
-        bias: ``(K,)``.
+        corners: Corners ``(V, D)``: the two ends of an interval, or those of a polygon, around it.
+        weight: Matrix of the linear map, ``(K, D)``.
+        bias: Offset of the linear map, ``(K,)``.
     """
 
     corners: Tensor
@@ -35,19 +35,19 @@ class Region:
 
 
 def linear_regions(net: MLP, window: Sequence[tuple[float, float]] = ((-1.0, 1.0),)) -> list[Region]:
-    """All linear regions of a net within a window, in float64 and as in evaluation.
+    """Return all linear regions of a net within a window, in float64 and in evaluation mode.
 
     Args:
-        net: an :class:`zoo.linear.MLP` of one or two inputs whose activation is "relu", "leaky_relu", "prelu" or "identity"; norm
-            "none" or "batch"; any skip edges.
+        net: An :class:`zoo.linear.MLP` of one or two inputs with activation "relu", "leaky_relu", "prelu" or "identity", norm
+            "none" or "batch", and any skip connections.
         window: (low, high) of each input, in units of the net's input (that is, standardized).
 
     Returns:
         The regions; together they fill the window.
 
     Raises:
-        ValueError: another number of inputs than the window has, more than two, or an empty window.
-        TypeError: a net that is not piecewise linear, or whose pieces are not told by signs of its units.
+        ValueError: Another number of inputs than the window has, more than two, or an empty window.
+        TypeError: A net that is not piecewise linear, or whose pieces do not depend on the signs of its units alone.
 
     Example:
         >>> len(linear_regions(MLP(1, 1, [3]), [(-100.0, 100.0)])) <= 4
@@ -55,10 +55,10 @@ def linear_regions(net: MLP, window: Sequence[tuple[float, float]] = ((-1.0, 1.0
     """
     if net.in_features != len(window) or len(window) not in (1, 2):
         raise ValueError(
-            f"wanted a (low, high) for each of one or two inputs, got {len(window)} for {net.in_features} inputs"
+            f"window must have a (low, high) for each of one or two inputs, got {len(window)} for {net.in_features} inputs"
         )
     if any(not low < high for low, high in window):
-        raise ValueError(f"window wants low < high, got {list(window)}")
+        raise ValueError(f"window must have low < high, got {list(window)}")
     layers = [layer for layer in net.layers if isinstance(layer, MLPLayer)]
     size = max(high - low for low, high in window)
     pieces = [
@@ -66,12 +66,10 @@ def linear_regions(net: MLP, window: Sequence[tuple[float, float]] = ((-1.0, 1.0
     ]
     for index, layer in enumerate(layers):
         slope, (matrix, offset) = _slope(layer), _affine(layer)
-        grown = []
+        next_pieces = []
         for corners, weight, bias in pieces:
-            w, b = (
-                matrix @ weight,
-                matrix @ bias + offset,
-            )  # the units before the activation, on this piece: (W, D), (W,)
+            # the units before the activation, on this piece: (W, D) and (W,)
+            w, b = matrix @ weight, matrix @ bias + offset
             parts = [corners]
             if slope != 1.0:
                 for unit in range(len(b)):
@@ -84,8 +82,8 @@ def linear_regions(net: MLP, window: Sequence[tuple[float, float]] = ((-1.0, 1.0
                     hidden, shift = torch.cat([weight, hidden]), torch.cat([bias, shift])
                 elif net.skip == "residual" and index:
                     hidden, shift = weight + hidden, bias + shift
-                grown.append((part, hidden, shift))
-        pieces = grown
+                next_pieces.append((part, hidden, shift))
+        pieces = next_pieces
     if isinstance(net.fc, nn.Linear):
         matrix, offset = net.fc.weight.detach().double().cpu(), net.fc.bias.detach().double().cpu()
         pieces = [(part, matrix @ weight, matrix @ bias + offset) for part, weight, bias in pieces]
@@ -95,12 +93,12 @@ def linear_regions(net: MLP, window: Sequence[tuple[float, float]] = ((-1.0, 1.0
 def draw_regions(
     net: MLP, window: Sequence[tuple[float, float]], path: str | Path | None = None, output: int = 0
 ) -> np.ndarray:
-    """Picture of the regions: in two dimensions each polygon in the color of the net's output at its center; in one the graph.
+    """Draw the regions: in two dimensions polygons in the color of the output at their center, in one the graph of the net.
 
     Args:
-        net, window: as :func:`linear_regions` takes them.
-        path: where to write the picture too (png, pdf, svg); None writes nothing.
-        output: which of the net's outputs is drawn.
+        net, window: See :func:`linear_regions`.
+        path: File to write the picture to (png, pdf, svg); None: no file.
+        output: Index of the output that is drawn.
 
     Returns:
         The picture, uint8 ``(H, W, 3)``.
@@ -130,7 +128,7 @@ def draw_regions(
 
 
 def _corners(window: Sequence[tuple[float, float]]) -> Tensor:
-    """The window as a region: ``(2, 1)`` or, counterclockwise, ``(4, 2)``."""
+    """Corners of the window: ``(2, 1)`` or, counterclockwise, ``(4, 2)``."""
     (left, right), *rest = window
     corners = [[left], [right]]
     if rest:
@@ -140,7 +138,7 @@ def _corners(window: Sequence[tuple[float, float]]) -> Tensor:
 
 
 def _slope(layer: MLPLayer) -> float:
-    """The activation's slope below 0; above it is 1."""
+    """Slope of the activation below 0; above it is 1."""
     activation = layer.activation
     if isinstance(activation, nn.Identity):
         return 1.0
@@ -150,11 +148,13 @@ def _slope(layer: MLPLayer) -> float:
         return activation.negative_slope
     if isinstance(activation, nn.PReLU):
         return activation.weight.item()
-    raise TypeError(f"linear regions want relu, leaky_relu, prelu or identity, got {type(activation).__name__}")
+    raise TypeError(
+        f"linear regions exist for activation relu, leaky_relu, prelu or identity, got {type(activation).__name__}"
+    )
 
 
 def _affine(layer: MLPLayer) -> tuple[Tensor, Tensor]:
-    """Linear map and normalization as one: ``(W, D)`` and ``(W,)``."""
+    """Linear map and normalization as one linear map: ``(W, D)`` and ``(W,)``."""
     weight, bias = layer.linear.weight.detach().double().cpu(), layer.linear.bias.detach().double().cpu()
     norm = layer.norm
     if isinstance(norm, nn.BatchNorm1d):
@@ -164,12 +164,12 @@ def _affine(layer: MLPLayer) -> tuple[Tensor, Tensor]:
         shift = norm.bias.detach().double().cpu() - scale * norm.running_mean.double().cpu()
         return scale.unsqueeze(1) * weight, scale * bias + shift
     if not isinstance(norm, nn.Identity):
-        raise TypeError(f"linear regions want norm 'none' or 'batch', got {type(norm).__name__}: it is not linear")
+        raise TypeError(f"linear regions exist for norm 'none' or 'batch', got {type(norm).__name__}: it is not linear")
     return weight, bias
 
 
 def _cut(corners: Tensor, weight: Tensor, bias: Tensor, size: float) -> list[Tensor]:
-    """A convex piece cut along ``weight @ x + bias = 0``: one piece or two."""
+    """Cut a convex piece along ``weight @ x + bias = 0``: one piece or two."""
     height = corners @ weight + bias  # (V,)
     near = _TINY * (size * float(weight.norm()) + abs(float(bias)))
     if not (bool((height > near).any()) and bool((height < -near).any())):
@@ -179,7 +179,7 @@ def _cut(corners: Tensor, weight: Tensor, bias: Tensor, size: float) -> list[Ten
         return [torch.stack([corners[0], middle]), torch.stack([middle, corners[1]])]
     above: list[Tensor] = []
     below: list[Tensor] = []
-    for i in range(len(corners)):  # around the polygon: corners go to their side, crossings to both
+    for i in range(len(corners)):  # around the polygon: a corner belongs to its side, a crossing to both
         here, there = height[i], height[(i + 1) % len(corners)]
         if here >= -near:
             above.append(corners[i])

@@ -13,15 +13,15 @@ class SoftmaxRegression(Classifier):
     """One linear layer and a softmax at a temperature: p(k | x) = softmax((W x + b) / T)_k.
 
     Args:
-        in_features: number of inputs D; images are flattened.
-        num_classes: number of classes K.
-        temperature: T > 0; above 1 the probabilities are flatter, below 1 sharper.
+        in_features: Number of inputs D; images are flattened.
+        num_classes: Number of classes K.
+        temperature: Temperature T > 0: probabilities are flatter above 1, sharper below.
 
     Shape:
         ``(B, ...)`` with D numbers an example -> logits ``(B, K)``.
 
     Raises:
-        ValueError: T not above 0, or input that has not D numbers an example.
+        ValueError: A temperature that is not above 0, or input that does not have D numbers an example.
     """
 
     def __init__(self, in_features: int = 784, num_classes: int = 10, temperature: float = 1.0) -> None:
@@ -33,7 +33,7 @@ class SoftmaxRegression(Classifier):
         self.fc = nn.Linear(in_features, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits divided by the temperature."""
+        """Return the logits, divided by the temperature."""
         return self.fc(flatten_features(self, x, self.num_features)) / self.temperature
 
 

@@ -92,7 +92,7 @@ def test_newton_finds_scikit_learns_solution(family: str) -> None:
 
 
 def test_the_canonical_gradient_is_the_residual_times_the_input() -> None:
-    """What a canonical link is: for every family, d loss / d W = (E y - y) x'."""
+    """The property of a canonical link: for every family, d loss / d W = (E y - y) x'."""
     for family in FAMILIES:
         x, y = sample(family, 3)
         task = zoo.GLMRegressor(4, 3, family).double()
@@ -103,7 +103,7 @@ def test_the_canonical_gradient_is_the_residual_times_the_input() -> None:
         torch.testing.assert_close(task.net.fc.weight.grad, residual.T @ x / scale)
 
 
-def test_evaluation_is_exact_and_skips_rows_of_weight_zero(tmp_path: Any) -> None:
+def test_evaluation_is_exact_without_rows_of_weight_zero(tmp_path: Any) -> None:
     x, y = sample("poisson", 1)
     task = zoo.GLMRegressor(4, family="poisson")
     weight = (torch.arange(300) % 3 > 0).float()
@@ -129,7 +129,7 @@ def test_evaluation_is_exact_and_skips_rows_of_weight_zero(tmp_path: Any) -> Non
         ("categorical", [0.0, 3.0], r"categorical targets must be whole numbers in 0..2"),
     ],
 )
-def test_targets_outside_the_support_are_refused(family: str, y: list[float], message: str) -> None:
+def test_targets_outside_of_the_support_are_refused(family: str, y: list[float], message: str) -> None:
     task = zoo.GLMRegressor(4, 3 if family == "categorical" else 1, family)
     with pytest.raises(ValueError, match=message):
         task.update_metrics(task.build_metrics(), (torch.rand(2, 4), torch.tensor(y)))

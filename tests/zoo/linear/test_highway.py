@@ -1,4 +1,4 @@
-"""Dense highway networks: a float64 formula, the gate's two ends, and depth that plain nets do not bear."""
+"""Dense highway networks: a float64 formula, open and closed gates, and a depth at which plain nets do not learn."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def count(net: nn.Module) -> int:
     ("depth", "bias", "parameters"), [(10, -1, 85_660), (20, -2, 136_660), (50, -3, 289_660), (100, -4, 544_660)]
 )
 def test_published_sizes(depth: int, bias: float, parameters: int) -> None:
-    """50 units, a highway layer of 5,100 parameters; the plain twin of 71 units has about as many (section 3.1)."""
+    """50 units, a highway layer of 5,100 parameters; the plain one of 71 units has about as many (section 3.1)."""
     with torch.device("meta"):
         net = zoo.create_model(f"highway{depth}").net
     assert count(net) == parameters == 785 * 50 + (depth - 1) * 2 * 51 * 50 + 510
@@ -40,7 +40,7 @@ def test_equals_the_formula() -> None:
 
 
 @pytest.mark.parametrize(("bias", "what"), [(-torch.inf, "identity"), (torch.inf, "plain")])
-def test_the_gates_two_ends(bias: float, what: str) -> None:
+def test_closed_and_open_gates(bias: float, what: str) -> None:
     net, x = Highway(4, bias, 6, 3, 5), torch.randn(7, 6)
     first = net.layers[0](x)
     if what == "identity":
@@ -51,7 +51,7 @@ def test_the_gates_two_ends(bias: float, what: str) -> None:
 
 
 def test_fifty_layers_learn_where_plain_ones_do_not() -> None:
-    """40 steps on a batch of digits: the plain twin of as many parameters learns no more than how frequent each class is."""
+    """40 steps on a batch of digits: a plain net with as many parameters learns no more than how frequent each class is."""
     data = DigitsDataModule(batch_size=64)
     data.setup("fit")
     x, y = next(iter(data.train_dataloader()))[:2]
@@ -73,7 +73,7 @@ def test_fifty_layers_learn_where_plain_ones_do_not() -> None:
     assert losses["plain"] > 0.99 * chance
 
 
-def test_an_initialization_leaves_the_gates_bias() -> None:
+def test_an_initialization_keeps_the_bias_of_the_gates() -> None:
     net = zoo.create_model("highway20", init="kaiming_normal").net
     assert (net.layers[1].gate_bias == -2).all()
 

@@ -72,7 +72,7 @@ def test_dependent_and_constant_columns_predict_the_same(data: tuple[Tensor, Ten
 
 
 def test_fit_closed_form_is_the_minimum(data: tuple[Tensor, Tensor]) -> None:
-    """In the model's own standardized units, weight-0 rows left out; no gradient is left."""
+    """In the model's own standardized units, without rows of weight 0: the gradient is 0."""
     x, y = data
     model = zoo.LinearRegressor(6, 2).double()
     model.mean, model.std = x.mean(0), x.std(0)
@@ -114,7 +114,7 @@ def test_bad_input() -> None:
     equations = NormalEquations(3)
     with pytest.raises(ValueError, match="no data"):
         equations.solve()
-    with pytest.raises(ValueError, match=r"wanted x \(B, 3\) and y \(B, 1\), got \(5, 3\) and \(4,\)"):
+    with pytest.raises(ValueError, match=r"x must have shape \(B, 3\) and y \(B, 1\), got \(5, 3\) and \(4,\)"):
         equations.update(torch.rand(5, 3), torch.rand(4))
     equations.update(torch.rand(0, 3), torch.rand(0))
     assert equations.count == 0

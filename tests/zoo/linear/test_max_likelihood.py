@@ -43,7 +43,7 @@ def test_closed_forms() -> None:
     assert fit_distribution("Categorical", label).distribution().probs.tolist() == pytest.approx([4 / 8, 1 / 8, 3 / 8])
 
 
-def test_columns_are_fitted_by_themselves_and_vectors_together() -> None:
+def test_each_column_is_fitted_by_itself_and_vectors_as_a_whole() -> None:
     x = torch.randn(400, 3, dtype=torch.float64) @ torch.randn(3, 3, dtype=torch.float64) + 5
     fit = fit_distribution("Laplace", x)
     alone = [fit_distribution("Laplace", x[:, i]) for i in range(3)]
@@ -59,7 +59,7 @@ def test_columns_are_fitted_by_themselves_and_vectors_together() -> None:
 @pytest.mark.parametrize("family", ["Gamma", "Beta", "StudentT", "Weibull", "LogNormal", "Gumbel"])
 def test_the_fit_is_a_maximum(family: str) -> None:
     """No small step in any parameter makes the data more likely, and the true parameters are not more likely either."""
-    made = {
+    true = {
         "Gamma": td.Gamma(3.0, 2.0),
         "Beta": td.Beta(2.0, 5.0),
         "StudentT": td.StudentT(4.0, 1.0, 2.0),
@@ -67,10 +67,10 @@ def test_the_fit_is_a_maximum(family: str) -> None:
         "LogNormal": td.LogNormal(1.0, 0.5),
         "Gumbel": td.Gumbel(1.0, 2.0),
     }[family]
-    x = made.sample((300,)).double()
+    x = true.sample((300,)).double()
     fit = fit_distribution(family, x)
     best = fit(x).sum().item()
-    assert best >= made.log_prob(x).sum().item()
+    assert best >= true.log_prob(x).sum().item()
     for parameter in fit.parameters():
         for step in (1e-3, -1e-3):
             parameter.data += step
@@ -111,7 +111,7 @@ def test_example_inputs_are_what_the_family_takes(family: str, size: int, fixed:
     assert (task.reads, task.makes, task.learns) == ("row", None, ())
 
 
-def test_the_first_look_finds_another_number_of_columns() -> None:
+def test_another_number_of_columns_is_refused() -> None:
     task = zoo.MaximumLikelihood("Normal", 2)
     task.input_shape = (3,)
     with pytest.raises(ValueError, match=r"Normal was built for examples of shape \(2,\), got \(1, 3\).* size=3"):
@@ -156,6 +156,6 @@ def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
         FittedDistribution(**arguments)
 
 
-def test_data_outside_the_support_are_refused() -> None:
-    with pytest.raises(ValueError, match="Gamma cannot have made these data: they must be"):
+def test_data_outside_of_the_support_are_refused() -> None:
+    with pytest.raises(ValueError, match="Gamma cannot produce these data: they must be"):
         fit_distribution("Gamma", torch.tensor([1.0, -1.0]))

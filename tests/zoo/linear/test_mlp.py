@@ -1,4 +1,4 @@
-"""The MLP against the counts, a float64 formula, and what each of its options means."""
+"""MLP: parameter counts, a float64 formula, and what each option does."""
 
 from typing import Any, get_args
 
@@ -42,9 +42,9 @@ def test_equals_the_formula(skip: str, norm: str) -> None:
         if f"layers.{i}.norm.running_mean" in w:
             w[f"layers.{i}.norm.running_mean"].normal_()
             w[f"layers.{i}.norm.running_var"].uniform_(0.5, 2)
-    seen = [x]
+    outputs = [x]
     for i in range(3):
-        h = (torch.cat(seen, 1) if skip == "dense" else seen[-1]) @ w[f"layers.{i}.linear.weight"].T
+        h = (torch.cat(outputs, 1) if skip == "dense" else outputs[-1]) @ w[f"layers.{i}.linear.weight"].T
         h = h + w[f"layers.{i}.linear.bias"]
         if norm != "none":
             if norm == "layer":
@@ -53,8 +53,8 @@ def test_equals_the_formula(skip: str, norm: str) -> None:
                 mean, var = w[f"layers.{i}.norm.running_mean"], w[f"layers.{i}.norm.running_var"]
             h = (h - mean) / (var + 1e-5).sqrt() * w[f"layers.{i}.norm.weight"] + w[f"layers.{i}.norm.bias"]
         h = h.tanh()
-        seen.append(h + seen[-1] if skip == "residual" and i else h)
-    last = torch.cat(seen, 1) if skip == "dense" else seen[-1]
+        outputs.append(h + outputs[-1] if skip == "residual" and i else h)
+    last = torch.cat(outputs, 1) if skip == "dense" else outputs[-1]
     torch.testing.assert_close(net(x), last @ w["fc.weight"].T + w["fc.bias"], rtol=1e-12, atol=1e-12)
 
 

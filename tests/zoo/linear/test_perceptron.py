@@ -14,7 +14,7 @@ GATES = {"and": torch.tensor([0, 0, 0, 1]), "or": torch.tensor([0, 1, 1, 1]), "x
 
 
 def best_accuracy(gate: str, rule: str, epochs: int = 200) -> float:
-    """The best accuracy on the four corners after any step of training on single examples."""
+    """The best accuracy on the four corners after any step, training on single examples."""
     y = GATES[gate]
     task = zoo.PerceptronClassifier(2, rule=rule, optimizer="SGD", lr=0.1)
     optimizer, best = task.configure_optimizers(), 0.0
@@ -34,7 +34,7 @@ def test_and_or_can_be_learned_and_xor_cannot(rule: str) -> None:
     assert best_accuracy("xor", rule) <= 0.75
 
 
-def test_no_weights_at_all_do_xor() -> None:
+def test_no_weights_solve_xor() -> None:
     """The proof behind the test above: s(00) + s(11) = s(01) + s(10), so the signs cannot differ pairwise."""
     net = zoo.PerceptronClassifier(2).net.double()
     for _ in range(100):

@@ -31,13 +31,13 @@ def area(region: Region) -> float:
 
 
 def patterns(net: MLP, x: Tensor) -> Tensor:
-    """Which units are on, for every input: seen by hooks on the activations, not by our arithmetic."""
-    seen: list[Tensor] = []
-    hooks = [layer.activation.register_forward_pre_hook(lambda _, x: seen.append(x[0] > 0)) for layer in net.layers]
+    """Which units are on, for every input: recorded by hooks on the activations, not by our arithmetic."""
+    on: list[Tensor] = []
+    hooks = [layer.activation.register_forward_pre_hook(lambda _, x: on.append(x[0] > 0)) for layer in net.layers]
     net(x)
     for hook in hooks:
         hook.remove()
-    return torch.cat(seen, dim=1)
+    return torch.cat(on, dim=1)
 
 
 @pytest.mark.parametrize("units", [1, 2, 5, 9])
@@ -87,16 +87,16 @@ def test_regions_fill_the_window_and_are_the_net(inputs: int, options: dict[str,
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_counts_are_the_patterns_of_a_fine_grid(options: dict[str, Any]) -> None:
-    """Each region has its own pattern of units, and a grid of points finds every region that is not smaller than a cell."""
+    """Each region has its own pattern of units, and a grid of points hits every region that is not smaller than a cell."""
     net = random_net(2, [5, 5], **options)
     side = torch.linspace(-1, 1, 801, dtype=torch.float64)
-    found = patterns(net, torch.cartesian_prod(side, side)).unique(dim=0)
+    of_grid = patterns(net, torch.cartesian_prod(side, side)).unique(dim=0)
     regions = linear_regions(net, SQUARE)
-    own = patterns(net, torch.stack([r.corners.mean(0) for r in regions]))
-    assert len(own.unique(dim=0)) == len(regions)
-    assert {tuple(p) for p in found.tolist()} <= {tuple(p) for p in own.tolist()}
+    of_regions = patterns(net, torch.stack([r.corners.mean(0) for r in regions]))
+    assert len(of_regions.unique(dim=0)) == len(regions)
+    assert {tuple(p) for p in of_grid.tolist()} <= {tuple(p) for p in of_regions.tolist()}
     large = sum(area(r) > 2e-4 for r in regions)
-    assert large <= len(found) <= len(regions)
+    assert large <= len(of_grid) <= len(regions)
 
 
 def test_a_linear_net_has_one_region() -> None:
@@ -116,8 +116,8 @@ def test_picture(inputs: int, tmp_path: Any) -> None:
     assert (tmp_path / "regions.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_pictures_colors_are_the_nets_values() -> None:
-    """relu(x): dark (the low end of the color scale) left, bright right."""
+def test_the_colors_of_the_picture_are_values_of_the_net() -> None:
+    """relu(x): dark (the low end of the color scale) on the left, bright on the right."""
     net = MLP(2, 1, [1]).double()
     net.layers[0].linear.weight.data, net.layers[0].linear.bias.data = torch.tensor([[1.0, 0.0]]), torch.zeros(1)
     net.fc.weight.data.fill_(1.0)
@@ -132,7 +132,7 @@ def test_bad_input() -> None:
         linear_regions(MLP(1, 1, [3]), SQUARE)
     with pytest.raises(ValueError, match="one or two inputs, got 3 for 3 inputs"):
         linear_regions(MLP(3, 1, [3]), [*SQUARE, (0.0, 1.0)])
-    with pytest.raises(ValueError, match="window wants low < high"):
+    with pytest.raises(ValueError, match="window must have low < high"):
         linear_regions(MLP(1, 1, [3]), [(1.0, 1.0)])
     with pytest.raises(TypeError, match="got Tanh"):
         linear_regions(MLP(1, 1, [3], "tanh"), [(0.0, 1.0)])
