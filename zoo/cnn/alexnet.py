@@ -1,7 +1,7 @@
 """AlexNet: Krizhevsky et al. 2012, "ImageNet Classification with Deep Convolutional Neural Networks", NIPS 25.
 
-The net is torchvision's: the one tower of Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks",
-arXiv:1404.5997, with the 256 maps that the fourth convolution has in his code (384 in his footnote 1). Deviations from the paper of
+The net is that of torchvision: the single tower of Krizhevsky 2014, "One weird trick for parallelizing convolutional neural
+networks", arXiv:1404.5997; its fourth convolution has 256 maps, as in its code (384 in its footnote 1). Deviations from the paper of
 2012: 64, 192, 384, 256, 256 maps, not 96, 256, 384, 384, 256 in two halves on two GPUs; no local response normalization; images
 padded by 2 (the paper's sizes do not fit its 224 pixels); PyTorch's default initialization, not N(0, 0.01^2) and some biases of 1.
 """
@@ -17,24 +17,25 @@ from zoo.tasks import ClassificationArguments, ClassificationTask
 
 
 class AlexNet(Tower):
-    """Five convolutions with three overlapping 3x3 max poolings of stride 2, then three dense layers.
+    """Five convolutions with three overlapping 3x3 max poolings of stride 2, and three dense layers.
 
-    State-dict keys, logits and gradients are torchvision's.
+    State-dict keys, logits and gradients are those of torchvision.
 
     Args:
-        num_classes: number of classes K.
-        in_channels: channels C of the image.
-        width: maps of the first convolution, 64 in the paper of 2014; the other maps and the 4096 hidden units grow with it.
-        norm: after each convolution: "none", "batch", "layer", "group" or "instance".
-        activation: "relu" as in the paper, or another name of :func:`zoo.blocks.build_activation` but "maxout".
-        dropout: probability in [0, 1) of dropping before the first two dense layers, 0.5 in the paper.
-        dropout_kind: "element", or "spatial": whole maps before the first dense layer.
+        num_classes: Number of classes K.
+        in_channels: Number of channels C of the image.
+        width: Channels of the first convolution, 64 in the paper of 2014; all others, and the 4096 hidden units, scale with it.
+        norm: Normalization after each convolution: "none", "batch", "layer", "group" or "instance".
+        activation: "relu" as in the paper, or another name of :func:`zoo.blocks.build_activation` except "maxout".
+        dropout: Probability in [0, 1) of dropping before the first two dense layers, 0.5 in the paper.
+        dropout_kind: "element" (single values) or "spatial" (whole maps, before the first dense layer).
 
     Shape:
-        ``(B, C, H, W)`` with H, W >= 63 -> logits ``(B, K)``; the paper's images are 224x224, others are averaged to its 6x6 map.
+        ``(B, C, H, W)`` with H, W >= 63 -> logits ``(B, K)``. The images of the paper are 224x224; the maps of others are averaged
+        to its 6x6 values.
 
     Raises:
-        ValueError: an argument out of its range, or images of another number of channels or too few pixels.
+        ValueError: An argument out of its range, or images that are too small or have another number of channels.
     """
 
     map_size, smallest = 6, 63

@@ -1,6 +1,6 @@
 """DenseNet: Huang et al. 2017, "Densely Connected Convolutional Networks", arXiv:1608.06993.
 
-Deviations from the paper: none. Weights are drawn by He et al. 2015 with the fan-in, as in the authors' code.
+Deviations from the paper: none. Weights are initialized as in He et al. 2015 with the fan-in, as in the authors' code.
 """
 
 from typing import Unpack
@@ -14,7 +14,7 @@ from zoo.cnn.resnet import initialize
 from zoo.registry import register
 from zoo.tasks import ClassificationArguments, ClassificationTask
 
-# table 1, by the number of layers
+# table 1, by depth
 BLOCKS = {121: [6, 12, 24, 16], 161: [6, 12, 36, 24], 169: [6, 12, 32, 32], 201: [6, 12, 48, 32]}
 
 
@@ -22,7 +22,7 @@ class DenseLayer(nn.Module):
     """norm-relu-conv 1x1 to four times the growth rate, norm-relu-conv 3x3 to the growth rate (DenseNet-B, section 3).
 
     Shape:
-        maps of the block's input and of all layers before, ``(B, ..., H, W)``, ``in_channels`` together -> new maps
+        The block's input and the maps of all layers before this one, ``(B, C_i, H, W)``, with ``in_channels`` in total -> new maps
         ``(B, growth_rate, H, W)``.
     """
 
@@ -37,16 +37,16 @@ class DenseLayer(nn.Module):
         self.dropout = style.build_dropout()
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """H([x_0, x_1, ...]), equation 2."""
+        """Return H([x_0, x_1, ...]), equation 2."""
         y = self.conv1(self.relu1(self.norm1(torch.cat(maps, dim=1))))
         return self.dropout(self.conv2(self.relu2(self.norm2(y))))
 
 
 class DenseBlock(nn.Module):
-    """Dense layers, each of which reads the block's input and what all before it made (fig. 1).
+    """Dense layers, each of which takes the block's input and the maps of all layers before it (fig. 1).
 
     Shape:
-        ``(B, in_channels, H, W)`` -> ``(B, in_channels + layers * growth_rate, H, W)``: the input, then each layer's maps.
+        ``(B, in_channels, H, W)`` -> ``(B, in_channels + layers * growth_rate, H, W)``: the input, then the maps of each layer.
     """
 
     def __init__(self, layers: int, in_channels: int, growth_rate: int, style: Style) -> None:
@@ -55,7 +55,7 @@ class DenseBlock(nn.Module):
             self.add_module(f"denselayer{i + 1}", DenseLayer(in_channels + i * growth_rate, growth_rate, style))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[x_0, x_1, ..., x_layers]."""
+        """Return [x_0, x_1, ..., x_layers]."""
         maps = [x]
         for layer in self.children():
             maps.append(layer(maps))
@@ -63,7 +63,7 @@ class DenseBlock(nn.Module):
 
 
 class Transition(nn.Sequential):
-    """Half the channels, by a 1x1 convolution, and half the side (DenseNet-C with compression 0.5, section 3).
+    """A 1x1 convolution to half of the channels, then pooling to half of the side (DenseNet-C with compression 0.5, section 3).
 
     Shape:
         ``(B, C, H, W)`` -> ``(B, C / 2, H / 2, W / 2)``, rounded down.
@@ -72,14 +72,14 @@ class Transition(nn.Sequential):
     def __init__(self, in_channels: int, style: Style) -> None:
         super().__init__()
         self.norm = style.build_norm(in_channels)
-        # not in place: where there is no norm before it, its input is a map that the net gives away
+        # not in place: without a norm before it, its input is a map that `features` returns
         self.relu = build_activation(style.activation)
         self.conv = nn.Conv2d(in_channels, in_channels // 2, 1, bias=style.bias)
         self.pool = nn.AvgPool2d(2)
 
 
 def dense_stages(blocks: list[int], channels: int, growth_rate: int, style: Style) -> tuple[dict[str, nn.Module], int]:
-    """Dense blocks, a transition after each but the last, a norm and an activation; and the channels of their last map."""
+    """Build dense blocks, a transition after each but the last, and a final norm and activation; also return their channels."""
     layers: dict[str, nn.Module] = {}
     for i, count in enumerate(blocks, start=1):
         layers[f"denseblock{i}"] = DenseBlock(count, channels, growth_rate, style)
@@ -93,24 +93,24 @@ def dense_stages(blocks: list[int], channels: int, growth_rate: int, style: Styl
 
 
 class DenseNet(ConvNet):
-    """The ImageNet DenseNet-BC; state-dict keys, logits and gradients are torchvision's.
+    """The ImageNet DenseNet-BC. State-dict keys, logits and gradients are those of torchvision.
 
     Args:
-        blocks: layers of each of the four dense blocks (table 1); None: those of DenseNet-121, 6, 12, 24, 16.
-        num_classes: number of classes K.
-        in_channels: channels C of the image.
-        growth_rate: maps that each layer adds, k in the paper (48 in DenseNet-161, 32 in the others); the first convolution makes
-            2 k.
-        norm, activation: as in :class:`~zoo.cnn.ResNet`.
-        dropout: probability in [0, 1) of dropping a value that a layer adds; 0 in the paper for ImageNet.
-        dropout_kind: "element", or "spatial" (whole maps).
+        blocks: Number of layers of each of the four dense blocks (table 1); None: 6, 12, 24, 16, as in DenseNet-121.
+        num_classes: Number of classes K.
+        in_channels: Number of channels C of the image.
+        growth_rate: Number of maps that each layer adds, k in the paper (48 in DenseNet-161, 32 in the others); the first
+            convolution has 2 k.
+        norm, activation: See :class:`~zoo.cnn.ResNet`.
+        dropout: Probability in [0, 1) of dropping a value that a layer adds; 0 in the paper for ImageNet.
+        dropout_kind: "element" (single values) or "spatial" (whole maps).
 
     Shape:
-        ``(B, C, H, W)``, 29x29 pixels or more -> logits ``(B, K)``. ``features`` gives the maps of the stem and of the four blocks,
-        strides 2, 4, 8, 16, 32, the last one normalized.
+        ``(B, C, H, W)``, 29x29 pixels or more -> logits ``(B, K)``. ``features`` returns the maps of the stem and of the four
+        blocks, with strides 2, 4, 8, 16, 32, the last one normalized.
 
     Raises:
-        ValueError: an argument out of its range, or images that are too small or have another number of channels.
+        ValueError: An argument out of its range, or images that are too small or have another number of channels.
     """
 
     head_name = "classifier"
@@ -148,7 +148,6 @@ class DenseNet(ConvNet):
         initialize(self, "fan_in")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
         x = F.adaptive_avg_pool2d(self.features(x)[-1], 1)  # (B, C, H, W) -> (B, C, 1, 1)
         return self.classifier(x.flatten(1))  # (B, C, 1, 1) -> (B, K)
 

@@ -1,6 +1,6 @@
 """CIFAR DenseNet-BC: Huang et al. 2017, "Densely Connected Convolutional Networks", arXiv:1608.06993, sections 3 and 4.
 
-Deviations from the paper: none. Weights are drawn by He et al. 2015 with the fan-in, as in the authors' code.
+Deviations from the paper: none. Weights are initialized as in He et al. 2015 with the fan-in, as in the authors' code.
 """
 
 from typing import Unpack
@@ -18,23 +18,23 @@ GROWTH_RATES = {100: 12, 250: 24, 190: 40}  # table 2, by depth; any 6n + 4 can 
 
 
 class CIFARDenseNet(ConvNet):
-    """A 3x3 stem of 2 k maps and three dense blocks of n layers with bottleneck and compression: 6n + 4 layers.
+    """A 3x3 stem with 2 k channels and three dense blocks of n layers with bottleneck and compression: 6n + 4 layers.
 
     Args:
-        depth: number of layers, 6n + 4: 100, 190, 250 in the paper, 10 the smallest.
-        num_classes: number of classes K.
-        in_channels: channels C of the image.
-        growth_rate: maps that each layer adds, k in the paper: 12 (depth 100), 40 (190) or 24 (250).
-        norm, activation: as in :class:`~zoo.cnn.ResNet`.
-        dropout: probability in [0, 1) of dropping a value that a layer adds; 0.2 in the paper where the data are not augmented.
-        dropout_kind: "element", or "spatial" (whole maps).
+        depth: Number of layers, 6n + 4: 100, 190, 250 in the paper, at least 10.
+        num_classes: Number of classes K.
+        in_channels: Number of channels C of the image.
+        growth_rate: Number of maps that each layer adds, k in the paper: 12 (depth 100), 40 (190) or 24 (250).
+        norm, activation: See :class:`~zoo.cnn.ResNet`.
+        dropout: Probability in [0, 1) of dropping a value that a layer adds; 0.2 in the paper where the data are not augmented.
+        dropout_kind: "element" (single values) or "spatial" (whole maps).
 
     Shape:
-        ``(B, C, H, W)``, 4x4 pixels or more, 32x32 in the paper -> logits ``(B, K)``. ``features`` gives the maps of the three
-        blocks, strides 1, 2, 4, the last one normalized.
+        ``(B, C, H, W)``, 4x4 pixels or more, 32x32 in the paper -> logits ``(B, K)``. ``features`` returns the maps of the three
+        blocks, with strides 1, 2, 4, the last one normalized.
 
     Raises:
-        ValueError: an argument out of its range, a depth that is not 6n + 4, or images that are too small or have another number of
+        ValueError: An argument out of its range, a depth that is not 6n + 4, or images that are too small or have another number of
             channels.
     """
 
@@ -68,7 +68,6 @@ class CIFARDenseNet(ConvNet):
         initialize(self, "fan_in")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
         x = F.adaptive_avg_pool2d(self.features(x)[-1], 1)  # (B, C, H, W) -> (B, C, 1, 1)
         return self.classifier(x.flatten(1))  # (B, C, 1, 1) -> (B, K)
 

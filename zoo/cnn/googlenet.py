@@ -1,9 +1,9 @@
 """GoogLeNet: Szegedy et al. 2014, "Going Deeper with Convolutions", arXiv:1409.4842.
 
-Deviations from the paper: by default those of torchvision, whose weights were trained so: batch norm after each convolution, 3x3 in
-place of 5x5 in the third branch, dropout 0.2 before the last layer; ``googlenet_published`` has none of these. In all of them the
+Deviations from the paper: by default those of torchvision, whose weights were trained with them: batch norm after each convolution,
+3x3 instead of 5x5 in the third branch, dropout 0.2 before the last layer; ``googlenet_published`` has none of these. Always, the
 fourth max pooling is 2x2, an auxiliary head averages its map to 4x4 cells of any size (the paper: 5x5 windows of a 14x14 map), and
-there is no local response normalization. Torchvision feeds its pretrained net with images standardized by mean 0.5 and standard
+there is no local response normalization. The pretrained net of torchvision takes images standardized with mean 0.5 and standard
 deviation 0.5 in each channel (its ``transform_input``).
 """
 
@@ -33,11 +33,11 @@ CHANNELS = {
     },
     5: {"a": (256, 160, 320, 32, 128, 128), "b": (384, 192, 384, 48, 128, 128)},
 }
-MAPS = ("conv1", "conv3", "inception3b", "inception4e", "inception5b")  # the last of each size
+MAPS = ("conv1", "conv3", "inception3b", "inception4e", "inception5b")  # the last layer of each size
 
 
 class ConvUnit(nn.Module):
-    """A convolution that keeps the size (but for its stride), a norm and an activation.
+    """A padded convolution, a norm and an activation.
 
     Shape:
         ``(B, in_channels, H, W)`` -> ``(B, out_channels, H / stride, W / stride)``, rounded up.
@@ -50,20 +50,20 @@ class ConvUnit(nn.Module):
         self.activation = style.build_activation()
 
     def forward(self, x: Tensor) -> Tensor:
-        """relu(bn(conv(x)))."""
+        """Return relu(bn(conv(x)))."""
         return self.activation(self.bn(self.conv(x)))
 
 
 class Inception(nn.Module):
-    """Four branches side by side (fig. 2): 1x1; 3x3; 5x5; max pooling. Their maps are concatenated.
+    """Four branches in parallel (fig. 2): 1x1; 3x3; 5x5; max pooling. Their maps are concatenated.
 
     Args:
-        in_channels: C.
-        channels: a row of table 1.
+        in_channels: Number of input channels C.
+        channels: A row of table 1.
         module: "reduced" (fig. 2b), or "naive" (fig. 2a): without the 1x1 convolutions before 3x3 and 5x5 and after the pooling,
-            which hands on all C maps.
-        kernel: 5, or 3 in torchvision, of the third branch.
-        style: norm and activation.
+            whose output has all C channels.
+        kernel: Kernel size of the third branch: 5, in torchvision 3.
+        style: Norm and activation.
 
     Shape:
         ``(B, C, H, W)`` -> ``(B, out_channels, H, W)``.
@@ -88,12 +88,11 @@ class Inception(nn.Module):
         self.out_channels = one + three + five + after
 
     def forward(self, x: Tensor) -> Tensor:
-        """The branches' maps, one behind the other."""
         return torch.cat([self.branch1(x), self.branch2(x), self.branch3(x), self.branch4(x)], dim=1)
 
 
 class AuxiliaryHead(nn.Module):
-    """A classifier of a map in the middle: 4x4 means, a 1x1 convolution, two dense layers (section 5).
+    """A classifier of an intermediate map: 4x4 means, a 1x1 convolution, two dense layers (section 5).
 
     Shape:
         ``(B, in_channels, H, W)`` -> logits ``(B, K)``.
@@ -107,7 +106,6 @@ class AuxiliaryHead(nn.Module):
         self.fc2 = nn.Linear(16 * width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
         x = self.conv(F.adaptive_avg_pool2d(x, 4)).flatten(1)  # (B, C, H, W) -> (B, 128, 4, 4) -> (B, 2048)
         return self.fc2(self.dropout(self.activation(self.fc1(x))))
 
@@ -115,25 +113,25 @@ class AuxiliaryHead(nn.Module):
 class GoogLeNet(ConvNet):
     """A stem, nine inception modules and, in training, two auxiliary heads (fig. 3).
 
-    By default state-dict keys, logits and gradients are torchvision's.
+    By default state-dict keys, logits and gradients are those of torchvision.
 
     Args:
-        module: the inception module, "reduced" (fig. 2b) or "naive" (fig. 2a, whose pooling makes the net ever wider).
-        branch5x5: the third branch has 5x5 kernels as in the paper; otherwise 3x3 as in torchvision.
-        aux_logits: build the auxiliary heads.
-        num_classes: number of classes K.
-        in_channels: channels C of the image.
-        width: channels of the first convolution, 64 in the paper; all others grow with it.
-        norm, activation: as in :class:`~zoo.cnn.ResNet`; the paper has no norm after its convolutions.
-        dropout: probability in [0, 1) of dropping before the last layer: 0.4 in the paper, 0.2 in torchvision.
-        dropout_aux: the same in the auxiliary heads, 0.7 in the paper.
+        module: Inception module: "reduced" (fig. 2b) or "naive" (fig. 2a, whose pooling widens the net from module to module).
+        branch5x5: Whether the third branch has 5x5 kernels, as in the paper, instead of 3x3, as in torchvision.
+        aux_logits: Whether there are auxiliary heads.
+        num_classes: Number of classes K.
+        in_channels: Number of channels C of the image.
+        width: Channels of the first convolution, 64 in the paper; all others scale with it.
+        norm, activation: See :class:`~zoo.cnn.ResNet`; the paper has no norm after its convolutions.
+        dropout: Probability in [0, 1) of dropping before the last layer: 0.4 in the paper, 0.2 in torchvision.
+        dropout_aux: Probability in [0, 1) of dropping in the auxiliary heads, 0.7 in the paper.
 
     Shape:
-        ``(B, C, H, W)``, 15x15 pixels or more -> logits ``(B, K)``; in training and with auxiliary heads (logits, [of the first
-        head, of the second]).
+        ``(B, C, H, W)``, 15x15 pixels or more -> logits ``(B, K)``. In training with auxiliary heads: (logits, [logits of the
+        first head, of the second]).
 
     Raises:
-        ValueError: an argument out of its range, or images that are too small or have another number of channels.
+        ValueError: An argument out of its range, or images that are too small or have another number of channels.
     """
 
     smallest = 15
@@ -180,28 +178,28 @@ class GoogLeNet(ConvNet):
         initialize(self, "fan_in")
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The maps of conv1, conv3, 3b, 4e and 5b, finest first: strides 2, 4, 8, 16, 32."""
+        """Return the maps of conv1, conv3, 3b, 4e and 5b, finest first: strides 2, 4, 8, 16, 32."""
         return self._maps(x, {})[0]
 
     def _trunk(self) -> list[tuple[str, nn.Module]]:
-        """The layers up to the last map, by name."""
+        """Layers up to the last map, with their names."""
         parts = ("conv", "maxpool", "inception")
         return [(name, layer) for name, layer in self.named_children() if name.startswith(parts)]
 
     def _maps(self, x: Tensor, heads: dict[str, nn.Module]) -> tuple[list[Tensor], list[Tensor]]:
-        """The maps, and what the heads say of those behind the layers of their names."""
+        """Maps, and the logits of auxiliary heads, which are given by the name of the layer that they follow."""
         check_images(self, x.shape, self.in_channels, smallest=self.smallest)
-        maps, said = [], []
+        maps, auxiliary = [], []
         for name, layer in self._trunk():
             x = layer(x)
             if name in MAPS:
                 maps.append(x)
             if name in heads:
-                said.append(heads[name](x))
-        return maps, said
+                auxiliary.append(heads[name](x))
+        return maps, auxiliary
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """Logits; in training those of the auxiliary heads too, unless they are frozen."""
+        """Return the logits; in training also those of the auxiliary heads, unless they are frozen."""
         heads = {"inception4a": self.aux1, "inception4d": self.aux2}
         maps, auxiliary = self._maps(x, {name: h for name, h in heads.items() if h is not None and h.training})
         x = F.adaptive_avg_pool2d(maps[-1], 1).flatten(1)  # (B, C, H, W) -> (B, C)
@@ -213,14 +211,14 @@ class GoogLeNet(ConvNet):
         return [self.dropout, self.fc]
 
     def layer_groups(self) -> list[list[str]]:
-        """The layers by depth; the auxiliary heads are trained with the head: they are as fresh as it."""
+        """Return the layers by depth; the auxiliary heads belong to the group of the head, since they are trained with it."""
         trunk = [[name] for name, _ in self._trunk()]
         auxiliary = [] if self.aux1 is None else ["aux1", "aux2"]
         return [*trunk, [self.head_name, "dropout", *auxiliary]]
 
     @override
     def reset_head(self, num_classes: int) -> None:
-        """Replace the last layer of each head by a fresh one; for 0 classes the auxiliary heads go."""
+        """Replace the last layer of each head by a fresh one; for 0 classes, remove the auxiliary heads."""
         super().reset_head(num_classes)
         if num_classes == 0:
             self.aux1 = self.aux2 = None
@@ -232,7 +230,7 @@ class GoogLeNet(ConvNet):
 class GoogLeNetClassifier(ClassificationTask):
     """A :class:`GoogLeNet` trained as a classifier. Arguments: those of the net, then ``**task``.
 
-    The loss is that of the last layer plus ``aux_weight`` times that of each auxiliary head.
+    The loss is that of the last layer, plus ``aux_weight`` times that of each auxiliary head.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Convolutional highway network: Srivastava et al. 2015, "Training Very Deep Networks", arXiv:1507.06228, section 3.3.
 
-The net of 19 layers is "Highway 2" of table 1, as its authors' Caffe definition builds it; they train it with dropout 0.2.
+The net of 19 layers is "Highway 2" of table 1, as in its authors' Caffe definition; they train it with dropout 0.2.
 """
 
 from collections.abc import Sequence
@@ -16,24 +16,24 @@ from zoo.tasks import ClassificationArguments, ClassificationTask
 
 
 class ConvHighway(ConvNet):
-    """Three stages, each a 3x3 convolution and highway layers of 3x3 convolutions, between them 2x2 pooling; at last a 1x1 one.
+    """Three stages of a 3x3 convolution and highway layers of 3x3 convolutions, with 2x2 pooling between, and a 1x1 convolution.
 
     Args:
-        blocks: highway layers of each of the three stages; (4, 5, 5) is the paper's net of 19 layers.
-        gate_bias: what the bias of the transform gates starts at, below 0.
-        num_classes: number of classes K.
-        in_channels: channels C of the image.
-        width: channels of the first stage; the others grow with it (32, 80, 128 and 100 for the 1x1 convolution in the paper).
-        norm: after each convolution that transforms: "none" as in the paper, "batch", "layer", "group" or "instance".
-        activation: "relu" as in the paper, or another name of :func:`zoo.blocks.build_activation` but "maxout".
-        dropout: probability in [0, 1) of dropping from the image, after each pooling, and before the classifier.
-        dropout_kind: "element", or "spatial" (whole maps).
+        blocks: Number of highway layers of each of the three stages; (4, 5, 5) is the paper's net of 19 layers.
+        gate_bias: Initial bias of the transform gates, below 0.
+        num_classes: Number of classes K.
+        in_channels: Number of channels C of the image.
+        width: Channels of the first stage; the others scale with it (32, 80, 128, and 100 for the 1x1 convolution in the paper).
+        norm: Normalization after each convolution of a transform: "none" as in the paper, "batch", "layer", "group" or "instance".
+        activation: "relu" as in the paper, or another name of :func:`zoo.blocks.build_activation` except "maxout".
+        dropout: Probability in [0, 1) of dropping a value of the image, after each pooling, and before the classifier.
+        dropout_kind: "element" (single values) or "spatial" (whole maps).
 
     Shape:
-        ``(B, C, H, W)`` -> logits ``(B, K)``; the paper's images are 32x32.
+        ``(B, C, H, W)``, 32x32 pixels in the paper -> logits ``(B, K)``.
 
     Raises:
-        ValueError: an argument out of its range, or images with another number of channels.
+        ValueError: An argument out of its range, or images with another number of channels.
     """
 
     image_size = 32
@@ -72,7 +72,7 @@ class ConvHighway(ConvNet):
         self.fc = nn.Linear(self.num_features, num_classes)
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The maps of the three stages, finest first: strides 1, 2, 4; the last is that of the 1x1 convolution."""
+        """Return the maps of the three stages, finest first: strides 1, 2, 4; the last one is that of the 1x1 convolution."""
         check_images(self, x.shape, self.in_channels)
         maps: list[Tensor] = []
         for i in (1, 2, 3):
@@ -82,18 +82,16 @@ class ConvHighway(ConvNet):
         return [*maps[:2], self.layer4(x)]
 
     def layer_groups(self) -> list[list[str]]:
-        """Each stage with the dropout before it."""
+        """Return each stage, with the dropout before it, as a group."""
         stages = [[f"dropout{i}", f"layer{i}"] for i in (1, 2, 3)]
         return [*stages, ["layer4"], ["dropout4", "fc"]]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
         x = self.dropout4(self.features(x)[-1].mean(dim=(-2, -1), keepdim=True))  # (B, C, H, W) -> (B, C, 1, 1)
         return self.fc(x.flatten(1))  # (B, C, 1, 1) -> (B, K)
 
 
 def _convolution(in_channels: int, out_channels: int, size: int, style: Style) -> nn.Sequential:
-    """Convolution, norm and activation."""
     convolution = nn.Conv2d(in_channels, out_channels, size, padding=size // 2, bias=style.bias)
     nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
     return nn.Sequential(convolution, style.build_norm(out_channels), style.build_activation())
@@ -115,7 +113,7 @@ class ConvHighwayClassifier(ClassificationTask):
         dropout_kind: Dropout = "element",
         **task: Unpack[ClassificationArguments],
     ) -> None:
-        blocks = list(blocks)  # a hyperparameter is as JSON gives it back
+        blocks = list(blocks)  # hyperparameters are what JSON gives back
         net = ConvHighway(
             blocks=blocks,
             gate_bias=gate_bias,

@@ -1,7 +1,7 @@
 """LeNet-5: LeCun et al. 1998, "Gradient-Based Learning Applied to Document Recognition", Proc. IEEE 86(11).
 
-Deviations from the paper: C3 sees all maps of S2 (table I of the paper leaves some out), the subsampling layers have no
-trainable coefficients, tanh is not scaled, and the output is linear (the paper has radial basis functions).
+Deviations from the paper: C3 takes all maps of S2 (table I of the paper omits some), the subsampling layers have no trainable
+coefficients, tanh is not scaled, and the output is linear (radial basis functions in the paper).
 """
 
 from typing import Literal, Unpack
@@ -15,19 +15,19 @@ from zoo.tasks import ClassificationArguments, ClassificationTask
 
 
 class LeNet(ConvNet):
-    """Two 5x5 convolutions, each followed by 2x2 pooling, then three dense layers (fig. 2).
+    """Two 5x5 convolutions, each followed by 2x2 pooling, and three dense layers (fig. 2).
 
     Args:
-        num_classes: number of classes K.
-        in_channels: channels C of the image.
+        num_classes: Number of classes K.
+        in_channels: Number of channels C of the image.
         variant: "published" (tanh, average pooling) or "relu" (ReLU, max pooling).
-        width: maps of the first convolution, 6 in the paper; the other layers grow with it (16, 120, 84 in the paper).
+        width: Channels of the first convolution, 6 in the paper; all other sizes scale with it (16, 120, 84 in the paper).
 
     Shape:
         ``(B, C, 32, 32)`` -> logits ``(B, K)``.
 
     Raises:
-        ValueError: an unknown variant, a width below 1, or images of another shape.
+        ValueError: An argument out of its range, or images of another shape.
     """
 
     head_name = "fc3"
@@ -57,13 +57,12 @@ class LeNet(ConvNet):
         self.fc3 = nn.Linear(self.num_features, num_classes)
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The maps after each pooling, S2 and S4: ``(B, 6, 14, 14)`` and ``(B, 16, 5, 5)``."""
+        """Return the maps after each pooling, S2 and S4: ``(B, 6, 14, 14)`` and ``(B, 16, 5, 5)``."""
         check_images(self, x.shape, self.in_channels)
         s2 = self.pool(self.activation(self.conv1(x)))
         return [s2, self.pool(self.activation(self.conv2(s2)))]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
         check_images(self, x.shape, self.in_channels, 32)
         x = self.features(x)[-1].flatten(1)  # (B, 16, 5, 5) -> (B, 400)
         for layer in self.dense_layers():
@@ -71,7 +70,7 @@ class LeNet(ConvNet):
         return x
 
     def dense_layers(self) -> list[nn.Module]:
-        """C5, F6 and the output."""
+        """Return C5, F6 and the output layer, with their activations."""
         return [self.fc1, self.activation, self.fc2, self.activation, self.fc3]
 
 

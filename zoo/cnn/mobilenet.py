@@ -1,6 +1,6 @@
 """MobileNet: Howard et al. 2017, "MobileNets: Efficient ... Networks for Mobile Vision Applications", arXiv:1704.04861.
 
-Deviation from table 1 as printed: the last depthwise convolution has stride 1, as its sizes (7x7 in, 7x7 out) say.
+Deviation from table 1 as printed: the last depthwise convolution has stride 1, in agreement with its sizes (7x7 in, 7x7 out).
 """
 
 from typing import Unpack
@@ -13,12 +13,12 @@ from zoo.cnn.resnet import initialize
 from zoo.registry import register
 from zoo.tasks import ClassificationArguments, ClassificationTask
 
-# table 1: channels out and stride of each depthwise-separable block
+# table 1: output channels and stride of each depthwise-separable block
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 
 
 class DepthwiseSeparable(nn.Module):
-    """A 3x3 convolution of each channel by itself, then a 1x1 one across channels, each with norm and activation (fig. 3).
+    """A 3x3 convolution of each channel by itself, and a 1x1 one across channels, each with norm and activation (fig. 3).
 
     Shape:
         ``(B, in_channels, H, W)`` -> ``(B, out_channels, H / stride, W / stride)``, rounded up.
@@ -33,7 +33,6 @@ class DepthwiseSeparable(nn.Module):
         self.bn2 = style.build_norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Filter, then combine."""
         x = self.activation(self.bn1(self.conv1(x)))
         return self.activation(self.bn2(self.conv2(self.dropout(x))))
 
@@ -42,19 +41,19 @@ class MobileNet(ConvNet):
     """A 3x3 convolution and 13 depthwise-separable blocks.
 
     Args:
-        num_classes: number of classes K.
-        in_channels: channels C of the image.
-        width: the paper's multiplier alpha of all channels, above 0: 1, 0.75, 0.5, 0.25 in table 6; a layer keeps one or more.
-        norm: after each convolution: "batch" as in the paper, "layer", "group", "instance" or "none".
-        activation: "relu" as in the paper, or another name of :func:`zoo.blocks.build_activation` but "maxout".
-        dropout: probability in [0, 1) of dropping before the 1x1 convolution of a block; 0 in the paper.
-        dropout_kind: "element", or "spatial" (whole maps).
+        num_classes: Number of classes K.
+        in_channels: Number of channels C of the image.
+        width: Multiplier > 0 of all channels, alpha in the paper: 1, 0.75, 0.5, 0.25 in table 6; a layer has at least one.
+        norm: Normalization after each convolution: "batch" as in the paper, "layer", "group", "instance" or "none".
+        activation: "relu" as in the paper, or another name of :func:`zoo.blocks.build_activation` except "maxout".
+        dropout: Probability in [0, 1) of dropping before the 1x1 convolution of a block; 0 in the paper.
+        dropout_kind: "element" (single values) or "spatial" (whole maps).
 
     Shape:
         ``(B, C, H, W)`` -> logits ``(B, K)``.
 
     Raises:
-        ValueError: an argument out of its range, or images with another number of channels.
+        ValueError: An argument out of its range, or images with another number of channels.
     """
 
     def __init__(
@@ -77,8 +76,8 @@ class MobileNet(ConvNet):
         self.bn1 = style.build_norm(channels)
         self.activation = style.build_activation()
         blocks = []
-        for wanted, stride in BLOCKS:
-            out = max(1, int(wanted * width))
+        for full_width, stride in BLOCKS:
+            out = max(1, int(full_width * width))
             blocks.append(DepthwiseSeparable(channels, out, stride, style))
             channels = out
         self.blocks = nn.ModuleList(blocks)
@@ -87,7 +86,7 @@ class MobileNet(ConvNet):
         initialize(self, "fan_in")  # torch's fan-out of a depthwise convolution ignores its groups
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The last map of each size, finest first: strides 2, 4, 8, 16, 32."""
+        """Return the last map of each size, finest first: strides 2, 4, 8, 16, 32."""
         check_images(self, x.shape, self.in_channels)
         x = self.activation(self.bn1(self.conv1(x)))
         maps = []
@@ -98,7 +97,6 @@ class MobileNet(ConvNet):
         return [*maps, x]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
         return self.fc(self.features(x)[-1].mean(dim=(-2, -1)))  # (B, C, H, W) -> (B, C) -> (B, K)
 
 

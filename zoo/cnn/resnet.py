@@ -1,7 +1,7 @@
 """ResNet: He et al. 2015, "Deep Residual Learning for Image Recognition", arXiv:1512.03385.
 
-Deviations from the paper: in a bottleneck the stride sits on the 3x3 convolution (torchvision's "v1.5"). Dropout, off by default,
-stands before the last convolution of a block (Zagoruyko and Komodakis 2016, arXiv:1605.07146, section 2.4).
+Deviations from the paper: in a bottleneck the 3x3 convolution has the stride (torchvision's "v1.5"). Dropout, off by default, is
+before the last convolution of a block (Zagoruyko and Komodakis 2016, arXiv:1605.07146, section 2.4).
 """
 
 from typing import ClassVar, Literal, Unpack
@@ -38,7 +38,7 @@ class BasicBlock(nn.Module):
         self.downsample = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        """relu(F(x) + shortcut(x))."""
+        """Return relu(F(x) + shortcut(x))."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(self.dropout(y)))
         return self.relu(y + (x if self.downsample is None else self.downsample(x)))
@@ -66,7 +66,7 @@ class Bottleneck(nn.Module):
         self.downsample = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        """relu(F(x) + shortcut(x))."""
+        """Return relu(F(x) + shortcut(x))."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(self.dropout(y)))
@@ -74,23 +74,23 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(ConvNet):
-    """The ImageNet ResNet; state-dict keys, logits and gradients are torchvision's.
+    """The ImageNet ResNet. State-dict keys, logits and gradients are those of torchvision.
 
     Args:
-        depth: 18, 34, 50, 101 or 152 layers (table 1).
-        num_classes: number of classes K.
-        in_channels: channels C of the image.
-        width: channels of the first stage, 64 in the paper; each stage doubles them.
-        norm: after each convolution: "batch" as in the paper, "layer", "group", "instance" or "none".
-        activation: "relu" as in the paper, or another name of :func:`zoo.blocks.build_activation` but "maxout".
-        dropout: probability in [0, 1) of dropping before the last convolution of a block; 0 in the paper.
-        dropout_kind: "element", or "spatial" (whole maps).
+        depth: Number of layers: 18, 34, 50, 101 or 152 (table 1).
+        num_classes: Number of classes K.
+        in_channels: Number of channels C of the image.
+        width: Channels of the first stage, 64 in the paper; each stage doubles them.
+        norm: Normalization after each convolution: "batch" as in the paper, "layer", "group", "instance" or "none".
+        activation: "relu" as in the paper, or another name of :func:`zoo.blocks.build_activation` except "maxout".
+        dropout: Probability in [0, 1) of dropping before the last convolution of a block; 0 in the paper.
+        dropout_kind: "element" (single values) or "spatial" (whole maps).
 
     Shape:
         ``(B, C, H, W)`` -> logits ``(B, K)``.
 
     Raises:
-        ValueError: an argument out of its range, or images with another number of channels.
+        ValueError: An argument out of its range, or images with another number of channels.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class ResNet(ConvNet):
         initialize(self)
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The maps of the stem and of the four stages, finest first: strides 2, 4, 8, 16, 32."""
+        """Return the maps of the stem and of the four stages, finest first: strides 2, 4, 8, 16, 32."""
         check_images(self, x.shape, self.in_channels)
         maps = [self.relu(self.bn1(self.conv1(x)))]
         x = self.maxpool(maps[0])
@@ -136,7 +136,6 @@ class ResNet(ConvNet):
         return maps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
         x = F.adaptive_avg_pool2d(self.features(x)[-1], 1)  # (B, C, H, W) -> (B, C, 1, 1)
         return self.fc(x.flatten(1))  # (B, C, 1, 1) -> (B, K)
 
@@ -144,7 +143,7 @@ class ResNet(ConvNet):
 def _stage(
     block: type[BasicBlock | Bottleneck], channels: int, width: int, blocks: int, stride: int, style: Style
 ) -> nn.Sequential:
-    """``blocks`` blocks, the first with the stride and, where the shape changes, a projection shortcut (option B)."""
+    """Build a stage; its first block has the stride and, where the shape changes, a projection shortcut (option B)."""
     out = width * block.expansion
     shortcut = None
     if stride != 1 or channels != out:
@@ -154,7 +153,7 @@ def _stage(
 
 
 def initialize(net: nn.Module, mode: Literal["fan_in", "fan_out"] = "fan_out") -> None:
-    """Draw convolutions by He et al. 2015 (arXiv:1502.01852, section 2.2); norms start as the identity."""
+    """Initialize convolutions as in He et al. 2015 (arXiv:1502.01852, section 2.2)."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")

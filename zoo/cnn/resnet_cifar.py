@@ -1,6 +1,6 @@
 """CIFAR ResNet: He et al. 2015, "Deep Residual Learning for Image Recognition", arXiv:1512.03385, section 4.2.
 
-With ``shortcut="none"`` the plain counterpart of the paper's fig. 6: the same layers and parameters without the residual.
+With ``shortcut="none"`` the plain net of fig. 6: the same layers and parameters without the residual.
 """
 
 from typing import Literal, Unpack
@@ -18,7 +18,7 @@ DEPTHS = (20, 32, 44, 56, 110)  # table 6; any 6n + 2 can be built
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions with the parameter-free shortcut (option A): every ``stride``-th pixel, new channels zero.
+    """Two 3x3 convolutions with the shortcut without parameters (option A): every ``stride``-th pixel, new channels are zero.
 
     Shape:
         ``(B, in_channels, H, W)`` -> ``(B, width, H / stride, W / stride)``, rounded up.
@@ -34,38 +34,40 @@ class Block(nn.Module):
         self.stride, self.width, self.residual = stride, width, residual
 
     def forward(self, x: Tensor) -> Tensor:
-        """relu(F(x) + shortcut(x)), or relu(F(x)) in the plain net."""
+        """Return relu(F(x) + shortcut(x)), in the plain net relu(F(x))."""
         y = self.dropout(self.activation(self.bn1(self.conv1(x))))
         y = self.bn2(self.conv2(y))
         return self.activation(y + pad_shortcut(x, self.stride, self.width) if self.residual else y)
 
 
 def pad_shortcut(x: Tensor, stride: int, channels: int) -> Tensor:
-    """Every ``stride``-th pixel of x, between new channels of zeros: the shortcut without parameters (option A)."""
+    """Return every ``stride``-th pixel of x between new channels of zeros: the shortcut without parameters (option A).
+
+    Shape:
+        ``(B, C, H, W)`` -> ``(B, channels, H / stride, W / stride)``, rounded up.
+    """
     new = channels - x.shape[1]
     if stride == 1 and not new:
         return x
-    return F.pad(
-        x[:, :, ::stride, ::stride], (0, 0, 0, 0, new // 2, new - new // 2)
-    )  # (B, C, ...) -> (B, channels, ...)
+    return F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, new // 2, new - new // 2))
 
 
 class CIFARResNet(ConvNet):
     """A 3x3 stem and three stages of n blocks with 16, 32, 64 channels: 6n + 2 layers.
 
     Args:
-        depth: number of layers, 6n + 2: 20, 32, 44, 56, 110 in the paper, 8 the smallest.
-        num_classes: number of classes K.
-        in_channels: channels C of the image.
-        width: channels of the first stage, 16 in the paper.
+        depth: Number of layers, 6n + 2: 20, 32, 44, 56, 110 in the paper, at least 8.
+        num_classes: Number of classes K.
+        in_channels: Number of channels C of the image.
+        width: Channels of the first stage, 16 in the paper; each stage doubles them.
         shortcut: "identity" (the paper's option A) or "none" (the plain net).
-        norm, activation, dropout, dropout_kind: as in :class:`~zoo.cnn.ResNet`.
+        norm, activation, dropout, dropout_kind: See :class:`~zoo.cnn.ResNet`.
 
     Shape:
-        ``(B, C, H, W)`` -> logits ``(B, K)``; the paper's images are 32x32.
+        ``(B, C, H, W)``, 32x32 pixels in the paper -> logits ``(B, K)``.
 
     Raises:
-        ValueError: an argument out of its range, a depth that is not 6n + 2, or images with another number of channels.
+        ValueError: An argument out of its range, a depth that is not 6n + 2, or images with another number of channels.
     """
 
     image_size = 32
@@ -106,7 +108,7 @@ class CIFARResNet(ConvNet):
         initialize(self)
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The maps of the three stages, finest first: strides 1, 2, 4."""
+        """Return the maps of the three stages, finest first: strides 1, 2, 4."""
         check_images(self, x.shape, self.in_channels)
         x = self.activation(self.bn1(self.conv1(x)))
         maps = []
@@ -116,7 +118,6 @@ class CIFARResNet(ConvNet):
         return maps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
         return self.fc(self.features(x)[-1].mean(dim=(-2, -1)))  # (B, C, H, W) -> (B, C) -> (B, K)
 
 

@@ -1,7 +1,7 @@
 """Pre-activation ResNet: He et al. 2016, "Identity Mappings in Deep Residual Networks", arXiv:1603.05027.
 
-The CIFAR nets of the paper. Deviation: in a bottleneck the stride sits on the 3x3 convolution. Dropout, off by default, stands
-before the last convolution of a unit (Zagoruyko and Komodakis 2016, arXiv:1605.07146, section 2.4).
+The CIFAR nets of the paper. Deviation: in a bottleneck the 3x3 convolution has the stride. Dropout, off by default, is before the
+last convolution of a unit (Zagoruyko and Komodakis 2016, arXiv:1605.07146, section 2.4).
 """
 
 from typing import Literal, Unpack
@@ -19,18 +19,18 @@ Kind = Literal["basic", "bottleneck"]
 
 
 class PreActUnit(nn.Module):
-    """x + F(x): norm and activation stand before each convolution of F, and nothing after the sum (fig. 1b, fig. 4e).
+    """x + F(x), with norm and activation before each convolution of F and nothing after the sum (fig. 1b, fig. 4e).
 
-    Where channels change, the shortcut of a bottleneck is a 1x1 convolution of the activated input, that of a basic unit
-    has no parameters (option A).
+    Where the number of channels changes, the shortcut of a bottleneck is a 1x1 convolution of the activated input; that of a basic
+    unit has no parameters (option A).
 
     Args:
-        in_channels: channels of x.
-        width: channels of the 3x3 convolutions.
-        stride: of the first 3x3 convolution.
-        block: "basic", two 3x3 convolutions; "bottleneck", 1x1, 3x3, and 1x1 up to four times the width.
-        first: the unit after the stem: its first norm and activation come before both paths (the paper's appendix).
-        style: norm, activation and dropout.
+        in_channels: Number of channels of x.
+        width: Channels of the 3x3 convolutions.
+        stride: Stride of the first 3x3 convolution.
+        block: "basic", two 3x3 convolutions; or "bottleneck", 1x1, 3x3, and 1x1 up to four times the width.
+        first: Whether it is the unit after the stem, whose first norm and activation are before both paths (the paper's appendix).
+        style: Norm, activation and dropout.
 
     Shape:
         ``(B, in_channels, H, W)`` -> ``(B, out_channels, H / stride, W / stride)``, rounded up.
@@ -51,10 +51,10 @@ class PreActUnit(nn.Module):
         self.shortcut = None
         if block == "bottleneck" and in_channels != self.out_channels:
             self.shortcut = nn.Conv2d(in_channels, self.out_channels, 1, stride, bias=style.bias)
-        self.shared = first or self.shortcut is not None  # whether the shortcut too starts from the activated input
+        self.shared = first or self.shortcut is not None  # whether the shortcut takes the activated input, too
 
     def forward(self, x: Tensor) -> Tensor:
-        """The sum."""
+        """Return x + F(x)."""
         y = self.activation(self.norms[0](x))
         x = y if self.shared else x
         for convolution, norm in zip(self.convs[:-1], self.norms[1:], strict=True):
@@ -64,21 +64,21 @@ class PreActUnit(nn.Module):
 
 
 class PreActResNet(ConvNet):
-    """A 3x3 stem and three stages of n units, the trunk between them an identity from the first sum to the last.
+    """A 3x3 stem and three stages of n units; the trunk is an identity from the first sum to the last.
 
     Args:
-        depth: number of layers: 6n + 2 of basic units (110 in the paper), 9n + 2 of bottlenecks (164 and 1001).
-        block: "basic" or "bottleneck".
-        num_classes: number of classes K.
-        in_channels: channels C of the image.
-        width: channels of the first stage's 3x3 convolutions, 16 in the paper; each stage doubles them.
-        norm, activation, dropout, dropout_kind: as in :class:`~zoo.cnn.ResNet`.
+        depth: Number of layers: 6n + 2 with basic units (110 in the paper), 9n + 2 with bottlenecks (164 and 1001).
+        block: Kind of the units, "basic" or "bottleneck".
+        num_classes: Number of classes K.
+        in_channels: Number of channels C of the image.
+        width: Channels of the 3x3 convolutions of the first stage, 16 in the paper; each stage doubles them.
+        norm, activation, dropout, dropout_kind: See :class:`~zoo.cnn.ResNet`.
 
     Shape:
-        ``(B, C, H, W)`` -> logits ``(B, K)``; the paper's images are 32x32.
+        ``(B, C, H, W)``, 32x32 pixels in the paper -> logits ``(B, K)``.
 
     Raises:
-        ValueError: an argument out of its range, a depth that the units do not make, or images with another number of channels.
+        ValueError: An argument out of its range, a depth that is no such number, or images with another number of channels.
     """
 
     image_size = 32
@@ -100,8 +100,8 @@ class PreActResNet(ConvNet):
             raise ValueError(f"block must be 'basic' or 'bottleneck', got {block!r}")
         layers = 6 if block == "basic" else 9
         if depth < layers + 2 or (depth - 2) % layers:
-            told = ", ".join(str(layers * n + 2) for n in range(1, 5))
-            raise ValueError(f"depth of {block} units must be {layers}n + 2 ({told} ...), got {depth}")
+            examples = ", ".join(str(layers * n + 2) for n in range(1, 5))
+            raise ValueError(f"depth of {block} units must be {layers}n + 2 ({examples} ...), got {depth}")
         if width < 1:
             raise ValueError(f"width must be 1 or more, got {width}")
         self.in_channels = in_channels
@@ -121,7 +121,7 @@ class PreActResNet(ConvNet):
         initialize(self)
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The maps of the three stages, finest first: strides 1, 2, 4; only the last is normed and activated."""
+        """Return the maps of the three stages, finest first: strides 1, 2, 4; only the last is normed and activated."""
         check_images(self, x.shape, self.in_channels)
         x = self.conv1(x)
         maps = []
@@ -131,12 +131,11 @@ class PreActResNet(ConvNet):
         return [*maps[:2], self.activation(self.norm(x))]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
         return self.fc(self.features(x)[-1].mean(dim=(-2, -1)))  # (B, C, H, W) -> (B, C) -> (B, K)
 
 
 def _activation(style: Style) -> nn.Module:
-    """An activation that leaves the trunk as it is, which it reads itself where there is no norm."""
+    """An activation that is not in place where its input is the trunk itself, that is, where there is no norm."""
     activation = style.build_activation()
     if isinstance(activation, nn.ReLU):
         activation.inplace = style.norm != "none"

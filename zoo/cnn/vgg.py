@@ -1,7 +1,8 @@
 """VGG: Simonyan and Zisserman 2014, "Very Deep Convolutional Networks for Large-Scale Image Recognition", arXiv:1409.1556.
 
-Configurations A, B, D and E of table 1; with ``norm="batch"`` torchvision's ``_bn`` nets (the paper has no norms). Deviation from
-the paper: convolutions start by He et al. 2015 (the paper draws A from N(0, 0.01^2) and starts the deeper nets from a trained A).
+Configurations A, B, D and E of table 1; with ``norm="batch"`` the ``_bn`` nets of torchvision (the paper has no norms). Deviation
+from the paper: convolutions are initialized as in He et al. 2015 (the paper initializes A from N(0, 0.01^2), and the deeper nets
+from a trained A).
 """
 
 from typing import Literal, Unpack
@@ -18,25 +19,27 @@ STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2,
 
 
 class VGG(Tower):
-    """Five stages of 3x3 convolutions, each ended by a 2x2 max pooling, then three dense layers (table 1).
+    """Five stages of 3x3 convolutions, a 2x2 max pooling at the end of each, and three dense layers (table 1).
 
-    State-dict keys, logits and gradients are torchvision's.
+    State-dict keys, logits and gradients are those of torchvision.
 
     Args:
-        depth: 11, 13, 16 or 19 layers.
-        num_classes: number of classes K.
-        in_channels: channels C of the image.
-        width: channels of the first stage, 64 in the paper; the others (128, 256, 512, 512) and the 4096 hidden units grow with it.
-        norm: after each convolution: "none" as in the paper, "batch", "layer", "group" or "instance".
-        activation: "relu" as in the paper, or another name of :func:`zoo.blocks.build_activation` but "maxout".
-        dropout: probability in [0, 1) of dropping after the hidden dense layers, 0.5 in the paper.
-        dropout_kind: "element", or "spatial": whole maps too, before the first dense layer.
+        depth: Number of layers: 11, 13, 16 or 19.
+        num_classes: Number of classes K.
+        in_channels: Number of channels C of the image.
+        width: Channels of the first stage, 64 in the paper; those of the others (128, 256, 512, 512), and the 4096 hidden units,
+            scale with it.
+        norm: Normalization after each convolution: "none" as in the paper, "batch", "layer", "group" or "instance".
+        activation: "relu" as in the paper, or another name of :func:`zoo.blocks.build_activation` except "maxout".
+        dropout: Probability in [0, 1) of dropping after the hidden dense layers, 0.5 in the paper.
+        dropout_kind: "element" (single values) or "spatial" (also whole maps, before the first dense layer).
 
     Shape:
-        ``(B, C, H, W)`` with H, W >= 32 -> logits ``(B, K)``; the paper's images are 224x224, others are averaged to its 7x7 map.
+        ``(B, C, H, W)`` with H, W >= 32 -> logits ``(B, K)``. The images of the paper are 224x224; the maps of others are averaged
+        to its 7x7 values.
 
     Raises:
-        ValueError: an argument out of its range, or images of another number of channels or too few pixels.
+        ValueError: An argument out of its range, or images that are too small or have another number of channels.
     """
 
     map_size, smallest = 7, 32
@@ -81,7 +84,7 @@ class VGG(Tower):
 
 
 def _initialize(net: nn.Module) -> None:
-    """Draw convolutions by He et al. 2015 (arXiv:1502.01852, eq. 10, fan-out), dense layers from N(0, 0.01^2); biases are 0."""
+    """Initialize convolutions as in He et al. 2015 (arXiv:1502.01852, eq. 10, fan-out), dense layers from N(0, 0.01^2)."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

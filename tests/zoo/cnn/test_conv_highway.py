@@ -1,4 +1,4 @@
-"""The convolutional highway network: its authors' count, a float64 formula, the gate's two ends."""
+"""The convolutional highway network: the authors' parameter count, a float64 formula, open and closed gates."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def test_published_parameter_count() -> None:
     with torch.device("meta"):
         net = zoo.create_model("conv_highway19").net
     assert sum(p.numel() for p in net.parameters()) == 2_256_838
-    assert sum(isinstance(m, nn.Conv2d) for m in net.modules()) - 14 + 1 == 19  # 14 gates stand beside their layer
+    assert sum(isinstance(m, nn.Conv2d) for m in net.modules()) - 14 + 1 == 19  # 14 gates are not counted
 
 
 def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -42,7 +42,7 @@ def test_equals_the_formula() -> None:
 
 
 @pytest.mark.parametrize(("bias", "what"), [(-torch.inf, "identity"), (torch.inf, "plain")])
-def test_the_gates_two_ends(bias: float, what: str) -> None:
+def test_closed_and_open_gates(bias: float, what: str) -> None:
     net, x = ConvHighway((2, 1, 3), bias, width=8), torch.rand(2, 3, 16, 16)
     y = net(x)
     for stage in (net.layer1, net.layer2, net.layer3):
@@ -53,7 +53,7 @@ def test_the_gates_two_ends(bias: float, what: str) -> None:
 
 
 @pytest.mark.parametrize("norm", ["none", "batch", "layer", "group", "instance"])
-def test_norms_stand_in_the_transform(norm: str) -> None:
+def test_norms_are_part_of_the_transform(norm: str) -> None:
     net = ConvHighway((1, 1, 1), width=8, norm=norm)
     maps = net.features(torch.rand(2, 3, 16, 16))
     assert [tuple(m.shape[1:]) for m in maps] == [(8, 16, 16), (20, 8, 8), (25, 4, 4)]

@@ -1,4 +1,4 @@
-"""DenseNet against torchvision, against a formula in float64, and against what the paper says."""
+"""DenseNet against torchvision, a formula in float64, and the statements of the paper."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def test_cifar_parameter_count(depth: int, published: float) -> None:
 
 
 @pytest.mark.parametrize("depth", COUNTS)
-def test_logits_and_gradients_are_torchvisions(depth: int) -> None:
+def test_logits_and_gradients_equal_torchvision(depth: int) -> None:
     theirs = torchvision.models.DenseNet(8, tuple(BLOCKS[depth]), 16, drop_rate=0.2, num_classes=7)
     for p in theirs.parameters():  # random norms and biases too
         p.data += 0.02 * torch.randn_like(p)
@@ -68,7 +68,7 @@ def test_logits_and_gradients_are_torchvisions(depth: int) -> None:
 
 
 def kept_for_backward(net: nn.Module, x: Tensor) -> int:
-    """Bytes."""
+    """Bytes of the tensors that are kept for the backward pass."""
     kept: dict[int, int] = {}
 
     def pack(t: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def kept_for_backward(net: nn.Module, x: Tensor) -> int:
     return sum(kept.values())
 
 
-def test_no_more_is_kept_than_by_torchvisions() -> None:
+def test_no_more_memory_is_kept_than_in_torchvision() -> None:
     ours, theirs = DenseNet([2, 2, 2, 2], 7, growth_rate=8), torchvision.models.DenseNet(8, (2, 2, 2, 2), 16)
     theirs.classifier = nn.Linear(ours.num_features, 7)
     x = torch.rand(2, 3, 64, 64)
@@ -117,18 +117,18 @@ def test_the_cifar_net_equals_the_formula() -> None:
     torch.testing.assert_close(net(x), h @ w["classifier.weight"].T + w["classifier.bias"], rtol=1e-10, atol=1e-12)
 
 
-def test_every_layer_reads_all_maps_before_it() -> None:
-    """The point of the paper: what was made is handed on as it is, and every later layer depends on it."""
+def test_every_layer_takes_all_maps_before_it() -> None:
+    """The point of the paper: maps are passed on unchanged, and every later layer depends on them."""
     block = DenseBlock(3, 4, 2, Style()).eval()
     x = torch.rand(1, 4, 5, 5, requires_grad=True)
-    seen: list[list[Tensor]] = []
+    inputs: list[list[Tensor]] = []
     for layer in block.children():
-        layer.register_forward_pre_hook(lambda module, args: seen.append(list(args[0])))
+        layer.register_forward_pre_hook(lambda module, args: inputs.append(list(args[0])))
     y = block(x)
     assert torch.equal(y[:, :4], x)
-    assert [len(maps) for maps in seen] == [1, 2, 3]
-    for i, made in enumerate(seen[-1][1:]):
-        assert torch.equal(y[:, 4 + 2 * i : 6 + 2 * i], made)
+    assert [len(maps) for maps in inputs] == [1, 2, 3]
+    for i, maps in enumerate(inputs[-1][1:]):
+        assert torch.equal(y[:, 4 + 2 * i : 6 + 2 * i], maps)
     for new in (y[:, 4:6], y[:, 6:8], y[:, 8:]):
         (gradient,) = torch.autograd.grad(new.sum(), x, retain_graph=True)
         assert gradient.abs().amax(dim=(0, 2, 3)).gt(0).all()
@@ -142,30 +142,30 @@ def test_every_layer_reads_all_maps_before_it() -> None:
         ("densenet_bc100", {"depth": 10}, ["denseblock1", "denseblock2", "relu4"]),
     ],
 )
-def test_features_are_what_the_layers_made(name: str, arguments: dict, layers: list[str], norm: str) -> None:
-    """No later layer writes into a map, not even the activation of a transition without a norm."""
+def test_features_are_the_outputs_of_the_layers(name: str, arguments: dict, layers: list[str], norm: str) -> None:
+    """No later layer overwrites a map, not even the activation of a transition without a norm."""
     net = zoo.create_model(name, growth_rate=4, norm=norm, **arguments).net.eval()
     x = torch.rand(1, 3, 64, 64)
     names = [n for n, _ in net.features.named_children()]
-    for layer, found in zip(layers, net.features(x), strict=True):
-        assert torch.equal(found, net.features[: names.index(layer) + 1](x)), layer
+    for layer, y in zip(layers, net.features(x), strict=True):
+        assert torch.equal(y, net.features[: names.index(layer) + 1](x)), layer
 
 
 def test_strides_channels_and_receptive_fields() -> None:
-    sees, stride, wanted = 7 + 2 * 2, 4, [FeatureMap(64, 2, 7)]  # 7x7/2, then pooled 3x3/2
+    field, stride, maps = 7 + 2 * 2, 4, [FeatureMap(64, 2, 7)]  # 7x7/2, then pooled 3x3/2
     for i, (count, channels) in enumerate(zip([6, 12, 24, 16], [256, 512, 1024, 1024], strict=True)):
         if i:
-            sees, stride = sees + stride, 2 * stride
-        sees += 2 * stride * count
-        wanted.append(FeatureMap(channels, stride, sees))
+            field, stride = field + stride, 2 * stride
+        field += 2 * stride * count
+        maps.append(FeatureMap(channels, stride, field))
     with torch.device("meta"):
-        assert zoo.create_model("densenet121").net.feature_maps() == wanted
+        assert zoo.create_model("densenet121").net.feature_maps() == maps
         assert CIFARDenseNet(10, growth_rate=4).feature_maps() == [
             FeatureMap(12, 1, 5), FeatureMap(10, 2, 10), FeatureMap(9, 4, 20),
         ]  # fmt: skip
 
 
-def test_as_a_convolution_it_is_the_net() -> None:
+def test_as_a_convolution_it_is_the_same_net() -> None:
     net, x = CIFARDenseNet(10, 7, growth_rate=4).eval(), torch.rand(2, 3, 24, 16)
     y = net.as_convolution()(x)
     assert y.shape == (2, 7, 6, 4)

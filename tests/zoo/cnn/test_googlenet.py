@@ -1,4 +1,4 @@
-"""GoogLeNet against torchvision, against a formula in float64, and against what the paper says."""
+"""GoogLeNet against torchvision, a formula in float64, and the statements of the paper."""
 
 import pytest
 import torch
@@ -34,15 +34,15 @@ def test_published_parameter_count(name: str, count: int, with_heads: int) -> No
 
 
 def test_parameters_of_the_published_modules() -> None:
-    """Table 1 in units of 1024; the rows after these do not agree with their own channels."""
+    """Table 1, in units of 1024. Its later rows contradict their own channels."""
     with torch.device("meta"):
         net = zoo.create_model("googlenet_published").net
     for name, published in (("3a", 159), ("3b", 380)):
         assert parameters(net.get_submodule(f"inception{name}")) / 1024 == pytest.approx(published, abs=1)
 
 
-def test_the_naive_net_grows() -> None:
-    """All maps of a module's input come out behind its pooling (section 4)."""
+def test_the_naive_net_widens() -> None:
+    """The pooling of a module adds all channels of its input (section 4)."""
     channels, count = 192, 7 * 7 * 3 * 64 + 64 * 64 + 9 * 64 * 192 + 2 * (64 + 64 + 192)
     for row in (row for rows in CHANNELS.values() for row in rows.values()):
         one, _, three, _, five, _ = row
@@ -54,7 +54,7 @@ def test_the_naive_net_grows() -> None:
     assert parameters(net) == count + channels * 1000 + 1000
 
 
-def test_keys_logits_and_gradients_are_torchvisions() -> None:
+def test_keys_logits_and_gradients_equal_torchvision() -> None:
     theirs = torchvision.models.googlenet(num_classes=7, init_weights=False)
     for p in theirs.parameters():  # random norms and biases too
         p.data += 0.02 * torch.randn_like(p)
@@ -98,7 +98,7 @@ def test_the_module_equals_the_formula(module: str, kernel: int) -> None:
     torch.testing.assert_close(block(x), torch.cat(wanted, 1), rtol=1e-12, atol=1e-12)
 
 
-def test_the_loss_adds_the_auxiliary_heads_and_logs_them_apart() -> None:
+def test_the_loss_adds_the_auxiliary_heads_which_are_logged_apart() -> None:
     task = zoo.create_model("googlenet", num_classes=7, width=4, dropout=0.0, dropout_aux=0.0, aux_weight=0.5)
     x, y = torch.rand(4, 3, 32, 32), torch.arange(4)
     logits, heads = task(x)
@@ -106,9 +106,9 @@ def test_the_loss_adds_the_auxiliary_heads_and_logs_them_apart() -> None:
     losses = [F.cross_entropy(z, y) for z in (logits, *heads)]
     loss, means, count = task.training_losses((x, y))
     torch.testing.assert_close(loss, losses[0] + 0.5 * losses[1] + 0.5 * losses[2])
-    found = [means[name] for name in ("loss", "aux1_loss", "aux2_loss")]
-    torch.testing.assert_close(found, losses)
-    assert (count, len({z.item() for z in found})) == (4, 3)
+    logged = [means[name] for name in ("loss", "aux1_loss", "aux2_loss")]
+    torch.testing.assert_close(logged, losses)
+    assert (count, len({z.item() for z in logged})) == (4, 3)
     assert zoo.create_model("googlenet", width=4).hparams["aux_weight"] == 0.3  # section 5
 
 
@@ -125,7 +125,7 @@ def test_evaluation_and_export_are_without_auxiliary_heads() -> None:
 
 
 def test_auxiliary_heads_are_trained_with_the_head() -> None:
-    """On a trunk that is fixed; and a net that is fixed as a whole does without them."""
+    """Of a frozen trunk; a net that is frozen as a whole does not use them."""
     task = zoo.create_model("googlenet", num_classes=7, width=4).freeze(-1).train()
     x = torch.rand(4, 3, 32, 32)
     task.training_losses((x, torch.arange(4)))[0].backward()
@@ -136,10 +136,10 @@ def test_auxiliary_heads_are_trained_with_the_head() -> None:
     assert layer_groups(small(aux_logits=False))[-1] == ["fc", "dropout"]
     frozen = task.freeze().train()
     assert frozen.net.training
-    assert torch.equal(frozen(x), frozen(x))  # logits only, and dropout is off
+    assert torch.equal(frozen(x), frozen(x))  # logits alone, and dropout is off
 
 
-def test_reset_head_resets_all_heads() -> None:
+def test_reset_head_replaces_all_heads() -> None:
     net, x = small(), torch.rand(2, 3, 32, 32)
     fixed = net.aux1.fc1.weight
     net.reset_head(5)
@@ -154,12 +154,12 @@ def test_reset_head_resets_all_heads() -> None:
 
 def test_strides_channels_and_receptive_fields() -> None:
     def by_hand(kernel: int) -> list[FeatureMap]:
-        third = 11 + 2 * 4 + 2 * 4 + 2 * (kernel - 1) * 8  # 7x7/2 pooled sees 11; conv3, maxpool2, 3a, 3b
+        third = 11 + 2 * 4 + 2 * 4 + 2 * (kernel - 1) * 8  # 11 after 7x7/2 and pooling; conv3, maxpool2, 3a, 3b
         fourth = third + 2 * 8 + 5 * (kernel - 1) * 16
         fifth = fourth + 1 * 16 + 2 * (kernel - 1) * 32
-        sees = [7, 11 + 2 * 4, third, fourth, fifth]
+        fields = [7, 11 + 2 * 4, third, fourth, fifth]
         channels = [64, 192, 480, 832, 1024]
-        return [FeatureMap(c, 2**i, r) for i, (c, r) in enumerate(zip(channels, sees, strict=True), start=1)]
+        return [FeatureMap(c, 2**i, r) for i, (c, r) in enumerate(zip(channels, fields, strict=True), start=1)]
 
     with torch.device("meta"):
         assert GoogLeNet().feature_maps() == by_hand(3)
@@ -177,7 +177,7 @@ def test_features_are_not_overwritten() -> None:
     assert torch.equal(maps[4], net.inception5b(net.inception5a(net.maxpool4(maps[3]))))
 
 
-def test_as_a_convolution_it_is_the_net() -> None:
+def test_as_a_convolution_it_is_the_same_net() -> None:
     net, x = small().eval(), torch.rand(2, 3, 96, 64)
     y = net.as_convolution()(x)
     assert y.shape == (2, 7, 3, 2)

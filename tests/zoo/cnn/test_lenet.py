@@ -1,4 +1,4 @@
-"""LeNet-5 against an independent formula in float64 and the published counts."""
+"""LeNet-5 against an independent formula in float64 and the published parameter counts."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""MobileNet: the paper's parameters and multiply-adds, and a block as an ordinary convolution."""
+"""MobileNet: parameters and multiply-adds of the paper, and a block as an ordinary convolution."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_published_size(name: str, count: int, multiply_adds: int) -> None:
 
 
 def test_a_block_without_activations_is_one_ordinary_convolution() -> None:
-    """Of the outer product of each channel's filter and the 1x1 weights, at 8 to 9 times the work (section 3.1)."""
+    """Its kernel is the outer product of each channel's filter and the 1x1 weights (section 3.1)."""
     style = Style(norm="none", activation="identity")
     block, x = DepthwiseSeparable(5, 7, 2, style).double(), torch.rand(2, 5, 9, 9, dtype=torch.float64)
     w = block.state_dict()
@@ -64,11 +64,11 @@ def test_features_are_the_last_maps_of_each_size() -> None:
     maps = net.features(x)
     assert [tuple(m.shape[1:]) for m in maps] == [(16, 32, 32), (32, 16, 16), (64, 8, 8), (128, 4, 4), (256, 2, 2)]
     first = net.blocks[0](net.activation(net.bn1(net.conv1(x))))
-    assert torch.equal(maps[0], first)  # no later block works on it in place
+    assert torch.equal(maps[0], first)  # no later block overwrites it
 
 
-def test_signals_keep_their_size_without_norms() -> None:
-    """By fan-in; torch's fan-out would shrink the maps of a depthwise convolution."""
+def test_signals_keep_their_scale_without_norms() -> None:
+    """With the fan-in; torch's fan-out would shrink the maps of a depthwise convolution."""
     torch.manual_seed(0)
     sizes = [m.std().item() for m in MobileNet(norm="none").features(torch.randn(2, 3, 64, 64))]
     assert all(0.1 < size < 10 for size in sizes), sizes

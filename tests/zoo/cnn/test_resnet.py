@@ -1,4 +1,4 @@
-"""ResNet against torchvision and against what the paper says."""
+"""ResNet against torchvision and the statements of the paper."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_published_parameter_count_and_keys(depth: int, count: int) -> None:
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
-def test_logits_and_gradients_are_torchvisions(depth: int) -> None:
+def test_logits_and_gradients_equal_torchvision(depth: int) -> None:
     theirs = getattr(torchvision.models, f"resnet{depth}")(num_classes=7)
     for p in theirs.parameters():  # random norms and biases too
         p.data += 0.02 * torch.randn_like(p)
@@ -70,7 +70,7 @@ def test_a_zeroed_residual_is_the_identity() -> None:
     assert not plain(x).any()
 
 
-def test_features_halve_and_the_stem_comes_first() -> None:
+def test_features_halve_from_the_stem_on() -> None:
     maps = ResNet(18, width=8).features(torch.rand(1, 3, 64, 64))
     assert [tuple(m.shape[1:]) for m in maps] == [(8, 32, 32), (8, 16, 16), (16, 8, 8), (32, 4, 4), (64, 2, 2)]
     maps = CIFARResNet(8).features(torch.rand(1, 3, 32, 32))
@@ -78,7 +78,7 @@ def test_features_halve_and_the_stem_comes_first() -> None:
 
 
 def test_features_with_gradient_are_not_overwritten() -> None:
-    """An in-place relu must not change the map that features() returned."""
+    """No in-place relu changes a map that features() returns."""
     net = ResNet(18, width=4).eval()
     x = torch.rand(1, 3, 64, 64)
     stem = net.relu(net.bn1(net.conv1(x)))

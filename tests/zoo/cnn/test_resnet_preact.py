@@ -1,4 +1,4 @@
-"""Pre-activation ResNet: the paper's counts, a float64 formula, and the identity from end to end."""
+"""Pre-activation ResNet: parameter counts of the paper, a float64 formula, and the identity from end to end."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from zoo.cnn.resnet_preact import PreActUnit
     ("depth", "count", "weights"), [(110, 1_727_962, 1.7), (164, 1_703_258, 1.7), (1001, 10_327_706, 10.2)]
 )
 def test_published_parameter_count(depth: int, count: int, weights: float) -> None:
-    """The paper's 1.7 and 10.2 million are those of the weights; norms and the head's bias come on top."""
+    """The 1.7 and 10.2 million of the paper are weights; norms and the bias of the head are not counted."""
     with torch.device("meta"):
         net = zoo.create_model(f"preresnet{depth}").net
     assert sum(p.numel() for p in net.parameters()) == count
@@ -26,7 +26,7 @@ def test_published_parameter_count(depth: int, count: int, weights: float) -> No
 
 @pytest.mark.parametrize("first", [True, False])
 def test_equals_the_formula(first: bool) -> None:
-    """A bottleneck: norm, relu, convolution three times, and the sum; the shortcut from the activated input where it has to."""
+    """A bottleneck: three times norm, relu, convolution, and the sum; in the first unit the shortcut takes the activated input."""
     unit, x = PreActUnit(8, 2, 1, "bottleneck", first, Style()).double().eval(), torch.randn(2, 8, 5, 5).double()
     for name, value in unit.state_dict().items():
         if value.is_floating_point():
@@ -49,8 +49,8 @@ def zero_residuals(net: PreActResNet) -> PreActResNet:
     return net
 
 
-def test_zeroed_units_leave_the_trunk_the_identity() -> None:
-    """From the first activation to the last sum: only every second pixel at each new stage, between channels of zeros."""
+def test_with_zeroed_units_the_trunk_is_the_identity() -> None:
+    """From the first activation to the last sum, except for every second pixel and new channels of zeros at each new stage."""
     net, x = zero_residuals(PreActResNet(20, "basic", width=4)).eval(), torch.rand(2, 3, 8, 8)
     start = torch.relu(net.layer1[0].norms[0](net.conv1(x)))
     one, two, _ = net.features(x)
@@ -63,7 +63,7 @@ def test_zeroed_units_leave_the_trunk_the_identity() -> None:
     assert torch.equal(net.features(x)[2], torch.relu(net.norm(three)))
 
 
-def test_within_a_stage_of_bottlenecks_too() -> None:
+def test_with_zeroed_bottlenecks_a_stage_is_the_identity() -> None:
     net, x = zero_residuals(PreActResNet(29, "bottleneck", width=4)).eval(), torch.rand(2, 16, 8, 8)
     assert torch.equal(net.layer1[1:](x), x)
 
@@ -83,7 +83,7 @@ def test_nothing_works_in_place_on_the_trunk(norm: str, activation: str) -> None
 
 
 def test_a_gradient_reaches_the_start_undiminished() -> None:
-    """Equation 5: through zeroed units it arrives as it was, however deep."""
+    """Equation 5: through zeroed units it is unchanged, at any depth."""
     trunk, x = zero_residuals(PreActResNet(164)).eval().layer1[1:], torch.randn(1, 64, 4, 4, requires_grad=True)
     trunk(x).sum().backward()
     assert torch.equal(x.grad, torch.ones_like(x))

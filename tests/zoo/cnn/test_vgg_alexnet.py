@@ -1,4 +1,4 @@
-"""VGG and AlexNet against torchvision and against what the papers say."""
+"""VGG and AlexNet against torchvision and the statements of the papers."""
 
 import copy
 import math
@@ -34,7 +34,7 @@ def on_meta(name: str) -> tuple[Tower, nn.Module]:
 
 
 def with_few_hidden_units(net: nn.Module) -> nn.Module:
-    """A net built on the meta device, with 32 units for 4096 and 7 classes: the dense layers would take all the time."""
+    """A net built on the meta device, with 32 hidden units instead of 4096, which would take most of the time, and 7 classes."""
     units = iter([32, 32, 7])
     width = 0
     for i, layer in enumerate(net.classifier):
@@ -50,13 +50,13 @@ def test_published_parameter_count_and_keys(name: str) -> None:
     ours, theirs = on_meta(name)
     assert sum(p.numel() for p in ours.parameters()) == COUNTS[name]
     assert torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"] == COUNTS[name]
-    found, wanted = ours.state_dict(), theirs.state_dict()
-    assert list(found) == list(wanted)
-    assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in wanted.items()}
+    got, wanted = ours.state_dict(), theirs.state_dict()
+    assert list(got) == list(wanted)
+    assert {k: v.shape for k, v in got.items()} == {k: v.shape for k, v in wanted.items()}
 
 
 @every_net
-def test_logits_and_gradients_are_torchvisions(name: str) -> None:
+def test_logits_and_gradients_equal_torchvision(name: str) -> None:
     ours, theirs = (with_few_hidden_units(net) for net in on_meta(name))
     for key, value in theirs.state_dict().items():
         if value.ndim > 1:
@@ -81,7 +81,7 @@ def test_logits_and_gradients_are_torchvisions(name: str) -> None:
         assert torch.equal(a, b), key
 
 
-def test_vgg_starts_as_torchvisions() -> None:
+def test_vgg_is_initialized_as_in_torchvision() -> None:
     net = zoo.create_model("vgg16_bn", width=16).net
     for name, parameter in net.named_parameters():
         if name.endswith("bias"):
@@ -94,8 +94,8 @@ def test_vgg_starts_as_torchvisions() -> None:
             assert (parameter == 1).all(), name
 
 
-def test_alexnet_starts_as_torchvisions() -> None:
-    """PyTorch's own start, drawn in the same order."""
+def test_alexnet_is_initialized_as_in_torchvision() -> None:
+    """PyTorch's default initialization, drawn in the same order."""
     torch.manual_seed(0)
     ours = zoo.create_model("alexnet").net
     torch.manual_seed(0)
@@ -119,15 +119,15 @@ def test_features_are_the_maps_after_each_pooling(name: str, side: int, shapes: 
     assert [(m.shape[1], m.shape[2], m.shape[3]) for m in maps] == [(c, s, s) for c, s in shapes]
     assert torch.equal(maps[-1], net.features[:](x))
     places = [i for i, layer in enumerate(net.features) if isinstance(layer, nn.MaxPool2d)]
-    for place, found in zip(places, maps, strict=True):
-        assert torch.equal(found, net.features[: place + 1](x))  # no later layer has written into it
+    for place, y in zip(places, maps, strict=True):
+        assert torch.equal(y, net.features[: place + 1](x))  # no later layer overwrites it
     strides = [2, 4, 8, 16, 32] if "vgg" in name else [8, 16, 32]
     assert [m.stride for m in net.feature_maps()] == strides
     assert [m.channels for m in net.feature_maps()] == [c for c, _ in shapes]
 
 
 @pytest.mark.parametrize("name", ["vgg11", "alexnet"])
-def test_as_a_convolution_it_is_the_net(name: str) -> None:
+def test_as_a_convolution_it_is_the_same_net(name: str) -> None:
     net = zoo.create_model(name, width=2, num_classes=7, init="kaiming_normal").net.eval()
     x = torch.rand(2, 3, 224, 224)
     assert net(x).std() > 0.01
@@ -136,7 +136,7 @@ def test_as_a_convolution_it_is_the_net(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["vgg11", "alexnet"])
 def test_it_slides(name: str) -> None:
-    """Without padding, a place of the output is the net on the crop that it sees."""
+    """Without padding, a place of the output is the net's output for the crop in its receptive field."""
     net = zoo.create_model(name, width=2, num_classes=7, init="kaiming_normal").net.eval()
     for layer in net.features:
         if isinstance(layer, nn.Conv2d):
@@ -174,7 +174,7 @@ def test_layer_groups_are_the_layers() -> None:
     ]  # fmt: skip
 
 
-def test_head_only_training_leaves_the_rest() -> None:
+def test_training_the_head_alone_keeps_the_rest() -> None:
     task = zoo.create_model("vgg11_bn", width=2, num_classes=7).freeze("classifier.6").train()
     x = torch.rand(4, 3, 32, 32)
     before = copy.deepcopy(task.net.state_dict())
@@ -199,13 +199,13 @@ def test_every_norm(name: str, norm: str) -> None:
 
 
 def dropped(net: Tower, x: torch.Tensor) -> Iterator[torch.Tensor]:
-    """What each dropout that does something gives in training."""
-    seen: list[torch.Tensor] = []
+    """The outputs of all active dropouts in training."""
+    outputs: list[torch.Tensor] = []
     for module in net.modules():
         if isinstance(module, nn.Dropout | nn.Dropout2d) and module.p > 0:
-            module.register_forward_hook(lambda module, args, out: seen.append(out))
+            module.register_forward_hook(lambda module, args, out: outputs.append(out))
     net.train()(x)
-    yield from seen
+    yield from outputs
 
 
 @pytest.mark.parametrize("name", ["vgg11", "alexnet"])
@@ -217,7 +217,7 @@ def test_dropout(name: str) -> None:
 
     assert shapes() == [2, 2]
     assert shapes(dropout=0.0) == []
-    # whole maps before the first dense layer: instead of AlexNet's first dropout, and more than VGG has
+    # whole maps before the first dense layer: in place of AlexNet's first dropout, and in addition to VGG's
     assert shapes(dropout_kind="spatial") == ([4, 2] if name == "alexnet" else [4, 2, 2])
     net = zoo.create_model(name, width=8, num_classes=7, dropout_kind="spatial").net
     nn.init.constant_(net.features[0].bias, 1.0)
