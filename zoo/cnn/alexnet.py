@@ -1,7 +1,7 @@
 """AlexNet: Krizhevsky et al. 2012, "ImageNet Classification with Deep Convolutional Neural Networks", NIPS 25.
 
 The net is that of torchvision: the single tower of Krizhevsky 2014, "One weird trick for parallelizing convolutional neural
-networks", arXiv:1404.5997; its fourth convolution has 256 maps, as in its code (384 in its footnote 1). Deviations from the paper of
+networks", arXiv:1404.5997; the fourth convolution has 256 maps, as in its code (384 in footnote 1). Deviations from the paper of
 2012: 64, 192, 384, 256, 256 maps, not 96, 256, 384, 384, 256 in two halves on two GPUs; no local response normalization; images
 padded by 2 (the paper's sizes do not fit its 224 pixels); PyTorch's default initialization, not N(0, 0.01^2) and some biases of 1.
 """

@@ -1,4 +1,4 @@
-"""Nets that say something of each pixel."""
+"""Nets that predict a class for each pixel."""
 
 from zoo.segmentation.fcn import FCN, FCNSegmenter
 from zoo.segmentation.pyramid import EncoderDecoder

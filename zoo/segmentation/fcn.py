@@ -1,9 +1,9 @@
 """FCN: Long, Shelhamer and Darrell 2015, "Fully Convolutional Networks for Semantic Segmentation", arXiv:1411.4038.
 
-Over any convolutional classifier of the zoo, VGG-16 by default. Deviations from the paper: convolutions made of dense layers are
-padded so that a map keeps its size (the paper pads the image by 100 pixels and cuts its maps to fit); the last, fixed bilinear
-upsampling repeats the values at the border, where a transposed convolution would fade to zero; the three variants are trained at
-once, not each from the one before.
+The encoder is any convolutional classifier of the zoo, VGG-16 by default. Deviations from the paper: dense layers that become
+convolutions are padded so that a map keeps its size (the paper pads the image by 100 pixels and crops its maps to fit); the final,
+fixed bilinear upsampling repeats the values at the border, where a transposed convolution would fade to zero; each of the three
+variants is trained from the encoder, not from the coarser variant.
 """
 
 from itertools import pairwise
@@ -21,11 +21,11 @@ from zoo.segmentation.pyramid import EncoderDecoder, build_encoder, take_standar
 from zoo.tasks import SegmentationArguments, SegmentationTask
 
 Variant = Literal["32s", "16s", "8s"]
-FINER = {"32s": 0, "16s": 1, "8s": 2}  # fig. 3: maps that are joined to the last one
+FINER = {"32s": 0, "16s": 1, "8s": 2}  # fig. 3: number of finer maps that are combined with the last one
 
 
 class Score(nn.Conv2d):
-    """A 1x1 convolution to the classes that starts at zero: no class is preferred (section 4.2).
+    """A 1x1 convolution to the class scores, initialized with zeros (section 4.2).
 
     Shape:
         ``(B, in_channels, h, w)`` -> ``(B, num_classes, h, w)``.
@@ -42,7 +42,7 @@ class Score(nn.Conv2d):
 
 
 class Upsampling(nn.ConvTranspose2d):
-    """A learned transposed convolution that starts as bilinear interpolation of each channel (sections 3.3 and 4.2).
+    """A learned transposed convolution, initialized as bilinear interpolation of each channel (sections 3.3 and 4.2).
 
     Shape:
         ``(B, channels, h, w)`` -> ``(B, channels, factor * h, factor * w)``.
@@ -66,21 +66,22 @@ class Upsampling(nn.ConvTranspose2d):
 
 
 class FCN(EncoderDecoder):
-    """Scores of the classes at each place of the last map, joined with those of finer maps, then bilinearly upsampled (fig. 3).
+    """Class scores at each place of the last map, combined with those of finer maps, then bilinearly upsampled (fig. 3).
 
-    Hidden dense layers of the encoder (VGG's fc6 and fc7) slide over its last map. The names 32s, 16s and 8s are right for an
-    encoder whose last map has stride 32.
+    The hidden dense layers of the encoder (fc6 and fc7 of VGG) become convolutions over its last map. The names 32s, 16s and 8s
+    are those of an encoder whose last map has stride 32.
 
     Args:
-        encoder: gives the maps, and as a classifier the dense layers.
-        num_classes: number of classes K.
+        encoder: Classifier that gives the maps and the dense layers.
+        num_classes: Number of classes K.
         variant: "32s" (the last map alone), "16s" (and the next finer one) or "8s" (and one more).
 
     Shape:
-        ``(B, C, H, W)``, each side the encoder's largest stride or more -> ``(B, K, H, W)``.
+        ``(B, C, H, W)``, with sides of at least the encoder's largest stride -> logits ``(B, K, H, W)``.
 
     Raises:
-        ValueError: an unknown variant, an encoder of too few maps, images that are too small or have another number of channels.
+        ValueError: An unknown variant, an encoder with too few maps, or images that are too small or have another number of
+            channels.
     """
 
     head_name = "score"
@@ -91,15 +92,15 @@ class FCN(EncoderDecoder):
             raise ValueError(f"variant must be '32s', '16s' or '8s', got {variant!r}")
         if len(self.maps) <= FINER[variant]:
             raise ValueError(
-                f"FCN-{variant} joins {FINER[variant] + 1} maps, and {type(encoder).__name__} makes {len(self.maps)}: choose "
+                f"FCN-{variant} combines {FINER[variant] + 1} maps, and {type(encoder).__name__} has {len(self.maps)}: choose "
                 "another variant or encoder"
             )
-        joined = self.maps[::-1][: FINER[variant] + 1]  # coarsest first
+        combined = self.maps[::-1][: FINER[variant] + 1]  # coarsest first
         self.score = Score(encoder.num_features, num_classes)
-        self.finer_scores = nn.ModuleList(Score(m.channels, num_classes) for m in joined[1:])
-        factors = [a.stride // b.stride for a, b in pairwise(joined)]
+        self.finer_scores = nn.ModuleList(Score(m.channels, num_classes) for m in combined[1:])
+        factors = [a.stride // b.stride for a, b in pairwise(combined)]
         self.upsamplings = nn.ModuleList(Upsampling(num_classes, factor) for factor in factors)
-        self.output_stride = joined[-1].stride
+        self.output_stride = combined[-1].stride
 
     @override
     def decode(self, maps: list[Tensor]) -> Tensor:
@@ -114,15 +115,16 @@ class FCN(EncoderDecoder):
 
 
 class FCNSegmenter(SegmentationTask):
-    """:class:`FCN`, trained to segment. Arguments: those below, then ``**task`` of :class:`zoo.SegmentationTask`.
+    """An :class:`FCN` trained to segment. Arguments: those below, then ``**task`` of :class:`zoo.SegmentationTask`.
 
     Args:
-        encoder: name of a convolutional classifier, see ``zoo models``.
-        encoder_args: arguments of its class, e.g. ``{"width": 32}``.
-        encoder_weights: where the encoder's weights come from, see :func:`zoo.create_model`: "imagenet", a bundled name, a path;
-            they bring their standardization along. No hyperparameter, as ``weights`` is none.
-        variant, num_classes: see :class:`FCN`.
-        in_channels: channels C of the image.
+        encoder: Name of a convolutional classifier, see ``zoo models``.
+        encoder_args: Arguments of its class, e.g. ``{"width": 32}``.
+        encoder_weights: Where the encoder's weights come from, see :func:`zoo.create_model`: "imagenet", a bundled name, a path.
+            Their standardization is used, too. Like ``weights`` it is no hyperparameter.
+        variant: "32s", "16s" or "8s", see :class:`FCN`.
+        num_classes: Number of classes K.
+        in_channels: Number of channels C of the image.
     """
 
     def __init__(

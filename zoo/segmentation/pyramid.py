@@ -1,4 +1,4 @@
-"""What FCN and U-Net share: a convolutional classifier as the encoder, its maps laid on the grids of an image of any size."""
+"""What FCN and U-Net share: a convolutional classifier as an encoder, and its maps aligned with images of any size."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -19,26 +19,29 @@ from zoo.registry import arguments_of, check_arguments, get
 
 
 class EncoderDecoder(nn.Module):
-    """A net that says something of each pixel: an encoder makes ever coarser maps, :meth:`decode` goes back to the pixels.
+    """A net with an output for each pixel: an encoder computes coarser and coarser maps, :meth:`decode` returns to the pixels.
 
-    Images of any size are mirrored at the right and at the bottom up to a multiple of the encoder's largest stride, and the output
-    is cut back, so that it has exactly the size of the input. Maps that are smaller than their grid, since the encoder does not pad
-    its convolutions, are put into the middle of it, between zeros.
+    Images of any size are padded by reflection, at the right and at the bottom, to a multiple of the encoder's largest stride, and
+    the output is cropped to the size of the input. Maps that are smaller than their grid, because the encoder does not pad its
+    convolutions, are padded with zeros on all sides.
 
-    A subclass defines :meth:`decode` and tells its modules behind the encoder in :meth:`decoder_groups`.
+    A subclass defines :meth:`decode` and :meth:`decoder_groups`.
 
     Args:
-        encoder: gives the maps. Its head, and all that takes no part in them, is taken out: every parameter has a gradient.
-        dense: keep the encoder's hidden dense layers.
+        encoder: Net that computes the maps. Its head, and all other layers that the maps do not depend on, are removed, so that
+            every parameter has a gradient.
+        dense: Whether to keep the hidden dense layers of the encoder.
 
     Attributes:
-        maps: channels, stride and receptive field of the maps that :meth:`decode` gets, one a stride, finest first.
+        maps: Channels, stride and receptive field of the maps that :meth:`decode` takes, one for each stride, finest first.
+        stride: Largest stride.
+        smallest: Smallest side of an image, in pixels.
 
     Shape:
-        ``(B, C, H, W)``, each side the largest stride or more -> ``(B, K, H, W)``.
+        ``(B, C, H, W)``, with sides of at least the largest stride -> ``(B, K, H, W)``.
 
     Raises:
-        ValueError: images that are too small or have another number of channels.
+        ValueError: Images that are too small or have another number of channels.
     """
 
     channels_last: ClassVar[bool] = True  # in memory: what convolutions are fastest with
@@ -46,26 +49,30 @@ class EncoderDecoder(nn.Module):
     def __init__(self, encoder: ConvNet, dense: bool = False) -> None:
         super().__init__()
         encoder.reset_head(0)
-        found = encoder.feature_maps()
-        strides = sorted({m.stride for m in found})
-        last = {m.stride: i for i, m in enumerate(found)}  # the deepest map of each stride
-        self._places = [last[stride] for stride in strides]
-        self.maps: list[FeatureMap] = [found[i] for i in self._places]
+        maps = encoder.feature_maps()
+        strides = sorted({m.stride for m in maps})
+        deepest = {m.stride: i for i, m in enumerate(maps)}  # index of the deepest map of each stride
+        self._indices = [deepest[stride] for stride in strides]
+        self.maps: list[FeatureMap] = [maps[i] for i in self._indices]
         self.stride = strides[-1]
         self.in_channels = encoder.in_channels
         self.smallest = _prune(encoder, self.stride, dense)
         self.encoder = encoder
 
     def decode(self, maps: list[Tensor]) -> Tensor:
-        """Maps on their grids, ``(B, C_i, H / s_i, W / s_i)``, finest first -> ``(B, K, H, W)``."""
-        raise TypeError(f"{type(self).__name__} does not say what becomes of its maps: define decode")
+        """Return the output for maps on their grids.
+
+        Shape:
+            ``(B, C_i, H / s_i, W / s_i)`` for each stride s_i, finest first -> ``(B, K, H, W)``.
+        """
+        raise TypeError(f"{type(self).__name__} has no decoder: define decode")
 
     def decoder_groups(self) -> list[list[str]]:
-        """Names of the modules behind the encoder, by depth, the head last."""
-        raise TypeError(f"{type(self).__name__} does not tell its layers: define decoder_groups")
+        """Return the names of the modules behind the encoder in groups, by depth, the head last."""
+        raise TypeError(f"{type(self).__name__} does not name the layers of its decoder: define decoder_groups")
 
     def layer_groups(self) -> list[list[str]]:
-        """The encoder's layers by depth, then the decoder's, the head last; see :func:`zoo.blocks.layer_groups`."""
+        """Return the layers of the encoder by depth, then those of the decoder, the head last."""
         groups = [names for names in layer_groups(self.encoder) if parameters_of(self.encoder, names)]
         return [*([f"encoder.{name}" for name in names] for names in groups), *self.decoder_groups()]
 
@@ -76,20 +83,20 @@ class EncoderDecoder(nn.Module):
         down, right = -height % self.stride, -width % self.stride
         if down or right:
             x = F.pad(x, (0, right, 0, down), mode="reflect")
-        found = self.encoder.features(x)
+        features = self.encoder.features(x)
         size = (height + down, width + right)
-        maps = [_laid(found[i], size, m.stride) for i, m in zip(self._places, self.maps, strict=True)]
+        maps = [_to_grid(features[i], size, m.stride) for i, m in zip(self._indices, self.maps, strict=True)]
         return self.decode(maps)[:, :, :height, :width]
 
 
-def _laid(x: Tensor, size: tuple[int, int], stride: int) -> Tensor:
-    """A map in the middle of its grid, which has one cell for each ``stride`` pixels: cut, or with zeros around it."""
+def _to_grid(x: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+    """Center a map on its grid, which has one cell for each ``stride`` pixels: crop it, or pad it with zeros."""
     down, right = (n // stride - got for n, got in zip(size, x.shape[2:], strict=True))
     return F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2)) if down or right else x
 
 
 class _Trace(nn.Module):
-    """The part of an encoder that a decoder uses."""
+    """The part of an encoder that a decoder uses, as a module."""
 
     def __init__(self, net: ConvNet, dense: bool) -> None:
         super().__init__()
@@ -102,9 +109,9 @@ class _Trace(nn.Module):
 
 
 def _prune(net: ConvNet, stride: int, dense: bool) -> int:
-    """Put identities in place of what takes no part; the side in pixels of the smallest image that leaves a map of each stride.
+    """Replace the layers that the maps do not depend on by identities; return the smallest side of an image in pixels.
 
-    Nothing is computed: the net is followed on the meta device.
+    An image is large enough if it leaves a map of each stride. The net is traced on the meta device, without any computation.
     """
     part = _Trace(net, dense)
     tensors = {name: t.detach().to("meta") for name, t in part.state_dict().items()}
@@ -122,7 +129,7 @@ def _prune(net: ConvNet, stride: int, dense: bool) -> int:
                 break
         else:
             raise ValueError(
-                f"{type(net).__name__} makes no maps of images up to {side} pixels: it cannot be an encoder"
+                f"{type(net).__name__} has no maps for images of up to {side} pixels: it cannot be an encoder"
             )
     gradients = torch.autograd.grad(sum(y.sum() for y in maps), list(parameters.values()), allow_unused=True)
     used = {name.removeprefix("net.") for name, g in zip(parameters, gradients, strict=True) if g is not None}
@@ -176,12 +183,12 @@ def build_encoder(
         check_arguments(plain, arguments)
         return plain(**{"in_channels": in_channels, **(plain_args or {}), **arguments}), None
     if weights is not None and torch.get_default_device().type == "meta":
-        raise ValueError(f"weights bring the encoder too: leave encoder_weights={weights!r} out, or weights")
+        raise ValueError(f"weights contain those of the encoder: leave encoder_weights={weights!r} out, or weights")
     known = arguments_of(get(name).cls)
     task = create_model(name, weights, **arguments, **({"in_channels": in_channels} if "in_channels" in known else {}))
     if not isinstance(task.net, ConvNet):
         raise ValueError(  # noqa: TRY004 (of the name, which is a str)
-            f"encoder must be a convolutional classifier such as resnet34 or vgg16, and {name} is none: it makes no maps"
+            f"encoder must be a convolutional classifier such as resnet34 or vgg16, and {name} is none: it has no maps"
         )
     return task.net, task
 

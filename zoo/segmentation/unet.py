@@ -1,8 +1,8 @@
 """U-Net: Ronneberger et al. 2015, "U-Net: Convolutional Networks for Biomedical Image Segmentation", arXiv:1505.04597.
 
-The encoder is the paper's or any convolutional classifier of the zoo. Deviations from the paper: convolutions are padded, so that
-the output has the size of the input (the paper's are not, and it mirrors and tiles large images); a batch norm follows each of
-them, but for ``norm="none"``.
+The encoder is that of the paper or any convolutional classifier of the zoo. Deviations from the paper: convolutions are padded, so
+that the output has the size of the input (the paper does not pad; it mirrors and tiles large images), and followed by a batch norm,
+except for ``norm="none"``.
 """
 
 from itertools import pairwise
@@ -20,7 +20,7 @@ from zoo.segmentation.pyramid import EncoderDecoder, build_encoder, take_standar
 from zoo.tasks import SegmentationArguments, SegmentationTask
 
 Skip = Literal["concat", "none"]
-_LEAST = 16  # channels that a stage without a map of the encoder keeps, if there are so many
+_LEAST = 16  # channels below which a stage without a map of the encoder does not halve them
 
 
 class DoubleConv(nn.Sequential):
@@ -39,16 +39,16 @@ class DoubleConv(nn.Sequential):
 
 
 class UNetEncoder(ConvNet):
-    """The contracting path of fig. 1: double convolutions with a 2x2 max pooling between them; channels double as the size halves.
+    """The contracting path of fig. 1: double convolutions with 2x2 max pooling between them; channels double as the size halves.
 
     Args:
-        in_channels: channels C of the image.
-        width: channels of the first map, 64 in the paper.
-        depth: poolings, 4 in the paper.
-        norm, activation: as in :class:`UNet`.
+        in_channels: Number of channels C of the image.
+        width: Channels of the first map, 64 in the paper.
+        depth: Number of poolings, 4 in the paper.
+        norm, activation: See :class:`UNet`.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument out of its range.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class UNetEncoder(ConvNet):
         initialize(self, "fan_in")  # section 3
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The maps of all stages, finest first: strides 1, 2, 4 ..."""
+        """Return the maps of all stages, finest first: strides 1, 2, 4 ..."""
         check_images(self, x.shape, self.in_channels)
         maps: list[Tensor] = []
         for stage in self.stages:
@@ -81,41 +81,40 @@ class UNetEncoder(ConvNet):
 
 
 class Up(nn.Module):
-    """A 2x2 transposed convolution, the encoder's map of that size beside it, a double convolution (fig. 1, right).
+    """A 2x2 transposed convolution, concatenation with the encoder's map of that size, a double convolution (fig. 1, right).
 
     Shape:
-        ``(B, in_channels, h, w)`` and ``(B, beside, 2h, 2w)`` -> ``(B, channels, 2h, 2w)``.
+        ``(B, in_channels, h, w)`` and ``(B, skip_channels, 2h, 2w)`` -> ``(B, channels, 2h, 2w)``.
     """
 
-    def __init__(self, in_channels: int, channels: int, beside: int, style: Style) -> None:
+    def __init__(self, in_channels: int, channels: int, skip_channels: int, style: Style) -> None:
         super().__init__()
         self.up = nn.ConvTranspose2d(in_channels, channels, 2, 2)
-        self.convs = DoubleConv(channels + beside, channels, style)
+        self.convs = DoubleConv(channels + skip_channels, channels, style)
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
-        """The next finer map."""
         x = self.up(x)
         return self.convs(x if skip is None else torch.cat([skip, x], dim=1))
 
 
 class UNet(EncoderDecoder):
-    """An encoder, and a decoder that doubles the size step by step, each time with the encoder's map of that size (fig. 1).
+    """An encoder, and a decoder that doubles the size in each stage and takes the encoder's map of that size (fig. 1).
 
-    Where the encoder has no map of a size, as ResNets have none of that of the image, the step is made without one.
+    A stage for whose size the encoder has no map does without one: ResNets, for example, have none of the size of the image.
 
     Args:
-        encoder: gives the maps; strides are powers of two.
-        num_classes: number of classes K.
-        skip: "concat" as in the paper, or "none": the twin whose decoder sees the last map only.
-        norm: after each convolution of the decoder: "batch", "layer", "group", "instance", or "none" as in the paper.
-        activation: "relu" as in the paper, or another name of :func:`zoo.blocks.build_activation` but "maxout".
-        dropout: probability in [0, 1) of dropping a value of the last map.
+        encoder: Net that computes the maps; its strides are powers of two.
+        num_classes: Number of classes K.
+        skip: "concat" as in the paper, or "none": the decoder takes the last map alone.
+        norm: Normalization after each convolution of the decoder: "batch", "layer", "group", "instance", or "none" as in the paper.
+        activation: "relu" as in the paper, or another name of :func:`zoo.blocks.build_activation` except "maxout".
+        dropout: Probability in [0, 1) of dropping a value of the last map.
 
     Shape:
-        ``(B, C, H, W)``, each side the encoder's largest stride or more -> ``(B, K, H, W)``.
+        ``(B, C, H, W)``, with sides of at least the encoder's largest stride -> logits ``(B, K, H, W)``.
 
     Raises:
-        ValueError: an argument out of its range, images that are too small or have another number of channels.
+        ValueError: An argument out of its range, or images that are too small or have another number of channels.
     """
 
     head_name = "head"
@@ -151,9 +150,9 @@ class UNet(EncoderDecoder):
     @override
     def decode(self, maps: list[Tensor]) -> Tensor:
         x = self.dropout(maps[-1])
-        beside = {m.stride: y for m, y in zip(self.maps, maps, strict=True)} if self.skip == "concat" else {}
+        skips = {m.stride: y for m, y in zip(self.maps, maps, strict=True)} if self.skip == "concat" else {}
         for i, stage in enumerate(self.stages, start=1):
-            x = stage(x, beside.get(self.stride >> i))
+            x = stage(x, skips.get(self.stride >> i))
         return self.head(x)
 
     @override
@@ -162,15 +161,17 @@ class UNet(EncoderDecoder):
 
 
 class UNetSegmenter(SegmentationTask):
-    """:class:`UNet`, trained to segment. Arguments: those below, then ``**task`` of :class:`zoo.SegmentationTask`.
+    """A :class:`UNet` trained to segment. Arguments: those below, then ``**task`` of :class:`zoo.SegmentationTask`.
 
     Args:
-        encoder: "plain", the paper's (:class:`UNetEncoder`), or name of a convolutional classifier, see ``zoo models``.
-        encoder_args: arguments of its class, e.g. ``{"width": 32}``; of "plain": width, depth, norm, activation.
-        encoder_weights: where the encoder's weights come from, see :func:`zoo.create_model`: "imagenet", a bundled name, a path;
-            they bring their standardization along. No hyperparameter, as ``weights`` is none.
-        skip, num_classes, norm, activation, dropout: see :class:`UNet`.
-        in_channels: channels C of the image.
+        encoder: "plain", that of the paper (:class:`UNetEncoder`), or the name of a convolutional classifier, see ``zoo models``.
+        encoder_args: Arguments of its class, e.g. ``{"width": 32}``; of "plain": width, depth, norm, activation.
+        encoder_weights: Where the encoder's weights come from, see :func:`zoo.create_model`: "imagenet", a bundled name, a path.
+            Their standardization is used, too. Like ``weights`` it is no hyperparameter.
+        skip: "concat" or "none", see :class:`UNet`.
+        num_classes: Number of classes K.
+        in_channels: Number of channels C of the image.
+        norm, activation, dropout: See :class:`UNet`.
     """
 
     def __init__(

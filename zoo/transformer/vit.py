@@ -1,6 +1,6 @@
 """ViT: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", arXiv:2010.11929.
 
-As in torchvision, which also tells how the weights start: the head is one linear layer, the paper's in fine-tuning (section 3.2).
+As in torchvision, weight initialization included: the head is one linear layer, as in the paper's fine-tuning (section 3.2).
 """
 
 import math
@@ -15,12 +15,12 @@ from zoo.blocks.classifier import check_images
 from zoo.registry import register
 from zoo.tasks import ClassificationArguments, ClassificationTask
 
-# table 1: layers, heads, hidden size D, size of the MLP
+# table 1: layers, heads, hidden size D, MLP size
 SIZES = {"b": (12, 12, 768, 3072), "l": (24, 16, 1024, 4096), "h": (32, 16, 1280, 5120)}
 
 
 class EncoderBlock(nn.Module):
-    """Attention, then an MLP, each of the normed tokens and added to them (eq. 2 and 3).
+    """Attention, then an MLP, each applied to the normalized tokens and added to them (eq. 2 and 3).
 
     Shape:
         ``(B, T, D)`` -> the same.
@@ -39,13 +39,12 @@ class EncoderBlock(nn.Module):
             nn.init.normal_(layer.bias, std=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The tokens, each having looked at all others."""
         x = x + self.dropout(self.self_attention(self.ln_1(x)))
         return x + self.mlp(self.ln_2(x))
 
 
 class Encoder(nn.Module):
-    """Adds the positions, then blocks, then a norm (eq. 1 to 4).
+    """Position embeddings, the encoder blocks, and a norm (eq. 1 to 4).
 
     Shape:
         ``(B, T, D)`` -> the same.
@@ -59,30 +58,31 @@ class Encoder(nn.Module):
         self.ln = nn.LayerNorm(hidden_dim, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The encoded tokens."""
         return self.ln(self.layers(self.dropout(x + self.pos_embedding)))
 
 
 class ViT(Classifier):
-    """An image as a row of patches and a class token, encoded; state-dict keys, logits and gradients are torchvision's.
+    """A transformer encoder over the patches of an image and a class token.
+
+    State-dict keys, logits and gradients are those of torchvision.
 
     Args:
-        image_size: height and width of the images, in pixels; the positions are learned for it alone.
-        patch_size: height and width of a patch, a divisor of the image's.
-        num_layers: encoder blocks.
-        num_heads: attention heads of a block, a divisor of ``hidden_dim``.
-        hidden_dim: numbers D of a token.
-        mlp_dim: hidden units of a block's MLP.
-        num_classes: number of classes K.
-        in_channels: channels C of the image.
-        dropout: probability in [0, 1) of dropping after the positions, the attention and both layers of an MLP.
-        attention_dropout: probability in [0, 1) that a weight of the attention is dropped.
+        image_size: Height and width of the images in pixels; the position embeddings are learned for this size.
+        patch_size: Height and width of a patch in pixels, a divisor of ``image_size``.
+        num_layers: Number of encoder blocks.
+        num_heads: Number of attention heads of a block, a divisor of ``hidden_dim``.
+        hidden_dim: Size D of a token.
+        mlp_dim: Number of hidden units of a block's MLP.
+        num_classes: Number of classes K.
+        in_channels: Number of channels C of the image.
+        dropout: Probability in [0, 1) of dropping a value after the position embeddings, the attention and both layers of an MLP.
+        attention_dropout: Probability in [0, 1) of dropping an attention weight.
 
     Shape:
         ``(B, C, image_size, image_size)`` -> logits ``(B, K)``.
 
     Raises:
-        ValueError: an argument out of its range, or images of another shape.
+        ValueError: An argument out of its range, or images of another shape.
     """
 
     head_name = "heads.head"
@@ -120,13 +120,12 @@ class ViT(Classifier):
             nn.init.zeros_(parameter)
 
     def layer_groups(self) -> list[list[str]]:
-        """The tokens and their positions, each encoder block, and the last norm with the head."""
+        """Return the embeddings, each encoder block, and the last norm with the head."""
         blocks = [[f"encoder.layers.{name}"] for name, _ in self.encoder.layers.named_children()]
-        first = ["conv_proj", "class_token", "encoder.pos_embedding", "encoder.dropout"]
-        return [first, *blocks, ["encoder.ln", self.head_name]]
+        embeddings = ["conv_proj", "class_token", "encoder.pos_embedding", "encoder.dropout"]
+        return [embeddings, *blocks, ["encoder.ln", self.head_name]]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
         check_images(self, x.shape, self.in_channels, self.image_size)
         x = self.conv_proj(x)  # (B, C, H, W) -> (B, D, H / patch_size, W / patch_size)
         x = x.flatten(2).transpose(1, 2)  # (B, D, h, w) -> (B, D, T) -> (B, T, D)

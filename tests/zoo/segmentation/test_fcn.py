@@ -1,4 +1,4 @@
-"""FCN: the paper's parameters, its formula with torch's functions, bilinear starts, and the classifier inside it."""
+"""FCN: parameter counts of the paper, its formula with torch's functions, bilinear initialization, the classifier in it."""
 
 import math
 
@@ -15,7 +15,7 @@ from zoo.segmentation.fcn import Upsampling
 
 
 def test_parameters() -> None:
-    """VGG-16 without its last layer (134 M in the paper's table 1), scores of 21 classes, 4x4 kernels from classes to classes."""
+    """VGG-16 without its last layer (134 M in table 1), scores of 21 classes, 4x4 kernels from classes to classes."""
     vgg = 138_357_544 - (4096 + 1) * 1000
     wanted = {"32s": vgg + (4096 + 1) * 21}
     wanted["16s"] = wanted["32s"] + (512 + 1) * 21 + 21 * 21 * 16
@@ -27,16 +27,16 @@ def test_parameters() -> None:
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4, 8])
-def test_upsampling_starts_as_bilinear_interpolation(factor: int) -> None:
+def test_upsampling_is_initialized_as_bilinear_interpolation(factor: int) -> None:
     x = torch.rand(2, 3, 6, 7)
     y = Upsampling(3, factor)(x)
     assert y.shape == (2, 3, 6 * factor, 7 * factor)
-    inside = (..., slice(factor, -factor), slice(factor, -factor))  # beyond the border it sees zeros
+    inside = (..., slice(factor, -factor), slice(factor, -factor))  # the border is padded with zeros
     torch.testing.assert_close(y[inside], F.interpolate(x, scale_factor=factor, mode="bilinear")[inside])
 
 
 @pytest.mark.parametrize("variant", ["32s", "16s", "8s"])
-def test_no_class_is_preferred_at_the_start(variant: str) -> None:
+def test_a_fresh_net_prefers_no_class(variant: str) -> None:
     model = zoo.create_model(f"fcn{variant}_vgg16", encoder="vgg11", encoder_args={"width": 2}, num_classes=7)
     x, y = torch.rand(2, 3, 50, 70), torch.randint(7, (2, 50, 70))
     assert not model(x).any()
@@ -44,15 +44,15 @@ def test_no_class_is_preferred_at_the_start(variant: str) -> None:
     assert model.expected_initial_loss() == math.log(7)
 
 
-def drawn(net: FCN) -> FCN:
+def with_random_decoder(net: FCN) -> FCN:
     for parameter in [*net.score.parameters(), *net.finer_scores.parameters(), *net.upsamplings.parameters()]:
         nn.init.normal_(parameter, std=0.3)
     return net
 
 
 def test_formula() -> None:
-    """Fig. 3 and section 4.2 in float64: fc6 and fc7 slide, scores of pool5, pool4 and pool3 are joined."""
-    net = drawn(FCN(VGG(11, 10, 3, 4, dropout=0.0), 5, "8s")).double().eval()
+    """Fig. 3 and section 4.2 in float64: fc6 and fc7 are convolutions, scores of pool5, pool4 and pool3 are added."""
+    net = with_random_decoder(FCN(VGG(11, 10, 3, 4, dropout=0.0), 5, "8s")).double().eval()
     w = net.state_dict()
     x = torch.rand(2, 3, 64, 96, dtype=torch.float64)
     pool3, pool4, pool5 = net.encoder.features(x)[2:]
@@ -73,8 +73,8 @@ def test_formula() -> None:
     torch.testing.assert_close(net(x), wanted, rtol=1e-12, atol=1e-12)
 
 
-def test_the_middle_of_a_square_image_is_what_the_classifier_says() -> None:
-    """fc6 over the middle of the 7x7 map is fc6 of the classifier: its dense weights are used as they are."""
+def test_the_output_in_the_middle_of_an_image_is_that_of_the_classifier() -> None:
+    """In the middle of the 7x7 map, fc6 as a convolution is fc6 of the classifier."""
     torch.manual_seed(0)
     classifier = VGG(11, 10, 3, 2).eval()
     x = torch.rand(1, 3, 224, 224)
@@ -87,8 +87,8 @@ def test_the_middle_of_a_square_image_is_what_the_classifier_says() -> None:
 
 
 @pytest.mark.parametrize("variant", ["32s", "16s", "8s"])
-def test_what_moves_by_the_stride_is_found_there(variant: str) -> None:
-    net = drawn(FCN(CIFARResNet(8, 10, 3, 4), 3, variant)).eval()
+def test_the_output_moves_with_the_image(variant: str) -> None:
+    net = with_random_decoder(FCN(CIFARResNet(8, 10, 3, 4), 3, variant)).eval()
     x = torch.zeros(1, 3, 128, 128)
     x[..., 58:66, 54:62] = torch.rand(3, 8, 8)
     moved = x.roll((4, -8), dims=(2, 3))
@@ -97,8 +97,8 @@ def test_what_moves_by_the_stride_is_found_there(variant: str) -> None:
     assert net(x)[inside].std() > 0
 
 
-def test_finer_variants_see_finer_details() -> None:
-    """Of two images that differ in one pixel, the finest grid that the answers differ on is that of the finest joined map."""
+def test_finer_variants_have_finer_output_strides() -> None:
+    """The output stride is that of the finest map that is combined."""
     for variant, stride in (("32s", 32), ("16s", 16), ("8s", 8)):
         net = FCN(VGG(11, 10, 3, 4), 2, variant)
         assert net.output_stride == stride
@@ -108,5 +108,5 @@ def test_finer_variants_see_finer_details() -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="variant must be '32s', '16s' or '8s', got '4s'"):
         FCN(VGG(11, width=2), 3, "4s")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="FCN-8s joins 3 maps, and LeNet makes 2"):
+    with pytest.raises(ValueError, match="FCN-8s combines 3 maps, and LeNet has 2"):
         FCN(LeNet(), 3, "8s")

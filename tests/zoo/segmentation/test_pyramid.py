@@ -1,4 +1,4 @@
-"""Any convolutional net as an encoder: the output has the input's size, nothing is left over, maps lie where they belong."""
+"""Any convolutional net as an encoder: the output has the input's size, every parameter is used, maps are aligned with images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,21 +32,21 @@ ENCODERS: dict[str, Callable[[], ConvNet]] = {
 }
 
 
-def test_every_family_of_nets_is_tried() -> None:
-    tried = {type(build()) for build in ENCODERS.values()} - {UNetEncoder}
-    assert tried == {thing for thing in vars(cnn).values() if isinstance(thing, type) and issubclass(thing, ConvNet)}
+def test_every_family_of_nets_is_tested() -> None:
+    tested = {type(build()) for build in ENCODERS.values()} - {UNetEncoder}
+    assert tested == {thing for thing in vars(cnn).values() if isinstance(thing, type) and issubclass(thing, ConvNet)}
 
 
 @pytest.mark.parametrize("kind", ["fcn", "unet"])
 @pytest.mark.parametrize("name", ENCODERS)
-def test_any_net_encodes_images_of_any_size(name: str, kind: str) -> None:
+def test_any_net_is_an_encoder_for_images_of_any_size(name: str, kind: str) -> None:
     variant = "16s" if name == "lenet" else "8s"
     net = FCN(ENCODERS[name](), 5, variant) if kind == "fcn" else UNet(ENCODERS[name](), 5)
     y = net(torch.rand(2, 3, 75, 61))
     assert y.shape == (2, 5, 75, 61)
     (y.square().sum() + y.sum()).backward()
-    left = [k for k, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
-    assert left == []
+    unused = [k for k, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert unused == []
     assert sorted(m.stride for m in net.maps) == [m.stride for m in net.maps] == sorted({m.stride for m in net.maps})
     assert sorted(id(p) for g in net.layer_groups() for n in g for p in _parameters(net, n)) == sorted(
         map(id, net.parameters())
@@ -57,7 +57,7 @@ def _parameters(net: nn.Module, name: str) -> list[nn.Parameter]:
     return list(net.get_submodule(name).parameters())
 
 
-def test_images_are_mirrored_up_to_a_multiple_of_the_stride() -> None:
+def test_images_are_padded_by_reflection_to_a_multiple_of_the_stride() -> None:
     net = UNet(cnn.ResNet(18, 10, 3, 4), 3).eval()
     x = torch.rand(2, 3, 75, 61)
     padded = torch.from_numpy(np.pad(x.numpy(), ((0, 0), (0, 0), (0, 21), (0, 3)), mode="reflect"))
@@ -65,19 +65,19 @@ def test_images_are_mirrored_up_to_a_multiple_of_the_stride() -> None:
 
 
 @pytest.mark.parametrize("name", ["lenet", "alexnet", "vgg", "resnet18", "densenet", "unet"])
-def test_maps_lie_over_what_they_see(name: str) -> None:
-    """A map's strongest answers to a pixel are in the cell over the pixel, or in one beside it."""
+def test_maps_are_aligned_with_the_image(name: str) -> None:
+    """The response of a map to a pixel is centered within one cell of that pixel."""
     encoder = ENCODERS[name]().double().eval()
-    for module in encoder.modules():  # only sums: no border has another sign
+    for module in encoder.modules():  # positive weights, so that no responses cancel
         if isinstance(module, nn.Conv2d):
             nn.init.constant_(module.weight, 1 / module.weight[0].numel())
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    found: list[list[torch.Tensor]] = []
+    recorded: list[list[torch.Tensor]] = []
 
     class Maps(UNet):
         def decode(self, maps: list[torch.Tensor]) -> torch.Tensor:
-            found.append(maps)
+            recorded.append(maps)
             return super().decode(maps)
 
     net = Maps(encoder, 2).double().eval()
@@ -86,17 +86,17 @@ def test_maps_lie_over_what_they_see(name: str) -> None:
         net(x)
         x[:, :, row, column] = 1
         net(x)
-        for before, after, m in zip(found[-2], found[-1], net.maps, strict=True):
+        for before, after, m in zip(recorded[-2], recorded[-1], net.maps, strict=True):
             assert after.shape[2:] == (160 // m.stride, 128 // m.stride)
-            seen = (after - before)[0].abs().sum(0)
-            weight = seen / seen.sum()
+            response = (after - before)[0].abs().sum(0)
+            weight = response / response.sum()
             for axis, place in ((1, row), (0, column)):
                 cells = weight.sum(axis)
                 middle = ((torch.arange(len(cells)) + 0.5) * m.stride * cells).sum()
                 assert abs(middle - place - 0.5) <= m.stride, (m, middle, place)
 
 
-def test_heads_and_what_takes_no_part_are_gone() -> None:
+def test_heads_and_unused_layers_are_removed() -> None:
     unet = UNet(cnn.VGG(11, 10, 3, 4), 3)
     assert not any("classifier" in name for name, _ in unet.named_parameters())
     fcn = FCN(cnn.VGG(11, 10, 3, 4), 3)
@@ -146,14 +146,14 @@ def test_the_plain_encoder_is_unets_own() -> None:
     assert net.in_channels == 2
     assert not any(
         isinstance(m, nn.GroupNorm) for m in net.encoder.modules()
-    )  # its arguments win over those of the decoder
+    )  # its own arguments, not those of the decoder
     assert any(isinstance(m, nn.GroupNorm) for m in net.stages.modules())
     with pytest.raises(ValueError, match="unknown model 'plain'"):
         zoo.FCNSegmenter(encoder="plain")
 
 
 @pytest.mark.parametrize("name", ["unet", "fcn8s_vgg16"])
-def test_an_encoder_brings_its_weights_and_their_standardization(name: str, tmp_path: Path) -> None:
+def test_an_encoder_comes_with_its_weights_and_their_standardization(name: str, tmp_path: Path) -> None:
     source = zoo.load("resnet20_digits")
     model = zoo.create_model(name, encoder="resnet20", encoder_weights="resnet20_digits", in_channels=1, num_classes=4)
     wanted = {k: v for k, v in source.net.state_dict().items() if not k.startswith("fc.")}
@@ -162,7 +162,7 @@ def test_an_encoder_brings_its_weights_and_their_standardization(name: str, tmp_
     assert torch.equal(model.mean, source.mean)
     assert model.standardized
     assert "encoder_weights" not in model.hparams
-    # a folder brings all of it, without the weights it began with
+    # a folder has all of it, without the encoder's weights
     model.save_pretrained(tmp_path / "model")
     twin = zoo.load(tmp_path / "model")
     x = torch.rand(2, 1, 17, 21)
@@ -193,13 +193,13 @@ def test_a_frozen_encoder_keeps_its_norms(name: str) -> None:
     assert moved == {k for k in before if not k.startswith("encoder.")}
 
 
-def test_layers_below_have_lower_rates() -> None:
+def test_earlier_layers_have_lower_rates() -> None:
     model = zoo.create_model("unet", encoder_args={"width": 4, "depth": 2}, layer_decay=0.5, lr=1.0)
     rates = {group["name"]: group["lr"] for group in model.configure_optimizers().param_groups}
     assert rates == {f"{i}/all": 0.5 ** (5 - i) for i in range(6)}  # three stages down, two up, the head
 
 
-def test_a_head_for_other_classes_is_fresh(tmp_path: Path) -> None:
+def test_a_head_for_other_classes_is_reinitialized(tmp_path: Path) -> None:
     arguments = {"encoder": "resnet18", "encoder_args": {"width": 4}}
     for name, fresh in (("unet", {"head"}), ("fcn8s_vgg16", {"score", "finer_scores", "upsamplings"})):
         model = zoo.create_model(name, num_classes=5, **arguments)
@@ -215,7 +215,7 @@ def test_a_head_for_other_classes_is_fresh(tmp_path: Path) -> None:
             assert not twin(torch.rand(2, 3, 40, 50)).any()  # zero scores
 
 
-def test_a_net_of_ones_own() -> None:
+def test_a_user_defined_encoder() -> None:
     class Own(ConvNet):
         in_channels, num_features = 2, 8
 

@@ -1,4 +1,4 @@
-"""U-Net: the paper's parameters, its formula with torch's functions, and what skips are for."""
+"""U-Net: parameter counts of the paper, its formula with torch's functions, and the purpose of skip connections."""
 
 import pytest
 import torch
@@ -24,14 +24,14 @@ def test_parameters_of_the_paper() -> None:
     up = [conv(2 * c, c, 2) + conv(2 * c, c) + conv(c, c) for c in (512, 256, 128, 64)]
     with torch.device("meta"):
         net = zoo.create_model("unet", num_classes=2, in_channels=1, norm="none").net
-        twin = zoo.create_model("unet_noskip", num_classes=2, in_channels=1, norm="none").net
+        without = zoo.create_model("unet_noskip", num_classes=2, in_channels=1, norm="none").net
     count = sum(p.numel() for p in net.parameters())
     assert count == sum(down) + sum(up) + conv(64, 2, 1) == 31_030_658
-    assert count - sum(p.numel() for p in twin.parameters()) == sum(9 * c * c for c in (512, 256, 128, 64))
+    assert count - sum(p.numel() for p in without.parameters()) == sum(9 * c * c for c in (512, 256, 128, 64))
 
 
 def test_formula() -> None:
-    """Fig. 1 in float64, two poolings deep."""
+    """Fig. 1 in float64, with two poolings."""
     torch.manual_seed(0)
     net = UNet(UNetEncoder(3, 4, 2, norm="none"), 5, norm="none").double().eval()
     w = net.state_dict()
@@ -53,8 +53,8 @@ def test_formula() -> None:
     torch.testing.assert_close(net(x), wanted, rtol=1e-12, atol=1e-12)
 
 
-def learned(skip: str) -> float:
-    """The share of pixels of white noise that are told bright or dark rightly, after a short training on such images."""
+def accuracy_on_noise(skip: str) -> float:
+    """The share of pixels of white noise that are classified correctly as bright or dark, after a short training on such images."""
     torch.manual_seed(0)
     model = zoo.create_model("unet", encoder_args={"width": 4, "depth": 3}, in_channels=1, skip=skip, lr=0.03)
     optimizer = model.configure_optimizers()
@@ -68,12 +68,12 @@ def learned(skip: str) -> float:
 
 
 def test_skips_carry_single_pixels() -> None:
-    """White noise cannot be squeezed through an eighth of the size: the twin without skips must lose most of it."""
-    assert learned("concat") > 0.9
-    assert learned("none") < 0.7
+    """White noise does not fit through a map of an eighth of the size: without skip connections most of it is lost."""
+    assert accuracy_on_noise("concat") > 0.9
+    assert accuracy_on_noise("none") < 0.7
 
 
-def test_a_twin_without_skips_sees_the_last_map_only() -> None:
+def test_without_skips_the_decoder_takes_the_last_map_alone() -> None:
     for skip, depends in (("concat", True), ("none", False)):
         net = UNet(CIFARResNet(8, 10, 3, 4), 2, skip).eval()
         nn.init.zeros_(net.stages[0].up.weight)  # cut what comes from below
@@ -81,8 +81,8 @@ def test_a_twin_without_skips_sees_the_last_map_only() -> None:
         assert (not torch.equal(a, b)) == depends
 
 
-def test_sizes_without_a_map_are_passed_without_one() -> None:
-    """A ResNet's finest map has half the image's size: the last step has none beside it."""
+def test_a_stage_without_a_map_of_its_size() -> None:
+    """The finest map of a ResNet has half of the image's size: the last stage has no skip connection."""
     net = UNet(ResNet(18, 10, 3, 8), 3)
     assert [(m.channels, m.stride) for m in net.maps] == [(8, 2), (8, 4), (16, 8), (32, 16), (64, 32)]
     shapes = [(stage.up.in_channels, stage.up.out_channels, stage.convs.conv1.in_channels) for stage in net.stages]

@@ -1,4 +1,4 @@
-"""ViT against torchvision, against a formula in float64, and its layer groups."""
+"""ViT against torchvision and a formula in float64, and its layer groups."""
 
 import pytest
 import torch
@@ -31,13 +31,13 @@ def test_published_parameter_count_and_keys(name: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14"])
-def test_logits_and_gradients_are_torchvisions(name: str) -> None:
-    """The preset's own patches and heads, its other sizes shrunk."""
+def test_logits_and_gradients_equal_torchvision(name: str) -> None:
+    """With the patches and heads of each preset, and smaller sizes otherwise."""
     entry = zoo.registry.get(name).preset
     sizes = {**entry, "image_size": 2 * entry["patch_size"], "num_layers": 2, "mlp_dim": 40}
     sizes["hidden_dim"] = 2 * sizes["num_heads"]
     theirs = VisionTransformer(num_classes=7, **sizes)
-    for p in theirs.parameters():  # a head of zeros would hide all below it
+    for p in theirs.parameters():  # a head of zeros would hide all other layers
         p.data += 0.05 * torch.randn_like(p)
     ours = ViT(num_classes=7, **sizes)
     ours.load_state_dict(theirs.state_dict(), strict=True)
@@ -87,8 +87,8 @@ def test_equals_the_formula() -> None:
     torch.testing.assert_close(net(x), wanted, rtol=1e-12, atol=1e-12)
 
 
-def test_starts_as_torchvisions() -> None:
-    """The same distributions: zeros where torchvision has zeros, else the same spread."""
+def test_is_initialized_as_in_torchvision() -> None:
+    """The same distributions: zeros where torchvision has zeros, else the same mean and deviation."""
     sizes = {**SMALL, "hidden_dim": 64, "mlp_dim": 128}
     ours, theirs = ViT(**sizes), VisionTransformer(**sizes)
     for (name, a), b in zip(
@@ -98,7 +98,7 @@ def test_starts_as_torchvisions() -> None:
         assert a.mean().item() == pytest.approx(b.mean().item(), abs=0.3 * b.std().item() + 1e-9), name
 
 
-def test_a_fresh_net_knows_nothing() -> None:
+def test_a_fresh_net_has_the_expected_initial_loss() -> None:
     task = zoo.ViTClassifier(**SMALL, num_classes=7)
     loss = task.training_losses((torch.rand(4, 3, 24, 24), torch.arange(4)))[0]
     assert loss.item() == pytest.approx(task.expected_initial_loss(), abs=1e-6)
