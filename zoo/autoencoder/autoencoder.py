@@ -1,7 +1,7 @@
 """Autoencoders: Hinton and Salakhutdinov 2006, "Reducing the Dimensionality of Data with Neural Networks".
 
-Without hidden layers an autoencoder is linear: the plane that it learns is that of principal component analysis (Baldi and Hornik
-1989). With a bottleneck of one binary number and no hidden layers its two outputs are the centers of 2-means.
+Without hidden layers an autoencoder is linear, and learns the plane of principal component analysis (Baldi and Hornik 1989). With a
+binary code of one value in addition, its two outputs are the centers of 2-means.
 """
 
 from collections.abc import Sequence
@@ -26,39 +26,40 @@ _BOTTLENECKS = ("identity", "threshold", "stochastic_binary")
 
 
 class PlainCoder(Coder):
-    """A :class:`Coder` whose codes are numbers that go through a ``bottleneck``."""
+    """A :class:`Coder` with a ``bottleneck`` between encoder and decoder."""
 
     bottleneck: nn.Module
 
     def encode(self, x: Tensor) -> Tensor:
-        """The code, ``(B, latent_dim)``."""
+        """Return the codes, ``(B, *input_shape)`` -> ``(B, latent_dim)``."""
         return self.bottleneck(self.encoder(self.check(x)))
 
     def decode(self, z: Tensor) -> Tensor:
-        """The example that a code stands for."""
+        """Return the examples of codes, ``(B, latent_dim)`` -> ``(B, *input_shape)``."""
         return self.decoder(z)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The example, coded and decoded."""
+        """Return the reconstruction of examples."""
         return self.decode(self.encode(x))
 
 
 class AutoencoderNet(PlainCoder):
-    """Dense layers down to a code, and up again.
+    """An encoder and a decoder of dense layers.
 
     Args:
-        input_shape: of an example, (C, H, W) or (D,).
-        latent_dim: numbers of a code, >= 1.
-        widths: units of the encoder's hidden layers; the decoder's are the same, in the opposite order; none makes it linear.
-        activation: of the hidden units, a name of :func:`zoo.blocks.build_activation`.
-        bottleneck: "identity"; or a code of zeros and ones: "threshold", 1 from 0 upward, or "stochastic_binary", drawn in
-            training. Their gradient goes straight through (arXiv:1308.3432).
+        input_shape: Shape of an example, (C, H, W) or (D,).
+        latent_dim: Number of values of a code, >= 1.
+        widths: Number of units of each hidden layer of the encoder; the decoder has the same in the opposite order. An empty list
+            makes the net linear.
+        activation: Activation of the hidden units, a name of :func:`zoo.blocks.build_activation`.
+        bottleneck: What is done with a code: "identity"; or it is made of zeros and ones, by "threshold" (1 from 0 upward) or
+            "stochastic_binary" (drawn at random in training), with straight-through gradients (arXiv:1308.3432).
 
     Shape:
         ``(B, *input_shape)`` -> the same.
 
     Raises:
-        ValueError: an argument out of its range, or an example of another shape.
+        ValueError: An argument out of its range, or examples of another shape.
     """
 
     def __init__(
@@ -77,22 +78,22 @@ class AutoencoderNet(PlainCoder):
 
 
 class ConvAutoencoderNet(PlainCoder):
-    """Convolutions down to a code, and up again; any H x W.
+    """An encoder and a decoder of convolutions, for images of any size.
 
     Args:
-        input_shape: (C, H, W).
-        latent_dim: numbers of a code, >= 1.
-        width: channels of the first map; each further one has twice as many.
-        depth: number of convolutions; each halves the map.
-        activation: after each convolution, see :func:`zoo.blocks.map_activation`.
-        norm: "batch", "layer", "group", "instance" or "none".
-        bottleneck: see :class:`AutoencoderNet`.
+        input_shape: Shape of an image, (C, H, W).
+        latent_dim: Number of values of a code, >= 1.
+        width: Channels of the first map; each further map has twice as many.
+        depth: Number of convolutions; each halves the map.
+        activation: Activation after each convolution, see :func:`zoo.blocks.map_activation`.
+        norm: Normalization after each convolution: "batch", "layer", "group", "instance" or "none".
+        bottleneck: See :class:`AutoencoderNet`.
 
     Shape:
         ``(B, C, H, W)`` -> the same.
 
     Raises:
-        ValueError: an argument out of its range, or an image of another shape.
+        ValueError: An argument out of its range, or images of another shape.
     """
 
     channels_last: ClassVar[bool] = True
@@ -116,14 +117,18 @@ class ConvAutoencoderNet(PlainCoder):
 
 
 def build_bottleneck(name: str) -> nn.Module:
-    """What a code goes through."""
+    """Return a fresh bottleneck, by name.
+
+    Raises:
+        ValueError: An unknown name.
+    """
     if name not in _BOTTLENECKS:
         raise ValueError(f"bottleneck must be one of {', '.join(_BOTTLENECKS)}, got {name!r}")
     return build_activation(name)
 
 
 class Autoencoder(ReconstructionTask):
-    """:class:`AutoencoderNet`, trained to reconstruct. Arguments: those of the net, then ``**task``."""
+    """An :class:`AutoencoderNet` trained to reconstruct its input. Arguments: those of the net, then ``**task``."""
 
     def __init__(
         self,
@@ -134,7 +139,7 @@ class Autoencoder(ReconstructionTask):
         bottleneck: Bottleneck = "identity",
         **task: Unpack[ReconstructionArguments],
     ) -> None:
-        input_shape, widths = list(input_shape), list(widths)  # hyperparameters are as JSON gives them back
+        input_shape, widths = list(input_shape), list(widths)  # hyperparameters are what JSON gives back
         super().__init__(
             AutoencoderNet(
                 input_shape=input_shape,
@@ -148,7 +153,7 @@ class Autoencoder(ReconstructionTask):
 
 
 class ConvAutoencoder(ReconstructionTask):
-    """:class:`ConvAutoencoderNet`, trained to reconstruct. Arguments: those of the net, then ``**task``."""
+    """A :class:`ConvAutoencoderNet` trained to reconstruct its input. Arguments: those of the net, then ``**task``."""
 
     def __init__(
         self,

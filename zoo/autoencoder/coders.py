@@ -1,4 +1,4 @@
-"""Encoders and decoders of any example: dense and convolutional ones, plain or told a class."""
+"""Encoders and decoders, dense and convolutional, with or without conditions such as the class of an example."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,16 +11,13 @@ from zoo.blocks.generative import concat_conditions
 
 
 class Coder(nn.Module):
-    """An encoder and its mirror image.
+    """An encoder and a decoder.
 
     Args:
         encoder: ``(B, *input_shape)`` and conditions ``(B, K)`` or None -> ``(B, ...)``.
         decoder: ``(B, latent_dim)`` and conditions -> ``(B, *input_shape)``.
-        input_shape: of an example: (C, H, W), or (D,).
-        latent_dim: numbers of a code, >= 1.
-
-    Raises:
-        ValueError: ``latent_dim`` below 1, or later an example of another shape.
+        input_shape: Shape of an example, (C, H, W) or (D,).
+        latent_dim: Number of values of a code, >= 1.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, input_shape: Sequence[int], latent_dim: int) -> None:
@@ -29,15 +26,15 @@ class Coder(nn.Module):
         self.input_shape, self.latent_dim = tuple(input_shape), latent_dim
 
     def layer_groups(self) -> list[list[str]]:
-        """The encoder; the decoder and whatever else there is, such as a learned deviation."""
+        """Return two groups: the encoder; the decoder and all other parameters, such as a learned deviation."""
         rest = [name for name, _ in self.named_children() if name != "encoder"]
         return [["encoder"], [*rest, *(name for name, _ in self.named_parameters(recurse=False))]]
 
     def check(self, x: Tensor) -> Tensor:
-        """The batch as it is.
+        """Return the batch, after a check of its shape.
 
         Raises:
-            ValueError: examples of another shape than the net was built for.
+            ValueError: The examples do not have ``input_shape``.
         """
         if x.shape[1:] != self.input_shape:
             raise ValueError(
@@ -48,14 +45,14 @@ class Coder(nn.Module):
 
 
 class DenseEncoder(nn.Module):
-    """Hidden layers of any widths, then a linear one; no widths leave that alone.
+    """Hidden layers of any widths, and a linear output.
 
     Args:
-        input_shape: of an example.
-        num_outputs: M.
-        widths: units of each hidden layer, input first.
-        activation: of the hidden units, a name of :func:`zoo.blocks.build_activation`.
-        num_conditions: numbers K that are told beside an example.
+        input_shape: Shape of an example.
+        num_outputs: Number of outputs M.
+        widths: Number of units of each hidden layer, input first; an empty list makes a linear encoder.
+        activation: Activation of the hidden units, a name of :func:`zoo.blocks.build_activation`.
+        num_conditions: Number K of conditions of an example.
 
     Shape:
         ``(B, *input_shape)`` and ``(B, K)`` -> ``(B, M)``.
@@ -74,12 +71,11 @@ class DenseEncoder(nn.Module):
         self.layers = _dense([size, *widths], num_outputs, activation)
 
     def forward(self, x: Tensor, conditions: Tensor | None = None) -> Tensor:
-        """The outputs."""
         return self.layers(concat_conditions(x.flatten(1), conditions))
 
 
 class DenseDecoder(nn.Module):
-    """The mirror image of :class:`DenseEncoder`: ``widths`` are the encoder's, and come in the opposite order.
+    """The mirror image of :class:`DenseEncoder`: ``widths`` are those of the encoder, and used in the opposite order.
 
     Shape:
         ``(B, latent_dim)`` and ``(B, K)`` -> ``(B, *input_shape)``.
@@ -99,20 +95,19 @@ class DenseDecoder(nn.Module):
         self.layers = _dense(sizes, torch.Size(input_shape).numel(), activation)
 
     def forward(self, z: Tensor, conditions: Tensor | None = None) -> Tensor:
-        """The example."""
         return self.layers(concat_conditions(z, conditions)).unflatten(1, self.input_shape)
 
 
 class ConvEncoder(nn.Module):
-    """Convolutions of 3x3, each of which halves the map (an odd side: rounded up) and doubles the channels, then a linear layer.
+    """3x3 convolutions, each of which halves the map (rounded up) and doubles the channels, and a linear output.
 
     Args:
-        input_shape: (C, H, W), any size.
-        num_outputs: M.
-        width: channels of the first map, >= 1.
-        depth: number of convolutions, >= 1.
-        style: norm and activation after each.
-        num_conditions: numbers K that are told beside an image; each is a constant map.
+        input_shape: Shape of an image, (C, H, W), of any size.
+        num_outputs: Number of outputs M.
+        width: Channels of the first map, >= 1.
+        depth: Number of convolutions, >= 1.
+        style: Norm and activation after each convolution.
+        num_conditions: Number K of conditions of an image; each becomes a constant map.
 
     Shape:
         ``(B, C, H, W)`` and ``(B, K)`` -> ``(B, M)``.
@@ -142,14 +137,13 @@ class ConvEncoder(nn.Module):
         self.fc = nn.Linear(torch.Size(shapes[-1]).numel(), num_outputs)
 
     def forward(self, x: Tensor, conditions: Tensor | None = None) -> Tensor:
-        """The outputs."""
         return self.fc(self.features(concat_conditions(x, conditions)).flatten(1))  # (B, C, H, W) -> (B, C H W)
 
 
 class ConvDecoder(nn.Module):
-    """The mirror image of :class:`ConvEncoder`: maps are enlarged to the encoder's sizes (nearest), then convolved.
+    """The mirror image of :class:`ConvEncoder`: maps are upsampled to the sizes of the encoder (nearest), then convolved.
 
-    So no checkerboard comes in, as of strided transposed convolutions (Odena et al. 2016, "Deconvolution and Checkerboard
+    This avoids the checkerboard patterns of strided transposed convolutions (Odena et al. 2016, "Deconvolution and Checkerboard
     Artifacts").
 
     Shape:
@@ -181,17 +175,16 @@ class ConvDecoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor, conditions: Tensor | None = None) -> Tensor:
-        """The image."""
         return self.layers(
             self.fc(concat_conditions(z, conditions)).unflatten(1, self.shape)
         )  # (B, C h w) -> (B, C, h, w)
 
 
 def map_shapes(input_shape: Sequence[int], width: int, depth: int) -> list[tuple[int, int, int]]:
-    """(C, H, W) of the image and of each map of a :class:`ConvEncoder`.
+    """Return the shapes (C, H, W) of the image and of each map of a :class:`ConvEncoder`.
 
     Raises:
-        ValueError: no image, or no convolution.
+        ValueError: ``input_shape`` is not that of an image, or there is no convolution or channel.
 
     Example:
         >>> map_shapes((1, 9, 8), width=4, depth=2)
@@ -199,12 +192,12 @@ def map_shapes(input_shape: Sequence[int], width: int, depth: int) -> list[tuple
     """
     if len(input_shape) != 3:
         raise ValueError(
-            f"input_shape must be (C, H, W) of an image, got {list(input_shape)}: a table wants a dense net"
+            f"input_shape must be (C, H, W) of an image, got {list(input_shape)}: for a table, take a dense net"
         )
     if width < 1 or depth < 1:
         raise ValueError(f"width and depth must be 1 or more, got {width} and {depth}")
-    channels, height, width_in_pixels = input_shape
-    shapes = [(channels, height, width_in_pixels)]
+    channels, height, columns = input_shape
+    shapes = [(channels, height, columns)]
     for i in range(depth):
         shapes.append((width * 2**i, (shapes[-1][1] + 1) // 2, (shapes[-1][2] + 1) // 2))
     return shapes
@@ -215,6 +208,6 @@ def _dense(sizes: Sequence[int], num_outputs: int, activation: Activation) -> nn
     if any(size < 1 for size in sizes):
         raise ValueError(f"widths must be 1 or more each, got {list(sizes[1:])}")
     layers: list[nn.Module] = []
-    for one, next_one in pairwise(sizes):
-        layers += [nn.Linear(one, next_one * expansion(activation)), build_activation(activation)]
+    for size, next_size in pairwise(sizes):
+        layers += [nn.Linear(size, next_size * expansion(activation)), build_activation(activation)]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], num_outputs))

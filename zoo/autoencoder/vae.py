@@ -1,7 +1,7 @@
 """Variational autoencoders: Kingma and Welling 2014, "Auto-Encoding Variational Bayes", arXiv:1312.6114.
 
-Told the class, both encoder and decoder, they are conditional: Sohn et al. 2015, "Learning Structured Output Representation using
-Deep Conditional Generative Models".
+In the conditional form encoder and decoder take the class as an input: Sohn et al. 2015, "Learning Structured Output Representation
+using Deep Conditional Generative Models".
 """
 
 from collections.abc import Sequence
@@ -23,22 +23,27 @@ from zoo.tasks import VariationalArguments, VariationalTask
 
 
 class PosteriorCoder(Coder):
-    """A :class:`Coder` whose encoder gives mean and log variance of a code; ``conditional``: both parts are told the class."""
+    """A :class:`Coder` whose encoder returns the mean and the log variance of a code.
+
+    Attributes:
+        conditional: Whether encoder and decoder take the class.
+        num_classes: Number of classes K.
+    """
 
     conditional: bool
     num_classes: int
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of the code, ``(B, latent_dim)`` each."""
+        """Return the mean and the log variance of the codes, ``(B, latent_dim)`` each."""
         mean, log_variance = self.encoder(self.check(x), self._conditions(x, y)).chunk(2, dim=1)
         return mean, log_variance
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """The example that a code stands for."""
+        """Return the examples of codes, ``(B, latent_dim)`` -> ``(B, *input_shape)``."""
         return self.decoder(z, self._conditions(z, y))
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The example that the mean of its code stands for."""
+        """Return the reconstruction of examples from the means of their codes."""
         return self.decode(self.encode(x, y)[0], y)
 
     def _conditions(self, x: Tensor, y: Tensor | None) -> Tensor | None:
@@ -46,21 +51,21 @@ class PosteriorCoder(Coder):
 
 
 class VAENet(PosteriorCoder):
-    """Dense layers down to mean and log variance of a code, and up again from a code.
+    """A variational encoder and a decoder of dense layers.
 
     Args:
-        input_shape: of an example, (C, H, W) or (D,).
-        latent_dim: numbers of a code, >= 1.
-        widths: units of the encoder's hidden layers; the decoder's are the same, in the opposite order.
-        activation: of the hidden units, a name of :func:`zoo.blocks.build_activation`.
-        conditional: whether encoder and decoder are told the class.
-        num_classes: how many there are, K.
+        input_shape: Shape of an example, (C, H, W) or (D,).
+        latent_dim: Number of values of a code, >= 1.
+        widths: Number of units of each hidden layer of the encoder; the decoder has the same in the opposite order.
+        activation: Activation of the hidden units, a name of :func:`zoo.blocks.build_activation`.
+        conditional: Whether encoder and decoder take the class.
+        num_classes: Number of classes K; not used by an unconditional net.
 
     Shape:
-        ``(B, *input_shape)`` -> the same; classes ``(B,)``.
+        ``(B, *input_shape)``, if conditional also classes ``(B,)`` -> ``(B, *input_shape)``.
 
     Raises:
-        ValueError: an argument out of its range, an example of another shape, or a class that is not told.
+        ValueError: An argument out of its range, examples of another shape, or no classes for a conditional net.
     """
 
     def __init__(
@@ -73,30 +78,30 @@ class VAENet(PosteriorCoder):
         num_classes: int = 10,
     ) -> None:
         check_latent_dim(latent_dim)
-        told = num_classes if conditional else 0
-        encoder = DenseEncoder(input_shape, 2 * latent_dim, widths, activation, told)
-        decoder = DenseDecoder(input_shape, latent_dim, widths, activation, told)
+        classes = num_classes if conditional else 0
+        encoder = DenseEncoder(input_shape, 2 * latent_dim, widths, activation, classes)
+        decoder = DenseDecoder(input_shape, latent_dim, widths, activation, classes)
         super().__init__(encoder, decoder, input_shape, latent_dim)
         self.conditional, self.num_classes = conditional, num_classes
 
 
 class ConvVAENet(PosteriorCoder):
-    """Convolutions down to mean and log variance of a code, and up again from a code; any H x W.
+    """A variational encoder and a decoder of convolutions, for images of any size.
 
     Args:
-        input_shape: (C, H, W).
-        latent_dim: numbers of a code, >= 1.
-        width: channels of the first map; each further one has twice as many.
-        depth: number of convolutions; each halves the map.
-        activation: after each convolution, see :func:`zoo.blocks.map_activation`.
-        norm: "batch", "layer", "group", "instance" or "none".
-        conditional, num_classes: see :class:`VAENet`.
+        input_shape: Shape of an image, (C, H, W).
+        latent_dim: Number of values of a code, >= 1.
+        width: Channels of the first map; each further map has twice as many.
+        depth: Number of convolutions; each halves the map.
+        activation: Activation after each convolution, see :func:`zoo.blocks.map_activation`.
+        norm: Normalization after each convolution: "batch", "layer", "group", "instance" or "none".
+        conditional, num_classes: See :class:`VAENet`.
 
     Shape:
-        ``(B, C, H, W)`` -> the same; classes ``(B,)``.
+        ``(B, C, H, W)``, if conditional also classes ``(B,)`` -> ``(B, C, H, W)``.
 
     Raises:
-        ValueError: as :class:`VAENet`.
+        ValueError: As :class:`VAENet`.
     """
 
     channels_last: ClassVar[bool] = True
@@ -113,15 +118,15 @@ class ConvVAENet(PosteriorCoder):
         num_classes: int = 10,
     ) -> None:
         check_latent_dim(latent_dim)
-        style, told = Style(norm, activation), num_classes if conditional else 0
-        encoder = ConvEncoder(input_shape, 2 * latent_dim, width, depth, style, told)
-        decoder = ConvDecoder(input_shape, latent_dim, width, depth, style, told)
+        style, classes = Style(norm, activation), num_classes if conditional else 0
+        encoder = ConvEncoder(input_shape, 2 * latent_dim, width, depth, style, classes)
+        decoder = ConvDecoder(input_shape, latent_dim, width, depth, style, classes)
         super().__init__(encoder, decoder, input_shape, latent_dim)
         self.conditional, self.num_classes = conditional, num_classes
 
 
 class VAE(VariationalTask):
-    """:class:`VAENet`, trained by the variational bound. Arguments: those of the net, then ``**task``."""
+    """A :class:`VAENet` trained by the variational bound. Arguments: those of the net, then ``**task``."""
 
     def __init__(
         self,
@@ -133,7 +138,7 @@ class VAE(VariationalTask):
         num_classes: int = 10,
         **task: Unpack[VariationalArguments],
     ) -> None:
-        input_shape, widths = list(input_shape), list(widths)  # hyperparameters are as JSON gives them back
+        input_shape, widths = list(input_shape), list(widths)  # hyperparameters are what JSON gives back
         super().__init__(
             VAENet(
                 input_shape=input_shape,
@@ -148,7 +153,7 @@ class VAE(VariationalTask):
 
 
 class ConvVAE(VariationalTask):
-    """:class:`ConvVAENet`, trained by the variational bound. Arguments: those of the net, then ``**task``."""
+    """A :class:`ConvVAENet` trained by the variational bound. Arguments: those of the net, then ``**task``."""
 
     def __init__(
         self,

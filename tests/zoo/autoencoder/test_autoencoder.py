@@ -1,4 +1,4 @@
-"""Autoencoders: the linear one is principal component analysis, one binary unit 2-means; any size comes back."""
+"""Autoencoders: the linear one is principal component analysis, one binary unit is 2-means; images of any size."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def table(rows: int = 200, columns: int = 8) -> Tensor:
 
 
 def principal(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Mean and the first principal directions ``(count, D)``."""
+    """The mean, and the first principal directions ``(count, D)``."""
     mean = x.mean(dim=0)
     return mean, torch.from_numpy(np.linalg.svd((x - mean).numpy(), full_matrices=False)[2][:count])
 
@@ -55,7 +55,7 @@ def test_the_linear_one_is_principal_component_analysis(count: int) -> None:
 
 
 def blobs() -> Tensor:
-    """Two clouds, one of which has twice as many."""
+    """Two clusters, one with twice as many points as the other."""
     generator = torch.Generator().manual_seed(1)
     noise = torch.randn(300, 5, generator=generator)
     centers = torch.tensor([[0.0, 1, 2, 3, 4], [3.0, 3, 0, 3, 6]])
@@ -75,17 +75,17 @@ def test_one_binary_unit_finds_the_centers_of_2_means() -> None:
         optimizer.step()
     oracle = KMeans(2, n_init=5, random_state=0).fit(x.numpy())
     centers = torch.from_numpy(oracle.cluster_centers_)
-    found = task.decode(torch.tensor([[0.0], [1.0]]))
-    order = torch.cdist(found, centers).argmin(dim=1)
+    decoded = task.decode(torch.tensor([[0.0], [1.0]]))
+    order = torch.cdist(decoded, centers).argmin(dim=1)
     assert sorted(order.tolist()) == [0, 1]
-    assert (found - centers[order]).abs().max() < 0.05
+    assert (decoded - centers[order]).abs().max() < 0.05
     codes = task.encode(x).flatten().long()
     assert (order[codes] == torch.from_numpy(oracle.labels_)).float().mean() >= 0.99
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 7), (1, 5), (28, 28)])
 @pytest.mark.parametrize("depth", [1, 3])
-def test_images_of_any_size_come_back_in_it(size: tuple[int, int], depth: int) -> None:
+def test_a_reconstruction_has_the_size_of_its_image(size: tuple[int, int], depth: int) -> None:
     net = ConvAutoencoderNet((2, *size), latent_dim=3, width=4, depth=depth)
     x = torch.rand(2, 2, *size)
     assert net(x).shape == x.shape
@@ -99,10 +99,10 @@ def test_dense_layers_take_any_activation(activation: Any) -> None:
     x = torch.rand(3, 1, 4, 4)
     assert net(x).shape == x.shape
     widths = [layer.in_features for layer in net.decoder.layers if isinstance(layer, torch.nn.Linear)]
-    assert widths == [2, 5, 6]  # the encoder's, in the opposite order
+    assert widths == [2, 5, 6]  # those of the encoder in the opposite order
 
 
-def test_parameters_are_counted() -> None:
+def test_parameter_counts() -> None:
     net = AutoencoderNet((1, 8, 8), 2, [])
     assert sum(p.numel() for p in net.parameters()) == 64 * 2 + 2 + 2 * 64 + 64
     conv = ConvAutoencoderNet((1, 8, 8), latent_dim=2, width=4, depth=2, norm="none")
@@ -112,7 +112,7 @@ def test_parameters_are_counted() -> None:
 
 
 @pytest.mark.parametrize("bottleneck", ["threshold", "stochastic_binary"])
-def test_a_binary_code_is_zeros_and_ones_and_the_encoder_learns(bottleneck: Any) -> None:
+def test_a_binary_code_is_zeros_and_ones_and_the_encoder_has_gradients(bottleneck: Any) -> None:
     for net in (
         AutoencoderNet((1, 8, 8), 6, [16], bottleneck=bottleneck),
         ConvAutoencoderNet((1, 8, 8), 6, 4, norm="none", bottleneck=bottleneck),
@@ -142,7 +142,7 @@ def test_a_binary_code_is_zeros_and_ones_and_the_encoder_learns(bottleneck: Any)
         ),
     ],
 )
-def test_what_cannot_be_is_refused(build: Any, message: str) -> None:
+def test_bad_arguments_and_shapes(build: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
 
@@ -166,6 +166,6 @@ def test_the_linear_one_on_digits_is_within_2_percent_of_principal_components(co
         task.training_losses((train.float()[torch.randint(len(train), (128,))], None))[0].backward()
         optimizer.step()
         rate.step()
-    found = task.predict_step(test.float())["error"].mean().item()
-    assert found <= 1.02 * residuals.square().mean().item()
-    assert found <= 1.02 * bound
+    error = task.predict_step(test.float())["error"].mean().item()
+    assert error <= 1.02 * residuals.square().mean().item()
+    assert error <= 1.02 * bound

@@ -1,4 +1,4 @@
-"""Variational autoencoders: shapes, what a conditional one is told, and that they learn."""
+"""Variational autoencoders: shapes, conditions, and that they learn."""
 
 from typing import Any
 
@@ -28,19 +28,19 @@ def test_mean_log_variance_and_example(size: tuple[int, int], conditional: bool)
 
 
 @pytest.mark.parametrize("cls", [VAENet, ConvVAENet])
-def test_both_halves_are_told_the_class(cls: Any) -> None:
+def test_encoder_and_decoder_depend_on_the_class(cls: Any) -> None:
     net = cls((1, 8, 8), 2, conditional=True, num_classes=4).eval()
     x, z = torch.rand(1, 1, 8, 8).expand(4, -1, -1, -1), torch.zeros(4, 2)
     y = torch.arange(4)
     assert len(net.encode(x, y)[0].unique(dim=0)) == 4
     assert len(net.decode(z, y).unique(dim=0)) == 4
-    for wanting in (lambda: net.encode(x), lambda: net.decode(z)):
+    for without_class in (lambda: net.encode(x), lambda: net.decode(z)):
         with pytest.raises(ValueError, match=r"needs the class y of each example, in 0\.\.3, got none"):
-            wanting()
+            without_class()
 
 
 def test_the_parameters_of_the_quick_start() -> None:
-    """784-512-256 - 2x16 and 16 - 256-512-784."""
+    """Encoder 784-512-256-2x16, decoder 16-256-512-784."""
     net = zoo.create_model("vae_mlp").net
     down = 784 * 512 + 512 + 512 * 256 + 256 + 256 * 32 + 32
     up = 16 * 256 + 256 + 256 * 512 + 512 + 512 * 784 + 784
@@ -50,7 +50,7 @@ def test_the_parameters_of_the_quick_start() -> None:
 @pytest.mark.parametrize("cls", [VAE, ConvVAE])
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
 def test_four_patterns_are_learned(cls: Any, likelihood: Any) -> None:
-    """What is left is the number of the pattern, ln 4 nats; of gaussians, densities, that and more."""
+    """The loss falls towards ln 4 nats, the entropy of the pattern's number; gaussian densities are not bounded by it."""
     x = torch.eye(4).repeat_interleave(16, dim=1).view(4, 1, 8, 8)
     torch.manual_seed(0)
     task = cls(
@@ -71,16 +71,16 @@ def test_four_patterns_are_learned(cls: Any, likelihood: Any) -> None:
 
 @pytest.mark.parametrize("output", ["sigmoid", "linear"])
 def test_the_contract_of_a_learned_std(output: Any) -> None:
-    """A parameter that the task gives its net: it must come back, and be trained."""
+    """A parameter that the task adds to its net is trained, saved and loaded."""
     model = zoo.create_model(
         "vae_mlp", input_shape=[1, 8, 8], widths=[32], latent_dim=8, likelihood="gaussian", output=output
     )
     report = check_module(model, (torch.rand(8, 1, 8, 8), torch.arange(8)), lr=1e-2)
     assert set(report.values()) == {"ok"}
-    assert model.layer_groups() == [["encoder"], ["decoder", "log_std"]]  # it is no part of what is coded
+    assert model.layer_groups() == [["encoder"], ["decoder", "log_std"]]  # not part of the encoder
 
 
-def test_data_of_other_classes_are_refused() -> None:
+def test_data_with_another_number_of_classes_are_refused() -> None:
     model = zoo.create_model("cvae_mlp", input_shape=[1, 8, 8], widths=[8], latent_dim=2, num_classes=3)
     trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False)
     with pytest.raises(ValueError, match="num_classes is 3, but DigitsDataModule has 10 classes"):
@@ -88,7 +88,7 @@ def test_data_of_other_classes_are_refused() -> None:
 
 
 @pytest.mark.parametrize("cls", [VAE, ConvVAE])
-def test_a_code_needs_a_number(cls: Any) -> None:
+def test_bad_arguments_and_shapes(cls: Any) -> None:
     with pytest.raises(ValueError, match="latent_dim must be 1 or more, got 0"):
         cls(latent_dim=0)
     with pytest.raises(ValueError, match=r"built for examples of shape \(1, 28, 28\), got \(2, 1, 8, 8\)"):
