@@ -1,9 +1,9 @@
 """DCGAN: Radford et al. 2016, arXiv:1511.06434, "Unsupervised Representation Learning with Deep Convolutional Generative
 Adversarial Networks".
 
-Deviations from the paper: normal noise; the generator ends in logits, of which the task's output "sigmoid" makes [0, 1] (the
-paper's tanh, moved and scaled); the discriminator sees standardized images. Layers and biases are those of the authors' code, so
-that with ``width=64`` the parameters are as many as in PyTorch's example; the paper's figure 1 has ``width=128``.
+Deviations from the paper: normal noise; the generator ends in logits, which the task's output "sigmoid" maps to [0, 1] (the paper's
+tanh, shifted and scaled); the discriminator takes standardized images. Layers and biases are those of the authors' code: with
+``width=64`` there are as many parameters as in PyTorch's example; figure 1 of the paper has ``width=128``.
 """
 
 from collections.abc import Sequence
@@ -22,27 +22,27 @@ ADAM = {"betas": [0.5, 0.999]}  # section 4
 
 
 class DCGANNet(Adversaries):
-    """Transposed convolutions that double the map's sides, and their mirror image: strided ones that halve them.
+    """A generator of transposed convolutions that double the map, and its mirror image as the discriminator.
 
-    Between an image and the smallest map its sides are halved as often as they are even and larger than ``smallest``. The largest
-    hidden map has ``width`` channels, each smaller one twice as many. Neither the generator's last layer nor the discriminator's
-    first and last have a norm (section 3).
+    The sides of an image are halved as long as both are even and the smaller one is above ``smallest``. The largest hidden map has
+    ``width`` channels, each smaller one twice as many. There is no norm after the last layer of the generator, nor after the first
+    and the last of the discriminator (section 3).
 
     Args:
-        input_shape: [C, H, W], H and W even.
-        latent_dim: numbers of noise an example, >= 1.
-        width: channels of the largest hidden map, >= 1.
-        smallest: a side of the map that is not halved any more, >= 1; the paper has 4.
-        norm: of the generator, see :func:`zoo.blocks.build_norm`.
-        discriminator_norm: of the discriminator; "none" or "layer" for a gradient penalty.
-        conditional: whether both are told the class: as a one among K numbers beside the noise, and as K maps beside the image.
-        num_classes: K; of no use to an unconditional net.
+        input_shape: Shape of an image, [C, H, W], H and W even.
+        latent_dim: Number of noise values of an example, >= 1.
+        width: Channels of the largest hidden map, >= 1.
+        smallest: Side from which maps are not halved any more, >= 1; 4 in the paper.
+        norm: Normalization in the generator, see :func:`zoo.blocks.build_norm`.
+        discriminator_norm: Normalization in the discriminator; "none" or "layer" for a gradient penalty.
+        conditional: Whether both nets take the class: one-hot, as K values beside the noise and as K maps beside the image.
+        num_classes: Number of classes K; not used by an unconditional net.
 
     Shape:
-        ``(B, latent_dim)`` -> ``(B, C, H, W)``; the discriminator: ``(B, C, H, W)`` -> ``(B,)``.
+        Generator: ``(B, latent_dim)`` -> ``(B, C, H, W)``; discriminator: ``(B, C, H, W)`` -> ``(B,)``.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument out of its range.
     """
 
     def __init__(
@@ -63,26 +63,26 @@ class DCGANNet(Adversaries):
                 raise ValueError(f"{name} must be 1 or more, got {value}")
         if len(shape) != 3:
             raise ValueError(
-                f"DCGAN makes images, [C, H, W], got input_shape {list(shape)}: take the GAN of dense layers"
+                f"DCGAN generates images, [C, H, W], got input_shape {list(shape)}: take the GAN of dense layers"
             )
-        channels, height, width_ = shape
+        channels, height, columns = shape
         halvings = 0
-        while min(height, width_) > smallest and height % 2 == width_ % 2 == 0:
-            height, width_, halvings = height // 2, width_ // 2, halvings + 1
+        while min(height, columns) > smallest and height % 2 == columns % 2 == 0:
+            height, columns, halvings = height // 2, columns // 2, halvings + 1
         if not halvings:
             raise ValueError(
-                f"DCGAN wants images whose sides are even and larger than smallest={smallest}, got {shape[1]}x{shape[2]}: set the "
-                f"datamodule's size, or a smaller smallest"
+                f"DCGAN needs images whose sides are even and larger than smallest={smallest}, got {shape[1]}x{shape[2]}: set the "
+                f"size of the datamodule, or a lower value for smallest"
             )
         maps = [width * 2**i for i in range(halvings)]  # from the largest map to the smallest
         super().__init__(
-            WithClass(_generator(latent_dim + classes, channels, maps[::-1], (height, width_), norm), classes),
-            WithClass(_discriminator(channels + classes, maps, (height, width_), discriminator_norm), classes, ()),
+            WithClass(_generator(latent_dim + classes, channels, maps[::-1], (height, columns), norm), classes),
+            WithClass(_discriminator(channels + classes, maps, (height, columns), discriminator_norm), classes, ()),
             shape,
             latent_dim,
             classes,
         )
-        self.apply(_draw)
+        self.apply(_initialize)
 
 
 def _generator(inputs: int, channels: int, maps: list[int], smallest: tuple[int, int], norm: Norm) -> nn.Sequential:
@@ -109,8 +109,8 @@ def _discriminator(channels: int, maps: list[int], smallest: tuple[int, int], no
     return nn.Sequential(*layers, nn.Conv2d(maps[-1], 1, smallest, bias=False))
 
 
-def _draw(module: nn.Module) -> None:
-    """Section 4: all weights from N(0, 0.02); the authors' code has scales of norms from N(1, 0.02)."""
+def _initialize(module: nn.Module) -> None:
+    """Draw all weights from N(0, 0.02) (section 4), the scales of norms from N(1, 0.02) (the authors' code)."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):
@@ -118,7 +118,10 @@ def _draw(module: nn.Module) -> None:
 
 
 class DCGAN(AdversarialTask):
-    """:class:`DCGANNet`, trained. Arguments: those of the net, then ``**task``; the output is "sigmoid" here."""
+    """A :class:`DCGANNet` with its adversarial training. Arguments: those of the net, then ``**task``.
+
+    For images in [0, 1] set ``output="sigmoid"``, as all registered presets do.
+    """
 
     def __init__(
         self,
@@ -132,7 +135,7 @@ class DCGAN(AdversarialTask):
         num_classes: int = 10,
         **task: Unpack[AdversarialArguments],
     ) -> None:
-        input_shape = list(input_shape)  # a hyperparameter is as JSON gives it back
+        input_shape = list(input_shape)  # hyperparameters are what JSON gives back
         net = DCGANNet(
             input_shape=input_shape,
             latent_dim=latent_dim,

@@ -1,7 +1,7 @@
 """Generative adversarial nets of dense layers: Goodfellow et al. 2014, "Generative Adversarial Nets", arXiv:1406.2661.
 
-Deviations from the paper: rectifiers in both nets, where the paper's discriminator has maxout units and dropout, and normal
-noise. The conditional form is that of Mirza and Osindero 2014, "Conditional Generative Adversarial Nets", arXiv:1411.1784.
+Deviations from the paper: ReLU in both nets, where the paper's discriminator has maxout units and dropout, and normal noise. The
+conditional form is that of Mirza and Osindero 2014, "Conditional Generative Adversarial Nets", arXiv:1411.1784.
 """
 
 import math
@@ -21,20 +21,20 @@ class GANNet(Adversaries):
     """A generator and a discriminator of dense layers, for points and for images.
 
     Args:
-        input_shape: of an example, [D] or [C, H, W].
-        latent_dim: numbers of noise an example, >= 1.
-        widths: units of each hidden layer, of the generator from the noise on, of the discriminator from the example on.
-        activation: of the hidden units of both.
-        norm: of the generator's hidden layers; the discriminator has none. Images want "batch": without it the generator soon
-            paints one picture only.
-        conditional: whether both are told the class, as a one among ``num_classes`` numbers beside their input.
-        num_classes: K; of no use to an unconditional net.
+        input_shape: Shape of an example, [D] or [C, H, W].
+        latent_dim: Number of noise values of an example, >= 1.
+        widths: Number of units of each hidden layer of the generator; the discriminator has the same in the opposite order.
+        activation: Activation of the hidden units of both nets.
+        norm: Normalization in the generator; the discriminator has none. Use "batch" for images: without it the generator collapses
+            to a single one.
+        conditional: Whether both nets take the class, one-hot beside their input.
+        num_classes: Number of classes K; not used by an unconditional net.
 
     Shape:
-        ``(B, latent_dim)`` -> ``(B, *input_shape)``; the discriminator: ``(B, *input_shape)`` -> ``(B,)``.
+        Generator: ``(B, latent_dim)`` -> ``(B, *input_shape)``; discriminator: ``(B, *input_shape)`` -> ``(B,)``.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument out of its range.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class GANNet(Adversaries):
 
 
 class GAN(AdversarialTask):
-    """:class:`GANNet`, trained. Arguments: those of the net, then ``**task``."""
+    """A :class:`GANNet` with its adversarial training. Arguments: those of the net, then ``**task``."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class GAN(AdversarialTask):
         num_classes: int = 10,
         **task: Unpack[AdversarialArguments],
     ) -> None:
-        input_shape, widths = list(input_shape), list(widths)  # a hyperparameter is as JSON gives it back
+        input_shape, widths = list(input_shape), list(widths)  # hyperparameters are what JSON gives back
         super().__init__(
             GANNet(
                 input_shape=input_shape,

@@ -1,4 +1,4 @@
-"""DCGAN: the parameters of PyTorch's example, the rules of the paper's section 3 and 4, every size."""
+"""DCGAN: parameter counts of PyTorch's example, the rules of sections 3 and 4 of the paper, images of any size."""
 
 from typing import Any
 
@@ -14,14 +14,14 @@ def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def test_parameters_are_those_of_pytorchs_example() -> None:
+def test_parameter_counts_of_the_example_in_pytorch() -> None:
     """examples/dcgan/main.py at nz=100, ngf=ndf=64, nc=3."""
     with torch.device("meta"):
         net = DCGANNet(width=64)
     assert (count(net.generator), count(net.discriminator)) == (3_576_704, 2_765_568)
 
 
-def test_parameters_of_the_papers_figure() -> None:
+def test_parameter_counts_of_the_paper() -> None:
     """Figure 1: 100 -> 1024 x 4 x 4 -> 512 x 8 x 8 -> 256 x 16 x 16 -> 128 x 32 x 32 -> 3 x 64 x 64."""
     with torch.device("meta"):
         net = DCGANNet()
@@ -49,21 +49,21 @@ def test_parameters_of_the_papers_figure() -> None:
 @pytest.mark.parametrize("conditional", [False, True])
 def test_shapes(shape: tuple[int, int, int], smallest: int, maps: list[Any], conditional: bool) -> None:
     net = DCGANNet(shape, 6, 2, smallest, conditional=conditional, num_classes=3)
-    seen: list[Any] = []
+    sizes: list[Any] = []
     for layer in net.generator.net:
         if isinstance(layer, nn.ConvTranspose2d):
-            layer.register_forward_hook(lambda *args: seen.append(tuple(args[2].shape[2:])))
+            layer.register_forward_hook(lambda *args: sizes.append(tuple(args[2].shape[2:])))
     y = torch.tensor([0, 2, 1]) if conditional else None
     x = net(torch.randn(3, 6), y)
     assert x.shape == (3, *shape)
-    assert seen == [*maps, shape[1:]]
+    assert sizes == [*maps, shape[1:]]
     assert net.discriminator(x, y).shape == (3,)
     if conditional:
         assert not torch.equal(net.discriminator(x, y), net.discriminator(x, y.flip(0)))
 
 
 def test_the_rules_of_section_3() -> None:
-    """Norms in both, but not at the generator's output nor at the discriminator's ends; ReLU and leaky ReLU 0.2; N(0, 0.02)."""
+    """Norms except at the generator's output and at both ends of the discriminator; ReLU and leaky ReLU 0.2; N(0, 0.02)."""
     torch.manual_seed(0)
     net = DCGANNet((3, 64, 64), 20, 16)
     kinds = [type(layer).__name__ for layer in net.generator.net]
@@ -94,12 +94,12 @@ def test_without_norms_the_layers_have_biases() -> None:
     [
         ({"input_shape": [3, 9, 9]}, "sides are even and larger than smallest=4, got 9x9"),
         ({"input_shape": [3, 4, 4]}, "larger than smallest=4, got 4x4"),
-        ({"input_shape": [64]}, r"DCGAN makes images, .* got input_shape \[64\]: take the GAN"),
+        ({"input_shape": [64]}, r"DCGAN generates images, .* got input_shape \[64\]: take the GAN"),
         ({"latent_dim": 0}, "latent_dim must be 1 or more, got 0"),
         ({"width": 0}, "width must be 1 or more, got 0"),
         ({"loss": "wasserstein", "gradient_penalty": 10.0, "width": 2}, "this one has batch norm"),
     ],
 )
-def test_wrong_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         zoo.create_model("dcgan", **arguments)

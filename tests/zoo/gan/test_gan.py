@@ -1,4 +1,4 @@
-"""GANs of dense layers: sizes counted by hand, classes that are seen, points and images."""
+"""GANs of dense layers: parameter counts, shapes of points and images, conditions."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def count(module: torch.nn.Module) -> int:
 
 
 @pytest.mark.parametrize("classes", [0, 10])
-def test_parameters(classes: int) -> None:
+def test_parameter_counts(classes: int) -> None:
     with torch.device("meta"):
         net = GANNet((1, 28, 28), 64, (256, 512), conditional=classes > 0)
     assert count(net.generator) == (64 + classes) * 256 + 256 + 256 * 512 + 512 + 512 * 784 + 784
@@ -30,7 +30,7 @@ def test_shapes(shape: tuple[int, ...], conditional: bool) -> None:
     assert net.discriminator(x, y).shape == (4,)
 
 
-def test_the_class_stands_beside_the_input() -> None:
+def test_the_class_is_concatenated_to_the_input() -> None:
     class Same(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x
@@ -42,7 +42,7 @@ def test_the_class_stands_beside_the_input() -> None:
     assert WithClass(Same(), 0)(torch.ones(2, 2), torch.tensor([1, 1])).shape == (2, 2)
 
 
-def test_the_registered_ones_are_what_they_are_called() -> None:
+def test_registered_models_have_the_loss_of_their_name() -> None:
     losses = {name: zoo.create_model(name, widths=[4]).hparams["loss"] for name in zoo.list_models("*gan*_mlp")}
     assert losses == {
         "gan_mlp": "non_saturating",
