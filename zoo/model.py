@@ -222,9 +222,12 @@ class Model(LightningModule):
         return getattr(self.net, "channels_last", False)
 
     def register_task_buffers(self) -> None:
-        """Register the tensors that belong to the task, not to the net; ``hparams`` are known. Call the parent's first."""
-        self.register_buffer("mean", torch.zeros(1, device=real_device()))
-        self.register_buffer("std", torch.ones(1, device=real_device()))
+        """Register the tensors that belong to the task, not to the net. Call the parent's first.
+
+        ``hparams`` are known. New tensors are real ones even where the net is built on the meta device for weights to come.
+        """
+        self.register_buffer("mean", torch.zeros(1))
+        self.register_buffer("std", torch.ones(1))
 
     def setup(self, stage: str) -> None:
         """Copy what the datamodule knows of its data, and refuse data that the net cannot take."""
@@ -249,9 +252,11 @@ class Model(LightningModule):
             ValueError: The net cannot take it, or its output has another shape than the task needs.
         """
         shape = self.example_shape
-        if self.mean.numel() not in (1, shape[self.standardize_axis - 1 if self.standardize_axis > 0 else -1]):
+        axis = self.standardize_axis - 1 if self.standardize_axis > 0 else -1
+        channels = shape[axis] if shape else 1  # an example may be one number
+        if self.mean.numel() not in (1, channels):
             raise ValueError(
-                f"the model was standardized for {self.mean.numel()} channels, the data have {shape[0]} (shape {shape})"
+                f"the model was standardized for {self.mean.numel()} channels, the data have {channels} (shape {shape})"
             )
         try:
             with evaluating(self):

@@ -1,12 +1,13 @@
 """What one uses of a model: its input, standardized as declared, and what it says of itself."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import zoo
+from zoo.blocks.skeleton import skeleton
 from zoo.tasks import ClassificationTask, RegressionTask, Task
 
 
@@ -115,3 +116,34 @@ def test_names_of_classes() -> None:
     task.class_names = ["a", "b", "c"]
     assert task.label_names == ["a", "b", "c"]
     assert RegressionTask(nn.Linear(2, 1)).label_names == []
+
+
+class NumberTask(Task):
+    """An example is one token; has a table of its own, computed when it is built."""
+
+    def __init__(self, size: int = 3, **task: Any) -> None:
+        super().__init__(nn.Embedding(size, 2), **task)
+
+    def register_task_buffers(self) -> None:
+        super().register_task_buffers()
+        self.register_buffer("table", torch.arange(self.hparams["size"]) * 2)
+
+    def example_inputs(self, batch_size: int = 1) -> tuple[Tensor]:
+        return (torch.zeros(batch_size, *self.example_shape, dtype=torch.long),)
+
+
+def test_an_example_may_be_one_number() -> None:
+    task = NumberTask()
+    task.input_shape = ()
+    task.try_example()
+    task.set_standardization([0.0, 1.0], [1.0, 1.0])
+    with pytest.raises(ValueError, match=r"was standardized for 2 channels, the data have 1 \(shape \(\)\)"):
+        task.try_example()
+
+
+def test_the_tasks_own_tensors_are_real_where_the_net_is_not() -> None:
+    with skeleton():
+        task = NumberTask()
+    assert task.net.weight.is_meta
+    assert task.table.tolist() == [0, 2, 4]
+    assert not task.mean.is_meta

@@ -18,7 +18,7 @@ from zoo.create import use_weights
 from zoo.internals import grad_scaler, has_trainer, is_fitting, is_last_of_window, row_is_due
 from zoo.metrics.pixels import exact_dtype
 from zoo.metrics.running_means import RunningMeans
-from zoo.model import Model
+from zoo.model import Model, real_device
 from zoo.optim.initializers import initialize
 from zoo.optim.optimizers import CLOSURE_OPTIMIZERS, build_optimizer, check_optimizer
 from zoo.registry import name_of
@@ -110,7 +110,8 @@ class Task(Model):
         if "net" in inspect.signature(type(self).__init__).parameters:
             self.hparams["net"] = f"{type(net).__module__}.{type(net).__qualname__}"
         self.net = net
-        self.register_task_buffers()
+        with real_device():  # a net may be built on the meta device, the task's own tensors never are
+            self.register_task_buffers()
         self._means = RunningMeans()
         self._last_batch = (-1, -1)  # (epoch, batch): an optimizer's closure may run a batch more than once
         self._last_logged = 0  # optimizer step of the last window that was logged

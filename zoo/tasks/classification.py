@@ -12,7 +12,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix, 
 
 from zoo.drawing import figures
 from zoo.losses.means import counted, weighted_mean
-from zoo.model import Makes, check_num_classes, real_device
+from zoo.model import Makes, check_num_classes
 from zoo.tasks.base import Task, TaskArguments, check_monitor, input_of
 
 Mode = Literal["multiclass", "binary", "multilabel"]
@@ -272,7 +272,7 @@ class ClassificationTask(Task):
         super().register_task_buffers()
         given, count = self.hparams["class_weight"], self.hparams["num_classes"]
         weights = [1.0] * count if given in (None, "balanced") else given
-        self.register_buffer("class_weight", torch.tensor(weights, device=real_device()))
+        self.register_buffer("class_weight", torch.tensor(weights))
 
     @property
     def num_classes(self) -> int:

@@ -9,7 +9,7 @@ from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError, Metric
 
 from zoo.drawing import figures
 from zoo.losses.means import weighted_mean
-from zoo.model import Makes, real_device
+from zoo.model import Makes
 from zoo.tasks.base import Task, TaskArguments, check_monitor, input_of
 
 
@@ -72,8 +72,8 @@ class RegressionTask(Task):
         """Register mean and standard deviation of the target too."""
         super().register_task_buffers()
         count = self.hparams["num_outputs"]
-        self.register_buffer("target_mean", torch.zeros(count, device=real_device()))
-        self.register_buffer("target_std", torch.ones(count, device=real_device()))
+        self.register_buffer("target_mean", torch.zeros(count))
+        self.register_buffer("target_std", torch.ones(count))
 
     @property
     def makes(self) -> Makes:

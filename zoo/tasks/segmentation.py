@@ -12,7 +12,7 @@ from zoo.drawing import figures
 from zoo.drawing.masks import mask_rows
 from zoo.losses.pixels import LOSSES, PixelLoss, PixelSums
 from zoo.metrics.pixels import EvaluationLoss, exact_dtype, scores
-from zoo.model import Makes, check_num_classes, real_device
+from zoo.model import Makes, check_num_classes
 from zoo.tasks.base import Task, TaskArguments, check_monitor, input_of
 
 _SHOWN = 8  # examples in a picture
@@ -102,7 +102,7 @@ class SegmentationTask(Task):
         """Register the weights of the classes too."""
         super().register_task_buffers()
         weights = self.hparams["class_weight"] or [1.0] * self.hparams["num_classes"]
-        self.register_buffer("class_weight", torch.tensor(weights, device=real_device()))
+        self.register_buffer("class_weight", torch.tensor(weights))
 
     @property
     def num_classes(self) -> int:
