@@ -32,6 +32,10 @@ class Required(zoo.SoftmaxRegressionClassifier):
     def __init__(self, num_classes: int, in_features: int, lr: float = 0.1):
         super().__init__(in_features, num_classes, lr=lr)
 
+class Shaped(zoo.VAE):
+    def __init__(self, input_shape: tuple[int, ...], lr: float = 0.1):
+        super().__init__(input_shape, 2, [8], lr=lr)
+
 class Buggy(zoo.SoftmaxRegressionClassifier):
     def __init__(self, lr: float = 0.1):
         None.nothing
@@ -173,6 +177,16 @@ def test_a_value_the_model_wants_and_nobody_gives(zoo: Zoo, mine: str) -> None:
     assert_one_line(zoo("fit", "-c", "r.yaml"), f"{mine}.Mute requires a value for size")
     Path("r.yaml").write_text(f"model: {{class_path: {mine}.Required}}\n")
     assert_one_line(zoo("fit", "-c", "r.yaml"), f"{mine}.Required requires a value for in_features, num_classes")
+
+
+def test_a_value_the_model_wants_and_the_data_give(zoo: Zoo, mine: str) -> None:
+    Path("r.yaml").write_text(
+        f"model: {{class_path: {mine}.Shaped}}\ndata: {{class_path: datamodules.DigitsDataModule}}\n"
+    )
+    result = zoo("fit", "-c", "r.yaml", "--trainer.max_epochs=1", *SHORT)
+    assert result.code == 0, result.err
+    Path("r.yaml").write_text(f"model: {{class_path: {mine}.Shaped}}\n")
+    assert_one_line(zoo("fit", "-c", "r.yaml"), f"{mine}.Shaped requires a value for input_shape")
 
 
 def test_a_bug_in_a_users_class_is_no_users_error(zoo: Zoo, mine: str) -> None:

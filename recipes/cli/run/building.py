@@ -85,7 +85,8 @@ class RecipeCLI(LightningCLI):
                 raise
             # placeholders until the data are built
             self._filled |= set(names)
-            return self.parser.parse_args([*args, *(f"--model.{name}=1" for name in names)], defaults=defaults)
+            placeholders = [f"--model.{name}={'[1]' if name == 'input_shape' else 1}" for name in names]
+            return self.parser.parse_args([*args, *placeholders], defaults=defaults)
 
     def _init_args(self, config: Namespace, key: str) -> dict[str, Any]:
         return dict(config.get(f"{key}.init_args") or {})
@@ -160,7 +161,7 @@ class RecipeCLI(LightningCLI):
         return yaml.safe_dump(config, sort_keys=False, width=120)
 
 
-_LINKED = {"num_classes", "num_outputs", "in_channels", "in_features", "image_size"}
+_LINKED = {"num_classes", "num_outputs", "in_channels", "in_features", "image_size", "input_shape"}
 
 
 def linked_values(data: LightningDataModule | None) -> dict[str, Any]:
