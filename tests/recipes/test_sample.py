@@ -1,13 +1,14 @@
 """zoo sample: walls, points, rows, planes and ways, and what cannot be asked for."""
 
 import csv
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from cli_kit import Zoo, assert_one_line
+from cli_kit import SHORT, Zoo, assert_one_line
 from fakes import save
 from PIL import Image
 from torch import Tensor, nn
@@ -226,3 +227,34 @@ def test_unknown_options_are_refused_in_every_form(zoo: Zoo, models: Any, more: 
     for name in "ab":
         Image.new("L", (8, 6)).save(f"{name}.png")
     assert_one_line(zoo("sample", "vae", "--temperature", "2", *more), "VAE has no option --temperature")
+
+
+OWN = """
+import zoo
+
+class OwnVAE(zoo.VAE):
+    def __init__(self, input_shape: list[int], widths: list[int] = [8], **task):
+        super().__init__(input_shape, widths=widths, **task)
+
+zoo.register("own_vae_of_the_tests", OwnVAE)
+"""
+RECIPE_OF_OWN = """
+model: {class_path: own_vae_of_the_tests.OwnVAE}
+data: {class_path: datamodules.DigitsDataModule}
+trainer: {max_epochs: 1, callbacks: [{class_path: callbacks.ModelFolder}]}
+"""
+
+
+def test_a_run_of_a_class_of_the_users(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    Path("own_vae_of_the_tests.py").write_text(OWN)
+    Path("own.yaml").write_text(RECIPE_OF_OWN)
+    assert (result := zoo("fit", "-c", "own.yaml", *SHORT)).code == 0, result.err
+    for path in ("runs/own/version_0", "runs/own/version_0/checkpoints/last.ckpt", "runs/own/version_0/model"):
+        del sys.modules["own_vae_of_the_tests"], registry._ENTRIES["own_vae_of_the_tests"]  # as in another process
+        assert (result := zoo("sample", path, "-n", 3)).code == 0, result.err
+        assert result.out == "samples.png: 3 images from OwnVAE\n"
+    del sys.modules["own_vae_of_the_tests"]
+    Path("own_vae_of_the_tests.py").unlink()
+    words = ["config.yaml names the class own_vae_of_the_tests.OwnVAE, which cannot be imported", "go to the folder"]
+    assert_one_line(zoo("sample", "runs/own/version_0"), *words)

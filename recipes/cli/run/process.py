@@ -81,20 +81,30 @@ def logged_exit(console: Console) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def importable_current_folder() -> Iterator[None]:
+    """Let the user's classes be imported from the current folder while the block runs."""
+    path = sys.path[:]
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last: none of the user's modules hides ours
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+
+
+@contextlib.contextmanager
 def restored_process_state() -> Iterator[None]:
     """Restore environment variables, signal handlers and the module search path when the block ends."""
-    environment, path = dict(os.environ), sys.path[:]
+    environment = dict(os.environ)
     main = threading.current_thread() is threading.main_thread()
     handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)} if main else {}
     if main:
         signal.signal(signal.SIGTERM, _terminate)
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # LightningCLI supports old versions too
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # last: a recipe may name the user's classes, and none hides ours
     try:
-        yield
+        with importable_current_folder():
+            yield
     finally:
-        sys.path[:] = path
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
         for name in os.environ.keys() - environment.keys():

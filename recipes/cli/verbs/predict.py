@@ -3,13 +3,17 @@
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import UserError
-from recipes.cli.run.folder import BEST, CHECKPOINTS, LAST, checkpoint_of
+from recipes.cli.run.folder import BEST, CHECKPOINTS, CONFIG, LAST, checkpoint_of
 from recipes.cli.run.options import Parser
+from recipes.cli.run.process import importable_current_folder
 from recipes.cli.text import columns
 
 if TYPE_CHECKING:
@@ -104,7 +108,32 @@ def load_model(path: Path) -> "Model":
 
     from zoo import load
 
+    _import_own_class(path)
     return load(path).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _import_own_class(path: Path) -> None:
+    """Import the class of a run's model if it is the user's own: its module registers it, and only so can it be loaded.
+
+    Raises:
+        UserError: It cannot be imported.
+    """
+    for config in (path.parent / CONFIG, path.parent.parent / CONFIG):  # of RUN/model, of RUN/checkpoints/best.ckpt
+        if not config.is_file():
+            continue
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+        module, _, name = str(settings["model"]["class_path"]).rpartition(".")
+        if module == "zoo":
+            return
+        try:
+            with importable_current_folder():
+                import_module(module)
+        except ImportError as error:
+            raise UserError(
+                f"{config} names the class {module}.{name}, which cannot be imported: {error}; go to the folder that holds "
+                f"{module}.py, or install it"
+            ) from error
+        return
 
 
 def _model(path: Path, features: bool) -> "Model":
