@@ -1,7 +1,7 @@
-"""What callbacks use of a module, beside Lightning's hooks. Any LightningModule may offer it, the zoo's tasks do.
+"""What callbacks use of a module, besides Lightning's hooks. Any LightningModule may define it; the zoo's tasks do.
 
-Each protocol stands by itself: a callback whose protocol a module does not offer leaves the module alone, or says what is missing.
-Two attributes are used where they exist:
+A callback leaves a module alone that does not define its protocol, or raises an error that names what is missing. Two attributes
+are used where they exist:
 
 - ``monitor``: the metric that decides which checkpoint is best, and its mode, such as ``("val/loss", "min")``; or None.
 - ``class_names``: names of the classes 0..K-1, or None.

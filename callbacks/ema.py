@@ -106,12 +106,12 @@ class EMA(Callback):
             self._exchange(pl_module, True)  # a checkpoint saved after the fit still holds both sets
 
     @torch.no_grad()
-    def _exchange(self, module: LightningModule, wanted: bool) -> None:
-        """Swap the module's weights and the average, unless the module holds the ``wanted`` set (True: the average)."""
-        if wanted == self._exchanged or not self.average:
+    def _exchange(self, module: LightningModule, averaged: bool) -> None:
+        """Let the module hold the average or its own weights, by swapping the two sets where it holds the other one."""
+        if averaged == self._exchanged or not self.average:
             return
-        self._exchanged = wanted
-        if wanted and dist.is_available() and dist.is_initialized():
+        self._exchanged = averaged
+        if averaged and dist.is_available() and dist.is_initialized():
             for name, _ in module.named_buffers():  # in the same order on all ranks
                 if name in self.average:
                     dist.broadcast(

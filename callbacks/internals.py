@@ -63,7 +63,7 @@ def gather_objects(trainer: Trainer, value: Any) -> list[Any]:
 
 
 def mean_over_ranks(trainer: Trainer, value: Tensor) -> float:
-    """Return the mean of ``value`` over the ranks, so that all decide alike. Collective."""
+    """Return the mean of ``value`` over the ranks, on which all of them can decide. Collective."""
     return float(trainer.strategy.reduce(value, reduce_op="mean"))
 
 
@@ -131,7 +131,7 @@ def can_resume_after_batch(trainer: Trainer) -> bool:
 
 
 def is_ending(trainer: Trainer) -> bool:
-    """Whether training is about to end by itself, as early stopping asks for."""
+    """Whether training is about to end, because of early stopping for instance."""
     return trainer.should_stop and trainer.fit_loop._can_stop_early
 
 
@@ -188,8 +188,8 @@ def as_step_gets_it(trainer: Trainer, batch: Any) -> Any:
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
-def wrap_again(trainer: Trainer) -> None:
-    """Wrap the module for data parallelism anew: the wrapper synchronizes the parameters that were trained when it was made."""
+def rebuild_ddp(trainer: Trainer) -> None:
+    """Rebuild the DDP wrapper of the module, which synchronizes only the parameters that were trained when it was built."""
     strategy = trainer.strategy
     if isinstance(strategy, DDPStrategy) and isinstance(strategy.model, DistributedDataParallel):
         strategy.model = strategy._setup_model(trainer.lightning_module)
@@ -204,7 +204,7 @@ def leaves(tree: Any) -> list[Any]:
 def map_leaves(function: Callable[..., Any], *trees: Any) -> Any:
     """Apply ``function`` to what nested lists, tuples (named ones, too) and dicts hold; their types stay.
 
-    Of several trees alike, it gets what stands in the same place of each.
+    For several trees of the same structure, it gets one argument from each.
     """
     return tree_map(function, *trees)
 

@@ -7,7 +7,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from callbacks.internals import is_fit_validation, mean_over_ranks, wrap_again
+from callbacks.internals import is_fit_validation, mean_over_ranks, rebuild_ddp
 
 # Number of trained layer groups counted from the head, "head", "all", or the name of the lowest layer that is trained.
 Layers = int | str
@@ -148,7 +148,7 @@ class LayerFreezing(Callback):
         if frozen == module.frozen:
             return
         module.freeze(frozen)
-        wrap_again(trainer)
+        rebuild_ddp(trainer)
         rank_zero_info(
             f"epoch {trainer.current_epoch + 1}: trained from {groups[frozen][0]} on, {frozen} layer groups frozen"
         )
@@ -163,7 +163,7 @@ class LayerFreezing(Callback):
             raise ValueError(
                 f"patience waits for {name!r}, which is not logged; logged are {', '.join(trainer.callback_metrics)}"
             )
-        value = mean_over_ranks(trainer, trainer.callback_metrics[name])  # all ranks decide alike
+        value = mean_over_ranks(trainer, trainer.callback_metrics[name])  # so that all ranks decide the same
         best = self._state["best"]
         better = best is None or (value < best if mode == "min" else value > best)
         self._state |= {"best": value, "waited": 0} if better else {"waited": self._state["waited"] + 1}

@@ -55,8 +55,8 @@ class LRSchedule(Callback):
     ``LearningRateMonitor`` sees the rates in use, whatever the order of the callbacks.
 
     In manual optimization, a step is a training batch, whichever optimizers step in it. There ``max_steps`` counts what the module
-    makes ``global_step`` count; prefer ``max_epochs``. For a schedule of its own for each of several optimizers, use one callback
-    for each, with ``optimizer=0``, ``optimizer=1`` ...; an optimizer without one keeps its rate.
+    makes ``global_step`` count; prefer ``max_epochs``. To give several optimizers different schedules, use one callback for
+    each, with ``optimizer=0``, ``optimizer=1`` ...; an optimizer without one keeps its rate.
 
     Args:
         schedule: One of the above.
@@ -158,7 +158,7 @@ class LRSchedule(Callback):
         monitor, metrics = self.options["monitor"], trainer.callback_metrics
         if monitor not in metrics:
             raise ValueError(f"monitor must be a metric that validation logs ({', '.join(metrics)}), got {monitor!r}")
-        value = mean_over_ranks(trainer, metrics[monitor])  # all ranks decide alike
+        value = mean_over_ranks(trainer, metrics[monitor])  # so that all ranks decide the same
         best, lower = self._plateau["best"], self.options["mode"] == "min"
         better = best is None or (value < best if lower else value > best)
         self._plateau |= {"best": value, "waited": 0} if better else {"waited": self._plateau["waited"] + 1}

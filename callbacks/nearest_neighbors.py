@@ -91,15 +91,15 @@ class NearestNeighbors(Callback):
         ):
             return
         real, made = torch.cat(parts), made.float().cpu()
-        distances, places = _nearest(made, self._train)
+        distances, indices = _nearest(made, self._train)
         ratio = distances.median() / real.median()
         module.log("test/copy_ratio", ratio, batch_size=1, prog_bar=True, sync_dist=True, reduce_fx="max")
         if self._folder is not None and trainer.is_global_zero:
             with warning_only("NearestNeighbors could not show them"):
-                self._show(made, distances, places)
+                self._show(made, distances, indices)
         self._train = None
 
-    def _show(self, made: Tensor, distances: Tensor, places: Tensor) -> None:
+    def _show(self, made: Tensor, distances: Tensor, indices: Tensor) -> None:
         """Write the picture: pairs of a sample and its neighbor, the closest first, eight in a row."""
         if self._train is None or self._folder is None or made.ndim != 4 or made.shape[1] not in (1, 3):
             return
@@ -112,7 +112,7 @@ class NearestNeighbors(Callback):
             return torch.nn.functional.pad(pixels, (2, 2, above, below), value=255)
 
         # (N, 3, H, W) twice -> (N, 3, 2 H, W): a sample above its neighbor
-        pixels = torch.cat([tiles(made[closest], 8, 1), tiles(self._train[places[closest]], 1, 8)], dim=2)
+        pixels = torch.cat([tiles(made[closest], 8, 1), tiles(self._train[indices[closest]], 1, 8)], dim=2)
         rows = [torch.cat([*part], dim=2) for part in pixels.split(8)]
         width = rows[0].shape[2]
         rows = [torch.nn.functional.pad(row, (0, width - row.shape[2]), value=255) for row in rows]
@@ -128,16 +128,16 @@ def _training_examples(trainer: Trainer) -> Tensor | None:
     if data is None:
         return None
     data.setup("validate")  # the training split, without beginning a fit
-    found: list[Tensor] = []
+    inputs: list[Tensor] = []
     for loader in leaves(data.train_dataloader()):
         if not has_indices(loader):
             return None
         for part in torch.arange(len(loader.dataset)).split(512):
             x = _inputs(as_step_gets_it(trainer, read(loader, part.tolist())))
-            if x is None or (found and x.shape[1:] != found[0].shape[1:]):
+            if x is None or (inputs and x.shape[1:] != inputs[0].shape[1:]):
                 return None
-            found.append(x)
-    return torch.cat(found) if found else None
+            inputs.append(x)
+    return torch.cat(inputs) if inputs else None
 
 
 def _inputs(batch: Any) -> Tensor | None:
@@ -149,7 +149,7 @@ def _inputs(batch: Any) -> Tensor | None:
 
 def _nearest(x: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
     """Return the distance to the nearest training example and its index: ``(B, ...)``, ``(N, ...)`` -> ``(B,)``, ``(B,)``."""
-    distances, places = zip(
+    distances, indices = zip(
         *(torch.cdist(part, train.flatten(1)).min(dim=1) for part in x.float().cpu().flatten(1).split(256)), strict=True
     )
-    return torch.cat(distances), torch.cat(places)
+    return torch.cat(distances), torch.cat(indices)

@@ -163,5 +163,5 @@ def _example(x: Any, y: Tensor, index: int) -> Any:
 def _batch(examples: list[Any]) -> Any:
     """Return the first example and those of its shape as a batch."""
     shapes = [[part.shape for part in leaves(example)] for example in examples]
-    alike = [example for example, shape in zip(examples, shapes, strict=True) if shape == shapes[0]]
-    return map_leaves(lambda *parts: torch.stack(parts), *alike)
+    same = [example for example, shape in zip(examples, shapes, strict=True) if shape == shapes[0]]
+    return map_leaves(lambda *parts: torch.stack(parts), *same)

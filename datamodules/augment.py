@@ -1,4 +1,4 @@
-"""Augmentation of a whole batch of images at once, with independent draws for each of them."""
+"""Augmentation of a whole batch of images at once, with independent random numbers for each image."""
 
 from dataclasses import dataclass
 
@@ -9,20 +9,20 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images: flip, then shift or crop, then cut out.
+    """Augmentation of training images: flip, then shift or crop, then cutout.
 
-    A random crop out of an image padded by n zeros on each side IS a shift by up to n pixels that fills with zeros; both
-    names are known, so both are here, but only one at a time.
+    A random crop from an image padded with n zeros on each side is the same as a shift by up to n pixels filled with zeros. Both
+    names are common, so both can be given, but only one at a time.
 
     Args:
-        shift: each image moves by -shift..shift pixels in each direction; what comes in is zero.
-        crop: each side is padded with so many zeros, then a window of the image's size is cut out at random.
-        flip: mirror left and right with probability 1/2.
-        cutout: side in pixels of a square that is set to zero; its center is uniform over the image, so at the border a part
-            of it lies outside (DeVries and Taylor 2017, arXiv:1708.04552).
+        shift: Largest shift in pixels in each direction, filled with zeros.
+        crop: Number of zeros that each side is padded with before a window of the image's size is cut out at random.
+        flip: Whether to mirror left and right with probability 1/2.
+        cutout: Side in pixels of a square that is set to zero. Its center is uniform over the image, so at the border a part of it
+            lies outside (DeVries and Taylor 2017, arXiv:1708.04552).
 
     Raises:
-        ValueError: a negative size, or both ``shift`` and ``crop``.
+        ValueError: A size is negative, or both ``shift`` and ``crop`` are given.
 
     Example:
         >>> import torch
@@ -40,18 +40,18 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name in ("shift", "crop", "cutout"):
             if (value := getattr(self, name)) < 0:
-                raise ValueError(f"{name} must be 0 (off) or a number of pixels, got {value}")
+                raise ValueError(f"{name} must be a number of pixels >= 0 (0: off), got {value}")
         if self.shift and self.crop:
             raise ValueError(
                 f"shift={self.shift} and crop={self.crop} both move the image (a padded crop is a shift): give one of them"
             )
 
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator) -> dict[str, Tensor]:
-        """What happens to each of ``count`` images of ``size`` (H, W), drawn on the CPU so that every device does the same.
+        """Draw the parameters for ``count`` images of ``size`` (H, W), on the CPU so that they are the same for every device.
 
         Returns:
-            By name one row an image: ``flip`` bool ``(count,)``, ``corner`` (row, column in the padded image) and ``center``
-            of the square, int64 ``(count, 2)``; only what is switched on.
+            By name, one row for each image: ``flip`` bool ``(count,)``, ``corner`` (row, column in the padded image) and
+            ``center`` of the square, int64 ``(count, 2)``; only those of what is switched on.
         """
         draws = {}
         if self.flip:
@@ -64,10 +64,10 @@ class Augmentation:
         return draws
 
     def apply(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
-        """Carry out what was drawn; the images given are left as they are.
+        """Return the images augmented with drawn parameters.
 
         Shape:
-            images: any dtype ``(B, C, H, W)`` -> the same.
+            images: Any dtype ``(B, C, H, W)`` -> the same.
         """
         if "flip" in draws:
             images = torch.where(draws["flip"].view(-1, 1, 1, 1), images.flip(-1), images)
@@ -79,21 +79,21 @@ class Augmentation:
 
 
 def _windows(images: Tensor, corner: Tensor, pad: int) -> Tensor:
-    """From each image, padded by zeros, the window of its old size that begins at ``corner``."""
+    """Return from each image, padded with zeros, the window of its old size that starts at ``corner``."""
     b, c, h, w = images.shape
     padded = F.pad(images, (pad, pad, pad, pad)).contiguous()  # (B, C, H, W) -> (B, C, H + 2 pad, W + 2 pad)
     rows, columns = h + 2 * pad, w + 2 * pad
-    # Every row of every window lies whole in memory: view all runs of W elements, and copy those that begin a row.
+    # Each row of a window is contiguous in memory: view all runs of W elements, and copy those that start a row.
     runs = padded.as_strided((padded.numel() - w + 1, w), (1, 1))
     device = images.device
     plane = torch.arange(b * c, device=device).view(b, c, 1) * rows * columns
     row = (corner[:, :1] + torch.arange(h, device=device)) * columns  # (B, H)
-    begin = plane + row[:, None, :] + corner[:, 1, None, None]  # (B, C, H)
-    return runs.index_select(0, begin.flatten()).view(b, c, h, w)
+    start = plane + row[:, None, :] + corner[:, 1, None, None]  # (B, C, H)
+    return runs.index_select(0, start.flatten()).view(b, c, h, w)
 
 
 def _squares(center: Tensor, side: int, images: Tensor) -> Tensor:
-    """True inside the squares: ``(B, 1, H, W)``."""
+    """Return a mask that is True inside the squares: ``(B, 1, H, W)``."""
     inside = []
     for axis in (0, 1):
         first = center[:, axis, None] - side // 2

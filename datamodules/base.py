@@ -1,4 +1,4 @@
-"""What all datamodules share: splits, the order of training, evaluation that never repeats an example, resuming."""
+"""The base of all datamodules: splits, order of training, evaluation without repeated examples, resuming."""
 
 import copy
 import os
@@ -20,34 +20,35 @@ from datamodules.splits import held_out
 
 
 class DataModule(LightningDataModule):
-    """Examples that are numbered: a subclass gives them, this class splits, orders and loads them.
+    """Split, order and load the examples that a subclass gives.
 
-    A batch is ``(x, y)`` or ``(x, y, weight)``. The weight is of shape ``(B,)``, or of the targets' shape where one target of an
-    example may count and another not; 0 does not count. Inputs or targets of several tensors are a NamedTuple with named fields.
-    Batches as they are read have a weight in evaluation only, where a process has run out of examples; :meth:`collate` may add
-    one.
+    A batch is ``(x, y)`` or ``(x, y, weight)``. The weight has shape ``(B,)``, or that of the targets where some targets of an
+    example count and others do not; 0 means that it does not count. Inputs or targets of several tensors are a NamedTuple with
+    named fields. By default, batches have a weight in evaluation only, where a process has run out of examples; :meth:`collate`
+    may add one.
 
-    The order of training is a pure function of (run seed, epoch, position in the global batch). So a run that was stopped
-    anywhere continues exactly, with any number of workers, and several processes see what one with the same global batch
-    would. The run seed is the one of ``seed_everything`` (else drawn); a checkpoint remembers it.
+    The order of training is a pure function of (run seed, epoch, position in the global batch). So a stopped run continues
+    exactly, with any number of workers, and several processes see what one process with the same global batch would. The run seed
+    is that of ``seed_everything`` (otherwise it is drawn) and is saved in checkpoints.
 
     A subclass defines :meth:`examples` and ``input_shape``, sets ``class_names`` where there are classes, and may define
     :meth:`ready`, :meth:`describe`, :meth:`labels`, :meth:`make_sampler` and :meth:`collate`.
 
     Args:
-        batch_size: examples a batch, of each process: the global batch is ``batch_size * devices * nodes``.
-        num_workers: processes that load; 0 is the fastest for data in memory.
-        val_fraction: share of the TRAINING part that is held out for validation, stratified by class, in [0, 1).
-        split_seed: chooses the held-out examples; it is apart from the run's seed so that runs can be compared.
+        batch_size: Number of examples in a batch of each process: the global batch is ``batch_size * devices * nodes``.
+        num_workers: Number of loading processes of each process; 0 is the fastest for data in memory.
+        val_fraction: Share of the training part that is held out for validation, stratified by class, in [0, 1).
+        split_seed: Seed of the choice of held-out examples, apart from the run's seed so that runs can be compared.
 
     Attributes:
-        mean, std: of the training split, one number a channel or column, after ``setup("fit")``.
-        class_counts: examples of each class in the training split, after ``setup("fit")``: of the :meth:`labels`, or of targets
-            ``(N, K)`` of zeros and ones, one for each of K classes; None where there are neither.
-        fingerprint: 16 hexadecimal digits that tell training data and their split from any others, after ``setup("fit")``.
+        mean, std: Statistics of the training split, one number for each channel or column, after ``setup("fit")``.
+        class_counts: Number of examples of each class in the training split, after ``setup("fit")``: by :meth:`labels`, or by
+            targets ``(N, K)`` of zeros and ones, one for each of K classes; None where there are neither.
+        fingerprint: 16 hexadecimal digits that identify the training data and their split, after ``setup("fit")``.
 
     Raises:
-        ValueError, TypeError: an argument out of its range, or of another type.
+        ValueError: An argument is out of its range.
+        TypeError: An argument has another type.
     """
 
     class_names: list[str] | None = None
@@ -59,7 +60,7 @@ class DataModule(LightningDataModule):
         check_integer("batch_size", batch_size, 1)
         check_integer("num_workers", num_workers, 0)
         if not 0 <= val_fraction < 1:
-            raise ValueError(f"val_fraction is a share of the training part in [0, 1), got {val_fraction}")
+            raise ValueError(f"val_fraction must be a share of the training part in [0, 1), got {val_fraction}")
         check_integer("split_seed", split_seed, 0, 2**32 - 1)
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -71,26 +72,26 @@ class DataModule(LightningDataModule):
         self.fingerprint: str | None = None
         self._parts: dict[str, Examples] = {}  # by "train", "val", "test"
         self._seed = 0
-        self._resume: tuple[int, int] | None = None  # (epoch, batches done in it) of the checkpoint
+        self._resume: tuple[int, int] | None = None  # (epoch, batches done in it) of a checkpoint
 
-    # What a subclass gives ------------------------------------------------------------------------------------------
+    # What a subclass defines ----------------------------------------------------------------------------------------
 
     def examples(self, part: Literal["train", "test"]) -> Examples:
-        """The whole training or test part, as it was read."""
-        raise TypeError(f"{type(self).__name__} does not say where its examples come from: define examples(part)")
+        """Return the whole training or test part."""
+        raise TypeError(f"{type(self).__name__} must define examples(part), which returns its training or test part")
 
     def ready(self, examples: Examples) -> Examples:
-        """The examples of a split as training shall have them; what takes long is done here, once."""
+        """Return the examples of a split as they are trained on or evaluated; what takes long is done here, once."""
         return examples
 
     def describe(self, train: Examples) -> None:
-        """Set what the training split alone may tell: ``mean``, ``std``; ``class_counts`` where :meth:`labels` has none."""
+        """Set what is computed from the training split alone: ``mean``, ``std``; ``class_counts`` if :meth:`labels` has none."""
 
     def labels(self, examples: Examples) -> Tensor | None:
-        """Return the classes ``(N,)``, int64, by which examples are stratified and counted; None if they have no single class.
+        """Return the int64 classes ``(N,)`` by which examples are stratified and counted; None if they have no single class.
 
-        By default the targets, if ``class_names`` is set and they are integers ``(N,)``. A subclass whose targets are integers
-        of another kind, such as lengths, returns None or the classes.
+        By default, these are the targets, if ``class_names`` is set and the targets are integers ``(N,)``. A subclass whose targets
+        are integers of another kind, such as lengths, overrides it to return the classes or None.
         """
         y = examples.y
         single = isinstance(y, Tensor) and y.ndim == 1 and not y.is_floating_point() and y.dtype != torch.bool
@@ -99,39 +100,40 @@ class DataModule(LightningDataModule):
     def make_sampler(
         self, dataset: Examples, *, seed: int, epoch: int, start: int, num_replicas: int, rank: int
     ) -> Sampler[Any]:
-        """Return the sampler of a training epoch; it is asked for anew in each epoch.
+        """Return the sampler of a training epoch. It is called once for each epoch.
 
-        What it yields must be a pure function of the arguments, so that a run resumes exactly:
+        What the sampler yields must be a pure function of the arguments, so that a run resumes exactly:
 
         - The order is decided over the global batch, that of all processes, and cut by rank afterwards: ``rank`` takes the
-          places ``rank::num_replicas`` of each global batch, which ``num_replicas`` divides. So several processes train like one.
-        - ``start`` batches of the epoch are done: the sampler begins with the next one. Its length, if it has one, is that of
-          the whole epoch all the same, and equal in all epochs.
-        - It draws from a generator of its own, such as ``datamodules.samplers.generator_for(seed, epoch, 1)``.
+          places ``rank::num_replicas`` of each global batch, whose size ``num_replicas`` divides. So several processes train
+          like one.
+        - ``start`` batches of the epoch are done: the sampler starts with the next one. Its length, if it has one, is still that
+          of the whole epoch, and the same in all epochs.
+        - Random numbers come from a generator of its own, such as ``datamodules.samplers.generator_for(seed, epoch, 1)``.
 
         A ``torch.utils.data.BatchSampler`` yields whole batches, lists of indices, of any size; any other sampler yields
-        indices, ``batch_size`` of which make a batch. One without a length is a stream: the Trainer needs ``max_steps`` if it
-        never ends. To change only which examples come in which order, return a :class:`~datamodules.TrainSampler` with
-        another :meth:`~datamodules.TrainSampler.order`. ``Trainer(overfit_batches=...)`` takes the first batches of the data
-        as they are, and does not ask.
+        indices, ``batch_size`` of which make a batch. A sampler without a length is a stream: if it never ends, the Trainer
+        needs ``max_steps``. To change only the order of the examples, return a :class:`~datamodules.TrainSampler` that overrides
+        :meth:`~datamodules.TrainSampler.order`. ``Trainer(overfit_batches=...)`` takes the first batches of the data in their
+        order and does not use this sampler.
 
         Args:
-            dataset: The training examples.
-            seed: Of the run.
+            dataset: Training examples.
+            seed: Seed of the run.
             epoch: Number of epochs done.
             start: Number of batches done in this epoch.
             num_replicas: Number of processes that see different data.
-            rank: Of this process among them.
+            rank: Rank of this process among them.
         """
         return TrainSampler(
             dataset, self.batch_size, seed=seed, epoch=epoch, start=start, num_replicas=num_replicas, rank=rank
         )
 
     def collate(self, batch: Any) -> Any:
-        """Return the batch that a step gets, from what the examples gave: to cut padding to the longest example, say.
+        """Return the batch for a step, for example with padding cut to the longest example.
 
-        It is called in the worker processes, on a copy of the datamodule without trainer and examples, for training and
-        evaluation. ``batch`` is ``(x, y)`` or, rarely in evaluation, ``(x, y, weight)``: hand on what follows y.
+        It is called in training and evaluation, in the worker processes if there are any, on a copy of the datamodule without
+        trainer and examples. ``batch`` is ``(x, y)`` or, rarely in evaluation, ``(x, y, weight)``: keep what follows y.
         """
         return batch
 
@@ -142,12 +144,12 @@ class DataModule(LightningDataModule):
 
     @property
     def has_test(self) -> bool:
-        """Whether there is a test part; where there is none, ``zoo fit`` ends with the validation of the best checkpoint."""
+        """Whether there is a test part; without one, ``zoo fit`` ends with the validation of the best checkpoint."""
         return True
 
     @property
     def data_identity(self) -> str | None:
-        """What a run's config and checkpoints say of the data, "fingerprint 0123456789abcdef (1293 train / 144 val)"."""
+        """Identity of the data in a run's config and checkpoints: "fingerprint 0123456789abcdef (1293 train / 144 val)"."""
         if self.fingerprint is None:
             return None
         return f"fingerprint {self.fingerprint} ({len(self._parts['train'])} train / {len(self._parts['val'])} val)"
@@ -169,7 +171,7 @@ class DataModule(LightningDataModule):
             if self.class_counts is None:
                 self.class_counts = self._count_classes(self._parts["train"])
         if stage in ("fit", None) and self.trainer is not None and not len(self._parts["val"]):
-            self.trainer.limit_val_batches = 0  # it would warn of an empty loader, which was asked for
+            self.trainer.limit_val_batches = 0  # or it would warn of an empty loader
         if (stage == "test" or (stage is None and self.has_test)) and "test" not in self._parts:
             self._parts["test"] = self.ready(self.examples("test"))
 
@@ -196,7 +198,7 @@ class DataModule(LightningDataModule):
         return labels
 
     def _count_classes(self, train: Examples) -> list[int] | None:
-        """Count the examples of each class."""
+        """Return the number of examples of each class; None where the targets are no classes."""
         if self.num_classes is None:
             return None
         labels, y = self._checked_labels(train), train.y
@@ -214,9 +216,7 @@ class DataModule(LightningDataModule):
         replica = self._replica_kwargs()
         training = TrainingEpoch(self._seed, epoch)
         dataset = self._parts["train"].for_training(training)
-        overfits = (
-            getattr(self.trainer, "overfit_batches", 0) > 0
-        )  # Lightning will put its own sampler in place of ours
+        overfits = getattr(self.trainer, "overfit_batches", 0) > 0  # Lightning will replace our sampler
         hook = DataModule.make_sampler if overfits else type(self).make_sampler
         make = partial(hook, self, dataset, seed=self._seed, **replica)
         sampler = EpochSampler(make, dataset, training, start=start, **replica)
@@ -243,17 +243,17 @@ class DataModule(LightningDataModule):
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=self._without_data().collate if collates else _identity,
-            # Only seeds workers, which draw nothing: that starting an epoch leaves the global generator alone is the point.
+            # It seeds workers only, which draw nothing from it; without it, starting an epoch would draw from the global one.
             generator=torch.Generator(),
         )
 
     def _replica_kwargs(self) -> dict[str, int]:
-        """``num_replicas`` and ``rank`` of this process among those that see different data."""
+        """Return ``num_replicas`` and ``rank`` of this process among those that see different data."""
         several = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
         return several or {"num_replicas": 1, "rank": 0}
 
     def _without_data(self) -> "DataModule":
-        """A copy that is light to send to workers."""
+        """Return a copy that is light to send to workers."""
         light = copy.copy(self)
         vars(light).update(trainer=None, _parts={})
         return light
@@ -261,16 +261,16 @@ class DataModule(LightningDataModule):
     # Resuming -------------------------------------------------------------------------------------------------------
 
     def _run_seed(self) -> int:
-        """The seed of ``seed_everything``; without it one that follows ``torch.manual_seed``, the same on all processes."""
+        """Return the seed of ``seed_everything``; without it, one that depends on ``torch.manual_seed``, the same on all ranks."""
         given = os.environ.get("PL_GLOBAL_SEED")
         seed = int(given) if given else int(torch.randint(2**31, ()))
         return seed if self.trainer is None else int(self.trainer.strategy.broadcast(seed))
 
     def _position(self) -> tuple[int, int]:
-        """(epoch, batches done in it) that training stands at, or shall continue from.
+        """Return the epoch and the number of batches done in it where training is or resumes.
 
-        It comes with our own state, which is loaded before anything else: callbacks may ask for the number of training steps,
-        and so for this loader, before the trainer has restored its own progress.
+        Where it resumes is part of our own state, which is loaded first: callbacks may ask for the number of training steps, and
+        so for the loader, before the trainer has restored its progress.
         """
         done = 0 if self.trainer is None else finished_epochs(self.trainer)
         return self._resume if self._resume is not None and done <= self._resume[0] else (done, 0)
@@ -295,7 +295,7 @@ class DataModule(LightningDataModule):
         if saved is not None and saved != self.data_identity:
             raise ValueError(
                 f"the checkpoint was saved on other data: {saved}, now it is {self.data_identity}: resume with the same files, "
-                f"val_fraction and split_seed, or begin a new run"
+                f"val_fraction and split_seed, or start a new run"
             )
         now = self.batch_size * self._replica_kwargs()["num_replicas"]
         if state_dict["batch"] and state_dict["global_batch"] != now:

@@ -4,7 +4,12 @@ from typing import Any
 
 
 def check_integer(name: str, value: Any, least: int, most: int | None = None) -> None:
-    """Refuse what is not an integer in ``least..most``."""
+    """Check that an argument is an integer in ``least..most``.
+
+    Raises:
+        TypeError: It is not an integer.
+        ValueError: It is out of the range.
+    """
     wanted = f"an integer >= {least}" if most is None else f"an integer in {least}..{most}"
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be {wanted}, got {value!r}")

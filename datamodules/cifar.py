@@ -13,13 +13,13 @@ from datamodules.downloads import DownloadedImages, channels_first
 class CIFAR10DataModule(DownloadedImages):
     """60,000 photographs of 10 classes, 32 x 32 RGB: 50,000 to train, 10,000 to test (Krizhevsky 2009).
 
-    Source: https://www.cs.toronto.edu/~kriz/cifar.html (170 MB), checked by torchvision's MD5 sums. No licence is given; the
+    Source: https://www.cs.toronto.edu/~kriz/cifar.html (170 MB), checked by torchvision's MD5 sums. No license is given; the
     authors ask that "Learning Multiple Layers of Features from Tiny Images" be cited. The images are a labeled part of "80
     Million Tiny Images", which its own authors withdrew in 2020.
 
     The usual augmentation is ``crop=4, flip=True`` (He et al. 2015, section 4.2).
 
-    Args: those of :class:`~datamodules.DownloadedImages`. ``root`` holds ``cifar-10-batches-py/`` or ``cifar-10-python.tar.gz``.
+    Args: See :class:`~datamodules.DownloadedImages`. ``root`` holds ``cifar-10-batches-py/`` or ``cifar-10-python.tar.gz``.
 
     Example:
         >>> data = CIFAR10DataModule(root="data", crop=4, flip=True)
@@ -42,15 +42,15 @@ class CIFAR10DataModule(DownloadedImages):
     @override
     def _is_complete(self) -> bool:
         names = [name for name, _ in self.source.train_list + self.source.test_list]
-        return all((self._place() / name).is_file() for name in [*names, self.source.meta["filename"]])
+        return all((self._folder() / name).is_file() for name in [*names, self.source.meta["filename"]])
 
 
 class CIFAR100DataModule(CIFAR10DataModule):
     """60,000 photographs of 100 classes, 32 x 32 RGB: 50,000 to train, 10,000 to test (Krizhevsky 2009).
 
-    Source, checks and licence: as :class:`~datamodules.CIFAR10DataModule`. Labels are the 100 fine ones.
+    Source, checks and license: see :class:`~datamodules.CIFAR10DataModule`. Labels are the 100 fine ones.
 
-    Args: those of :class:`~datamodules.DownloadedImages`. ``root`` holds ``cifar-100-python/`` or ``cifar-100-python.tar.gz``.
+    Args: See :class:`~datamodules.DownloadedImages`. ``root`` holds ``cifar-100-python/`` or ``cifar-100-python.tar.gz``.
 
     Example:
         >>> CIFAR100DataModule().num_classes

@@ -1,4 +1,4 @@
-"""CSV files of the user's own: what the columns are is found out, and everything learned comes from training rows."""
+"""Your own CSV files."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,30 +18,29 @@ from datamodules.sheet import MISSING, Column, Sheet, encode_rows, encode_sheet,
 class CSVDataModule(TableDataModule):
     """A CSV file with a header: one column is the target, the others are features.
 
-    A column whose values are all numbers is one feature; a missing value becomes the mean of the training rows. Any other column
-    is categorical: one feature a category that training rows have; a missing or new value is 0 in all of them. A column that is
-    mostly numbers is refused: something in it is wrong. Standardizing is the task's business (``mean`` and ``std``, of training
-    rows). The file is read when the datamodule is built.
+    A column whose values are all numbers is one feature; missing values are replaced by the mean of the training rows. Any other
+    column is categorical: one feature for each category in the training rows; a missing or new value is 0 in all of them. A column
+    that is mostly numbers is refused, since some value in it is likely wrong. The file is read when the datamodule is built.
 
     Args:
-        path: the file; its first line names the columns.
-        target: name of the column to predict; every row must have it.
-        kind: what is predicted: a class (the different texts of the column) or a number.
-        test: another file with the same columns, in any order, that tests; without it ``test_fraction`` is split off.
-        drop: columns to leave out: identifiers, whatever is known only after the target.
-        categorical: columns that are categories although they look like numbers, such as postal codes.
-        missing: texts that mean: no value.
-        delimiter: one character between values; "\\t" for tabulators.
-        encoding: of the text, by Python's name.
-        max_categories: a column with more is refused: it is an identifier, most likely.
-        **table: those of :class:`~datamodules.TableDataModule`.
+        path: The file; its first line names the columns.
+        target: Name of the column to predict; every row must have a value.
+        kind: Whether a class (the different texts of the column) or a number is predicted.
+        test: Another file with the same columns, in any order, as the test part; without it, ``test_fraction`` is split off.
+        drop: Columns to leave out: identifiers, and what is known only after the target.
+        categorical: Columns that are categories although they look like numbers, such as postal codes.
+        missing: Texts that stand for a missing value.
+        delimiter: Character between values; "\\t" for tabs.
+        encoding: Encoding of the text, by Python's name.
+        max_categories: Most categories of a column; one with more is likely an identifier, and is refused.
+        **table: Arguments of :class:`~datamodules.TableDataModule`.
 
     Attributes:
-        columns: how each feature column is encoded.
+        columns: Encoding of each feature column.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a file that cannot be read or learned from; the message names line and column.
+        FileNotFoundError: There is no such file.
+        ValueError: The file cannot be read or learned from; the message names line and column.
 
     Example:
         >>> from pathlib import Path
@@ -67,7 +66,7 @@ class CSVDataModule(TableDataModule):
         super().__init__(**table)
         if kind not in ("classification", "regression"):
             raise ValueError(f'kind must be "classification" or "regression", got {kind!r}')
-        if isinstance(delimiter, str) and delimiter == "\\t":  # as a shell hands it over
+        if isinstance(delimiter, str) and delimiter == "\\t":  # as typed in a shell
             delimiter = "\t"
         if not isinstance(delimiter, str) or len(delimiter) != 1:
             raise ValueError(f"delimiter must be one character, got {delimiter!r}")
@@ -80,14 +79,16 @@ class CSVDataModule(TableDataModule):
             whole.column(name)  # raises where there is none
         names = [name for name in whole.header if name != target and name not in drop]
         if not names:
-            raise ValueError(f"{path} has no feature: its columns are {whole.header}, {target!r} is the target")
+            raise ValueError(
+                f"{path} has no feature column beside the target {target!r}: its columns are {whole.header}"
+            )
         if kind == "regression":
             self.target_names = [target]
         else:
             self.class_names = self._classes(whole)
         y = self._targets(whole)
         trains = self._training_rows(torch.from_numpy(y), test is not None).numpy()
-        self.columns = [self._learn(whole, name, trains, name in categorical, max_categories) for name in names]
+        self.columns = [self._fit_column(whole, name, trains, name in categorical, max_categories) for name in names]
         self.feature_names = [feature for column in self.columns for feature in column.features]
         self._whole = self._encoded(whole), y
         self._test: tuple[np.ndarray, np.ndarray] | None = None
@@ -110,7 +111,7 @@ class CSVDataModule(TableDataModule):
         return super().preparation | {"columns": columns, "missing": sorted(self.missing)} | self._form
 
     def encode(self, path: str) -> Tensor:
-        """The features of another file with these columns, which needs no target: float32 ``(N, D)``."""
+        """Return the features ``(N, D)``, float32, of another file with these columns; it needs no target."""
         return encode_rows(path, self.preparation)
 
     def _training_rows(self, y: Tensor, has_test: bool) -> Tensor:
@@ -123,13 +124,17 @@ class CSVDataModule(TableDataModule):
         return encode_sheet(sheet, self.columns, self.missing)
 
     def _present(self, sheet: Sheet) -> list[str]:
-        """The target's texts; there must be one in each row."""
+        """Return the texts of the target.
+
+        Raises:
+            ValueError: A row has none.
+        """
         texts = sheet.column(self.target)
         absent = [at for at, text in enumerate(texts) if text in self.missing]
         if absent:
             raise ValueError(
-                f"{sheet.at(absent[0], self.target)}: the target is missing, in {len(absent)} of {len(texts)} rows: fill it in, "
-                f"or remove those rows"
+                f"{sheet.at(absent[0], self.target)}: the target is missing in {len(absent)} of {len(texts)} rows: fill it in, or "
+                f"remove these rows"
             )
         return texts
 
@@ -146,7 +151,7 @@ class CSVDataModule(TableDataModule):
                 )
         if len(classes) < 2:
             raise ValueError(
-                f"{sheet.path}: the target {self.target!r} has only one class, {classes[0]!r}: nothing to tell apart"
+                f"{sheet.path}: the target {self.target!r} has only one class, {classes[0]!r}: two or more are needed"
             )
         return classes
 
@@ -158,11 +163,12 @@ class CSVDataModule(TableDataModule):
         unknown = next((at for at, text in enumerate(texts) if text not in place), None)
         if unknown is not None:
             raise ValueError(
-                f"{sheet.at(unknown, self.target)}: class {texts[unknown]!r} is none of {self.class_names}"
+                f"{sheet.at(unknown, self.target)}: class {texts[unknown]!r} is not one of {self.class_names}"
             )
         return np.array([place[text] for text in texts])
 
-    def _learn(self, sheet: Sheet, name: str, trains: np.ndarray, categorical: bool, most: int) -> Column:
+    def _fit_column(self, sheet: Sheet, name: str, trains: np.ndarray, categorical: bool, most: int) -> Column:
+        """Return the encoding of a column, from its training rows."""
         texts = sheet.column(name)
         present = [at for at, text in enumerate(texts) if text not in self.missing]
         known = [texts[at] for at in present if trains[at]]
@@ -174,9 +180,7 @@ class CSVDataModule(TableDataModule):
                 name, fill=float(np.mean([sheet.number(at, name, texts[at]) for at in present if trains[at]]))
             )
         if not categorical and 2 * sum(like_number(texts[at]) for at in present) > len(present):
-            sheet.number(
-                odd[0], name, texts[odd[0]], f", or name {name!r} in categorical; what means no value goes in missing"
-            )
+            sheet.number(odd[0], name, texts[odd[0]], f", or list {name!r} in categorical, or the text in missing")
         categories = sorted(set(known))
         if len(categories) > most:
             raise ValueError(

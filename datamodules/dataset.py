@@ -1,4 +1,4 @@
-"""Any map-style dataset of PyTorch's, with our splits, our order of training and our evaluation."""
+"""Map-style datasets of PyTorch."""
 
 import math
 from collections.abc import Sequence
@@ -15,38 +15,39 @@ from datamodules.base import DataModule
 from datamodules.examples import Examples
 from datamodules.splits import digest
 
-_SAMPLE = 512  # training examples that tell mean and std
+_SAMPLE = 512  # number of training examples that mean and std are estimated from
 
 
 class DatasetDataModule(DataModule):
-    """Map-style datasets of your own: each item is ``(x, y)``.
+    """Your own map-style datasets, whose items are ``(x, y)``.
 
-    x is a tensor or an array, the same shape for all items (a dataset of PIL images wants a transform such as torchvision's
-    ``ToTensor``); floats become float32, uint8 is taken for pixels and becomes float32 in [0, 1], other integers stay. y is an
+    x is a tensor or an array of the same shape for all items (a dataset of PIL images needs a transform such as torchvision's
+    ``ToTensor``). Floats become float32, uint8 is taken for pixels and becomes float32 in [0, 1], other integers are kept. y is an
     integer (a class), a vector of integers 0 and 1 (several labels), or one or more floats (regression).
 
-    What a transform draws from the global generators of torch, NumPy and Python is in training a function of (run seed, epoch,
-    example), and in evaluation of the example: a run that was stopped anywhere continues exactly, with any number of workers and
-    processes. A generator of the transform's own is beyond that. Validation examples that are split off ``train`` go through its
-    transform: give ``val`` where that augments.
+    Random numbers that a transform draws from the global generators of torch, NumPy and Python are, in training, a function of
+    (run seed, epoch, example), and in evaluation of the example: a stopped run continues exactly, with any number of workers and
+    processes. This does not hold for a generator of the transform's own. Validation examples that are split off ``train`` go
+    through its transform: give ``val`` if that augments.
 
-    All targets must be known: a dataset with ``targets`` (and no ``target_transform``) tells them, any other is read through once.
-    The ``fingerprint`` is that of the targets, the shape of x and the split, not of x, which a transform may draw.
+    All targets must be known: they are taken from ``targets`` of the dataset, if there is no ``target_transform``; otherwise the
+    dataset is read once. The ``fingerprint`` is that of the targets, the shape of x and the split, not of x, which may be random.
 
     Args:
-        train: what is trained on; with ``__len__`` and ``__getitem__``.
-        val: validates; None holds out ``val_fraction`` of ``train``.
-        test: tests.
-        class_names: of the classes 0..K-1; None takes ``train.classes``, else "0", "1" ... as far as the targets go.
-        mean, std: of x, a number a channel (its first dimension) or one for all; None measures up to 512 training examples.
-        batch_size, num_workers, val_fraction, split_seed: as in :class:`~datamodules.DataModule`.
+        train: Training dataset, with ``__len__`` and ``__getitem__``.
+        val: Validation dataset; None holds out ``val_fraction`` of ``train``.
+        test: Test dataset.
+        class_names: Names of the classes 0..K-1. Default: ``train.classes``, or "0", "1" ... up to the largest target.
+        mean, std: Statistics of x, one number for each channel (its first dimension) or one for all; None computes them from up to
+            512 training examples.
+        batch_size, num_workers, val_fraction, split_seed: See :class:`~datamodules.DataModule`.
 
     Attributes:
-        target_mean, target_std: regression: of the training targets, ``(K,)``, after ``setup("fit")``.
+        target_mean, target_std: For regression, statistics of the training targets, ``(K,)``, after ``setup("fit")``.
 
     Raises:
-        TypeError: no map-style dataset, or items of another form.
-        ValueError: an empty dataset, labels that are none, items of different shapes.
+        TypeError: A dataset is not map-style, or has items of another form.
+        ValueError: A dataset is empty, has labels out of their range, or items of different shapes.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -71,7 +72,7 @@ class DatasetDataModule(DataModule):
     ) -> None:
         super().__init__(batch_size, num_workers, val_fraction, split_seed)
         if (mean is None) != (std is None):
-            raise ValueError("mean and std belong together: give both, or neither")
+            raise ValueError("mean and std must be given together: give both, or neither")
         given = {"train": train, "val": val, "test": test}
         self._given = {name: _checked(dataset, name) for name, dataset in given.items() if dataset is not None}
         self._statistics = None if mean is None else (torch.as_tensor(mean).float(), torch.as_tensor(std).float())
@@ -123,16 +124,16 @@ class DatasetDataModule(DataModule):
         if self._statistics is not None:
             self.mean, self.std = self._statistics
             return
-        places = torch.linspace(0, len(train) - 1, min(len(train), _SAMPLE)).round().long()
-        x = train.inputs(places)
+        indices = torch.linspace(0, len(train) - 1, min(len(train), _SAMPLE)).round().long()
+        x = train.inputs(indices)
         if x.is_floating_point() and x.ndim > 1:
             self.mean, self.std = column_statistics(x.movedim(1, -1).flatten(0, -2))  # (N, C, ...) -> (N ..., C)
 
     def _targets(self, name: str) -> Tensor:
-        """All targets of a dataset: ``(N,)``, or ``(N, K)``."""
+        """Return all targets of a dataset: ``(N,)``, or ``(N, K)``."""
         if name not in self._y:
             dataset: Any = self._given[name]
-            y = _told(dataset)
+            y = _stored_targets(dataset)
             if y is None:
                 y = Items(dataset, torch.zeros(len(dataset)), self.input_shape, name).targets()
             if y.shape[1:] != self._first.shape or y.is_floating_point() != self._first.is_floating_point():
@@ -145,31 +146,31 @@ class DatasetDataModule(DataModule):
         wrong = ((y < 0) | (y > top)).flatten().nonzero()
         if len(wrong) and not y.is_floating_point():
             raise ValueError(
-                f"{name} has the label {y.flatten()[wrong[0]].item()}, wanted 0..{top} for the classes {self.class_names}: number "
-                f"them from 0, or add the missing class names"
+                f"the labels of {name} must lie in 0..{top} for the classes {self.class_names}, got "
+                f"{y.flatten()[wrong[0]].item()}: number them from 0, or add the missing class names"
             )
         return y
 
 
 class Items(Examples):
-    """Some items of a dataset, read one by one.
+    """Chosen items of a dataset, read one by one.
 
     Args:
-        dataset: with items ``(x, y)``.
-        y: the targets of the chosen ones.
-        shape: of each x.
-        name: of the dataset, for errors.
-        places: of the chosen ones in the dataset; None takes all.
+        dataset: Dataset with items ``(x, y)``.
+        y: Targets of the chosen items.
+        shape: Shape of each x.
+        name: Name of the dataset, for errors.
+        indices: Indices of the chosen items in the dataset; None chooses all.
     """
 
     def __init__(
-        self, dataset: Any, y: Tensor, shape: tuple[int, ...], name: str, places: Tensor | None = None
+        self, dataset: Any, y: Tensor, shape: tuple[int, ...], name: str, indices: Tensor | None = None
     ) -> None:
         super().__init__(torch.empty(0), y)
         self.dataset = dataset
         self.shape = shape
         self.name = name
-        self.places = torch.arange(len(y)) if places is None else places
+        self.indices = torch.arange(len(y)) if indices is None else indices
 
     @override
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,26 +182,26 @@ class Items(Examples):
         return torch.stack([x for x, _ in self._read(index)])
 
     def targets(self) -> Tensor:
-        """The targets of all: ``(N,)``, or ``(N, K)``."""
+        """Return the targets of all items, read one by one: ``(N,)``, or ``(N, K)``."""
         return torch.stack([self._read(index)[0][1] for index in torch.arange(len(self)).split(1)])
 
     def _read(self, index: Tensor) -> list[tuple[Tensor, Tensor]]:
-        found: list[tuple[Tensor, Tensor]] = []
+        items: list[tuple[Tensor, Tensor]] = []
         with isolate_rng(include_cuda=False):
-            for place in self.places[index].tolist():
+            for place in self.indices[index].tolist():
                 self.seed(place)
                 x, y = _item(self.dataset, place, self.name)
-                if tuple(x.shape) != self.shape or (found and y.shape != found[0][1].shape):
+                if tuple(x.shape) != self.shape or (items and y.shape != items[0][1].shape):
                     raise ValueError(
                         f"{self.name}[{place}] has x {tuple(x.shape)} and y {tuple(y.shape)}, the first one x {self.shape}: "
                         f"all must have one shape; resize or pad in the dataset's transform"
                     )
-                found.append((x, y))
-        return found
+                items.append((x, y))
+        return items
 
     @override
     def subset(self, chosen: Tensor) -> "Items":
-        return Items(self.dataset, self.y[chosen], self.shape, self.name, self.places[chosen])
+        return Items(self.dataset, self.y[chosen], self.shape, self.name, self.indices[chosen])
 
     @override
     def fingerprint(self, validates: Tensor) -> str:
@@ -208,35 +209,42 @@ class Items(Examples):
 
 
 def _checked(dataset: Any, name: str) -> Any:
-    """A dataset that can be numbered."""
+    """Return a dataset whose items have indices.
+
+    Raises:
+        TypeError: It is not map-style.
+        ValueError: It is empty.
+    """
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise TypeError(
-            f"{name} must be a map-style dataset (__len__ and __getitem__), whose examples can be numbered and so seen exactly "
-            f"once an epoch, got {type(dataset).__name__}: read a stream into a list, or write a loader of your own"
+            f"{name} must be a map-style dataset (__len__ and __getitem__), whose examples have indices and so can be seen exactly "
+            f"once in each epoch, got {type(dataset).__name__}: read a stream into a list, or write a loader of your own"
         )
     if not len(dataset):
-        raise ValueError(f"{name} is empty: wanted a dataset of examples (x, y)")
+        raise ValueError(f"{name} is empty: it must have examples (x, y)")
     return dataset
 
 
-def _told(dataset: Any) -> Tensor | None:
-    """The targets that a dataset tells without being read: ``(N,)`` or ``(N, K)``; else None."""
-    told = getattr(dataset, "targets", None)
-    if told is None or len(told) != len(dataset) or getattr(dataset, "target_transform", None) is not None:
+def _stored_targets(dataset: Any) -> Tensor | None:
+    """Return the targets ``(N,)`` or ``(N, K)`` that a dataset has without being read; None if it has none."""
+    targets = getattr(dataset, "targets", None)
+    if targets is None or len(targets) != len(dataset) or getattr(dataset, "target_transform", None) is not None:
         return None
     try:
-        y = torch.as_tensor(told)
+        y = torch.as_tensor(targets)
     except (TypeError, ValueError, RuntimeError):
         return None
     return y.float().view(len(y), -1) if y.is_floating_point() else y.long()
 
 
 def _item(dataset: Any, place: int, name: str) -> tuple[Tensor, Tensor]:
-    """One example: x float32 (or integers) of any shape, y int64 or float32: ``()`` for a class, else ``(K,)``."""
+    """Return an example: x float32 (or integers) of any shape, y int64 or float32, ``()`` for a class, otherwise ``(K,)``."""
     item = dataset[place]
     where = f"{name}[{place}]"
     if not isinstance(item, tuple | list) or len(item) != 2:
-        raise TypeError(f"{where} must be a pair (x, y), got {type(item).__name__}: wrap the dataset to give pairs")
+        raise TypeError(
+            f"{where} must be a pair (x, y), got {type(item).__name__}: wrap the dataset so that it returns pairs"
+        )
     try:
         x = torch.as_tensor(item[0])
     except (TypeError, ValueError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""An image file of any kind -> uint8 pixels of a wanted size; everything that files in the wild can be."""
+"""Image files of any kind as uint8 pixels of a given size."""
 
 import warnings
 from collections.abc import Callable
@@ -9,14 +9,14 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-MAX_PIXELS = 178_956_970  # Pillow's own bound against decompression bombs: half a gigabyte of RGB
+MAX_PIXELS = 178_956_970  # Pillow's limit against decompression bombs: half a gigabyte of RGB
 
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class BadImageError(ValueError):
-    """An image file that cannot be used; the message names it."""
+    """An image file cannot be used; the message names it."""
 
 
 def decode(
@@ -26,17 +26,17 @@ def decode(
     share: float = 1.0,
     crop: Callable[[Image.Image], Box] | None = None,
 ) -> Tensor:
-    """The middle of an image file, as much of it as has the wanted shape (a square, say), resized (bilinear, antialiased).
-
-    The file is read by :func:`read_image`.
+    """Return the center of an image file, cropped to the aspect ratio of ``size`` and resized (bilinear, antialiased).
 
     Args:
-        path, channels: as there.
-        size: height and width of the result; one number for a square.
-        share: of the height and width of the middle that is kept; 0.875 is what others call "resize to 256, then crop 224".
-        crop: chooses another part of the upright image.
+        path: The file, read by :func:`read_image`.
+        channels: 3 (RGB) or 1 (gray).
+        size: Height and width of the result; one number for a square.
+        share: Share of the height and width of the center crop that is kept; 0.875 is usually written "resize to 256, center crop
+            224".
+        crop: Returns another box to crop from the upright image.
 
-    Shape:
+    Returns:
         uint8 ``(channels, height, width)``.
     """
     plain = read_image(path, channels)
@@ -45,7 +45,7 @@ def decode(
     kept = (
         min(plain.width, share * width * scale),
         min(plain.height, share * height * scale),
-    )  # rounding must not leave it
+    )  # not outside of the image by rounding
     left, top = ((length - part) / 2 for length, part in zip(plain.size, kept, strict=True))
     box = (left, top, left + kept[0], top + kept[1]) if crop is None else crop(plain)
     pixels = torch.from_numpy(
@@ -55,36 +55,37 @@ def decode(
 
 
 def whole(image: Image.Image) -> Box:
-    """The ``crop`` of :func:`decode` that keeps everything, whatever becomes of the aspect ratio."""
+    """Return the box of the whole image: a ``crop`` of :func:`decode` that does not keep the aspect ratio."""
     return 0, 0, image.width, image.height
 
 
 def read_image(path: str | Path, channels: int) -> Image.Image:
-    """An image file as 8-bit RGB or gray.
+    """Read an image file as 8-bit RGB or gray.
 
-    Turned upright as its EXIF orientation says. What is transparent becomes white. 16-bit gray levels are divided by 257, so a
-    ramp stays a ramp. Gray becomes RGB, or RGB gray (ITU-R 601 luma), as ``channels`` asks.
+    It is rotated as its EXIF orientation says. Transparent pixels become white. 16-bit gray levels are divided by 257, so a ramp
+    stays a ramp. Gray is converted to RGB, or RGB to gray (ITU-R 601 luma).
 
     Args:
-        path: of the file, in any format and mode that Pillow reads.
+        path: The file, in any format and mode that Pillow reads.
         channels: 3 (RGB) or 1 (gray).
 
     Raises:
-        FileNotFoundError, BadImageError: as :func:`read_upright`.
+        FileNotFoundError: There is no such file.
+        BadImageError: The file cannot be read (see :func:`read_upright`).
     """
     return read_upright(path, _eight_bits).convert("RGB" if channels == 3 else "L")
 
 
 def read_upright(path: str | Path, change: Callable[[Image.Image], Image.Image] = lambda image: image) -> Image.Image:
-    """An image file in its own mode, turned upright as its EXIF orientation says, then changed.
+    """Read an image file in its own mode, rotated as its EXIF orientation says, and apply ``change``.
 
     Raises:
-        FileNotFoundError: no such file.
-        BadImageError: a truncated file, one that is no image or cannot be changed, or one that is too large; the message names it.
+        FileNotFoundError: There is no such file.
+        BadImageError: The file is truncated, too large or not an image, or ``change`` fails; the message names it.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is an error, with the file's name
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is an error that names the file
             with Image.open(path) as image:
                 image.load()
                 upright = ImageOps.exif_transpose(image)
@@ -93,22 +94,20 @@ def read_upright(path: str | Path, change: Callable[[Image.Image], Image.Image] 
         raise
     except Image.DecompressionBombError as error:
         raise BadImageError(f"{path} has more than {MAX_PIXELS:,} pixels: make it smaller, or remove it") from error
-    except (
-        Exception
-    ) as error:  # Pillow's readers raise whatever they stumble over: OSError, SyntaxError, struct.error ...
+    except Exception as error:  # Pillow's readers raise any: OSError, SyntaxError, struct.error ...
         raise BadImageError(
-            f"{path} cannot be read as an image ({error}): it is damaged or none; replace or remove it"
+            f"{path} cannot be read as an image ({error}): it is damaged or not an image; replace or remove it"
         ) from error
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Without transparency, and no more than eight bits a channel."""
+    """Return an image without transparency, of at most eight bits for each channel."""
     if image.mode == "F":
         raise ValueError("its pixels are floats, of an unknown range")
     if image.mode.startswith("I"):  # 16 bits of gray, in one of several modes
         levels = np.asarray(image).astype(np.int64)
         if levels.min() < 0 or levels.max() > 65535:
-            raise ValueError(f"gray levels {levels.min()}..{levels.max()} are not those of 16 bits")
+            raise ValueError(f"its gray levels {levels.min()}..{levels.max()} exceed 16 bits")
         return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         colors = image.convert("RGBA")

@@ -1,4 +1,4 @@
-"""Image datasets that torchvision knows how to fetch: its addresses, checksums and readers, our splits and batches."""
+"""Image datasets that torchvision downloads and reads."""
 
 import pickle
 from pathlib import Path
@@ -13,20 +13,20 @@ from datamodules.images import ImageDataModule
 
 
 class DownloadedImages(ImageDataModule):
-    """A torchvision dataset, read into memory as uint8; a subclass names it in ``source``.
+    """A torchvision dataset in memory. A subclass names it in ``source``.
 
     Args:
-        root: folder of the files, in torchvision's layout; what is there already is not fetched again.
-        download: fetch what is missing; False never touches the network.
-        **images: those of :class:`~datamodules.ImageDataModule`.
+        root: Folder of the files, in torchvision's layout; files that exist are not downloaded again.
+        download: Whether to download missing files; False never uses the network.
+        **images: Arguments of :class:`~datamodules.ImageDataModule`.
 
     Raises:
-        FileNotFoundError: the files are neither there nor can be fetched.
-        ValueError: a file that is there is damaged.
+        FileNotFoundError: The files do not exist and cannot be downloaded.
+        ValueError: A file is damaged.
     """
 
-    source: ClassVar[Any]  # the torchvision class
-    folder: ClassVar[str]  # of its files, inside root
+    source: ClassVar[Any]  # torchvision's class
+    folder: ClassVar[str]  # of its files in root
 
     def __init__(self, root: str = "data", download: bool = True, **images: Any) -> None:
         super().__init__(**images)
@@ -42,10 +42,10 @@ class DownloadedImages(ImageDataModule):
         except _UNREADABLE as error:
             raise self._damaged(error) from error
         except (OSError, RuntimeError) as error:
-            if self._is_complete():  # so it is not the network that failed
+            if self._is_complete():  # then the network is not the cause
                 raise self._damaged(error) from error
             raise FileNotFoundError(
-                f"{self.source.__name__} is not complete in {self._place()} and could not be downloaded "
+                f"{self.source.__name__} is incomplete in {self._folder()} and could not be downloaded "
                 f"({_line(error)}): connect to the network, or copy the files there from a machine that has them"
             ) from error
 
@@ -57,30 +57,30 @@ class DownloadedImages(ImageDataModule):
             if self._is_complete():
                 raise self._damaged(error) from error
             raise FileNotFoundError(
-                f"{self.source.__name__} is not in {self._place()}: call prepare_data() with download=True, as a Trainer "
+                f"{self.source.__name__} is not in {self._folder()}: call prepare_data() with download=True, as a Trainer "
                 f"does, or copy the files there"
             ) from error
         return self._arrays(dataset)
 
     def _arrays(self, dataset: VisionDataset) -> tuple[Tensor, Tensor]:
-        """The images and labels of a torchvision dataset, as :meth:`read` shall give them."""
-        raise TypeError(f"{type(self).__name__} does not say what its dataset holds: define _arrays(dataset)")
+        """Return the images and labels of a torchvision dataset in the form of :meth:`read`."""
+        raise TypeError(f"{type(self).__name__} must define _arrays(dataset), which returns images and labels")
 
     def _is_complete(self) -> bool:
-        """Whether all files are there, damaged or not."""
-        raise TypeError(f"{type(self).__name__} does not say which files it needs: define _is_complete()")
+        """Whether all files exist, damaged or not."""
+        raise TypeError(f"{type(self).__name__} must define _is_complete(), which checks that its files exist")
 
-    def _place(self) -> Path:
+    def _folder(self) -> Path:
         return (self.root / self.folder).absolute()
 
     def _damaged(self, error: BaseException) -> ValueError:
         return ValueError(
-            f"the files of {self.source.__name__} in {self._place()} are damaged ({_line(error)}): delete that folder and "
-            f"{self.root.absolute()}/*.tar.gz, if any, and fetch them again"
+            f"the files of {self.source.__name__} in {self._folder()} are damaged ({_line(error)}): delete that folder and "
+            f"{self.root.absolute()}/*.tar.gz, if any, and download them again"
         )
 
 
-# what torchvision's readers end in when a file is cut off or is something else
+# Errors of torchvision's readers for a file that is truncated or has another format.
 _UNREADABLE = (AssertionError, ValueError, TypeError, LookupError, EOFError, pickle.UnpicklingError)
 
 
@@ -89,5 +89,5 @@ def _line(error: BaseException) -> str:
 
 
 def channels_first(images: Any) -> Tensor:
-    """uint8 numpy images ``(N, H, W, 3)`` -> a tensor ``(N, 3, H, W)``."""
+    """Return uint8 NumPy images ``(N, H, W, 3)`` as a tensor ``(N, 3, H, W)``."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()

@@ -1,4 +1,4 @@
-"""Examples in memory: what a datamodule splits, orders and batches."""
+"""Examples, which a datamodule splits, orders and batches."""
 
 import copy
 from typing import Any, Self
@@ -14,14 +14,13 @@ from datamodules.splits import digest
 
 
 class Examples(Dataset):
-    """Inputs and targets in memory, read a whole batch at once (``__getitems__``).
+    """Inputs and targets in memory, read a batch at a time (``__getitems__``).
 
     Inputs or targets of several tensors are a NamedTuple with named fields (``source, target``; ``values, lengths``), never a
-    plain tuple. A batch is ``(x, y)``, or ``(x, y, weight)`` where an index is -1: that example does not count. Its weight is
-    0, that of the others 1.
+    plain tuple. A batch is ``(x, y)``, or ``(x, y, weight)`` where an index is -1, which stands for an example that does not
+    count: its weight is 0, that of the others 1.
 
-    Examples with random transforms call :meth:`seed` before each of them, and apply none where ``training`` is None: these
-    examples are evaluated.
+    Examples with random transforms apply them only where ``training`` is set, and call :meth:`seed` for each example before.
 
     Args:
         x: Inputs.
@@ -31,8 +30,8 @@ class Examples(Dataset):
         x: ``(N, ...)``, y: ``(N, ...)``; for a NamedTuple each of its tensors. A batch: ``(B, ...)``, ``(B, ...)``, ``(B,)``.
 
     Raises:
-        TypeError: x or y is a plain tuple or list.
-        ValueError: tensors of a NamedTuple hold different numbers of examples.
+        TypeError: x or y is neither a tensor nor a NamedTuple.
+        ValueError: The tensors of a NamedTuple hold different numbers of examples.
 
     Example:
         >>> from typing import NamedTuple
@@ -71,13 +70,13 @@ class Examples(Dataset):
         seed_all(now.seed, now.epoch, index, 4)
 
     def for_training(self, epoch: TrainingEpoch) -> Self:
-        """Return the same examples with random transforms; who changes ``epoch`` begins another one."""
+        """Return a copy with random transforms; change ``epoch`` in place to start another one."""
         examples = copy.copy(self)
         examples.training = epoch
         return examples
 
     def for_evaluation(self) -> Self:
-        """Return the same examples without random transforms."""
+        """Return a copy without random transforms."""
         examples = copy.copy(self)
         examples.training = None
         return examples
@@ -105,9 +104,9 @@ class Examples(Dataset):
         """Return the inputs ``(B, ...)`` at the indices ``(B,)``."""
         return map_leaves(lambda part: part.index_select(0, index), self.x)
 
-    def name_of(self, place: int) -> str:
-        """Return what to call an example in a message: its file, or its index."""
-        return str(place)
+    def name_of(self, index: int) -> str:
+        """Return a name of an example for messages: its file, or its index."""
+        return str(index)
 
     def subset(self, chosen: Tensor) -> "Examples":
         """Return the examples where the mask ``(N,)`` is True."""

@@ -1,4 +1,4 @@
-"""Images of the user's own, a folder a class, decoded when they are needed."""
+"""Your own images, with a folder for each class."""
 
 import os
 from collections.abc import Sequence
@@ -20,38 +20,39 @@ from datamodules.images import ImageDataModule, statistics
 from datamodules.parts import PartsInFolders
 from datamodules.splits import digest
 
-_PARTS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")  # what others call parts
-_SAMPLE = 512  # training images that tell mean and std: their means are good to half a percent
+_PARTS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")  # usual names of parts
+_SAMPLE = 512  # number of training images that mean and std are estimated from, to about half a percent
 
 
 class ImageFolderDataModule(PartsInFolders, ImageDataModule):
-    """A folder of image files: one folder a class, either in ``train``, ``val`` and ``test``, or all together.
+    """A folder of image files with a folder for each class, in ``train``, ``val`` and ``test``, or all together.
 
-    With ``root/train/<class>/...``: ``root/val`` validates, without it ``val_fraction`` of the training images do; ``root/test``
-    tests. With ``root/<class>/...``: ``test_fraction`` of the images test (stratified, always chosen with seed 0), and
-    ``val_fraction`` of the others validate. Files in deeper folders count too; those without the name of an image do not.
+    With ``root/train/<class>/...``, ``root/val`` is the validation part, or without it ``val_fraction`` of the training images;
+    ``root/test`` is the test part. With ``root/<class>/...``, ``test_fraction`` of the images are the test part (stratified,
+    always chosen with seed 0), and ``val_fraction`` of the others the validation part. Files in subfolders count too; files
+    without the suffix of an image do not.
 
-    Workers decode the files and resize their middle square (gray, RGB, RGBA, CMYK, palettes, 16 bits, EXIF orientation: see
-    :func:`~datamodules.decode.decode`); the rest happens to the whole batch on the device, as for every
-    :class:`~datamodules.ImageDataModule`. With ``resized_crop`` they take a random part of a training image instead, drawn from
-    (run seed, epoch, image), whatever the workers and processes. ``mean`` and ``std`` are those of up to 512 training images,
-    evenly spread. The ``fingerprint`` is that of the files' names, sizes in bytes, classes and split, not of their pixels.
+    Workers decode the files and resize their center square (gray, RGB, RGBA, CMYK, palettes, 16 bits, EXIF orientation: see
+    :func:`~datamodules.decode.decode`); the rest is done with the whole batch on the device, as for every
+    :class:`~datamodules.ImageDataModule`. With ``resized_crop``, they crop a random part of a training image instead, a function
+    of (run seed, epoch, image), whatever the number of workers and processes. ``mean`` and ``std`` are those of up to 512 training
+    images, evenly spread. The ``fingerprint`` is that of the files' names, sizes in bytes, classes and split, not of their pixels.
 
     Args:
-        root: the folder.
-        size: height and width of an image.
-        color: "rgb" or "gray"; all files are turned into that.
-        resized_crop: smallest share of a training image's area that is cut out at random, at an aspect ratio of 3/4 to 4/3, and
-            resized (torchvision's ``RandomResizedCrop``; 0.08 is usual, with ``flip``); 0 takes the middle, as evaluation does.
-        center: share of the middle square's side that is kept; 0.875 is what others call "resize to 256, center crop 224".
-        test_fraction: share of all images that tests where there are no folders train and test, in [0, 1).
-        num_workers: processes that decode; None takes one for each CPU core, at most 8.
-        **images: the others of :class:`~datamodules.ImageDataModule`.
+        root: The folder.
+        size: Height and width of an image.
+        color: "rgb" or "gray"; all files are converted to it.
+        resized_crop: Smallest share of a training image's area that is cropped at random, at an aspect ratio of 3/4 to 4/3, and
+            resized (torchvision's ``RandomResizedCrop``; 0.08 is usual, with ``flip``); 0 takes the center, as in evaluation.
+        center: Share of the center square's side that is kept; 0.875 is usually written "resize to 256, center crop 224".
+        test_fraction: Share of all images for the test part where there are no folders train and test, in [0, 1).
+        num_workers: Number of decoding processes; None takes one for each CPU core, at most 8.
+        **images: Other arguments of :class:`~datamodules.ImageDataModule`.
 
     Raises:
-        FileNotFoundError: no such folder, or no classes in it.
-        ValueError: a class without images, other classes in ``val`` or ``test``, a part by another name (``valid``); later, a
-            file that cannot be decoded.
+        FileNotFoundError: There is no such folder, or no classes in it.
+        ValueError: A class has no images, ``val`` or ``test`` has other classes, or a part has another name (``valid``); later, a
+            file cannot be decoded.
 
     Example:
         >>> from PIL import Image
@@ -77,28 +78,30 @@ class ImageFolderDataModule(PartsInFolders, ImageDataModule):
         if color not in ("rgb", "gray"):
             raise ValueError(f'color must be "rgb" or "gray", got {color!r}')
         if not 0 <= resized_crop <= 1:
-            raise ValueError(f"resized_crop is the smallest share of the area to keep, in [0, 1], got {resized_crop}")
+            raise ValueError(
+                f"resized_crop must be the smallest share of the area to keep, in [0, 1], got {resized_crop}"
+            )
         if not 0 < center <= 1:
-            raise ValueError(f"center is a share of the middle square's side in (0, 1], got {center}")
+            raise ValueError(f"center must be a share of the center square's side in (0, 1], got {center}")
         self.native_shape = (3 if color == "rgb" else 1, 0, 0)  # type: ignore[misc]
         workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
         super().__init__(size=size, num_workers=workers, **images)
         if self.binarize is not None:
-            raise ValueError("binarize is for images in memory: binarize the files, or leave it out")
+            raise ValueError("binarize works for images in memory only: binarize the files, or leave it out")
         self.resized_crop = resized_crop
         self.center = center
         self.look_into(root, test_fraction)
         self.class_names = classes_in(self.folders["train"])
         if len(self.class_names) < 2:
             raise ValueError(
-                f"{self.folders['train']} has one class only, {self.class_names[0]!r}: nothing to tell apart"
+                f"{self.folders['train']} has only one class, {self.class_names[0]!r}: two or more are needed"
             )
 
     @override
     def _find_folders(self) -> dict[str, Path]:
         if not self.root.is_dir():
             raise FileNotFoundError(
-                f"{self.root.absolute()} is no folder: give the one with train/<class>/ or <class>/ in it"
+                f"{self.root.absolute()} is not a folder: give the one with train/<class>/ or <class>/ in it"
             )
         has_train = (self.root / "train").is_dir()
         for name in classes_in(self.root):
@@ -106,8 +109,8 @@ class ImageFolderDataModule(PartsInFolders, ImageDataModule):
                 continue
             if name.lower() in _PARTS and any(entry.is_dir() for entry in (self.root / name).iterdir()):
                 raise ValueError(
-                    f"{self.root / name} holds folders, as a part of the data does, not a class: parts are train, always "
-                    "there, val and test: rename it"
+                    f"{self.root / name} has folders in it, like a part of the data, not a class: rename it to train (which must "
+                    "exist), val or test"
                 )
         if not has_train:
             return {"train": self.root}
@@ -115,7 +118,7 @@ class ImageFolderDataModule(PartsInFolders, ImageDataModule):
 
     @property
     def preparation(self) -> dict[str, Any]:
-        """How an image file becomes x in evaluation, as plain data: a model remembers it."""
+        """How an image file becomes x in evaluation, as plain data for a model to save."""
         return {"center": self.center}
 
     # Splits ---------------------------------------------------------------------------------------------------------
@@ -126,8 +129,8 @@ class ImageFolderDataModule(PartsInFolders, ImageDataModule):
 
     @override
     def describe(self, train: Examples) -> None:
-        places = torch.linspace(0, len(train) - 1, min(len(train), _SAMPLE)).round().long()
-        self.mean, self.std = statistics(train.inputs(some) for some in places.split(32))
+        indices = torch.linspace(0, len(train) - 1, min(len(train), _SAMPLE)).round().long()
+        self.mean, self.std = statistics(train.inputs(some) for some in indices.split(32))
 
     @override
     def files(self, part: str) -> "ImageFiles":
@@ -135,17 +138,18 @@ class ImageFolderDataModule(PartsInFolders, ImageDataModule):
         other = [name for name in classes_in(folder) if name not in self.class_names]
         if other:
             raise ValueError(
-                f"{folder / other[0]} is a class that {self.folders['train']} does not have: {self.class_names}"
+                f"{folder / other[0]} is a class that {self.folders['train']} does not have, only {self.class_names}: remove or "
+                "rename it"
             )
         paths, labels = [], []
         for label, name in enumerate(self.class_names):
-            found = files_in(folder / name)
-            if not found and part == "train":
+            files = files_in(folder / name)
+            if not files and part == "train":
                 raise ValueError(
                     f"{folder / name} has no images ({', '.join(IMG_EXTENSIONS)}): add some, or remove the folder"
                 )
-            paths += found
-            labels += [label] * len(found)
+            paths += files
+            labels += [label] * len(files)
         if not paths:
             raise ValueError(f"{folder} has no images ({', '.join(IMG_EXTENSIONS)}): add some, or remove the folder")
         names = np.array([os.fsencode(path) for path in paths])
@@ -153,15 +157,15 @@ class ImageFolderDataModule(PartsInFolders, ImageDataModule):
 
 
 class ImageFiles(Examples):
-    """Image files and their labels, decoded when a batch is asked for.
+    """Image files and their labels, decoded when they are needed.
 
     Args:
-        root: what names are told relative to.
-        names: paths, encoded: one array, which workers share instead of copying a list.
+        root: Folder that names in messages are relative to.
+        names: Encoded paths, in one array, which workers share instead of copying a list.
         y: int64 labels ``(N,)``.
-        shape: (C, H, W) of an image.
-        center: share of the middle square's side that is kept.
-        resized_crop: smallest share of the area that is kept in training; 0 takes the middle.
+        shape: ``(C, H, W)`` of an image.
+        center: Share of the center square's side that is kept.
+        resized_crop: Smallest share of the area that is kept in training; 0 takes the center.
     """
 
     def __init__(
@@ -185,12 +189,12 @@ class ImageFiles(Examples):
         with isolate_rng(include_cuda=False):  # torchvision draws from the global generator
             return torch.stack([self._input(i) for i in index.tolist()])
 
-    def _input(self, place: int) -> Tensor:
+    def _input(self, index: int) -> Tensor:
         channels, size, _ = self.shape
         crops = self.resized_crop > 0 and self.training is not None
         if crops:
-            self.seed(place)
-        return decode(os.fsdecode(self.names[place]), channels, size, self.center, self._box if crops else None)
+            self.seed(index)
+        return decode(os.fsdecode(self.names[index]), channels, size, self.center, self._box if crops else None)
 
     def _box(self, image: Image.Image) -> Box:
         top, left, height, width = RandomResizedCrop.get_params(image, [self.resized_crop, 1.0], [3 / 4, 4 / 3])
@@ -201,36 +205,40 @@ class ImageFiles(Examples):
         return self._like(self.names[chosen.numpy()], self.y[chosen])
 
     def joined(self, other: "ImageFiles") -> "ImageFiles":
-        """These, then the others."""
+        """Return these files, then the others."""
         return self._like(np.concatenate([self.names, other.names]), torch.cat([self.y, other.y]))
 
     def _like(self, names: np.ndarray, y: Tensor) -> "ImageFiles":
         return ImageFiles(self.root, names, y, self.shape, self.center, self.resized_crop)
 
     @override
-    def name_of(self, place: int) -> str:
-        return os.path.relpath(os.fsdecode(self.names[place]), self.root)
+    def name_of(self, index: int) -> str:
+        return os.path.relpath(os.fsdecode(self.names[index]), self.root)
 
     @override
     def fingerprint(self, validates: Tensor) -> str:
         paths = [os.fsdecode(name) for name in self.names]
         sizes = torch.tensor([os.stat(path).st_size for path in paths])
-        begin = len(str(self.root / "x")) - 1
-        return digest("\n".join(path[begin:] for path in paths), sizes, self.y, validates)
+        start = len(str(self.root / "x")) - 1
+        return digest("\n".join(path[start:] for path in paths), sizes, self.y, validates)
 
 
 def classes_in(folder: Path) -> list[str]:
-    """The names of the class folders in a folder, sorted."""
+    """Return the sorted names of the class folders in a folder.
+
+    Raises:
+        FileNotFoundError: There are none.
+    """
     names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith((".", "__")))
     if not names:
-        raise FileNotFoundError(f"{folder.absolute()} has no folders in it: one for each class is wanted")
+        raise FileNotFoundError(f"{folder.absolute()} has no folders in it: it must have one for each class")
     return names
 
 
 def files_in(folder: Path) -> list[str]:
-    """All image files below a folder, sorted by their path, which does not depend on the language of the machine."""
-    found = []
-    for place, folders, names in os.walk(folder):
+    """Return all image files below a folder, sorted by code points, which does not depend on the locale."""
+    paths = []
+    for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith((".", "__"))]
-        found += [f"{place}/{n}" for n in names if n.lower().endswith(IMG_EXTENSIONS) and not n.startswith(".")]
-    return sorted(found)
+        paths += [f"{parent}/{n}" for n in names if n.lower().endswith(IMG_EXTENSIONS) and not n.startswith(".")]
+    return sorted(paths)

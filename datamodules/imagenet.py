@@ -1,4 +1,4 @@
-"""ImageNet: a folder of images, with the splits and the standardization that the literature uses."""
+"""ImageNet, with the splits and the standardization of the literature."""
 
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,20 @@ class ImageNetDataModule(ImageFolderDataModule):
 
     Source: https://www.image-net.org, after registration; for non-commercial research and education only, so it is not
     downloaded here. ``root`` holds ``train/<wnid>/*.JPEG`` and ``val/<wnid>/*.JPEG``, the usual layout. The labels of the
-    official test part are secret: as in the literature one tests on the official validation part, so here ``root/val`` tests,
-    and ``val_fraction`` of the training part validates. ``mean`` and ``std`` are the published ones.
+    official test part are secret, and the literature tests on the official validation part: so here ``root/val`` is the test
+    part, and ``val_fraction`` of the training part the validation part. ``mean`` and ``std`` are the published ones.
 
     The usual augmentation is ``resized_crop=0.08, flip=True`` (He et al. 2015, section 3.4, in torchvision's form).
 
     Args:
-        root: the folder with ``train`` and ``val``.
-        size: height and width of an image.
-        val_fraction: share of the training images that validates.
-        center: as in :class:`~datamodules.ImageFolderDataModule`; the published accuracies are those of 0.875.
-        **folder: the others of :class:`~datamodules.ImageFolderDataModule`.
+        root: Folder with ``train`` and ``val``.
+        size: Height and width of an image.
+        val_fraction: Share of the training images for the validation part.
+        center: See :class:`~datamodules.ImageFolderDataModule`; the published accuracies are those of 0.875.
+        **folder: Other arguments of :class:`~datamodules.ImageFolderDataModule`.
 
     Raises:
-        FileNotFoundError: ``train`` or ``val`` is not there.
+        FileNotFoundError: ``train`` or ``val`` does not exist.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class ImageNetDataModule(ImageFolderDataModule):
         for part in ("train", "val"):
             if not (self.root / part).is_dir():
                 raise FileNotFoundError(
-                    f"{(self.root / part).absolute()} is no folder: get ImageNet (ILSVRC 2012) from https://www.image-net.org and "
-                    f"unpack it as {part}/<wnid>/*.JPEG"
+                    f"{(self.root / part).absolute()} is not a folder: get ImageNet (ILSVRC 2012) from https://www.image-net.org "
+                    f"and unpack it as {part}/<wnid>/*.JPEG"
                 )
         return {"train": self.root / "train", "test": self.root / "val"}
 

@@ -1,4 +1,4 @@
-"""The base of all image datasets that fit into memory."""
+"""Base of all image datasets in memory."""
 
 import math
 from collections.abc import Iterable
@@ -19,45 +19,46 @@ from datamodules.samplers import generator_for, seed_all
 
 
 class ImageDataModule(DataModule):
-    """Images in memory, as one uint8 tensor a split; a subclass gives its arrays and three constants.
+    """Images in memory, one uint8 tensor for each split. A subclass gives its arrays and two constants.
 
-    The loaders hand over whole uint8 batches. On the device (``on_after_batch_transfer``) they become ``(x, y)``: x float32 in
-    [0, 1], y int64; training batches are augmented there, each image by its own draw. Evaluation may give ``(x, y, weight)``
-    where a process has run out of examples: rows of weight 0 must not count.
+    The loaders yield whole uint8 batches. On the device (``on_after_batch_transfer``) they become ``(x, y)``: x float32 in [0, 1],
+    y int64. Training batches are augmented there, each image with its own random numbers. Evaluation may yield
+    ``(x, y, weight)``, see :class:`~datamodules.DataModule`.
 
-    Augmentation is a pure function of (run seed, epoch, batch, position in the global batch), as the order of training is (see
-    :class:`~datamodules.DataModule`): a run that was stopped anywhere continues exactly, on any number of processes.
+    Augmentation is a pure function of (run seed, epoch, batch, position in the global batch), like the order of training (see
+    :class:`~datamodules.DataModule`): a stopped run continues exactly, and several processes augment like one.
 
-    Mixup and cutmix make the labels of training batches soft: y float32 ``(B, K)``, shares of the classes that sum to 1. What is
-    drawn, once a batch, is the same on all processes; but partners come from a process's own share of the batch, so two
-    processes mix other pairs than one with the same global batch would.
+    With mixup and cutmix, the labels of training batches are soft: y float32 ``(B, K)``, shares of the classes that sum to 1. The
+    random numbers, one set for each batch, are the same on all processes; but partners come from a process's own share of the
+    batch, so two processes mix other pairs than one with the same global batch.
 
-    A subclass sets ``class_names`` and ``native_shape``, defines :meth:`read`, and ``prepare_data`` if there is something to
+    A subclass sets ``class_names`` and ``native_shape``, and defines :meth:`read`, and ``prepare_data`` if there is something to
     download.
 
     Args:
-        size: height and width the images are resized to, once (bilinear, antialiased); None keeps their own.
-        batch_size, num_workers, val_fraction, split_seed: as in :class:`~datamodules.DataModule`.
-        shift: training images move by up to so many pixels, zeros come in (see :class:`~datamodules.Augmentation`).
-        crop: the same, under its other name: pad by so many zeros, crop back at random.
-        flip: mirror training images left and right with probability 1/2.
-        cutout: side of a square set to zero in each training image.
-        mixup: alpha of the Beta distribution by which training images are blended in pairs (torchvision's ``v2.MixUp``); 0 is off.
-        cutmix: the same for pasting a box of one into the other (``v2.CutMix``); with both, a fair coin chooses for each batch.
-        binarize: make every value of all images 1 where it is above this share of the maximum, in (0, 1), rounded to a whole gray
-            level as the values are (0.5: 128 of 255), else 0; None leaves them as they are.
+        size: Height and width that the images are resized to, once (bilinear, antialiased); None keeps their own.
+        batch_size, num_workers, val_fraction, split_seed: See :class:`~datamodules.DataModule`.
+        shift: Largest random shift of training images in pixels, filled with zeros (see :class:`~datamodules.Augmentation`).
+        crop: The same by its other name: number of zeros to pad each side with before cropping to the old size at random.
+        flip: Whether to mirror training images left and right with probability 1/2.
+        cutout: Side of a square that is set to zero in each training image.
+        mixup: Alpha of the Beta distribution for blending pairs of training images (torchvision's ``v2.MixUp``); 0 is off.
+        cutmix: The same for pasting a box of one image into the other (``v2.CutMix``); with both, one is drawn for each batch.
+        binarize: Threshold as a share of the maximum, in (0, 1), rounded to a whole gray level (0.5: 128 of 255): values above it
+            become 1, others 0, in all images. None keeps the values.
 
     Attributes:
-        mean, std: of the training split, a channel each, in units of x: ``(C,)``, after ``setup("fit")``.
-        class_counts, fingerprint: as in :class:`~datamodules.DataModule`.
+        mean, std: Statistics of the training split, one for each channel, in units of x: ``(C,)``, after ``setup("fit")``.
+        class_counts, fingerprint: See :class:`~datamodules.DataModule`.
 
     Raises:
-        ValueError, TypeError: an argument out of its range, or of another type.
+        ValueError: An argument is out of its range.
+        TypeError: An argument has another type.
     """
 
     kind = "classification"
     class_names: list[str] = []
-    native_shape: ClassVar[tuple[int, int, int]]  # (C, H, W) of the images as they are read
+    native_shape: ClassVar[tuple[int, int, int]]  # (C, H, W) of the images that read() returns
 
     def __init__(
         self,
@@ -84,35 +85,37 @@ class ImageDataModule(DataModule):
         self.augmentation = Augmentation(shift, crop, flip, cutout)
         for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
             if not 0 <= alpha < math.inf:
-                raise ValueError(f"{name} is alpha >= 0 of a Beta distribution (0: off, usual: 0.2 to 1), got {alpha}")
+                raise ValueError(
+                    f"{name} must be alpha >= 0 of a Beta distribution (0: off, usual: 0.2 to 1), got {alpha}"
+                )
         self.mixup = mixup
         self.cutmix = cutmix
         if binarize is not None and not 0 < binarize < 1:
-            raise ValueError(f"binarize is a share of the maximum in (0, 1), or None for grays, got {binarize}")
+            raise ValueError(f"binarize must be a share of the maximum in (0, 1), or None (off), got {binarize}")
         self.binarize = binarize
 
-    # What a subclass gives ------------------------------------------------------------------------------------------
+    # What a subclass defines ----------------------------------------------------------------------------------------
 
     def read(self, part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
-        """The whole official training or test part: uint8 images ``(N, C, H, W)`` and int64 labels ``(N,)``."""
-        raise TypeError(f"{type(self).__name__} does not say where its images come from: define read(part)")
+        """Return the whole official training or test part: uint8 images ``(N, C, H, W)`` and int64 labels ``(N,)``."""
+        raise TypeError(f"{type(self).__name__} must define read(part), which returns its images and labels")
 
-    # What can be asked before fit -----------------------------------------------------------------------------------
+    # What is known before fit ---------------------------------------------------------------------------------------
 
     @property
     def num_classes(self) -> int:
-        """Number of classes K; labels are 0..K-1."""
+        """Number of classes K, labels are 0..K-1."""
         return len(self.class_names)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) as the net will see it."""
+        """``(C, H, W)`` of an input of the net."""
         channels, height, width = self.native_shape
         return (channels, height, width) if self.size is None else (channels, self.size, self.size)
 
     @property
     def preparation(self) -> dict[str, Any] | None:
-        """How an image file becomes x in evaluation, as plain data: a model remembers it."""
+        """How an image file becomes x in evaluation, as plain data for a model to save."""
         return None if self.binarize is None else {"binarize": self.binarize}
 
     # Splits ---------------------------------------------------------------------------------------------------------
@@ -141,14 +144,15 @@ class ImageDataModule(DataModule):
             )
         if len(images) == 0 or labels.shape != images.shape[:1] or labels.dtype != torch.int64:
             raise ValueError(
-                f"{name} must have one int64 label an image, got {labels.dtype} {tuple(labels.shape)} for {len(images)} images"
+                f"{name} must have one int64 label for each image, got {labels.dtype} {tuple(labels.shape)} for {len(images)} "
+                "images"
             )
         wrong = ((labels < 0) | (labels >= self.num_classes)).nonzero()
         if len(wrong):
-            at = int(wrong[0])
+            index = int(wrong[0])
             raise ValueError(
                 f"labels must lie in 0..{self.num_classes - 1} for the {self.num_classes} classes, but {name} has "
-                f"{int(labels[at])} at example {at}: number the classes from 0, or add the missing class names"
+                f"{int(labels[index])} at example {index}: number the classes from 0, or add the missing class names"
             )
         return images, labels
 
@@ -165,12 +169,12 @@ class ImageDataModule(DataModule):
         return (in_precision(self.trainer, x), *rest)
 
     def _batch_key(self) -> tuple[int, int, int]:
-        """(run seed, epoch, batch) of the training batch at hand."""
+        """Return run seed, epoch and index of the training batch at hand."""
         assert self.trainer is not None
         return self._seed, finished_epochs(self.trainer), fetched_batches_of_epoch(self.trainer)
 
     def _augmented(self, images: Tensor) -> Tensor:
-        """Augment this process's share of the global batch: its draws are every ``num_replicas``-th of the global ones."""
+        """Augment this process's share of the global batch with its share of the random numbers, every ``num_replicas``-th."""
         replicas = self._replica_kwargs()
         count = len(images) * replicas["num_replicas"]
         height, width = images.shape[2:]
@@ -179,7 +183,7 @@ class ImageDataModule(DataModule):
         return self.augmentation.apply(images, mine)
 
     def _mixed(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Mixup or cutmix: ``(B, C, H, W)`` and labels ``(B,)`` -> the same and soft labels ``(B, K)``."""
+        """Apply mixup or cutmix: ``(B, C, H, W)``, labels ``(B,)`` -> ``(B, C, H, W)``, soft labels ``(B, K)``."""
         from torchvision.transforms import v2
 
         kinds = [(kind, alpha) for kind, alpha in ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix)) if alpha]
@@ -190,7 +194,7 @@ class ImageDataModule(DataModule):
 
 
 def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, antialiased, in chunks that bound the memory: uint8 ``(N, C, H, W)`` -> ``(N, C, *size)``."""
+    """Resize (bilinear, antialiased) in chunks, to save memory: uint8 ``(N, C, H, W)`` -> ``(N, C, *size)``."""
     if images.shape[2:] == size or not len(images):
         return images
     chunks = [
@@ -201,15 +205,15 @@ def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def binarized(images: Tensor, share: float) -> Tensor:
-    """255 where a value is above this share of the maximum, else 0: uint8 of any shape."""
+    """Return 255 where a value is above this share of the maximum, otherwise 0: uint8 of any shape."""
     return (images > round(share * 255)).byte() * 255
 
 
 def statistics(chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel in units of [0, 1]; exact, from counts of the 256 values.
+    """Return mean and standard deviation of each channel in units of [0, 1], exact, from counts of the 256 values.
 
     Args:
-        chunks: uint8 ``(N, C, H, W)``, in any number of pieces.
+        chunks: Any number of uint8 tensors ``(N, C, H, W)``.
     """
     counts: Any = 0
     for images in chunks:
@@ -220,4 +224,4 @@ def statistics(chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     values = torch.arange(256, dtype=torch.float64) / 255
     mean = share @ values  # (C,)
     std = (share * (values - mean[:, None]) ** 2).sum(1).sqrt()
-    return mean.float(), torch.where(std > 0, std, 1.0).float()  # a constant channel: no scaling
+    return mean.float(), torch.where(std > 0, std, 1.0).float()  # 1 for a constant channel

@@ -115,8 +115,8 @@ class _WorkerIterator(_MultiProcessingDataLoaderIter):
 def _end_workers(iterator: weakref.ref[Any], workers: list[Any]) -> None:
     """Run when the iterator is gone, or Python exits.
 
-    The garbage collector comes here before the iterator's ``__del__``, with its queues closed already: nobody else can tell
-    the workers to end. That they are killed must not look like an accident to torch, which watches them until they are joined.
+    The garbage collector comes here before the iterator's ``__del__``, with its queues closed already: nothing else can end
+    the workers. For a killed worker that is not joined yet, torch raises a RuntimeError, which is suppressed.
     """
     living = iterator()
     if living is not None:

@@ -1,4 +1,4 @@
-"""The dataloader of all datamodules."""
+"""Dataloader of all datamodules."""
 
 from typing import Any
 

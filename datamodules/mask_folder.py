@@ -1,4 +1,4 @@
-"""Images of the user's own, and for each a mask file that tells the class of every pixel."""
+"""Your own images with mask files, which hold the class of each pixel."""
 
 import copy
 import os
@@ -20,36 +20,36 @@ from datamodules.parts import PartsInFolders
 from datamodules.segmentation import IGNORED, Pairs, SegmentationDataModule
 from datamodules.splits import digest
 
-Value = int | Sequence[int]  # what a pixel of a mask file holds: a number, or red, green and blue
+Value = int | Sequence[int]  # of a pixel in a mask file: a number, or red, green and blue
 
 
 class MaskFolderDataModule(PartsInFolders, SegmentationDataModule):
     """Images in ``root/images`` and masks of the same names in ``root/masks``, or both in ``root/train``, ``val`` and ``test``.
 
-    In parts: ``root/train/images/a.jpg`` has its mask in ``root/train/masks/a.png``; ``root/val`` validates, without it
-    ``val_fraction`` of the training images do; ``root/test`` tests. All together: ``test_fraction`` of the images test (always
-    chosen with seed 0), and ``val_fraction`` of the others validate. Deeper folders count too; files without the name of an
-    image do not.
+    The mask of ``root/train/images/a.jpg`` is ``root/train/masks/a.png``. With ``root/train``, ``root/val`` is the validation part,
+    or without it ``val_fraction`` of the training images; ``root/test`` is the test part. With all images together,
+    ``test_fraction`` of them are the test part (always chosen with seed 0), and ``val_fraction`` of the others the validation
+    part. Files in subfolders count too; files without the suffix of an image do not.
 
-    A mask has its image's size (both as they are seen: turned as their EXIF orientation says) and tells a pixel's class by its
-    value: gray of 8 or 16 bits, black and white, or the index of a palette; in color only if ``mask_values`` are colors.
+    A mask has the size of its image (both rotated as their EXIF orientation says). The value of a pixel is its class: gray of 8 or
+    16 bits, black and white, or the index of a palette; a color only if ``mask_values`` are colors.
 
     Args:
-        root: the folder.
-        class_names: of the K classes, the background's too, 2 or more.
-        mask_values: the pixel value of each class in the files, such as ``[0, 255]``, or its color, such as
-            ``[[0, 0, 0], [255, 0, 0]]``; None: 0..K-1.
-        ignore_values: pixel values that count nowhere, where they are none of a class.
-        size: height and width of an image, as one number or two.
-        color: "rgb" or "gray"; all images are turned into that.
-        test_fraction: share of all images that tests where there are no folders train and test, in [0, 1).
-        num_workers: processes that read; None takes one for each CPU core, at most 8.
-        **segmentation: the others of :class:`~datamodules.SegmentationDataModule`.
+        root: The folder.
+        class_names: Names of the K >= 2 classes, including the background.
+        mask_values: Pixel value of each class in the files, such as ``[0, 255]``, or its color, such as
+            ``[[0, 0, 0], [255, 0, 0]]``. Default: 0..K-1.
+        ignore_values: Pixel values to ignore, unless they are those of a class.
+        size: Height and width of an image, as one number or two.
+        color: "rgb" or "gray"; all images are converted to it.
+        test_fraction: Share of all images for the test part where there are no folders train and test, in [0, 1).
+        num_workers: Number of reading processes; None takes one for each CPU core, at most 8.
+        **segmentation: Other arguments of :class:`~datamodules.SegmentationDataModule`.
 
     Raises:
-        FileNotFoundError: no such folder, no images in it, or an image without a mask.
-        ValueError: values that do not fit the classes; later, a file that cannot be read, a mask of another size than its image, a
-            value that is no class's, or masks of one class and ignored pixels alone although ``mask_values`` are not given.
+        FileNotFoundError: There is no such folder, no images in it, or an image has no mask.
+        ValueError: The values do not fit the classes; later, a file cannot be read, a mask has another size than its image or a
+            value of no class, or the masks hold one class and ignored pixels alone although ``mask_values`` are not given.
 
     Example:
         >>> for i in range(10):
@@ -83,13 +83,15 @@ class MaskFolderDataModule(PartsInFolders, SegmentationDataModule):
         self.channels = 3 if color == "rgb" else 1
         self.class_names = [str(name) for name in class_names]
         self.code = MaskCode(self.class_names, mask_values, ignore_values)
-        self._told = mask_values is not None
+        self._values_given = mask_values is not None
         self.look_into(root, test_fraction)
 
     @override
     def _find_folders(self) -> dict[str, Path]:
         if not self.root.is_dir():
-            raise FileNotFoundError(f"{self.root.absolute()} is no folder: give the one with images/ and masks/ in it")
+            raise FileNotFoundError(
+                f"{self.root.absolute()} is not a folder: give the one with images/ and masks/ in it"
+            )
         parts = {part: self.root / part for part in ("train", "val", "test") if (self.root / part).is_dir()}
         if "train" not in parts:
             parts = {"train": self.root}
@@ -97,7 +99,8 @@ class MaskFolderDataModule(PartsInFolders, SegmentationDataModule):
             for name in ("images", "masks"):
                 if not (folder / name).is_dir():
                     raise FileNotFoundError(
-                        f"{folder} has no folder {name}: images/ and masks/ are wanted, with a mask of the same name for each image"
+                        f"{folder} has no folder {name}: it must have images/ and masks/, with a mask of the same name for each "
+                        "image"
                     )
         return parts
 
@@ -110,22 +113,21 @@ class MaskFolderDataModule(PartsInFolders, SegmentationDataModule):
     def describe(self, train: Examples) -> None:
         super().describe(train)
         there = [name for name, count in zip(self.class_names, self.class_counts or [], strict=True) if count]
-        if self.ignored_count and not self._told and len(there) < 2:
+        if self.ignored_count and not self._values_given and len(there) < 2:
             raise ValueError(
-                f"beside {', '.join(there) or 'nothing'}, the masks in {self.root} have only pixels to be ignored ({IGNORED}, "
-                f"say), so there is nothing to tell apart: if these are a class, give mask_values, such as [0, 255]"
+                f"the masks in {self.root} hold only {' and '.join([*there, 'ignored pixels'])} (such as {IGNORED}): if these are "
+                "a class, give mask_values, such as [0, 255]"
             )
 
 
 def pairs_in(folder: Path) -> tuple[list[str], list[str]]:
-    """The images in ``folder/images``, sorted, and the mask of each in ``folder/masks``.
+    """Return the sorted images in ``folder/images``, and the mask of each in ``folder/masks``.
 
     Raises:
-        FileNotFoundError: no images, or one without a mask.
-        ValueError: two files of one name, or a mask in a format that changes its values.
+        FileNotFoundError: There are no images, or one has no mask.
+        ValueError: Two files have the same name, or a mask has a format that changes its values.
     """
-    found = {name: _by_stem(folder / name) for name in ("images", "masks")}
-    images, masks = found["images"], found["masks"]
+    images, masks = _by_stem(folder / "images"), _by_stem(folder / "masks")
     if not images:
         raise FileNotFoundError(f"{folder / 'images'} has no images ({', '.join(IMG_EXTENSIONS)}): add some")
     missing = [stem for stem in images if stem not in masks]
@@ -142,34 +144,36 @@ def pairs_in(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _by_stem(folder: Path) -> dict[str, str]:
-    """Image files by their path below a folder without its suffix."""
-    found: dict[str, str] = {}
+    """Return image files by their path below a folder, without the suffix."""
+    files: dict[str, str] = {}
     for path in files_in(folder):
         stem = os.path.splitext(os.path.relpath(path, folder))[0]
-        if stem in found:
+        if stem in files:
             raise ValueError(
-                f"{found[stem]} and {path} differ in their suffix only: rename one, names tell which belong together"
+                f"{files[stem]} and {path} differ in their suffix only: rename one, since an image and its mask share a name"
             )
-        found[stem] = path
-    return found
+        files[stem] = path
+    return files
 
 
 class MaskCode:
-    """Which value of a mask file is which class.
+    """Classes of the values in mask files.
 
     Args:
-        class_names: of the K classes.
-        values: of each class, numbers or colors; None: 0..K-1.
-        ignored: values that count nowhere, where they are none of a class.
+        class_names: Names of the K classes.
+        values: Value of each class, numbers or colors. Default: 0..K-1.
+        ignored: Values to ignore, unless they are those of a class.
 
     Raises:
-        ValueError: fewer than two classes or more than 255, or values that are not one a class.
+        ValueError: There are fewer than 2 or more than 255 classes, or not one value for each class.
     """
 
     def __init__(self, class_names: list[str], values: Sequence[Value] | None, ignored: Sequence[Value]) -> None:
         names = class_names
         if not 2 <= len(names) <= IGNORED or len(set(names)) != len(names):
-            raise ValueError(f"class_names must be 2 to {IGNORED} different names, the background's too, got {names}")
+            raise ValueError(
+                f"class_names must be 2 to {IGNORED} different names, including the background's, got {names}"
+            )
         values = list(range(len(names))) if values is None else list(values)
         codes = [_code(value) for value in values]
         if len(codes) != len(names) or len(set(codes)) != len(codes):
@@ -183,19 +187,24 @@ class MaskCode:
         known |= {code: k for k, code in enumerate(codes)}
         self.values = np.array(sorted(known), np.int64)
         self.classes = np.array([known[code] for code in sorted(known)], np.uint8)
-        self.wanted = ", ".join(str(value) for value in values[:8]) + " ..." * (len(values) > 8)
+        self.known = ", ".join(str(value) for value in values[:8]) + " ..." * (len(values) > 8)
 
     def read(self, path: str, size: tuple[int, int], image: str) -> Tensor:
-        """The classes of a mask file, uint8 ``(H, W)``; ``size`` is the width and height that ``image`` has.
+        """Return the classes in a mask file, uint8 ``(H, W)``.
+
+        Args:
+            path: The mask.
+            size: Width and height of its image.
+            image: Path of its image, for errors.
 
         Raises:
-            BadImageError: it cannot be read, has another size, or a value that is none.
+            BadImageError: The file cannot be read, or has another size or a value of no class.
         """
         mask = read_upright(path)
         if mask.size != size:
-            turned = " (turned upright, as its EXIF orientation says)" if mask.size == size[::-1] else ""
+            rotated = " (rotated as its EXIF orientation says)" if mask.size == size[::-1] else ""
             raise BadImageError(
-                f"{path} has {mask.width} x {mask.height} pixels, its image {image} {size[0]} x {size[1]}{turned}: both must agree"
+                f"{path} has {mask.width} x {mask.height} pixels, its image {image} {size[0]} x {size[1]}{rotated}: they must agree"
             )
         codes = self._codes(mask, path)
         place = np.searchsorted(self.values, codes).clip(max=len(self.values) - 1)
@@ -205,13 +214,13 @@ class MaskCode:
             code = int(codes[row, column])
             shown = [code >> 16, code >> 8 & 255, code & 255] if self.colored else code
             raise BadImageError(
-                f"{path} has the value {shown} in row {row}, column {column} ({len(wrong)} such pixels), which is no class: the "
-                f"values of the classes are {self.wanted}; give mask_values or more class_names, or name it in ignore_values"
+                f"{path} has the value {shown} in row {row}, column {column} ({len(wrong)} such pixels), which is not a class: the "
+                f"values of the classes are {self.known}; give mask_values or more class_names, or list it in ignore_values"
             )
         return torch.from_numpy(self.classes[place])
 
     def _codes(self, mask: Image.Image, path: str) -> np.ndarray:
-        """Pixel values, colors as one number: int64 ``(H, W)``."""
+        """Return pixel values, colors as one number: int64 ``(H, W)``."""
         if self.colored:
             red, green, blue = np.moveaxis(np.asarray(mask.convert("RGB"), np.int64), 2, 0)
             return red << 16 | green << 8 | blue
@@ -237,27 +246,25 @@ def _code(value: Value) -> int:
     if isinstance(value, int):
         return value
     if len(value) != 3 or not all(0 <= part <= 255 for part in value):
-        raise ValueError(f"a color is red, green and blue, three numbers in 0..255, got {list(value)}")
+        raise ValueError(f"a color must be red, green and blue, three numbers in 0..255, got {list(value)}")
     red, green, blue = value
     return red << 16 | green << 8 | blue
 
 
 class MaskFiles(Pairs):
-    """Image files and their mask files, read when a batch is asked for.
+    """Image files and their mask files, read when they are needed.
 
     Args:
-        root: what names are told relative to.
-        images, masks: paths, one mask an image.
-        code: what the masks' values mean.
+        root: Folder that names in messages are relative to.
+        images, masks: Paths, one mask for each image.
+        code: Classes of the masks' values.
         channels: 3 (RGB) or 1 (gray).
     """
 
     def __init__(
         self, root: Path, images: Sequence[str], masks: Sequence[str], code: MaskCode, channels: int = 3
     ) -> None:
-        super().__init__(
-            torch.empty(0), torch.empty(len(images), 0)
-        )  # what is on them is not known before they are read
+        super().__init__(torch.empty(0), torch.empty(len(images), 0))  # the classes are not known before they are read
         self.root = root
         self.images = np.array([os.fsencode(path) for path in images])  # an array, which workers share
         self.masks = np.array([os.fsencode(path) for path in masks])
@@ -265,17 +272,17 @@ class MaskFiles(Pairs):
         self.channels = channels
 
     @override
-    def pair(self, place: int) -> tuple[Image.Image, Tensor]:
-        path = os.fsdecode(self.images[place])
+    def pair(self, index: int) -> tuple[Image.Image, Tensor]:
+        path = os.fsdecode(self.images[index])
         image = read_image(path, self.channels)
-        return image, self.code.read(os.fsdecode(self.masks[place]), image.size, path)
+        return image, self.code.read(os.fsdecode(self.masks[index]), image.size, path)
 
     @override
     def subset(self, chosen: Tensor) -> "MaskFiles":
         return self._like(self.images[chosen.numpy()], self.masks[chosen.numpy()])
 
     def joined(self, other: "MaskFiles") -> "MaskFiles":
-        """These, then the others."""
+        """Return these files, then the others."""
         return self._like(np.concatenate([self.images, other.images]), np.concatenate([self.masks, other.masks]))
 
     def _like(self, images: np.ndarray, masks: np.ndarray) -> "MaskFiles":
@@ -284,12 +291,12 @@ class MaskFiles(Pairs):
         return other
 
     @override
-    def name_of(self, place: int) -> str:
-        return os.path.relpath(os.fsdecode(self.images[place]), self.root)
+    def name_of(self, index: int) -> str:
+        return os.path.relpath(os.fsdecode(self.images[index]), self.root)
 
     @override
     def fingerprint(self, validates: Tensor) -> str:
         paths = [os.fsdecode(name) for names in (self.images, self.masks) for name in names]
         sizes = torch.tensor([os.stat(path).st_size for path in paths])
-        begin = len(str(self.root / "x")) - 1
-        return digest("\n".join(path[begin:] for path in paths), sizes, str(self.code), validates)
+        start = len(str(self.root / "x")) - 1
+        return digest("\n".join(path[start:] for path in paths), sizes, str(self.code), validates)

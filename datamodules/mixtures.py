@@ -1,4 +1,4 @@
-"""Mixtures of Gaussians in the plane whose centers are known: what a generative model finds of them can be counted."""
+"""Mixtures of Gaussians in the plane with known centers, so that the modes of a generative model can be counted."""
 
 import math
 from typing import Any
@@ -13,25 +13,26 @@ from datamodules.toys import ToyTable
 
 
 class GaussianMixture(ToyTable):
-    """Round Gaussians, equally many rows each; a subclass gives their ``centers``. The class of a row is its Gaussian.
+    """Isotropic Gaussians with equally many rows. A subclass gives their ``centers``. The class of a row is its Gaussian.
 
     Args:
-        count: rows in all; a fifth of them tests (``test_fraction``).
-        noise: standard deviation of each Gaussian, > 0.
-        **toy: those of :class:`~datamodules.toys.ToyTable`.
+        centers: Centers of the Gaussians ``(K, 2)``.
+        count: Number of rows; a fifth of them is the test part (``test_fraction``).
+        noise: Standard deviation of each Gaussian, > 0.
+        **toy: Arguments of :class:`~datamodules.toys.ToyTable`.
 
     Attributes:
-        centers: ``(K, 2)``.
-        sigma: the standard deviation.
+        centers: Centers of the Gaussians, a tensor ``(K, 2)``.
+        sigma: Their standard deviation.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument is out of its range.
     """
 
     def __init__(self, centers: np.ndarray, count: int, noise: float, **toy: Any) -> None:
         super().__init__(count=count, noise=noise, **toy)
         if not noise > 0:
-            raise ValueError(f"noise is the standard deviation of a Gaussian, above 0, got {noise}")
+            raise ValueError(f"noise must be the standard deviation of a Gaussian, > 0, got {noise}")
         self.centers: Tensor = torch.from_numpy(centers).float()
         self.sigma = noise
         self.class_names = [str(k) for k in range(len(centers))]
@@ -46,9 +47,9 @@ class GaussianRingDataModule(GaussianMixture):
     """Eight Gaussians on a circle, as in Metz et al. 2017, "Unrolled Generative Adversarial Networks", arXiv:1611.02163.
 
     Args:
-        modes: Gaussians on the circle, >= 2.
-        radius: of the circle, > 0.
-        count, noise, **toy: those of :class:`~datamodules.mixtures.GaussianMixture`.
+        modes: Number of Gaussians on the circle, >= 2.
+        radius: Radius of the circle, > 0.
+        count, noise, **toy: See :class:`~datamodules.mixtures.GaussianMixture`.
 
     Example:
         >>> data = GaussianRingDataModule()
@@ -70,9 +71,9 @@ class GaussianGridDataModule(GaussianMixture):
     """25 Gaussians on a square grid, as in Dumoulin et al. 2017, "Adversarially Learned Inference", arXiv:1606.00704.
 
     Args:
-        side: Gaussians along a side of the grid, >= 2.
-        spacing: between neighbors, > 0.
-        count, noise, **toy: those of :class:`~datamodules.mixtures.GaussianMixture`.
+        side: Number of Gaussians along a side of the grid, >= 2.
+        spacing: Distance between neighbors, > 0.
+        count, noise, **toy: See :class:`~datamodules.mixtures.GaussianMixture`.
 
     Example:
         >>> GaussianGridDataModule().centers[0].tolist()

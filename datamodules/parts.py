@@ -1,4 +1,4 @@
-"""Files whose folders say which part of the data they belong to, or do not."""
+"""Files in folders for training, validation and test, or in one folder."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -13,37 +13,40 @@ from datamodules.splits import held_out
 
 
 class PartsInFolders(DataModule):
-    """A folder with ``train``, and perhaps ``val`` and ``test``, or with everything together.
+    """A folder with the folders ``train``, and optionally ``val`` and ``test``, or with all files together.
 
-    In folders of their own: ``val`` validates, without it ``val_fraction`` of the training files do; ``test`` tests. All together:
-    ``test_fraction`` of the files test (always chosen with seed 0), and ``val_fraction`` of the others validate.
+    With folders, ``val`` is the validation part, or without it ``val_fraction`` of the training files; ``test`` is the test part.
+    With all files together, ``test_fraction`` of them are the test part (always chosen with seed 0), and ``val_fraction`` of the
+    others the validation part.
 
-    A subclass calls :meth:`look_into` when it is made, and defines :meth:`files` and ``_find_folders``.
+    A subclass calls :meth:`look_into` in its constructor, and defines :meth:`files` and ``_find_folders``.
     """
 
-    layout = "with a folder a class"  # what a part's folder is
+    layout = "with a folder for each class"  # of a part's folder
 
     def look_into(self, root: str, test_fraction: float) -> None:
         """Find the parts in a folder.
 
         Raises:
-            ValueError: ``test_fraction`` is no share in [0, 1).
-            FileNotFoundError: there is no such folder.
+            ValueError: ``test_fraction`` is not in [0, 1).
+            FileNotFoundError: There is no such folder.
         """
         if not 0 <= test_fraction < 1:
-            raise ValueError(f"test_fraction is a share of all images in [0, 1), got {test_fraction}")
+            raise ValueError(f"test_fraction must be a share of all images in [0, 1), got {test_fraction}")
         self.root = Path(root).expanduser()
         self.test_fraction = test_fraction
         self.folders = self._find_folders()
-        self._validating = 0  # files of the folder val: the last of the training part
+        self._num_val = 0  # number of files of the folder val, the last ones of the training part
 
     def _find_folders(self) -> dict[str, Path]:
-        """Where the parts are: "train" always, "val" and "test" if they have their own folder."""
-        raise TypeError(f"{type(self).__name__} does not say where its parts are: define _find_folders()")
+        """Return the folder of each part: "train" always, "val" and "test" if they have one."""
+        raise TypeError(f"{type(self).__name__} must define _find_folders(), which returns the folder of each part")
 
     def files(self, part: str) -> Any:
-        """The files in the folder of a part: examples that can be ``joined`` with others."""
-        raise TypeError(f"{type(self).__name__} does not say which files it reads: define files(part)")
+        """Return the files in the folder of a part: examples with a method ``joined``."""
+        raise TypeError(
+            f"{type(self).__name__} must define files(part), which returns the files in the folder of a part"
+        )
 
     @property
     @override
@@ -54,21 +57,21 @@ class PartsInFolders(DataModule):
     def examples(self, part: Literal["train", "test"]) -> Examples:
         if "test" in self.folders or self.folders["train"] != self.root:
             if part == "test" and "test" not in self.folders:
-                raise ValueError(f"there is no folder {self.root / 'test'}: make one to test on, {self.layout}")
-            found = self.files(part)
+                raise ValueError(f"there is no folder {self.root / 'test'}: create one, {self.layout}")
+            files = self.files(part)
             if part == "train" and "val" in self.folders:
-                more = self.files("val")
-                self._validating = len(more)
-                found = found.joined(more)
-            return found
-        found = self.files("train")
-        tests = held_out("test_fraction", self.test_fraction, len(found), 0, self._checked_labels(found))
+                val = self.files("val")
+                self._num_val = len(val)
+                files = files.joined(val)
+            return files
+        files = self.files("train")
+        tests = held_out("test_fraction", self.test_fraction, len(files), 0, self._checked_labels(files))
         if part == "test" and not tests.any():
             raise ValueError("there is no test part: give test_fraction > 0, or folders train and test")
-        return found.subset(tests if part == "test" else ~tests)
+        return files.subset(tests if part == "test" else ~tests)
 
     @override
     def validation_mask(self, examples: Examples) -> Tensor:
         if "val" not in self.folders:
             return super().validation_mask(examples)
-        return torch.arange(len(examples)) >= len(examples) - self._validating
+        return torch.arange(len(examples)) >= len(examples) - self._num_val

@@ -1,4 +1,4 @@
-"""Which examples a process sees, and when: pure functions, so that any run can be continued or split over processes."""
+"""Samplers that are pure functions, so that any run can be resumed or split over processes."""
 
 import math
 import random
@@ -14,48 +14,51 @@ from typing_extensions import override
 
 
 def generator_for(*key: int) -> torch.Generator:
-    """A generator that is a pure function of some integers >= 0, the last of them > 0; it touches no global state."""
+    """Return a generator that is a pure function of integers >= 0, the last of them > 0."""
     (seed,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(seed))
 
 
 def seed_all(*key: int) -> None:
-    """Make the global generators of torch (CPU), NumPy and Python a pure function of ``key``: call it in ``isolate_rng``."""
+    """Seed the global generators of torch (CPU), NumPy and Python by integers, as in :func:`generator_for`.
+
+    Call it inside Lightning's ``isolate_rng``, which restores them.
+    """
     generator = generator_for(*key)
     torch.set_rng_state(generator.get_state())
     seed = generator.initial_seed() % 2**32
-    np.random.seed(seed)  # noqa: NPY002 (others' transforms draw from it)
+    np.random.seed(seed)  # noqa: NPY002 (transforms of others draw from it)
     random.seed(seed)
 
 
 @dataclass
 class TrainingEpoch:
-    """The run seed and the epoch: with an example's index, what its random transforms are a function of."""
+    """Run seed and epoch. The random transforms of an example are a function of them and of its index."""
 
     seed: int
     epoch: int
 
 
 class TrainSampler(DistributedSampler[int]):
-    """The order of training: a pure function of (seed, epoch, start).
+    """Training examples in random order, a pure function of (seed, epoch, start).
 
     Rank r takes ``order[r::num_replicas]`` of the epoch's permutation, so the union of the ranks' k-th batches is the k-th
     batch of one process with the global batch ``batch_size * num_replicas``. The last, incomplete global batch of an epoch
-    is left out (another one in each epoch, as the order changes); a dataset smaller than one global batch gives one smaller
-    batch, of equal size on all ranks. ``len`` is that of the whole epoch also when it starts in the middle: the Trainer
-    adds the batches that are done by itself.
+    is dropped (another one in each epoch, as the order changes). A dataset smaller than one global batch gives one smaller
+    batch, of equal size on all ranks. The length is that of the whole epoch, also when it starts in the middle: the Trainer
+    counts the batches that are done.
 
     Args:
-        dataset: what is sampled; only its length is used.
-        batch_size: examples a batch and process.
-        seed: of the run, >= 0.
-        epoch: the epoch to begin with; the Trainer sets the later ones (``set_epoch``).
-        start: batches of that epoch that are done already.
-        num_replicas: number of processes.
-        rank: of this process.
+        dataset: Dataset to sample; only its length is used.
+        batch_size: Number of examples in a batch of each process.
+        seed: Seed of the run, >= 0.
+        epoch: Epoch to start with; the Trainer sets later ones (``set_epoch``).
+        start: Number of batches done in that epoch.
+        num_replicas: Number of processes.
+        rank: Rank of this process.
 
     Raises:
-        ValueError: fewer examples than processes.
+        ValueError: There are fewer examples than processes.
 
     Example:
         >>> list(TrainSampler(range(8), batch_size=2)) == list(TrainSampler(range(8), batch_size=4))
@@ -112,20 +115,20 @@ class TrainSampler(DistributedSampler[int]):
 
 
 class EpochSampler(DistributedSampler[Any]):
-    """Ask for the sampler of each epoch when it begins.
+    """Another sampler for each epoch.
 
-    It is a ``DistributedSampler`` so that Lightning does not replace the order of a sampler that is none.
+    It is a ``DistributedSampler``, so that Lightning does not wrap or replace a sampler that is not.
 
     Args:
-        make: Returns the sampler of an epoch, from its batch ``start`` on: ``make(epoch=..., start=...)``.
-        dataset: What is sampled; only its length is used.
-        epoch: Run seed and epoch to begin with; the epoch is kept up to date.
-        start: Batches of that epoch that are done already.
+        make: Returns the sampler of an epoch: ``make(epoch=..., start=...)``.
+        dataset: Dataset to sample; only its length is used.
+        epoch: Run seed and epoch to start with; it is updated with each epoch.
+        start: Number of batches done in that epoch.
         num_replicas: Number of processes.
-        rank: Of this process.
+        rank: Rank of this process.
 
     Raises:
-        ValueError: The length of the sampler is another one in a later epoch.
+        ValueError: The sampler of a later epoch has another length.
     """
 
     def __init__(
@@ -147,7 +150,7 @@ class EpochSampler(DistributedSampler[Any]):
 
     @property
     def yields_batches(self) -> bool:
-        """Whether the sampler gives lists of indices, whole batches."""
+        """Whether the sampler yields whole batches, lists of indices."""
         return isinstance(self.sampler, BatchSampler)
 
     @override
@@ -156,7 +159,7 @@ class EpochSampler(DistributedSampler[Any]):
 
     @override
     def __len__(self) -> int:
-        return len(self.sampler)  # type: ignore[arg-type]  # a stream has none: TypeError
+        return len(self.sampler)  # type: ignore[arg-type]  # TypeError for a stream
 
     @override
     def set_epoch(self, epoch: int) -> None:
@@ -178,16 +181,16 @@ def _length(sampler: Sampler[Any]) -> int | None:
 class EvaluationSampler(DistributedSampler[int]):
     """Every example exactly once, in order, over all processes: rank r takes ``r, r + num_replicas, ...``
 
-    The stock sampler repeats examples until the ranks have equally many, so metrics are wrong. Here ranks differ by up to one
-    example. All have the same number of BATCHES, though: Lightning refuses a loader without any, and ranks that share one
-    model's parts meet at each. So a rank that would lack its last batch gets the index -1 instead, an example that does not
-    count (see :class:`~datamodules.Examples`).
+    PyTorch's ``DistributedSampler`` repeats examples until all ranks have the same number, so metrics are wrong. Here ranks
+    differ by up to one example. They have the same number of batches, though: Lightning refuses a loader without any, and
+    ranks that communicate in each step must take equally many. A rank that would lack its last batch gets the index -1,
+    which stands for an example that does not count (see :class:`~datamodules.Examples`).
 
     Args:
-        dataset: what is sampled; only its length is used.
-        batch_size: examples a batch and process.
-        num_replicas: number of processes.
-        rank: of this process.
+        dataset: Dataset to sample; only its length is used.
+        batch_size: Number of examples in a batch of each process.
+        num_replicas: Number of processes.
+        rank: Rank of this process.
 
     Example:
         >>> list(EvaluationSampler(range(5), batch_size=2, num_replicas=2, rank=0))

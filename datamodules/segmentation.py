@@ -1,4 +1,4 @@
-"""Images with a mask, a class for each pixel: the base of all data for segmentation, and how both move together."""
+"""Base of all data for segmentation: images and masks, which are transformed together."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,36 +18,38 @@ from datamodules.examples import Examples
 from datamodules.images import statistics
 from datamodules.internals import in_precision
 
-IGNORED = 255  # the mask's value where a pixel counts nowhere
-_SAMPLE = 512  # training images that tell mean, std and class_counts
+IGNORED = 255  # the mask's value of a pixel to ignore
+_SAMPLE = 512  # number of training images that mean, std and class_counts are estimated from
 
 
 class SegmentationDataModule(DataModule):
-    """Images and their masks; a subclass sets ``class_names`` and gives :class:`Pairs` in :meth:`examples`.
+    """Images and their masks. A subclass sets ``class_names`` and returns :class:`Pairs` from :meth:`examples`.
 
     On the device a batch becomes ``(x, y)``: x float32 in [0, 1] ``(B, C, H, W)``, y int64 ``(B, H, W)`` with classes 0..K-1, or
-    255 where a pixel shall not count. Evaluation may give ``(x, y, weight)``, see :class:`~datamodules.DataModule`.
+    255 for a pixel to ignore. Evaluation may yield ``(x, y, weight)``, see :class:`~datamodules.DataModule`.
 
-    Evaluation sees the whole image, resized to ``size`` without keeping its aspect ratio, so scores are those of masks of
-    that size. Training images are cropped, mirrored and colored at random, each by its own draw, a function of (run seed, epoch,
-    image): a run that was stopped anywhere continues exactly, with any number of workers and processes. Image and mask always
-    move together; the image is resized by bilinear interpolation, the mask by its nearest pixel.
+    In evaluation, the whole image is resized to ``size`` without keeping its aspect ratio, so metrics are those of masks of that
+    size. Training images are cropped, mirrored and colored at random, each as a function of (run seed, epoch, image): a stopped
+    run continues exactly, with any number of workers and processes. Image and mask are transformed together; the image is
+    resized by bilinear interpolation, the mask by its nearest pixel.
 
     Args:
-        size: height and width of an image, as one number or two.
-        flip: mirror training images left and right with probability 1/2.
-        resized_crop: smallest share of a training image's area that is cut out at random, at an aspect ratio of 3/4 to 4/3, and
+        size: Height and width of an image, as one number or two.
+        flip: Whether to mirror training images left and right with probability 1/2.
+        resized_crop: Smallest share of a training image's area that is cropped at random, at an aspect ratio of 3/4 to 4/3, and
             resized to ``size``; 0 takes the whole image.
-        color_jitter: training images' brightness, contrast and saturation change by a factor of 1 - this to 1 + this, in [0, 1].
-        batch_size, num_workers, val_fraction, split_seed: as in :class:`~datamodules.DataModule`; held out is a share of all
-            images, whatever is on them.
+        color_jitter: Training images' brightness, contrast and saturation change by a random factor of 1 - this to 1 + this, in
+            [0, 1].
+        batch_size, num_workers, val_fraction, split_seed: See :class:`~datamodules.DataModule`; the validation part is not
+            stratified.
 
     Attributes:
-        mean, std: a channel each, of up to 512 training images, evenly spread: ``(C,)``, after ``setup("fit")``.
-        class_counts: pixels of each class in the masks of these; ``ignored_count`` those of none.
+        mean, std: Statistics of up to 512 training images, evenly spread, one for each channel: ``(C,)``, after ``setup("fit")``.
+        class_counts: Number of pixels of each class in the masks of these; ``ignored_count`` is the number of those to ignore.
 
     Raises:
-        ValueError, TypeError: an argument out of its range, or of another type.
+        ValueError: An argument is out of its range.
+        TypeError: An argument has another type.
     """
 
     kind = "segmentation"
@@ -69,12 +71,12 @@ class SegmentationDataModule(DataModule):
         super().__init__(batch_size, num_workers, val_fraction, split_seed)
         sides = [size, size] if isinstance(size, int) else list(size)
         if len(sides) != 2:
-            raise ValueError(f"size is one number, or height and width, got {size}")
+            raise ValueError(f"size must be one number, or height and width, got {size}")
         for side in sides:
             check_integer("size", side, 1)
         for name, value in (("resized_crop", resized_crop), ("color_jitter", color_jitter)):
             if not 0 <= value <= 1:
-                raise ValueError(f"{name} is a share in [0, 1], 0 is off, got {value}")
+                raise ValueError(f"{name} must be a share in [0, 1] (0: off), got {value}")
         self.size = (sides[0], sides[1])
         self.flip = flip
         self.resized_crop = resized_crop
@@ -82,12 +84,12 @@ class SegmentationDataModule(DataModule):
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) as the net will see it."""
+        """``(C, H, W)`` of an input of the net."""
         return (self.channels, *self.size)
 
     @property
     def preparation(self) -> dict[str, Any]:
-        """How an image file becomes x in evaluation, as plain data: a model remembers it."""
+        """How an image file becomes x in evaluation, as plain data for a model to save."""
         return {"whole": True}
 
     @override
@@ -102,11 +104,11 @@ class SegmentationDataModule(DataModule):
 
     @override
     def describe(self, train: Examples) -> None:
-        places = torch.linspace(0, len(train) - 1, min(len(train), _SAMPLE)).round().long()
+        indices = torch.linspace(0, len(train) - 1, min(len(train), _SAMPLE)).round().long()
         counts = torch.zeros(256, dtype=torch.long)
 
         def images() -> Any:
-            for some in places.split(32):
+            for some in indices.split(32):
                 x, y = train.batch(some)
                 counts.add_(torch.bincount(y.flatten().long(), minlength=256))
                 yield x
@@ -123,33 +125,33 @@ class SegmentationDataModule(DataModule):
 
 
 class Pairs(Examples):
-    """Images and masks in memory, transformed one by one, each by its own draw.
+    """Images and masks in memory, transformed one by one.
 
     Args:
         x: uint8 ``(N, C, H, W)``.
         y: uint8 ``(N, H, W)``: classes, or 255.
     """
 
-    fit: Callable[..., Any] | None = None  # what is done in evaluation
-    move: Callable[..., Any] | None = None  # in training
+    fit: Callable[..., Any] | None = None  # transform in evaluation
+    move: Callable[..., Any] | None = None  # transform in training
 
-    def pair(self, place: int) -> tuple[Any, Tensor]:
-        """An image, a tensor or Pillow's, and its mask ``(H, W)``, as they were read."""
-        return self.x[place], self.y[place]
+    def pair(self, index: int) -> tuple[Any, Tensor]:
+        """Return an image, a tensor or Pillow's, and its mask ``(H, W)``, without transforms."""
+        return self.x[index], self.y[index]
 
     @override
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         transform = self.fit if self.training is None else self.move
         assert transform is not None
         with isolate_rng(include_cuda=False):  # torchvision draws from the global generator
-            found = [self._transformed(place, transform) for place in index.tolist()]
-        x, y = zip(*found, strict=True)
+            pairs = [self._transformed(i, transform) for i in index.tolist()]
+        x, y = zip(*pairs, strict=True)
         return torch.stack(x), torch.stack(y)
 
-    def _transformed(self, place: int, transform: Callable[..., Any]) -> tuple[Tensor, Tensor]:
-        image, mask = self.pair(place)
+    def _transformed(self, index: int, transform: Callable[..., Any]) -> tuple[Tensor, Tensor]:
+        image, mask = self.pair(index)
         if self.training is not None:
-            self.seed(place)
+            self.seed(index)
         image = image if isinstance(image, Image.Image) else tv_tensors.Image(image)
         image, mask = transform(image, tv_tensors.Mask(mask))
         image = TF.pil_to_tensor(image) if isinstance(image, Image.Image) else image
@@ -157,13 +159,13 @@ class Pairs(Examples):
 
 
 def nearest(mask: Tensor, size: Sequence[int]) -> Tensor:
-    """A mask ``(H, W)`` in another size: each pixel has the value of the one that lies where its middle is."""
-    exact = InterpolationMode.NEAREST_EXACT  # torchvision's own, NEAREST, moves masks by up to half a pixel
+    """Resize a mask ``(H, W)``: each pixel gets the value of the one at its center."""
+    exact = InterpolationMode.NEAREST_EXACT  # torchvision's default, NEAREST, shifts masks by up to half a pixel
     return TF.resize(mask[None], list(size), exact)[0]
 
 
 class _Fit(v2.Transform):
-    """The whole image and mask in another size."""
+    """Resize the whole image and mask."""
 
     def __init__(self, size: Sequence[int]) -> None:
         super().__init__()
@@ -175,7 +177,7 @@ class _Fit(v2.Transform):
 
 
 class _Crop(v2.RandomResizedCrop):
-    """A random part of image and mask, resized."""
+    """Crop a random part of image and mask, and resize it."""
 
     @override
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Data sets for segmentation that torchvision knows how to fetch or read: its lists of files, our splits and batches."""
+"""Datasets for segmentation that torchvision downloads or reads."""
 
 import os
 from pathlib import Path
@@ -13,22 +13,22 @@ from datamodules.segmentation import IGNORED, SegmentationDataModule
 
 
 class ListedMasks(SegmentationDataModule):
-    """A torchvision dataset of photographs and masks, read when a batch is asked for; a subclass lists its files.
+    """A torchvision dataset of photographs and masks, read when they are needed. A subclass lists its files.
 
     Args:
-        root: folder of the files, in torchvision's layout; what is there already is not fetched again.
-        size: height and width of an image, as one number or two.
-        download: fetch what is missing; False never touches the network.
-        num_workers: processes that read; None takes one for each CPU core, at most 8.
-        **segmentation: those of :class:`~datamodules.SegmentationDataModule`.
+        root: Folder of the files, in torchvision's layout; files that exist are not downloaded again.
+        size: Height and width of an image, as one number or two.
+        download: Whether to download missing files; False never uses the network.
+        num_workers: Number of reading processes; None takes one for each CPU core, at most 8.
+        **segmentation: Other arguments of :class:`~datamodules.SegmentationDataModule`.
 
     Raises:
-        FileNotFoundError: the files are neither there nor can be fetched.
+        FileNotFoundError: The files do not exist and cannot be downloaded.
     """
 
     values: ClassVar[list[Value]]  # of the classes in the mask files
     ignored: ClassVar[list[Value]]
-    needed: ClassVar[tuple[str, ...]]  # files and folders inside root that are there when everything is
+    needed: ClassVar[tuple[str, ...]]  # files and folders in root that exist when the data are complete
     cure = "connect to the network, or copy the files there from a machine that has them"
 
     def __init__(
@@ -45,12 +45,12 @@ class ListedMasks(SegmentationDataModule):
         self.download = download
 
     def fetch(self) -> None:
-        """Download and unpack."""
-        raise TypeError(f"{type(self).__name__} does not say where its files come from: define fetch()")
+        """Download and unpack the files."""
+        raise TypeError(f"{type(self).__name__} must define fetch(), which downloads its files")
 
     def listed(self, part: Literal["train", "test"]) -> tuple[list[str], list[str]]:
-        """The image files of a part and the mask file of each."""
-        raise TypeError(f"{type(self).__name__} does not say which files it has: define listed(part)")
+        """Return the image files of a part and the mask file of each."""
+        raise TypeError(f"{type(self).__name__} must define listed(part), which returns its images and masks")
 
     @override
     def prepare_data(self) -> None:
@@ -61,25 +61,25 @@ class ListedMasks(SegmentationDataModule):
         except (OSError, RuntimeError, ValueError, EOFError) as error:
             line = " ".join(str(error).split())[:300] or type(error).__name__
             raise FileNotFoundError(
-                f"{(self.root / self._missing()).absolute()} is not there and could not be fetched ({line}): {self.cure}"
+                f"{(self.root / self._missing()).absolute()} does not exist and could not be downloaded ({line}): {self.cure}"
             ) from error
 
     def _missing(self) -> str:
-        """The first of the needed files that is not there, or nothing."""
+        """Return the first needed file that does not exist, or an empty string."""
         return next((name for name in self.needed if not (self.root / name).exists()), "")
 
     @override
     def examples(self, part: Literal["train", "test"]) -> MaskFiles:
         if name := self._missing():
             raise FileNotFoundError(
-                f"{(self.root / name).absolute()} is not there: call prepare_data() with download=True, as a Trainer does, or "
+                f"{(self.root / name).absolute()} does not exist: call prepare_data() with download=True, as a Trainer does, or "
                 f"{self.cure}"
             )
         images, masks = self.listed(part)
         for path in (*images, *masks):
             if not os.path.exists(path):
                 raise FileNotFoundError(
-                    f"{path} is listed, but not there: the data are not whole; fetch or copy them again"
+                    f"{path} is listed, but does not exist: the data are incomplete; download or copy them again"
                 )
         return MaskFiles(self.root, images, masks, MaskCode(self.class_names, self.values, self.ignored))
 
@@ -90,7 +90,7 @@ class OxfordIIITPetDataModule(ListedMasks):
     Source: https://www.robots.ox.ac.uk/~vgg/data/pets (800 MB), checked by torchvision's MD5 sums; CC BY-SA 4.0. Classes are
     background and pet; the border between them, "not classified" in the trimaps, is ignored. The 37 breeds are not used.
 
-    Args: those of :class:`~datamodules.segmentation_sets.ListedMasks`. ``root`` holds ``oxford-iiit-pet/``.
+    Args: See :class:`~datamodules.segmentation_sets.ListedMasks`. ``root`` holds ``oxford-iiit-pet/``.
 
     Example:
         >>> OxfordIIITPetDataModule(size=128, flip=True).class_names
@@ -121,10 +121,10 @@ class VOCSegmentationDataModule(ListedMasks):
     """Pascal VOC 2012: photographs with objects of 20 classes, 1,464 to train, 1,449 to test (Everingham et al. 2010).
 
     Source: http://host.robots.ox.ac.uk/pascal/VOC/voc2012 (2 GB), checked by torchvision's MD5 sum; the photographs are
-    Flickr's, under its terms of use. The labels of the official test part are secret: here the official validation part tests,
-    it is never trained or tuned on, and ``val_fraction`` of the training part validates. The border of an object, 255, is ignored.
+    Flickr's, under its terms of use. The labels of the official test part are secret: here the test part is the official
+    validation part, and the validation part ``val_fraction`` of the training part. The border of an object, 255, is ignored.
 
-    Args: those of :class:`~datamodules.segmentation_sets.ListedMasks`. ``root`` holds ``VOCdevkit/VOC2012/``.
+    Args: See :class:`~datamodules.segmentation_sets.ListedMasks`. ``root`` holds ``VOCdevkit/VOC2012/``.
 
     Example:
         >>> VOCSegmentationDataModule(resized_crop=0.25, flip=True).num_classes
@@ -163,11 +163,11 @@ class CityscapesDataModule(ListedMasks):
     """Streets of 50 cities from a car, 2048 x 1024 pixels: 2,975 to train, 500 to test, 19 classes (Cordts et al. 2016).
 
     Source: https://www.cityscapes-dataset.com, after registration; for non-commercial research and education only, so it is not
-    downloaded here: ``leftImg8bit_trainvaltest.zip`` and ``gtFine_trainvaltest.zip`` go into ``root`` and are unpacked there. The
-    labels of the official test part are secret: here the official validation part tests, and ``val_fraction`` of the training
-    part validates. Classes are the 19 that the benchmark evaluates; pixels of the others are ignored.
+    downloaded here: put ``leftImg8bit_trainvaltest.zip`` and ``gtFine_trainvaltest.zip`` into ``root``, where they are unpacked.
+    The labels of the official test part are secret: here the test part is the official validation part, and the validation part
+    ``val_fraction`` of the training part. Classes are the 19 that the benchmark evaluates; pixels of the others are ignored.
 
-    Args: those of :class:`~datamodules.segmentation_sets.ListedMasks`; ``size`` is 512 x 1024 here.
+    Args: See :class:`~datamodules.segmentation_sets.ListedMasks`; ``size`` is 512 x 1024 here.
 
     Example:
         >>> CityscapesDataModule().input_shape

@@ -1,4 +1,4 @@
-"""Shapes that lie over each other, drawn from a seed: masks without an annotator's mistakes, and a caption for each image."""
+"""Random overlapping shapes with exact masks and a caption for each image."""
 
 import math
 from typing import Any, Literal
@@ -19,32 +19,33 @@ COLORS = {
     "purple": (150, 60, 190),
     "cyan": (40, 200, 210),
 }
-_TEST = 250  # images that test
+_TEST = 250  # number of test images
 
 
 class ShapesDataModule(SegmentationDataModule):
-    """Circles, squares, triangles and crosses of different colors, random sizes, tilts and places over a gray ground, with noise.
+    """Circles, squares, triangles and crosses of different colors, sizes, angles and positions on a gray background, with noise.
 
-    A later shape hides what lies under it. Color tells nothing of the class, so outlines must be seen: the arms of a cross
-    are thin, and small shapes are a few pixels wide. Masks are exact, a pixel belongs to the shape that its middle lies in.
+    A later shape hides what is below it. Color does not depend on the class, so a net must see outlines: the arms of a cross are
+    thin, and small shapes are a few pixels wide. Masks are exact: a pixel belongs to the shape that its center lies in.
 
-    Images are drawn from ``data_seed`` alone, without a file. The 250 test images are drawn by themselves: they are the same
-    whatever ``count`` is. ``captions`` tells of the two shapes of which most can be seen: "a red circle over a blue square"
-    if the one lies over the other, else "left of", "right of", "above" or "below".
+    Images depend on ``data_seed`` alone, and there are no files. The 250 test images do not depend on ``count``. A caption names
+    the two shapes with the most visible pixels: "a red circle over a blue square" if one covers a part of the other, otherwise
+    "left of", "right of", "above" or "below".
 
     Args:
-        count: images of the training part, validation included.
-        size: height and width.
-        shapes: most shapes in an image; each number from 2 is as frequent.
-        noise: standard deviation of the Gaussian noise on each color value, >= 0, in units of the range 0 to 1.
-        data_seed: of the draw; the run's seed does not change the data.
-        **segmentation: the others of :class:`~datamodules.SegmentationDataModule`.
+        count: Number of images of the training part, validation included.
+        size: Height and width.
+        shapes: Largest number of shapes in an image; each number from 2 on is equally frequent.
+        noise: Standard deviation of the Gaussian noise on each color value in [0, 1], >= 0.
+        data_seed: Seed of the data, which do not depend on the run's seed.
+        **segmentation: Other arguments of :class:`~datamodules.SegmentationDataModule`.
 
     Attributes:
-        captions: after ``setup``, by split ("train", "val", "test") a caption for each example, in the examples' order.
+        captions: By split ("train", "val", "test"), a caption for each example, in the examples' order, after ``setup``.
 
     Raises:
-        ValueError, TypeError: an argument out of its range, or of another type.
+        ValueError: An argument is out of its range.
+        TypeError: An argument has another type.
 
     Example:
         >>> data = ShapesDataModule(count=20, size=32)
@@ -71,7 +72,7 @@ class ShapesDataModule(SegmentationDataModule):
         check_integer("shapes", shapes, 2)
         check_integer("data_seed", data_seed, 0)
         if not 0 <= noise < math.inf:
-            raise ValueError(f"noise is a standard deviation >= 0, got {noise}")
+            raise ValueError(f"noise must be a standard deviation >= 0, got {noise}")
         self.count = count
         self.shapes = shapes
         self.noise = noise
@@ -79,7 +80,7 @@ class ShapesDataModule(SegmentationDataModule):
 
     @property
     def captions(self) -> dict[str, list[str]]:
-        """By split a caption for each example."""
+        """By split, a caption for each example."""
         return {name: part.captions for name, part in self._parts.items() if isinstance(part, Drawn)}
 
     @override
@@ -89,7 +90,7 @@ class ShapesDataModule(SegmentationDataModule):
 
 
 class Drawn(Pairs):
-    """Drawn images, their masks and captions."""
+    """Random images with their masks and captions."""
 
     def __init__(self, x: Tensor, y: Tensor, captions: list[str]) -> None:
         super().__init__(x, y)
@@ -102,13 +103,12 @@ class Drawn(Pairs):
 
 
 def draw(count: int, size: int, most: int, noise: float, rng: np.random.Generator) -> Drawn:
-    """So many images of ``size`` x ``size`` with 2 to ``most`` shapes each."""
+    """Return ``count`` images of ``size`` x ``size`` pixels with 2 to ``most`` shapes each."""
     shape = (count, most)
     number = rng.integers(2, most + 1, count)
     kind = rng.integers(1, len(ShapesDataModule.class_names), shape)
-    color = rng.random((count, max(most, len(COLORS)))).argsort(axis=1)[:, :most] % len(
-        COLORS
-    )  # six before one comes again
+    orders = rng.random((count, max(most, len(COLORS)))).argsort(axis=1)
+    color = orders[:, :most] % len(COLORS)  # all six before one is repeated
     radius = size * rng.uniform(0.12, 0.3, shape)
     center = size * rng.uniform(0.1, 0.9, (*shape, 2))
     angle = rng.uniform(-0.3, 0.3, shape)  # free angles would take minutes to learn
@@ -130,7 +130,11 @@ def draw(count: int, size: int, most: int, noise: float, rng: np.random.Generato
 
 
 def _inside(kind: np.ndarray, center: np.ndarray, radius: np.ndarray, angle: np.ndarray, size: int) -> np.ndarray:
-    """The pixels whose middle lies in a shape, one an image: ``(N,)``, center ``(N, 2)`` as row, column -> bool ``(N, H, W)``."""
+    """Return a mask of the pixels whose center lies in the shape of their image: bool ``(N, H, W)``.
+
+    Shape:
+        kind, radius, angle: ``(N,)``, center: ``(N, 2)``, row and column.
+    """
     middle = np.arange(size, dtype=np.float32) + 0.5
     dy, dx = ((middle - center[:, axis, None]) / radius[:, None] for axis in (0, 1))  # (N, H), (N, W)
     cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
@@ -151,12 +155,12 @@ def _square(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _triangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Equilateral, its corners 1.15 radii from the middle."""
+    """An equilateral triangle whose corners are 1.15 radii from the center."""
     return (v >= -0.575) & (v + math.sqrt(3) * np.abs(u) <= 1.15)
 
 
 def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Two bars, 2.2 radii long and a little over half a radius wide."""
+    """Two bars, 2.2 radii long and 0.56 radii wide."""
     long, short = np.maximum(np.abs(u), np.abs(v)), np.minimum(np.abs(u), np.abs(v))
     return (long <= 1.1) & (short <= 0.28)
 
@@ -164,7 +168,7 @@ def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 def _caption(
     top: np.ndarray, kind: np.ndarray, color: np.ndarray, center: np.ndarray, radius: np.ndarray, angle: np.ndarray
 ) -> str:
-    """What can be seen most of, in words."""
+    """Return a caption of the two shapes with the most visible pixels."""
     names = list(COLORS)
     seen = np.bincount(top[top >= 0], minlength=len(kind))
     first, second = np.argsort(-seen, kind="stable")[:2]
@@ -180,6 +184,4 @@ def _caption(
         return f"{name_of(upper)} over {name_of(lower)}"
     down, right = center[second] - center[first]
     words = ("left of", "right of") if abs(right) >= abs(down) else ("above", "below")
-    return (
-        f"{name_of(first)} {words[0] if (right if abs(right) >= abs(down) else down) > 0 else words[1]} {name_of(second)}"
-    )
+    return f"{name_of(first)} {words[0] if (right if abs(right) >= abs(down) else down) > 0 else words[1]} {name_of(second)}"

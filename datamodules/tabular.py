@@ -1,4 +1,4 @@
-"""The small real tables that come with scikit-learn: real data without a network."""
+"""Small real tables that come with scikit-learn."""
 
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ from datamodules.arrays import TableDataModule
 
 
 class BundledTable(TableDataModule):
-    """A table inside scikit-learn; a subclass names its loader. No official test part: see ``test_fraction``."""
+    """A table of scikit-learn, without an official test part (see ``test_fraction``). A subclass names its loader."""
 
     loader: ClassVar[str]
     loader_args: ClassVar[dict[str, Any]] = {}
@@ -25,7 +25,7 @@ class IrisDataModule(BundledTable):
 
     scikit-learn's copy is Fisher's: two rows of UCI's file differ from it.
 
-    Args: those of :class:`~datamodules.TableDataModule`.
+    Args: See :class:`~datamodules.TableDataModule`.
 
     Example:
         >>> data = IrisDataModule()
@@ -42,7 +42,7 @@ class IrisDataModule(BundledTable):
 class WineDataModule(BundledTable):
     """178 wines of 3 cultivars by 13 chemical measurements (Aeberhard, Forina 1991; UCI "Wine", CC BY 4.0; with scikit-learn).
 
-    Args: those of :class:`~datamodules.TableDataModule`.
+    Args: See :class:`~datamodules.TableDataModule`.
 
     Example:
         >>> WineDataModule().input_shape
@@ -69,7 +69,7 @@ class BreastCancerDataModule(BundledTable):
 
     Wolberg, Mangasarian, Street, Street 1993; UCI "Breast Cancer Wisconsin (Diagnostic)", CC BY 4.0; bundled with scikit-learn.
 
-    Args: those of :class:`~datamodules.TableDataModule`.
+    Args: See :class:`~datamodules.TableDataModule`.
 
     Example:
         >>> data = BreastCancerDataModule()
@@ -92,9 +92,9 @@ class BreastCancerDataModule(BundledTable):
 class DiabetesDataModule(BundledTable):
     """442 diabetes patients: the progression of the disease within a year (25..346) from 10 measurements, in their own units.
 
-    Efron, Hastie, Johnstone, Tibshirani 2004, "Least Angle Regression"; no licence is given; bundled with scikit-learn.
+    Efron, Hastie, Johnstone, Tibshirani 2004, "Least Angle Regression"; no license is given; bundled with scikit-learn.
 
-    Args: those of :class:`~datamodules.TableDataModule`.
+    Args: See :class:`~datamodules.TableDataModule`.
 
     Example:
         >>> data = DiabetesDataModule()

@@ -1,4 +1,4 @@
-"""Toy tables that are drawn from a formula: two numbers a row, so that what a model has learned can be seen."""
+"""Toy tables with two numbers in a row, so that what a model has learned can be drawn."""
 
 import math
 from typing import Any
@@ -11,16 +11,17 @@ from datamodules.checks import check_integer
 
 
 class ToyTable(TableDataModule):
-    """Rows drawn from a formula; a subclass defines :meth:`draw`.
+    """Random rows. A subclass defines :meth:`draw`.
 
     Args:
-        count: rows in all; a fifth of them tests (``test_fraction``).
-        noise: standard deviation of the Gaussian noise, >= 0, in the formula's own units.
-        data_seed: of the draw; the run's seed does not change the data.
-        **table: those of :class:`~datamodules.TableDataModule`.
+        count: Number of rows; a fifth of them is the test part (``test_fraction``).
+        noise: Standard deviation of the Gaussian noise, >= 0, in units of the features (for regression, of the target).
+        data_seed: Seed of the data, which do not depend on the run's seed.
+        **table: Arguments of :class:`~datamodules.TableDataModule`.
 
     Raises:
-        ValueError, TypeError: an argument out of its range, or of another type.
+        ValueError: An argument is out of its range.
+        TypeError: An argument has another type.
     """
 
     feature_names = ["x0", "x1"]
@@ -30,7 +31,7 @@ class ToyTable(TableDataModule):
         check_integer("count", count, 1)
         check_integer("data_seed", data_seed, 0)
         if not 0 <= noise < math.inf:
-            raise ValueError(f"noise is a standard deviation >= 0, got {noise}")
+            raise ValueError(f"noise must be a standard deviation >= 0, got {noise}")
         self.count = count
         self.noise = noise
         self.data_seed = data_seed
@@ -40,17 +41,17 @@ class ToyTable(TableDataModule):
         return self.draw(np.random.default_rng(self.data_seed))
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """``count`` rows and their targets, noise included."""
-        raise TypeError(f"{type(self).__name__} does not say what it draws: define draw(rng)")
+        """Return ``count`` rows and their targets, noise included."""
+        raise TypeError(f"{type(self).__name__} must define draw(rng), which returns its rows and targets")
 
     def _noisy(self, clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return clean + self.noise * rng.standard_normal(clean.shape)
 
 
 class MoonsDataModule(ToyTable):
-    """Two half circles of radius 1 that reach into each other: no straight line tells them apart.
+    """Two interleaving half circles of radius 1, which no straight line separates.
 
-    Args: those of :class:`~datamodules.toys.ToyTable`.
+    Args: See :class:`~datamodules.toys.ToyTable`.
 
     Example:
         >>> data = MoonsDataModule(count=100)
@@ -71,9 +72,9 @@ class MoonsDataModule(ToyTable):
 
 
 class CirclesDataModule(ToyTable):
-    """A circle of radius 1 and one of radius 0.5 around the same point.
+    """A circle of radius 1 and a concentric one of radius 0.5.
 
-    Args: those of :class:`~datamodules.toys.ToyTable`.
+    Args: See :class:`~datamodules.toys.ToyTable`.
 
     Example:
         >>> CirclesDataModule().class_names
@@ -91,12 +92,13 @@ class CirclesDataModule(ToyTable):
 
 
 class SpiralsDataModule(ToyTable):
-    """Arms that wind around the origin, one class each; the radius grows from 0 to 1 over ``turns`` turns.
+    """Spirals around the origin, one for each class; the radius grows from 0 to 1 over ``turns`` turns.
 
     Args:
-        arms: number of spirals, and so of classes, >= 2.
-        turns: of each arm, > 0.
-        **toy: those of :class:`~datamodules.toys.ToyTable`; ``noise`` is 0.02 here.
+        arms: Number of spirals, and so of classes, >= 2.
+        turns: Number of turns of each spiral, > 0.
+        noise: See :class:`~datamodules.toys.ToyTable`.
+        **toy: Other arguments of :class:`~datamodules.toys.ToyTable`.
 
     Example:
         >>> SpiralsDataModule(arms=3).num_classes
@@ -115,7 +117,7 @@ class SpiralsDataModule(ToyTable):
     @override
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         label = np.arange(self.count) % self.arms
-        radius = np.sqrt(rng.uniform(0, 1, self.count))  # the same density all along an arm
+        radius = np.sqrt(rng.uniform(0, 1, self.count))  # a uniform density along each arm
         angle = 2 * np.pi * (self.turns * radius + label / self.arms)
         return self._noisy(np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1), rng), label
 
@@ -123,9 +125,9 @@ class SpiralsDataModule(ToyTable):
 class XORDataModule(ToyTable):
     """The corners of the unit square; the class is the exclusive or of the coordinates (Minsky and Papert 1969).
 
-    Without noise there are four different rows only, the truth table itself.
+    Without noise there are only four different rows, the truth table.
 
-    Args: those of :class:`~datamodules.toys.ToyTable`.
+    Args: See :class:`~datamodules.toys.ToyTable`.
 
     Example:
         >>> XORDataModule(noise=0.0).input_shape
@@ -144,7 +146,7 @@ class XORDataModule(ToyTable):
 class SinusoidDataModule(ToyTable):
     """Regression: sin(2 pi x) for x uniform in [0, 1], with noise on the target (Bishop 2006, section 1.1).
 
-    Args: those of :class:`~datamodules.toys.ToyTable`.
+    Args: See :class:`~datamodules.toys.ToyTable`.
 
     Example:
         >>> data = SinusoidDataModule(noise=0.3)

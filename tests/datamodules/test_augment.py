@@ -112,9 +112,9 @@ def test_a_shift_moves_by_whole_pixels_and_fills_with_zeros() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"shift": -1}, "shift must be 0"),
-        ({"crop": -2}, "crop must be 0"),
-        ({"cutout": -1}, "cutout must be 0"),
+        ({"shift": -1}, "shift must be a number of pixels >= 0"),
+        ({"crop": -2}, "crop must be a number of pixels >= 0"),
+        ({"cutout": -1}, "cutout must be a number of pixels >= 0"),
         ({"shift": 1, "crop": 4}, "give one of them"),
     ],
 )

@@ -110,33 +110,33 @@ GOOD = "a,b,y\n" + "1,2,p\n3,4,q\n" * 20
         (GOOD, {"target": "z"}, r"a.csv has no column 'z', only 'a', 'b', 'y'"),
         (GOOD, {"drop": ["c"]}, r"a.csv has no column 'c'"),
         (GOOD, {"categorical": ["c"]}, r"a.csv has no column 'c'"),
-        (GOOD, {"drop": ["a", "b"]}, r"a.csv has no feature"),
-        (GOOD, {"kind": "regression"}, r"a.csv, line 2, column 'y': a finite number is wanted, got 'p'"),
+        (GOOD, {"drop": ["a", "b"]}, r"a.csv has no feature column"),
+        (GOOD, {"kind": "regression"}, r"a.csv, line 2, column 'y' must be a finite number, got 'p'"),
         (GOOD, {"kind": "rank"}, r"kind must be"),
         (GOOD, {"delimiter": ""}, r"delimiter must be one character, got ''"),
-        (GOOD, {"encoding": "klingon"}, r"encoding must be one that Python knows.* got 'klingon'"),
+        (GOOD, {"encoding": "klingon"}, r"encoding must be one of Python's.* got 'klingon'"),
         (GOOD.replace(",", ";"), {}, r"a.csv, line 1: 'a;b;y' is one column: is the delimiter ';' instead of ','\?"),
         (GOOD, {"delimiter": ";"}, r"is the delimiter ',' instead of ';'"),
         (GOOD + "1,2\n", {}, r"a.csv, line 42: 2 columns, but the header has 3"),
         (GOOD + '\n"1\n",2,p\n\n1,2\n', {}, r"a.csv, line 46: 2 columns"),
         (GOOD + "1,2,3,4\n", {}, r"a.csv, line 42: 4 columns"),
-        (GOOD + "1,,\n", {}, r"a.csv, line 42, column 'y': the target is missing, in 1 of 41 rows"),
-        (GOOD + "inf,2,p\n", {}, r"a.csv, line 42, column 'a': a finite number is wanted, got 'inf'"),
-        (GOOD + "1e39,2,p\n", {}, r"a.csv, line 42, column 'a': a finite number is wanted, got '1e39'"),
+        (GOOD + "1,,\n", {}, r"a.csv, line 42, column 'y': the target is missing in 1 of 41 rows"),
+        (GOOD + "inf,2,p\n", {}, r"a.csv, line 42, column 'a' must be a finite number, got 'inf'"),
+        (GOOD + "1e39,2,p\n", {}, r"a.csv, line 42, column 'a' must be a finite number, got '1e39'"),
         (GOOD + '1,"2,p\n', {}, r"a.csv, line 4\d: .*quotes"),
-        ("a,a,y\n1,2,p\n", {}, r"a.csv, line 1: columns 1 and 2 are both called 'a'"),
-        (",a,y\n0,2,p\n", {}, r"a.csv, line 1: column 1 has no name .*index=False"),
-        ("1,2,3\n4,5,6\n", {"target": "3"}, r"a.csv, line 1: the names of the columns are wanted"),
+        ("a,a,y\n1,2,p\n", {}, r"a.csv, line 1: columns 1 and 2 are both named 'a'"),
+        (",a,y\n0,2,p\n", {}, r"a.csv, line 1: column 1 has no name: .*index=False"),
+        ("1,2,3\n4,5,6\n", {"target": "3"}, r"a.csv, line 1 must name the columns"),
         ("", {}, r"a.csv is empty"),
         ("a,b,y\n", {}, r"a.csv has a header but no rows"),
         ("a,b,y\n" + "1,2,p\n" * 20, {}, r"'y' has only one class, 'p'"),
         ("a,b,y\n" + "1,2,0.5\n3,4,1\n" * 20, {}, r"line 2, column 'y': '0.5' is an amount.*kind=\"regression\""),
         ("a,b,y\n" + ",NA,p\n,?,q\n" * 20, {}, r"column 'a' has no value in any training row: drop it"),
-        ("a,b,y\n" + ",,\n" * 20, {}, r"line 2, column 'y': the target is missing, in 20 of 20 rows"),
+        ("a,b,y\n" + ",,\n" * 20, {}, r"line 2, column 'y': the target is missing in 20 of 20 rows"),
         (
             "a,b,y\n" + "".join(f"{i},{i},{'pq'[i % 2]}\n" for i in range(100)) + "1,x7,p\n2,3,q\n",
             {"split_seed": 1},
-            r"a.csv, line 102, column 'b': a finite number is wanted, got 'x7': correct it, or name 'b' in categorical",
+            r"a.csv, line 102, column 'b' must be a finite number, got 'x7': correct it, or list 'b' in categorical",
         ),
         (
             "a,y\n" + "".join(f"name{i},{'pq'[i % 2]}\n" for i in range(100)),
@@ -146,14 +146,14 @@ GOOD = "a,b,y\n" + "1,2,p\n3,4,q\n" * 20
         (
             "a;y\n" + "".join(f"{i},5;{'pq'[i % 2]}\n" for i in range(100)),
             {"delimiter": ";"},
-            r"line 2, column 'a': a finite number is wanted, got '0,5': correct it, decimals with a point",
+            r"line 2, column 'a' must be a finite number, got '0,5': correct it, decimals with a point",
         ),
         (
             GOOD.encode() + b"1,\xe9,p\n",
             {},
-            r"a.csv, line 42, column 2: byte 0xe9 is no utf-8: give the file's encoding",
+            r"a.csv, line 42, column 2: byte 0xe9 is not valid utf-8: give the file's encoding",
         ),
-        (GOOD.encode("utf-16"), {}, r"a.csv, line 1, column 1: byte 0xff is no utf-8.*utf-16"),
+        (GOOD.encode("utf-16"), {}, r"a.csv, line 1, column 1: byte 0xff is not valid utf-8.*utf-16"),
     ],
 )
 def test_bad_files(tmp_path: Path, text: str | bytes, kwargs: dict[str, Any], message: str) -> None:
@@ -165,8 +165,8 @@ def test_bad_files(tmp_path: Path, text: str | bytes, kwargs: dict[str, Any], me
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,b,y\n1,x,p\n", r"t.csv, line 2, column 'b': a finite number is wanted, got 'x'"),
-        ("a,b,y\n1,2,p\n1,2,r\n", r"t.csv, line 3, column 'y': class 'r' is none of \['p', 'q'\]"),
+        ("a,b,y\n1,x,p\n", r"t.csv, line 2, column 'b' must be a finite number, got 'x'"),
+        ("a,b,y\n1,2,p\n1,2,r\n", r"t.csv, line 3, column 'y': class 'r' is not one of \['p', 'q'\]"),
         ("a,y\n1,p\n", r"t.csv has no column 'b'"),
         ("a,b,y\n", r"t.csv has a header but no rows"),
     ],
@@ -179,5 +179,5 @@ def test_bad_test_files(tmp_path: Path, text: str, message: str) -> None:
 
 def test_no_such_file(tmp_path: Path) -> None:
     for path in (tmp_path / "none.csv", tmp_path):
-        with pytest.raises(FileNotFoundError, match=f"{path} is no file"):
+        with pytest.raises(FileNotFoundError, match=f"{path} is not a file"):
             CSVDataModule(str(path), "y")

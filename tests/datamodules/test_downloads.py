@@ -47,10 +47,10 @@ def test_without_network_the_folder_and_the_cure_are_named(
     monkeypatch.setattr("urllib.request.urlopen", offline)
     data = cls(root=str(tmp_path))
     with pytest.raises(
-        FileNotFoundError, match=rf"{source.__name__} is not complete in {data._place()} .*unreachable.*copy"
+        FileNotFoundError, match=rf"{source.__name__} is incomplete in {data._folder()} .*unreachable.*copy"
     ):
         data.prepare_data()
-    with pytest.raises(FileNotFoundError, match=rf"{source.__name__} is not in {data._place()}: .*prepare_data"):
+    with pytest.raises(FileNotFoundError, match=rf"{source.__name__} is not in {data._folder()}: .*prepare_data"):
         data.setup("fit")
 
 

@@ -309,7 +309,7 @@ def test_imagenet_tests_on_its_validation_part(tmp_path: Path) -> None:
     assert levels(data._parts["test"]) == [20, 21, 22]
     assert data._parts["test"].center == 0.875
     torch.testing.assert_close(data.mean, torch.tensor([0.485, 0.456, 0.406]))
-    with pytest.raises(FileNotFoundError, match=r"none/train is no folder: get ImageNet .* from https"):
+    with pytest.raises(FileNotFoundError, match=r"none/train is not a folder: get ImageNet .* from https"):
         ImageNetDataModule(str(tmp_path / "none"))
 
 
@@ -322,25 +322,30 @@ def set_up(**arguments: Any) -> None:
 @pytest.mark.parametrize(
     ("counts", "kwargs", "error", "message"),
     [
-        ({}, {}, FileNotFoundError, "root has no folders in it: one for each class"),
+        ({}, {}, FileNotFoundError, "root has no folders in it: it must have one for each class"),
         ({"train": 3}, {}, FileNotFoundError, "root/train has no folders in it"),
         ({"a": 5, "b": 0}, {}, ValueError, "root/b has no images .* add some, or remove"),
         (
             {"training/a": 5, "training/b": 5, "validation/a": 5},
             {},
             ValueError,
-            "root/training holds folders, as a part of the data does, not a class: .* rename it",
+            "root/training has folders in it, like a part of the data, not a class: rename it",
         ),
-        ({"train/a": 5, "train/b": 5, "valid/a": 5}, {}, ValueError, "root/valid holds folders, .* rename it"),
-        ({"val/a": 5, "val/b": 5, "test/a": 5}, {}, ValueError, "root/test holds folders, .* train, always there"),
+        ({"train/a": 5, "train/b": 5, "valid/a": 5}, {}, ValueError, "root/valid has folders in it, .* rename it"),
+        (
+            {"val/a": 5, "val/b": 5, "test/a": 5},
+            {},
+            ValueError,
+            r"root/test has folders in it, .* train \(which must exist\)",
+        ),
         (
             {"train/a": 5, "train/b": 5, "test/c": 1},
             {},
             ValueError,
-            r"test/c is a class that .*train does not have: \['a', 'b'\]",
+            r"test/c is a class that .*train does not have, only \['a', 'b'\]: remove or rename it",
         ),
         ({"train/a": 5, "train/b": 5, "test/a": 0}, {}, ValueError, "root/test has no images"),
-        ({"train/a": 5, "train/b": 5}, {}, ValueError, "there is no folder .*root/test: make one"),
+        ({"train/a": 5, "train/b": 5}, {}, ValueError, "there is no folder .*root/test: create one"),
         (
             {"a": 5, "b": 5},
             {"test_fraction": 0.0, "val_fraction": 0.4},
@@ -349,14 +354,14 @@ def set_up(**arguments: Any) -> None:
         ),
         ({"a": 5, "b": 1}, {}, ValueError, "test_fraction=0.2 of 6 examples cannot hold every class"),
         ({"a": 5, "b": 5}, {"color": "cmyk"}, ValueError, 'color must be "rgb" or "gray"'),
-        ({"a": 5, "b": 5}, {"test_fraction": -1}, ValueError, "test_fraction is a share"),
+        ({"a": 5, "b": 5}, {"test_fraction": -1}, ValueError, "test_fraction must be a share"),
         (
             {"a": 5, "b": 5},
             {"resized_crop": 1.5},
             ValueError,
-            r"resized_crop is the smallest share .* in \[0, 1\], got",
+            r"resized_crop must be the smallest share .* in \[0, 1\], got",
         ),
-        ({"a": 5, "b": 5}, {"center": 0.0}, ValueError, r"center is a share of the middle .* got 0.0"),
+        ({"a": 5, "b": 5}, {"center": 0.0}, ValueError, r"center must be a share of the center .* got 0.0"),
         ({"a": 5, "b": 5}, {"size": 0}, ValueError, "size must be an integer >= 1"),
     ],
 )
@@ -369,5 +374,5 @@ def test_bad_folders(tmp_path: Path, counts: dict[str, int], kwargs: Any, error:
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/none is no folder: give the one with"):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/none is not a folder: give the one with"):
         ImageFolderDataModule(str(tmp_path / "none"))

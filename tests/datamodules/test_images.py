@@ -304,9 +304,13 @@ def test_a_process_with_workers_ends() -> None:
         ({"shift": 10}, ValueError, "shift must be an integer in 0..9, got 10"),
         ({"crop": -1}, ValueError, "crop must be an integer in 0..9, got -1"),
         ({"cutout": 9, "size": 8}, ValueError, "cutout must be an integer in 0..8, got 9"),
-        ({"mixup": -1.0}, ValueError, r"mixup is alpha >= 0 of a Beta distribution .* got -1.0"),
-        ({"cutmix": float("nan")}, ValueError, "cutmix is alpha >= 0 .* got nan"),
-        ({"binarize": 1.0}, ValueError, r"binarize is a share of the maximum in \(0, 1\), or None for grays, got 1.0"),
+        ({"mixup": -1.0}, ValueError, r"mixup must be alpha >= 0 of a Beta distribution .* got -1.0"),
+        ({"cutmix": float("nan")}, ValueError, "cutmix must be alpha >= 0 .* got nan"),
+        (
+            {"binarize": 1.0},
+            ValueError,
+            r"binarize must be a share of the maximum in \(0, 1\), or None \(off\), got 1.0",
+        ),
         ({"shift": 1, "crop": 1}, ValueError, "give one of them"),
     ],
 )
@@ -322,9 +326,9 @@ def test_bad_arguments(kwargs: dict[str, Any], error: type[Exception], message: 
         (lambda x, y: (x, y - 1), r"labels must lie in 0..3 .* has -1 at example 0"),
         (lambda x, y: (x.float(), y), r"must be uint8 of shape \(N, 3, H, W\), got torch.float32"),
         (lambda x, y: (x[:, :1], y), r"must be uint8 of shape \(N, 3, H, W\), got torch.uint8 \(200, 1, 12, 10\)"),
-        (lambda x, y: (x, y[:-1]), r"one int64 label an image, got torch.int64 \(199,\) for 200 images"),
-        (lambda x, y: (x, y.int()), r"one int64 label an image, got torch.int32"),
-        (lambda x, y: (x[:0], y[:0]), r"one int64 label an image, got .* for 0 images"),
+        (lambda x, y: (x, y[:-1]), r"one int64 label for each image, got torch.int64 \(199,\) for 200 images"),
+        (lambda x, y: (x, y.int()), r"one int64 label for each image, got torch.int32"),
+        (lambda x, y: (x[:0], y[:0]), r"one int64 label for each image, got .* for 0 images"),
         (lambda x, y: (x[:5], y[:5]), r"val_fraction=0.1 of 5 examples cannot hold every class in both parts"),
     ],
 )
@@ -340,5 +344,5 @@ def test_a_subclass_that_reads_nothing_is_told_so() -> None:
         class_names = list("ab")
         native_shape = (1, 2, 2)
 
-    with pytest.raises(TypeError, match="Empty does not say where its images come from"):
+    with pytest.raises(TypeError, match=r"Empty must define read\(part\), which returns its images"):
         Empty().setup("fit")

@@ -71,7 +71,7 @@ def test_without_a_test_part(tmp_path: Path) -> None:
     data = make(tmp_path, val_fraction=0.2)
     data.setup()
     assert (data.has_test, len(data._parts["val"])) == (False, 2)
-    with pytest.raises(ValueError, match=r"there is no folder .*test: make one to test on, with images/ and masks/"):
+    with pytest.raises(ValueError, match=r"there is no folder .*test: create one, with images/ and masks/"):
         data.setup("test")
 
 
@@ -220,12 +220,12 @@ def spoil(root: Path, kind: str) -> None:
         (
             "another size",
             BadImageError,
-            r"masks/01.png has 9 x 9 pixels, its image .*images/01.png 12 x 10: both must agree",
+            r"masks/01.png has 9 x 9 pixels, its image .*images/01.png 12 x 10: they must agree",
         ),
         (
             "turned",
             BadImageError,
-            r"masks/01.png has 12 x 10 .* 10 x 12 \(turned upright, as its EXIF orientation says\)",
+            r"masks/01.png has 12 x 10 .* 10 x 12 \(rotated as its EXIF orientation says\)",
         ),
         (
             "beyond",
@@ -238,7 +238,7 @@ def spoil(root: Path, kind: str) -> None:
         ("jpeg", ValueError, r"masks/01.jpg is a JPEG, which changes pixel values: save masks as PNG"),
         ("twice", ValueError, r"01.jpg and .*01.png differ in their suffix only: rename one"),
         ("empty", FileNotFoundError, r"train/images has no images \(.*\): add some"),
-        ("no masks", FileNotFoundError, r"train has no folder masks: images/ and masks/ are wanted"),
+        ("no masks", FileNotFoundError, r"train has no folder masks: it must have images/ and masks/"),
         ("floats", BadImageError, r"masks/01.png holds floats: save masks as PNG"),
     ],
 )
@@ -251,14 +251,14 @@ def test_a_mistake_is_named_before_anything_is_trained(
         make(tmp_path, val_fraction=0.0, num_workers=workers).setup("fit")
 
 
-@pytest.mark.parametrize(("values", "there"), [([0, 255], "ground"), ([255, 255], "nothing")])
+@pytest.mark.parametrize(("values", "there"), [([0, 255], "ground and "), ([255, 255], "")])
 def test_masks_of_0_and_255_whose_values_are_not_told(tmp_path: Path, values: list[int], there: str) -> None:
     """The thing would be ignored everywhere, and a net that says "ground" be always right."""
     for i in range(4):
         save(tmp_path / f"train/images/{i}.png", Image.new("RGB", (12, 10)))
         save(tmp_path / f"train/masks/{i}.png", Image.fromarray(np.resize(values, (10, 12)).astype(np.uint8)))
     with pytest.raises(
-        ValueError, match=rf"beside {there}, the masks in .* have only pixels to be ignored .* give mask_values"
+        ValueError, match=rf"the masks in .* hold only {there}ignored pixels .such as 255.: .* give mask_values"
     ):
         make(tmp_path, val_fraction=0.0).setup("fit")
     for told in ([0, 255], [0, 1]):  # either meaning can be had
@@ -268,14 +268,14 @@ def test_masks_of_0_and_255_whose_values_are_not_told(tmp_path: Path, values: li
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"class_names": ["one"]}, "class_names must be 2 to 255 different names, the background's too"),
+        ({"class_names": ["one"]}, "class_names must be 2 to 255 different names, including the background's"),
         ({"class_names": ["a", "a"]}, "class_names must be 2 to 255 different names"),
         ({"mask_values": [0]}, "mask_values must be 2 different values, one for each of"),
         ({"mask_values": [0, 0]}, "mask_values must be 2 different values"),
         ({"mask_values": [0, [1, 2, 3]]}, "mask_values must be all numbers or all colors"),
-        ({"mask_values": [[0, 0], [1, 2, 3]]}, "a color is red, green and blue"),
+        ({"mask_values": [[0, 0], [1, 2, 3]]}, "a color must be red, green and blue"),
         ({"color": "cmyk"}, 'color must be "rgb" or "gray"'),
-        ({"test_fraction": 1.0}, "test_fraction is a share"),
+        ({"test_fraction": 1.0}, "test_fraction must be a share"),
     ],
 )
 def test_arguments_that_are_refused(tmp_path: Path, kwargs: dict[str, Any], message: str) -> None:
@@ -285,5 +285,5 @@ def test_arguments_that_are_refused(tmp_path: Path, kwargs: dict[str, Any], mess
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none is no folder: give the one with images/ and masks/ in it"):
+    with pytest.raises(FileNotFoundError, match=r"none is not a folder: give the one with images/ and masks/ in it"):
         make(tmp_path / "none")

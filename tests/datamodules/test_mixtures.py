@@ -46,7 +46,7 @@ def test_rows_lie_about_the_center_of_their_class(cls: Any) -> None:
         (GaussianRingDataModule, {"radius": 0.0}, "radius must be > 0, got 0.0"),
         (GaussianGridDataModule, {"side": 1}, "side must be an integer >= 2, got 1"),
         (GaussianGridDataModule, {"spacing": -1.0}, "spacing must be > 0, got -1.0"),
-        (GaussianGridDataModule, {"noise": 0.0}, "noise is the standard deviation of a Gaussian, above 0, got 0.0"),
+        (GaussianGridDataModule, {"noise": 0.0}, "noise must be the standard deviation of a Gaussian, > 0, got 0.0"),
     ],
 )
 def test_wrong_arguments_are_refused(cls: Any, arguments: dict[str, Any], message: str) -> None:

@@ -95,9 +95,9 @@ def test_without_network_the_place_and_the_cure_are_named(
     monkeypatch.setattr("urllib.request.urlopen", offline)
     data = cls(root=str(tmp_path / "none"))
     cure = "registration" if cls is CityscapesDataModule else r"unreachable.*copy the files there"
-    with pytest.raises(FileNotFoundError, match=rf"none/.* is not there and could not be fetched .*{cure}"):
+    with pytest.raises(FileNotFoundError, match=rf"none/.* does not exist and could not be downloaded .*{cure}"):
         data.prepare_data()
-    with pytest.raises(FileNotFoundError, match=r"none/.* is not there: call prepare_data"):
+    with pytest.raises(FileNotFoundError, match=r"none/.* does not exist: call prepare_data"):
         data.setup("fit")
 
 
@@ -122,5 +122,5 @@ def test_a_file_that_is_listed_but_missing_is_named(
     data = cls(root=str(fake(tmp_path)), size=list(size), num_workers=0)
     _, masks = data.listed("train")
     Path(masks[1]).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"{masks[1]} is listed, but not there: the data are not whole"):
+    with pytest.raises(FileNotFoundError, match=rf"{masks[1]} is listed, but does not exist: the data are incomplete"):
         data.setup("fit")

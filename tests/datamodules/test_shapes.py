@@ -126,10 +126,10 @@ def test_over_is_said_of_the_one_that_hides_the_other() -> None:
         ({"count": 0}, ValueError, "count must be an integer >= 1, got 0"),
         ({"size": 4}, ValueError, "size must be an integer >= 8, got 4"),
         ({"shapes": 1}, ValueError, "shapes must be an integer >= 2, got 1"),
-        ({"noise": -0.1}, ValueError, "noise is a standard deviation >= 0, got -0.1"),
+        ({"noise": -0.1}, ValueError, "noise must be a standard deviation >= 0, got -0.1"),
         ({"data_seed": "x"}, TypeError, "data_seed must be an integer"),
-        ({"resized_crop": 2}, ValueError, r"resized_crop is a share in \[0, 1\], 0 is off, got 2"),
-        ({"color_jitter": -1}, ValueError, r"color_jitter is a share"),
+        ({"resized_crop": 2}, ValueError, r"resized_crop must be a share in \[0, 1\] \(0: off\), got 2"),
+        ({"color_jitter": -1}, ValueError, r"color_jitter must be a share"),
     ],
 )
 def test_what_is_refused(kwargs: dict[str, Any], error: type[Exception], message: str) -> None:

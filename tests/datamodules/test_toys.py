@@ -101,8 +101,8 @@ def test_neighbors_tell_the_classes_apart_and_a_line_does_not(cls: Any, most: fl
     [
         ({"count": 0}, ValueError, "count must be an integer >= 1, got 0"),
         ({"count": 10.0}, TypeError, "count must be an integer"),
-        ({"noise": -0.1}, ValueError, "noise is a standard deviation >= 0, got -0.1"),
-        ({"noise": float("nan")}, ValueError, "noise is a standard deviation >= 0, got nan"),
+        ({"noise": -0.1}, ValueError, "noise must be a standard deviation >= 0, got -0.1"),
+        ({"noise": float("nan")}, ValueError, "noise must be a standard deviation >= 0, got nan"),
         ({"data_seed": -1}, ValueError, "data_seed must be an integer >= 0"),
         ({"arms": 1}, ValueError, "arms must be an integer >= 2, got 1"),
         ({"turns": 0}, ValueError, "turns must be > 0, got 0"),

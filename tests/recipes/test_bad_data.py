@@ -31,17 +31,21 @@ GOOD = "a,b,y\n" + "1,2,p\n3,4,q\n" * 20
 @pytest.mark.parametrize(
     ("text", "args", "words"),
     [
-        (None, [], ["mine.csv is no file", "give the path of a CSV file"]),
-        ("", [], ["mine.csv is empty, wanted a header and rows"]),
+        (None, [], ["mine.csv is not a file", "give the path of a CSV file"]),
+        ("", [], ["mine.csv is empty: it must have a header and rows"]),
         ("a,b,y\n", [], ["mine.csv has a header but no rows"]),
         (GOOD, ["--data.target=z"], ["mine.csv has no column 'z', only 'a', 'b', 'y'"]),
-        (GOOD + "seven,2,p\n", [], ["line 42, column 'a'", "a finite number is wanted, got 'seven'", "categorical"]),
-        (GOOD, ["--data.kind=regression"], ["line 2, column 'y': a finite number is wanted, got 'p'"]),
+        (GOOD + "seven,2,p\n", [], ["line 42, column 'a'", "must be a finite number, got 'seven'", "categorical"]),
+        (GOOD, ["--data.kind=regression"], ["line 2, column 'y' must be a finite number, got 'p'"]),
         ("a,b,y\n" + ",2,p\n,4,q\n" * 20, [], ["column 'a' has no value in any training row: drop it"]),
-        ("a,b,y\n" + ",,\n" * 20, [], ["line 2, column 'y': the target is missing, in 20 of 20 rows", "remove"]),
+        ("a,b,y\n" + ",,\n" * 20, [], ["line 2, column 'y': the target is missing in 20 of 20 rows", "remove"]),
         ("a,b,y\n" + "1,2,p\n" * 20, [], ["'y' has only one class, 'p'"]),
-        (GOOD.replace("a,b", "a,a", 1), [], ["line 1: columns 1 and 2 are both called 'a': rename one"]),
-        (GOOD.encode() + "5,Köln,p".encode("latin-1"), [], ["line 42, column 2: byte 0xf6 is no utf-8", "latin-1"]),
+        (GOOD.replace("a,b", "a,a", 1), [], ["line 1: columns 1 and 2 are both named 'a': rename one"]),
+        (
+            GOOD.encode() + "5,Köln,p".encode("latin-1"),
+            [],
+            ["line 42, column 2: byte 0xf6 is not valid utf-8", "latin-1"],
+        ),
         (GOOD.replace(",", ";"), [], ["line 1: 'a;b;y' is one column: is the delimiter ';' instead of ','?"]),
         (GOOD + "1,2,p,4\n", [], ["line 42: 4 columns, but the header has 3"]),
         (
@@ -103,10 +107,10 @@ BAD = {"cut": "cannot be read as an image (", "huge": "has more than 178,956,970
 @pytest.mark.parametrize(
     ("folders", "words"),
     [
-        ((), ["photos is no folder: give the one with train/<class>/ or <class>/ in it"]),
-        (("",), ["photos has no folders in it: one for each class is wanted"]),
-        (("train",), ["photos/train has no folders in it: one for each class is wanted"]),
-        (("cat",), ["photos has one class only, 'cat'"]),
+        ((), ["photos is not a folder: give the one with train/<class>/ or <class>/ in it"]),
+        (("",), ["photos has no folders in it: it must have one for each class"]),
+        (("train",), ["photos/train has no folders in it: it must have one for each class"]),
+        (("cat",), ["photos has only one class, 'cat'"]),
         (("cat", "dog", "cow/empty"), ["photos/cow has no images", "add some, or remove the folder"]),
         (("train/cat", "train/dog", "val/cow"), ["photos/val/cow is a class that photos/train does not have"]),
     ],
@@ -198,8 +202,8 @@ def spoil_mask(part: str, kind: str) -> None:
 
 
 BAD_MASKS = {
-    "another size": "masks/01.png has 9 x 9 pixels, its image photos/{part}/images/01.png 12 x 10: both must agree",
-    "beyond": "masks/01.png has the value 2 in row 0, column 0 (120 such pixels), which is no class: the values of the "
+    "another size": "masks/01.png has 9 x 9 pixels, its image photos/{part}/images/01.png 12 x 10: they must agree",
+    "beyond": "masks/01.png has the value 2 in row 0, column 0 (120 such pixels), which is not a class: the values of the "
     "classes are 0, 1",
     "color": "masks/01.png is in color (mode RGB): give the color of each class as mask_values",
     "missing": "images/01.png has no mask photos/{part}/masks/01.png",
@@ -233,9 +237,9 @@ def test_a_bad_mask_found_after_training_is_named_and_the_checkpoint_kept(zoo: Z
     [
         (["--data.class_names=[one]"], ["class_names must be 2 to 255 different names", "['one']"]),
         (["--data.mask_values=[0]"], ["mask_values must be 2 different values, one for each of", "got [0]"]),
-        (["--data.root=nowhere"], ["nowhere is no folder: give the one with images/ and masks/ in it"]),
+        (["--data.root=nowhere"], ["nowhere is not a folder: give the one with images/ and masks/ in it"]),
         (["--model.num_classes=3"], ["--model.num_classes 3 contradicts the data, which has 2: leave it out"]),
-        (["--data.resized_crop=2"], ["resized_crop is a share in [0, 1]", "got 2"]),
+        (["--data.resized_crop=2"], ["resized_crop must be a share in [0, 1]", "got 2"]),
         (["--data.flip=maybe"], ["data.flip must be bool, got maybe"]),
         (
             ["--model.encoder=resnet20", "--model.encoder_args={}", "--data.size=3"],

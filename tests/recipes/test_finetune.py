@@ -235,9 +235,9 @@ def refused(result: Result, *words: str) -> None:
     [
         ((), ["the first argument must be a folder"]),
         (("--model", "resnet18"), ["the first argument must be a folder"]),
-        (("nowhere",), ["nowhere is no folder", "train/<class>/ or <class>/"]),
-        (("empty",), ["has no folders in it: one for each class is wanted"]),
-        (("one",), ["one has one class only, 'cat'"]),
+        (("nowhere",), ["nowhere is not a folder", "train/<class>/ or <class>/"]),
+        (("empty",), ["has no folders in it: it must have one for each class"]),
+        (("one",), ["one has only one class, 'cat'"]),
         (("hollow",), ["hollow/dog has no images", "add some, or remove the folder"]),
         (("photos", "--model", "resnet81"), ["unknown model 'resnet81'", "did you mean 'resnet"]),
         (("photos", "--model", "softmax_regression"), ["is not an image classifier", "resnet18"]),

@@ -119,7 +119,7 @@ def test_bundled_tables_and_arrays_take_rows_by_their_feature_names(zoo: Zoo) ->
     assert [row["label"] for row in rows] == [f"class_{k}" for k in p.argmax(1).tolist()]
     assert [row["probability"] for row in rows] == pytest.approx(p.amax(1).tolist())
     write_csv("hole.csv", ",".join(names), ["," * 12])
-    assert_one_line(zoo("predict", run, "hole.csv"), "hole.csv, line 2, column 'alcohol'", "a finite number is wanted")
+    assert_one_line(zoo("predict", run, "hole.csv"), "hole.csv, line 2, column 'alcohol'", "must be a finite number")
 
 
 def test_several_targets_are_told_by_name(zoo: Zoo) -> None:
@@ -145,7 +145,7 @@ def test_several_targets_are_told_by_name(zoo: Zoo) -> None:
     [
         (["empty.csv"], ["empty.csv is empty"]),
         (["other.csv"], ["other.csv has no column 'area', only 'rooms'"]),
-        (["text.csv"], ["text.csv, line 3, column 'area': a finite number is wanted, got 'big'"]),
+        (["text.csv"], ["text.csv, line 3, column 'area' must be a finite number, got 'big'"]),
         (["ragged.csv"], ["ragged.csv, line 2: 3 columns, but the header has 2"]),
         (["folder"], ["folder is not a CSV file", "rows"]),
         (["photo.png"], ["photo.png is not a CSV file", "rows"]),
