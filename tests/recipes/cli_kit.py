@@ -1,4 +1,4 @@
-"""What the command line's tests share."""
+"""Helpers of the command line's tests."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ SHORT = ("--trainer.limit_train_batches=3", "--trainer.log_every_n_steps=1")
 
 @dataclass
 class Result:
-    """What a command line gave."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -19,9 +19,17 @@ class Result:
 Zoo = Callable[..., Result]
 
 
-def assert_one_line(result: Result, *words: str, code: int = 2) -> None:
-    """A user's error: its exit code, one line on stderr with these words, nothing on stdout."""
+def assert_one_line(result: Result, *words: str, code: int = 2, started: bool = False) -> None:
+    """Assert a one-line error.
+
+    Args:
+        result: Result of the command.
+        words: Parts of the line.
+        code: Exit code.
+        started: Whether the command may have printed to stdout before, such as the start of a run.
+    """
     assert result.code == code, result.err
+    assert started or not result.out, result.out
     lines = result.err.strip().splitlines()
     assert len(lines) == 1, result.err
     assert lines[0].startswith("zoo: error: ")

@@ -1,4 +1,4 @@
-"""The command line, called in this process, and one trained run to look at."""
+"""The command line, called in this process, and a trained run."""
 
 import shutil
 import sys
@@ -12,7 +12,7 @@ from recipes.cli.__main__ import main
 
 @pytest.fixture
 def zoo(tmp_cwd: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Zoo:
-    """``zoo("fit", "-c", RECIPE)`` in an empty folder."""
+    """Call the command line in an empty folder: ``zoo("fit", "-c", RECIPE)``."""
     monkeypatch.setattr(sys, "argv", ["zoo"])
 
     def run(*args: object) -> Result:
@@ -36,6 +36,6 @@ def run_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def trained(run_template: Path, tmp_cwd: Path) -> Path:
-    """A run folder of its own, relative to the test's current folder."""
+    """A copy of the trained run folder in the test's current folder."""
     shutil.copytree(run_template / "runs", tmp_cwd / "runs")
     return Path("runs", RECIPE, "version_0")

@@ -1,4 +1,4 @@
-"""GANs on the command line: what fits is filled in, what does not is refused, schedules go by optimizer."""
+"""GANs on the command line: values from the data, contradictions, schedules per optimizer."""
 
 import pytest
 from cli_kit import Zoo, assert_one_line
@@ -35,4 +35,4 @@ def test_the_metrics_of_the_recipe(zoo: Zoo) -> None:
     ],
 )
 def test_bad_input(zoo: Zoo, options: list[str], words: list[str]) -> None:
-    assert_one_line(zoo(*FIT, *options), *words)
+    assert_one_line(zoo(*FIT, *options), *words, started=True)

@@ -1,4 +1,4 @@
-"""Bad data of the user's own, from the command line: one line, what came, what was wanted, the cure; nothing left behind."""
+"""Bad data on the command line: a one-line error with the cause and the cure, and no files left behind."""
 
 import os
 import struct
@@ -89,7 +89,7 @@ def photos(*folders: str, count: int = 10) -> None:
 
 
 def spoil(path: str, kind: str) -> None:
-    """Cut a file off, or make it one of a few bytes that says it had 40,000 x 40,000 pixels."""
+    """Truncate a file, or replace it by a few bytes whose header claims 40,000 x 40,000 pixels."""
     if kind == "cut":
         Path(path).write_bytes(Path(path).read_bytes()[:200])
         return
@@ -120,8 +120,7 @@ def test_a_bad_folder(zoo: Zoo, folders: tuple[str, ...], words: list[str]) -> N
     if "cow/empty" in folders:
         Path("photos/cow").mkdir()
     result = zoo(*PHOTOS, "--data.num_workers=0")
-    result.out = ""  # the run may have been announced
-    assert_one_line(result, *words)
+    assert_one_line(result, *words, started=True)
     assert os.listdir() == ["photos"] * bool(folders)
 
 
@@ -131,29 +130,26 @@ def test_a_bad_image_is_named_before_anything_is_trained(zoo: Zoo, kind: str, wo
     photos("train/cat", "train/dog", "val/cat", "val/dog", count=4)
     spoil("photos/val/dog/2.png", kind)
     result = zoo(*PHOTOS, f"--data.num_workers={workers}")
-    result.out = ""
-    assert_one_line(result, f"zoo: error: photos/val/dog/2.png {BAD[kind]}")
+    assert_one_line(result, f"zoo: error: photos/val/dog/2.png {BAD[kind]}", started=True)
     assert os.listdir() == ["photos"]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_bad_image_found_in_training_is_named_too(zoo: Zoo, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too late for a fit without a run folder; once there is a checkpoint, it is told and kept."""
+def test_a_bad_image_met_during_training_is_named(zoo: Zoo, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a checkpoint the run folder is removed; a checkpoint is named and kept."""
     monkeypatch.setattr("datamodules.image_folder._SAMPLE", 1)  # so that mean and std do not meet it
     photos("train/cat", "train/dog", "test/cat", "test/dog", count=8)
-    whole = Path("photos/train/dog/2.png").read_bytes()
+    content = Path("photos/train/dog/2.png").read_bytes()
     spoil("photos/train/dog/2.png", "cut")
     args = (*PHOTOS, f"--data.num_workers={workers}", "--data.val_fraction=0", "--data.batch_size=4")
     result = zoo(*args)
-    result.out = ""
-    assert_one_line(result, f"zoo: error: photos/train/dog/2.png {BAD['cut']}")
+    assert_one_line(result, f"zoo: error: photos/train/dog/2.png {BAD['cut']}", started=True)
     assert os.listdir() == ["photos"]
-    Path("photos/train/dog/2.png").write_bytes(whole)
+    Path("photos/train/dog/2.png").write_bytes(content)
     spoil("photos/test/cat/2.png", "huge")
     result = zoo(*args)
-    result.out = ""
     kept = Path("runs/linear/mlp_digits/version_0/checkpoints/last.ckpt")
-    assert_one_line(result, f"photos/test/cat/2.png {BAD['huge']}; the last good checkpoint is {kept}")
+    assert_one_line(result, f"photos/test/cat/2.png {BAD['huge']}; the last good checkpoint is {kept}", started=True)
     assert kept.is_file()
     assert result.err.strip() in (kept.parents[1] / "log.txt").read_text()
 
@@ -167,7 +163,7 @@ def test_predict_names_a_bad_image(zoo: Zoo, trained: Path, kind: str) -> None:
     assert result.out == ""
 
 
-def test_training_that_is_lost_stops_and_says_so(zoo: Zoo) -> None:
+def test_training_stops_at_a_loss_that_is_not_finite(zoo: Zoo) -> None:
     args = ("--model.optimizer=SGD", "--model.lr=1e-2", "--trainer.max_epochs=2", "--trainer.limit_train_batches=2")
     assert zoo("fit", "-c", "linear/mlp_digits", *args).code == 0
     run = Path("runs/linear/mlp_digits/version_0")
@@ -175,7 +171,7 @@ def test_training_that_is_lost_stops_and_says_so(zoo: Zoo) -> None:
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("max_epochs: 2", "max_epochs: 4").replace("lr: 0.01", "lr: 1.0e+30"))
     fresh = zoo("fit", "-c", str(config))
-    assert_one_line(fresh, "is nan after step", "lower lr (it is 1e+30)", "there is no checkpoint yet")
+    assert_one_line(fresh, "is nan after step", "lower lr (it is 1e+30)", "there is no checkpoint yet", started=True)
     assert (run / "checkpoints/last.ckpt").read_bytes() == good
 
 
@@ -216,19 +212,17 @@ def test_a_bad_mask_is_named_before_anything_is_trained(zoo: Zoo, kind: str) -> 
     photos_and_masks()
     spoil_mask("train", kind)
     result = zoo(*MASKS)
-    result.out = ""
-    assert_one_line(result, f"zoo: error: photos/train/{BAD_MASKS[kind].format(part='train')}")
+    assert_one_line(result, f"zoo: error: photos/train/{BAD_MASKS[kind].format(part='train')}", started=True)
     assert sorted(os.listdir()) == ["masks.yaml", "photos"]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_bad_mask_found_after_training_is_named_and_the_checkpoint_kept(zoo: Zoo, workers: int) -> None:
+def test_a_bad_mask_met_after_training_is_named_and_the_checkpoint_kept(zoo: Zoo, workers: int) -> None:
     photos_and_masks()
     spoil_mask("test", "beyond")
     result = zoo(*MASKS, f"--data.num_workers={workers}")
-    result.out = ""
     kept = Path("runs/masks/version_0/checkpoints/last.ckpt")
-    assert_one_line(result, f"photos/test/{BAD_MASKS['beyond']}", f"; the last good checkpoint is {kept}")
+    assert_one_line(result, f"photos/test/{BAD_MASKS['beyond']}", f"; the last good checkpoint is {kept}", started=True)
     assert kept.is_file()
 
 
@@ -252,16 +246,15 @@ def test_a_bad_mask_found_after_training_is_named_and_the_checkpoint_kept(zoo: Z
         (["--model=zoo.MLPRegressor"], ["makes one prediction per image", "kind: segmentation"]),
     ],
 )
-def test_what_does_not_fit_masks(zoo: Zoo, args: list[str], words: list[str]) -> None:
+def test_arguments_that_masks_refuse(zoo: Zoo, args: list[str], words: list[str]) -> None:
     photos_and_masks()
     base = [arg for arg in MASKS if "model" not in arg] if args[0].startswith("--model=") else MASKS
     result = zoo(*base, *args)
-    result.out = ""
-    assert_one_line(result, *words)
+    assert_one_line(result, *words, started=True)
     assert sorted(os.listdir()) == ["masks.yaml", "photos"]
 
 
-def test_a_segmenter_wants_masks(zoo: Zoo) -> None:
+def test_a_segmenter_requires_masks(zoo: Zoo) -> None:
     photos("cat", "dog")
     result = zoo("fit", "-c", "linear/mlp_digits", "--model=zoo.UNetSegmenter")
     assert_one_line(

@@ -1,4 +1,4 @@
-"""Bad input: one line, what came, what was wanted, the cure; exit code 2; nothing left behind."""
+"""Bad input: a one-line error with the cause and the cure, exit code 2, no files left behind."""
 
 import os
 import sys
@@ -63,7 +63,7 @@ class Full(Callback):
 
 @pytest.fixture
 def mine(tmp_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A module of the user's in the current folder."""
+    """Write a user's module into the current folder and return its name."""
     name = f"mine_{tmp_cwd.name}".replace("-", "_")
     Path(f"{name}.py").write_text(MINE)
     return name
@@ -125,9 +125,7 @@ def mine(tmp_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 )
 def test_fit_refuses(zoo: Zoo, args: list[str], words: list[str]) -> None:
     result = zoo("fit", *args) if args[:1] in ([], ["-c"]) else zoo(*LENET, *args)
-    if "--data.size" in args:  # found when the data are there: the run had been announced
-        result.out = ""
-    assert_one_line(result, *words)
+    assert_one_line(result, *words, started="--data.size" in args)  # detected with the first batch
     assert os.listdir() == []
 
 
@@ -144,7 +142,7 @@ def test_fit_refuses(zoo: Zoo, args: list[str], words: list[str]) -> None:
         ("data: {class_path: datamodules.DigitsDataModule}", ["model"]),
     ],
 )
-def test_a_recipe_of_the_users_with_a_mistake(zoo: Zoo, text: str, words: list[str]) -> None:
+def test_a_mistake_in_a_users_recipe(zoo: Zoo, text: str, words: list[str]) -> None:
     Path("mine.yaml").write_text(text)
     assert_one_line(zoo("fit", "-c", "mine.yaml"), *words)
     assert os.listdir() == ["mine.yaml"]
@@ -152,34 +150,32 @@ def test_a_recipe_of_the_users_with_a_mistake(zoo: Zoo, text: str, words: list[s
 
 @pytest.mark.parametrize(("name", "value", "has"), [("num_classes", 3, 10), ("in_features", 28, 64)])
 def test_a_linked_value_that_contradicts_the_data_is_refused(zoo: Zoo, name: str, value: int, has: int) -> None:
-    said = f"--model.{name} {value} contradicts the data, which has {has}: leave it out"
-    assert_one_line(zoo("fit", "-c", RECIPE, f"--model.{name}", value), said)
+    expected = f"--model.{name} {value} contradicts the data, which has {has}: leave it out"
+    assert_one_line(zoo("fit", "-c", RECIPE, f"--model.{name}", value), expected)
     Path("mine.yaml").write_text(
         "model: {class_path: zoo.SoftmaxRegressionClassifier, init_args: {%s: %d}}\n" % (name, value)  # noqa: UP031
         + "data: {class_path: datamodules.DigitsDataModule}\n"
     )
-    assert_one_line(zoo("fit", "-c", "mine.yaml"), said)
+    assert_one_line(zoo("fit", "-c", "mine.yaml"), expected)
     assert os.listdir() == ["mine.yaml"]
 
 
-def test_labels_out_of_range_are_found_before_training(zoo: Zoo, mine: str) -> None:
+def test_labels_out_of_range_are_refused_before_training(zoo: Zoo, mine: str) -> None:
     result = zoo("fit", "-c", RECIPE, "--data", f"{mine}.WrongLabels")
-    result.out = ""
-    assert_one_line(result, "labels must lie in 0..4", "number the classes from 0")
+    assert_one_line(result, "labels must lie in 0..4", "number the classes from 0", started=True)
     result = zoo("fit", "-c", RECIPE, "--data", f"{mine}.Sneaky")
-    result.out = ""
-    assert_one_line(result, "labels must lie in 0..9")
+    assert_one_line(result, "labels must lie in 0..9", started=True)
     assert not Path("runs").exists()
 
 
-def test_a_value_the_model_wants_and_nobody_gives(zoo: Zoo, mine: str) -> None:
+def test_a_required_argument_without_a_value(zoo: Zoo, mine: str) -> None:
     Path("r.yaml").write_text(f"model: {{class_path: {mine}.Mute}}\n")
     assert_one_line(zoo("fit", "-c", "r.yaml"), f"{mine}.Mute requires a value for size")
     Path("r.yaml").write_text(f"model: {{class_path: {mine}.Required}}\n")
     assert_one_line(zoo("fit", "-c", "r.yaml"), f"{mine}.Required requires a value for in_features, num_classes")
 
 
-def test_a_value_the_model_wants_and_the_data_give(zoo: Zoo, mine: str) -> None:
+def test_a_required_argument_that_comes_from_the_data(zoo: Zoo, mine: str) -> None:
     Path("r.yaml").write_text(
         f"model: {{class_path: {mine}.Shaped}}\ndata: {{class_path: datamodules.DigitsDataModule}}\n"
     )
@@ -189,7 +185,7 @@ def test_a_value_the_model_wants_and_the_data_give(zoo: Zoo, mine: str) -> None:
     assert_one_line(zoo("fit", "-c", "r.yaml"), f"{mine}.Shaped requires a value for input_shape")
 
 
-def test_a_bug_in_a_users_class_is_no_users_error(zoo: Zoo, mine: str) -> None:
+def test_a_bug_in_a_users_class_keeps_its_traceback(zoo: Zoo, mine: str) -> None:
     result = zoo("fit", "-c", RECIPE, "--model", f"{mine}.Buggy")
     assert result.code == 1
     assert "AttributeError" in result.err
@@ -197,10 +193,9 @@ def test_a_bug_in_a_users_class_is_no_users_error(zoo: Zoo, mine: str) -> None:
     assert not Path("runs").exists()
 
 
-def test_an_error_between_the_sanity_check_and_the_first_batch_is_one_of_setting_up(zoo: Zoo, mine: str) -> None:
+def test_an_error_before_the_first_batch_is_a_setup_error(zoo: Zoo, mine: str) -> None:
     result = zoo("fit", "-c", RECIPE, *SHORT, f"--trainer.callbacks+={mine}.Early")
-    result.out = ""
-    assert_one_line(result, "not like this")
+    assert_one_line(result, "not like this", started=True)
     assert not Path("runs").exists()
 
 
@@ -222,7 +217,7 @@ def test_debug_shows_the_traceback_of_a_users_error(zoo: Zoo) -> None:
 
 
 def test_a_folder_that_cannot_be_written(zoo: Zoo) -> None:
-    Path("runs").write_text("a file stands here")
+    Path("runs").write_text("a file")
     assert_one_line(zoo("fit", "-c", RECIPE), "cannot create a run folder", "--runs FOLDER")
     assert os.listdir() == ["runs"]
 
@@ -235,8 +230,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint_and_exits_with_75(zoo: Zoo, m
         result = zoo("fit", "-c", RECIPE, *SHORT, f"--trainer.callbacks+={mine}.Full")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    result.out = ""
-    assert_one_line(result, "cannot save", "File too large", "is kept", code=75)
+    assert_one_line(result, "cannot save", "File too large", "is kept", code=75, started=True)
     folder = Path("runs", RECIPE, "version_0/checkpoints")
     assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
     for path in folder.iterdir():
@@ -245,7 +239,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint_and_exits_with_75(zoo: Zoo, m
     assert zoo("fit", "-c", RECIPE, *SHORT, "--resume", *again).code == 0
 
 
-def test_a_disk_that_fills_up_in_between_names_the_file_and_the_last_good_checkpoint(zoo: Zoo, mine: str) -> None:
+def test_a_disk_that_fills_up_during_training_names_the_file_and_the_last_checkpoint(zoo: Zoo, mine: str) -> None:
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -258,8 +252,7 @@ def test_a_disk_that_fills_up_in_between_names_the_file_and_the_last_good_checkp
         result = zoo("fit", "-c", RECIPE, *SHORT, *options)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    result.out = ""
-    assert_one_line(result, "metrics.csv", "File too large", "there was none yet", code=75)
+    assert_one_line(result, "metrics.csv", "File too large", "there was none yet", code=75, started=True)
 
 
 # Loggers ------------------------------------------------------------------------------------------------------------
@@ -267,7 +260,7 @@ def test_a_disk_that_fills_up_in_between_names_the_file_and_the_last_good_checkp
 
 @pytest.fixture
 def wandb_online(tmp_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """W&B in a process of its own, so to speak: its settings not read yet, online, an empty home folder, no proxy."""
+    """W&B as in a new process: online, without settings, credentials and proxy."""
     import wandb
 
     monkeypatch.delenv("WANDB_MODE", raising=False)
@@ -287,7 +280,7 @@ def test_wandb_without_a_key_is_refused_at_once(zoo: Zoo) -> None:
     assert os.listdir() == []
 
 
-def test_wandb_with_half_a_key_is_refused_at_once(zoo: Zoo, wandb_online: pytest.MonkeyPatch) -> None:
+def test_wandb_with_an_invalid_key_is_refused_at_once(zoo: Zoo, wandb_online: pytest.MonkeyPatch) -> None:
     wandb_online.setenv("WANDB_API_KEY", "x" * 4)
     assert_one_line(zoo("fit", "-c", RECIPE, "--logger", "wandb"), "cannot use the W&B key", "WANDB_API_KEY", "has 4")
     assert os.listdir() == []
@@ -306,19 +299,19 @@ def test_wandb_without_a_network_is_refused_at_once(zoo: Zoo, wandb_online: pyte
 
 
 @pytest.mark.usefixtures("wandb_online")
-def test_wandb_that_is_set_offline_needs_no_key() -> None:
+def test_wandb_in_offline_mode_needs_no_key() -> None:
     Path("wandb").mkdir()
     Path("wandb/settings").write_text("[default]\nmode = offline\n")
     check_logger("wandb")
 
 
 @pytest.mark.usefixtures("wandb_online")
-def test_a_version_of_wandb_that_hides_its_account_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_of_wandb_without_this_lookup_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb.sdk.lib.wbauth", None)
     check_logger("wandb")
 
 
-def test_a_logger_that_is_not_installed_names_the_extra(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_logger_that_is_not_installed_names_its_extra(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert_one_line(zoo("fit", "-c", RECIPE, "--logger", "tensorboard"), "pip install 'lightning-zoo[tensorboard]'")
 
@@ -368,7 +361,7 @@ def test_a_checkpoint_of_another_model_is_refused(zoo: Zoo, trained: Path) -> No
     assert_one_line(result, "is a run of linear/softmax_digits, not of cnn/lenet_digits")
 
 
-def test_a_checkpoint_that_wants_an_import_is_refused(zoo: Zoo, trained: Path) -> None:
+def test_a_checkpoint_with_an_optimizer_to_import_is_refused(zoo: Zoo, trained: Path) -> None:
     path = trained / "checkpoints/best.ckpt"
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["hyper_parameters"]["optimizer"] = "os.system"

@@ -1,4 +1,4 @@
-"""``zoo baselines``: exactly the recipe's splits and standardization, each method's row, and errors in one line."""
+"""``zoo baselines``: the recipe's own splits and standardization, the row of each method, and errors."""
 
 import re
 from typing import Any
@@ -20,9 +20,9 @@ from zoo import LinearRegressor, SoftmaxRegressionClassifier
 
 
 def rows(out: str) -> dict[str, list[str]]:
-    """The table's rows by method."""
-    found = re.findall(r"(?m)^(\S.*?) {2,}(\S+) +(\S+) +[\d.]+$", out)
-    return {name: values for name, *values in found}
+    """Return the rows of the table by method."""
+    matches = re.findall(r"(?m)^(\S.*?) {2,}(\S+) +(\S+) +[\d.]+$", out)
+    return {name: values for name, *values in matches}
 
 
 @pytest.mark.parametrize(
@@ -48,38 +48,38 @@ def test_the_splits_are_those_that_the_task_sees(data: Any, task: Any, counts: l
             assert torch.equal(torch.from_numpy(split[1]), part.y)
 
 
-def test_rows_of_a_classifier_are_scikit_learns(zoo: Zoo) -> None:
+def test_classification_scores_equal_scikit_learns(zoo: Zoo) -> None:
     result = zoo("baselines", "-c", "linear/glm_iris")
     assert (result.code, result.err) == (0, "")
     assert "linear/glm_iris: 108 train, 12 val, 30 test examples of 4 numbers" in result.out
-    found = rows(result.out)
+    scores = rows(result.out)
     names = ["k-means, 3 clusters", "PCA + logistic regression", "1 nearest neighbor", "3 nearest neighbors", "SVC"]
-    assert [*found] == names
+    assert [*scores] == names
     assert re.search(r"(?m)^method +val/acc +test/acc +seconds$", result.out)
     splits = splits_of(IrisDataModule())
     for name, method in (("SVC", SVC()), ("3 nearest neighbors", KNeighborsClassifier(3))):
         method.fit(*splits["train"])
-        for text, part in zip(found[name], ("val", "test"), strict=True):
+        for text, part in zip(scores[name], ("val", "test"), strict=True):
             x, y = splits[part]
             assert text == f"{accuracy_score(y, method.predict(x)):.4f}"
-    assert float(found["k-means, 3 clusters"][1]) > 0.6  # a third by chance
+    assert float(scores["k-means, 3 clusters"][1]) > 0.6  # a third by chance
     assert "\nthe recipe: test/loss <= " in result.out
 
 
-def test_rows_of_a_regression_are_in_the_targets_unit(zoo: Zoo) -> None:
+def test_regression_scores_are_in_the_unit_of_the_target(zoo: Zoo) -> None:
     out = zoo("baselines", "-c", "linear/linear_diabetes").out
     assert re.search(r"(?m)^method +val/rmse +test/rmse +seconds$", out)
-    found = rows(out)
-    assert [*found] == ["least squares", "ridge", "5 nearest neighbors", "SVR"]
+    scores = rows(out)
+    assert [*scores] == ["least squares", "ridge", "5 nearest neighbors", "SVR"]
     splits = splits_of(DiabetesDataModule(val_fraction=0))
     (x, y), (x_test, y_test) = splits["train"], splits["test"]
     one = np.ones((len(x_test), 1))
     weights = np.linalg.lstsq(np.c_[x, np.ones(len(x))], y, rcond=None)[0]
-    assert found["least squares"] == ["-", f"{root_mean_squared_error(y_test, np.c_[x_test, one] @ weights):.4f}"]
-    assert all(50 < float(values[1]) < 70 for values in found.values())
+    assert scores["least squares"] == ["-", f"{root_mean_squared_error(y_test, np.c_[x_test, one] @ weights):.4f}"]
+    assert all(50 < float(values[1]) < 70 for values in scores.values())
 
 
-def test_the_recipes_options_are_heard(zoo: Zoo) -> None:
+def test_options_of_the_recipe_are_used(zoo: Zoo) -> None:
     out = zoo("baselines", "-c", "linear/mlp_moons", "--data.count=100", "--data.test_fraction=0.5").out
     assert "45 train, 5 val, 50 test examples of 2 numbers" in out
 
@@ -93,7 +93,7 @@ def test_errors_are_one_line(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Plain(LightningDataModule):
-    """Of the user's own: tensors, loaders, and nothing else."""
+    """A user's datamodule with tensors and loaders only."""
 
     def __init__(self, y: torch.Tensor) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class Plain(LightningDataModule):
     val_dataloader = test_dataloader = train_dataloader
 
 
-def test_any_data_module_with_one_class_or_numbers_an_example() -> None:
+def test_any_datamodule_with_one_class_or_numbers_per_example() -> None:
     x, y = splits_of(Plain(torch.arange(5.0)))["train"]
     assert x.tolist() == torch.arange(10.0).view(5, 2).tolist()
     assert y.tolist() == [[0], [1], [2], [3], [4]]

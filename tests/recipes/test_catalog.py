@@ -1,4 +1,4 @@
-"""Finding recipes and reading their heads."""
+"""Finding recipes and reading their headers."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ model: {}
 """
 
 
-def test_read_understands_the_head(tmp_cwd: Path) -> None:
+def test_read_parses_the_header(tmp_cwd: Path) -> None:
     Path("mine.yaml").write_text(HEAD)
     recipe = catalog.find("mine.yaml")
     assert recipe == catalog.Recipe(
@@ -32,7 +32,7 @@ def test_read_understands_the_head(tmp_cwd: Path) -> None:
     assert recipe.bound == ("test/acc", ">=", 0.9)
 
 
-def test_header_is_read_back(tmp_cwd: Path) -> None:
+def test_header_round_trip(tmp_cwd: Path) -> None:
     recipe = catalog.Recipe(
         "cnn/x", Path("config.yaml"), "what", "val/loss <= 1e-3 (so)", "1 s", "fingerprint 0a (3 train / 1 val)"
     )
@@ -46,7 +46,7 @@ def test_no_bound(text: str) -> None:
     assert catalog.Recipe("x", Path("x"), expect=text).bound is None
 
 
-def test_a_shipped_recipe_has_its_short_name_by_path_too() -> None:
+def test_a_shipped_recipe_given_by_path_has_its_name() -> None:
     by_name = catalog.find("cnn/lenet_digits")
     assert by_name.name == "cnn/lenet_digits"
     assert catalog.find(str(by_name.path)) == by_name
@@ -61,13 +61,13 @@ def test_a_shipped_recipe_has_its_short_name_by_path_too() -> None:
         (".", ["is a folder"]),
     ],
 )
-def test_find_says_what_is_wrong(tmp_cwd: Path, text: str, words: list[str]) -> None:
+def test_find_refuses(tmp_cwd: Path, text: str, words: list[str]) -> None:
     with pytest.raises(UserError) as caught:
         catalog.find(text)
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-def test_a_binary_file_is_no_recipe(tmp_cwd: Path) -> None:
+def test_a_binary_file_is_refused(tmp_cwd: Path) -> None:
     Path("x.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="not a text file"):
         catalog.find("x.yaml")
@@ -84,7 +84,7 @@ def test_recipes_lists_all_with_bound_and_time(zoo: Zoo) -> None:
         assert "(measured" not in line
 
 
-def test_recipes_takes_a_part_or_a_pattern(zoo: Zoo) -> None:
+def test_recipes_takes_part_of_a_name_or_a_pattern(zoo: Zoo) -> None:
     for pattern in ("lenet", "cnn/lenet*"):
         out = zoo("recipes", pattern).out
         assert "cnn/lenet_digits" in out

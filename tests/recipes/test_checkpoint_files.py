@@ -1,4 +1,4 @@
-"""Checkpoint files: the previous one is whole at every moment; what is read is checked."""
+"""Checkpoint files: the previous one is complete at any time; files that are read are checked."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ def test_save_and_load(tmp_cwd: Path) -> None:
 
 
 @pytest.mark.parametrize("failure", [Unsavable(), KeyboardInterrupt])
-def test_a_failure_keeps_the_previous_and_leaves_nothing(
+def test_a_failure_keeps_the_previous_file_and_leaves_no_other(
     tmp_cwd: Path, failure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     io = AtomicCheckpointIO()
@@ -56,8 +56,10 @@ def test_a_failure_keeps_the_previous_and_leaves_nothing(
     assert os.listdir("checkpoints") == ["last.ckpt"]
 
 
-def test_the_new_file_is_complete_before_it_takes_the_place(tmp_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the moment of the exchange the new one is written out, in the same folder; a move between disks is no exchange."""
+def test_the_new_file_is_complete_before_it_replaces_the_old_one(
+    tmp_cwd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it is renamed, it is synced and in the same folder: a move between file systems is not atomic."""
     io = AtomicCheckpointIO()
     io.save_checkpoint({"step": 1}, PATH)
     synced: list[int] = []
@@ -79,7 +81,7 @@ def test_the_new_file_is_complete_before_it_takes_the_place(tmp_cwd: Path, monke
     assert saved() == {"step": 2}
 
 
-def test_full_disk_is_the_machines_fault(tmp_cwd: Path) -> None:
+def test_a_full_disk_is_a_machine_error(tmp_cwd: Path) -> None:
     import resource
 
     io = AtomicCheckpointIO()
@@ -99,7 +101,7 @@ def test_full_disk_is_the_machines_fault(tmp_cwd: Path) -> None:
     assert os.listdir("checkpoints") == ["last.ckpt"]
 
 
-def test_a_flipped_bit_is_seen_which_torch_does_not_see(tmp_cwd: Path) -> None:
+def test_a_flipped_bit_is_detected_that_torch_does_not_detect(tmp_cwd: Path) -> None:
     AtomicCheckpointIO().save_checkpoint({"state_dict": {"a": torch.full((1000,), 7.0)}}, PATH)
     data = bytearray(PATH.read_bytes())
     data[data.index(torch.full((1000,), 7.0).numpy().tobytes()) + 1234] ^= 1
@@ -109,7 +111,7 @@ def test_a_flipped_bit_is_seen_which_torch_does_not_see(tmp_cwd: Path) -> None:
         load(PATH)
 
 
-def test_load_wants_a_state_dict(tmp_cwd: Path) -> None:
+def test_load_requires_a_state_dict(tmp_cwd: Path) -> None:
     torch.save({"epoch": 1}, "x.ckpt")
     with pytest.raises(ValueError, match=r"x.ckpt is not a Lightning checkpoint: it has no state_dict"):
         load(Path("x.ckpt"))
@@ -136,7 +138,7 @@ def test_check_fits_names_the_first_difference(tmp_cwd: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_kill_while_saving_leaves_a_whole_checkpoint(tmp_cwd: Path) -> None:
+def test_a_kill_while_saving_leaves_a_complete_checkpoint(tmp_cwd: Path) -> None:
     script = (
         "import torch; from pathlib import Path; from recipes.cli.run.checkpoints import AtomicCheckpointIO\n"
         "io, step = AtomicCheckpointIO(), 0\n"
@@ -158,8 +160,8 @@ def test_a_kill_while_saving_leaves_a_whole_checkpoint(tmp_cwd: Path) -> None:
         assert set(os.listdir("checkpoints")) <= {"last.ckpt", ".last.ckpt.tmp"}
 
 
-def test_bare_weights_come_back_from_forked_processes(tmp_path: Path) -> None:
-    """What Lightning's launcher writes with ``ddp_fork`` and ``ddp_spawn`` is no whole checkpoint."""
+def test_bare_weights_of_forked_processes_are_read(tmp_path: Path) -> None:
+    """Lightning's launcher writes a bare state dict with ``ddp_fork`` and ``ddp_spawn``."""
     path = tmp_path / ".temp.ckpt"
     checkpoints = AtomicCheckpointIO()
     checkpoints.save_checkpoint({"weight": torch.ones(2)}, path)
@@ -167,7 +169,7 @@ def test_bare_weights_come_back_from_forked_processes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("validates", [True, False])
-def test_a_metric_that_validation_does_not_log_is_an_error_but_none_without_validation(
+def test_a_metric_missing_after_validation_is_an_error_but_not_without_validation(
     tmp_path: Path, validates: bool
 ) -> None:
     """Lightning's own callback warns on every fit without validation."""

@@ -1,4 +1,4 @@
-"""Every YAML: its head, its form, one batch; slow: what it expects; by hand (`make evidence`): the same on three seeds."""
+"""Every recipe: its header, its form, one batch; slow: its `expect` line; by hand (`make evidence`): three seeds."""
 
 import os
 import re
@@ -19,7 +19,7 @@ every_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: rec
 MEASURED = [recipe for recipe in RECIPES if recipe.bound]
 every_measured_recipe = pytest.mark.parametrize("recipe", MEASURED, ids=lambda recipe: recipe.name)
 THIN = ["--model.encoder_args={width: 4}", "--model.encoder_weights=null", "--data.size=32", "--data.num_workers=0"]
-MORE = {"gan/wgan_gp_grid": {"test/modes": 24}}  # what a recipe reaches besides its bound
+MORE = {"gan/wgan_gp_grid": {"test/modes": 24}}  # further bounds of a recipe
 SMALLER = {  # what makes one batch of a large net a matter of a second
     "cnn/resnet110_cifar100": ["--model.width=4"],
     "transfer/image_folder": ["--model.width=8", "--model.weights=null", "--data.size=32", "--data.num_workers=0"],
@@ -30,9 +30,9 @@ SMALLER = {  # what makes one batch of a large net a matter of a second
 }
 
 
-def test_no_yaml_is_left_out() -> None:
-    found = [path for path in catalog.PACKAGE.rglob("*") if path.suffix in (".yaml", ".yml", ".json")]
-    assert sorted(found) == sorted(recipe.path for recipe in RECIPES)
+def test_every_yaml_is_a_recipe() -> None:
+    paths = [path for path in catalog.PACKAGE.rglob("*") if path.suffix in (".yaml", ".yml", ".json")]
+    assert sorted(paths) == sorted(recipe.path for recipe in RECIPES)
     assert len(RECIPES) >= 3
 
 
@@ -53,16 +53,16 @@ def test_form(recipe: catalog.Recipe) -> None:
 
 @every_measured_recipe
 def test_measured_values_meet_the_bound(recipe: catalog.Recipe) -> None:
-    found = re.search(r"measured (-?[\d.]+), (-?[\d.]+)-(-?[\d.]+)", recipe.expect)
-    assert found
+    match = re.search(r"measured (-?[\d.]+), (-?[\d.]+)-(-?[\d.]+)", recipe.expect)
+    assert match
     assert recipe.bound
-    mean, low, high = (float(text) for text in found.groups())
+    mean, low, high = (float(text) for text in match.groups())
     assert low <= mean <= high
     assert low >= recipe.bound[2] if recipe.bound[1] == ">=" else high <= recipe.bound[2]
 
 
 def provide_data(recipe: catalog.Recipe, patch: pytest.MonkeyPatch) -> list[str]:
-    """Write what the recipe reads and is not bundled into the current folder; the options that so few examples need."""
+    """Write a small version of data that are not bundled into the current folder; return the options that they need."""
     cls = getattr(datamodules, yaml.safe_load(recipe.path.read_text())["data"]["class_path"].rpartition(".")[2])
     if issubclass(cls, DownloadedImages):
         Fake(Path("data"), cls.source, patch)
@@ -97,14 +97,14 @@ def measure(zoo: Zoo, recipe: catalog.Recipe, *options: object) -> float:
     assert recipe.bound is not None
     result = zoo("fit", "-c", recipe.name, *options)
     assert result.code == 0, result.err
-    found = re.search(rf"(?m)^{recipe.bound[0]} +(-?[\d.]+)", result.out)
-    assert found
+    match = re.search(rf"(?m)^{recipe.bound[0]} +(-?[\d.]+)", result.out)
+    assert match
     assert f"{recipe.bound[0]} {recipe.bound[1]} {recipe.bound[2]:g}: met" in result.out
-    for name, least in MORE.get(recipe.name, {}).items():
-        told = re.search(rf"(?m)^{name} +([\d.]+)", result.out)
-        assert told, name
-        assert float(told[1]) >= least, name
-    return float(found[1])
+    for name, bound in MORE.get(recipe.name, {}).items():
+        reached = re.search(rf"(?m)^{name} +([\d.]+)", result.out)
+        assert reached, name
+        assert float(reached[1]) >= bound, name
+    return float(match[1])
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""``--fast``: bfloat16 where the machine has it, unless the user says otherwise."""
+"""``--fast``: bfloat16 where the machine supports it; given options take precedence."""
 
 from pathlib import Path
 
@@ -36,12 +36,12 @@ def test_precision(
     assert ("--fast has no effect" in result.out) == (not has)
 
 
-def test_on_a_gpu_cudnn_chooses_by_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_cudnn_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fast.torch.cuda, "is_available", lambda: True)
     for supported, name in ((True, "bf16-mixed"), (False, "16-mixed")):
         monkeypatch.setattr(fast.torch.cuda, "is_bf16_supported", lambda **_: supported)  # noqa: B023
         assert fast.fast_options() == [f"--trainer.precision={name}", "--trainer.benchmark=true"]
 
 
-def test_a_resumed_run_goes_on_as_it_began(zoo: Zoo, trained: Path) -> None:
+def test_a_resumed_run_refuses_fast(zoo: Zoo, trained: Path) -> None:
     assert_one_line(zoo("fit", "--resume", trained, "--fast"), "--resume continues with the run's own options")

@@ -1,4 +1,4 @@
-"""``zoo finetune``: what it says, what it leaves, head first and then all, resuming, and errors in one line."""
+"""``zoo finetune``: its output, its files, the head first and then the whole net, resuming, and errors."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ SCRATCH = (*SMALL, "--weights", "none")
 
 
 def paint(root: Path, counts: dict[str, int], mode: str = "RGB") -> Path:
-    """So many files for each "part/class": noise, dark or bright by class."""
+    """Write images of noise for each "part/class", dark or bright by class."""
     rng = np.random.default_rng(0)
     for k, (name, count) in enumerate(counts.items()):
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def paint(root: Path, counts: dict[str, int], mode: str = "RGB") -> Path:
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with images, ``start`` (weights of a model), and a run that began with them."""
+    """A folder with images, ``start`` (weights of a model), and a run with these initial weights."""
     folder = tmp_path_factory.mktemp("finetuned")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -53,7 +53,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def finetuned(template: Path, tmp_cwd: Path) -> Path:
-    """The run folder, in the test's current folder, where the images are too."""
+    """A copy of the run folder and of the images in the test's current folder."""
     shutil.copytree(template, tmp_cwd, dirs_exist_ok=True)
     return RUN
 
@@ -61,7 +61,7 @@ def finetuned(template: Path, tmp_cwd: Path) -> Path:
 # What it leaves ---------------------------------------------------------------------------------------------------------
 
 
-def test_everything_it_promises_is_there(finetuned: Path, zoo: Zoo) -> None:
+def test_a_run_leaves_the_files_that_the_help_lists(finetuned: Path, zoo: Zoo) -> None:
     for name in ("curves.png", "confusion.png", "config.yaml", "metrics.csv", "log.txt", "wrong_examples.csv"):
         assert (finetuned / name).is_file(), name
     for name in ("best.ckpt", "last.ckpt"):
@@ -82,21 +82,21 @@ def test_everything_it_promises_is_there(finetuned: Path, zoo: Zoo) -> None:
 
 def test_wrong_examples_are_those_that_predict_gets_wrong(finetuned: Path, zoo: Zoo) -> None:
     with (finetuned / "wrong_examples.csv").open(newline="") as file:
-        told = {row["file"]: row for row in csv.DictReader(file)}
+        written = {row["file"]: row for row in csv.DictReader(file)}
     log = (finetuned / "log.txt").read_text()
-    assert f"{len(told)} of 8 wrong: {finetuned / 'wrong_examples.csv'}" in log
+    assert f"{len(written)} of 8 wrong: {finetuned / 'wrong_examples.csv'}" in log
     rows = json.loads(zoo("predict", finetuned, "photos", "--json").out)
-    said = {str(Path(row["file"]).relative_to("photos")): row for row in rows}
-    wrong = {name for name, row in said.items() if row["label"] != name.split("/")[0]}
-    assert told.keys() <= wrong
-    assert told or (finetuned / "wrong_examples.png").is_file() is False
-    for name, row in told.items():
+    predicted = {str(Path(row["file"]).relative_to("photos")): row for row in rows}
+    wrong = {name for name, row in predicted.items() if row["label"] != name.split("/")[0]}
+    assert written.keys() <= wrong
+    assert written or (finetuned / "wrong_examples.png").is_file() is False
+    for name, row in written.items():
         assert row["true"] == name.split("/")[0]
-        assert row["predicted"] == said[name]["label"]
-        assert float(row["probability"]) == pytest.approx(said[name]["probability"], abs=1e-3)
+        assert row["predicted"] == predicted[name]["label"]
+        assert float(row["probability"]) == pytest.approx(predicted[name]["probability"], abs=1e-3)
 
 
-def test_it_says_what_it_found(zoo: Zoo, tmp_cwd: Path) -> None:
+def test_the_inspection_is_printed(zoo: Zoo, tmp_cwd: Path) -> None:
     paint(Path("photos"), {"cat": 20, "dog": 10})
     paint(Path("photos"), {"dog": 2}, mode="L")
     result = zoo("finetune", "photos", *SCRATCH, "--epochs", "1")
@@ -112,7 +112,7 @@ def test_it_says_what_it_found(zoo: Zoo, tmp_cwd: Path) -> None:
     assert "layer groups frozen" not in result.out
 
 
-def test_own_parts_are_kept_and_without_a_test_part_validation_tells(zoo: Zoo, tmp_cwd: Path) -> None:
+def test_given_parts_are_kept_and_validation_replaces_a_missing_test_part(zoo: Zoo, tmp_cwd: Path) -> None:
     paint(Path("photos"), {"train/cat": 9, "train/dog": 9, "val/cat": 3, "val/dog": 3})
     result = zoo("finetune", "photos", *SCRATCH, "--epochs", "1", "--trainer.limit_train_batches=1")
     assert (result.code, result.err) == (0, "")
@@ -124,7 +124,7 @@ def test_own_parts_are_kept_and_without_a_test_part_validation_tells(zoo: Zoo, t
     assert "- Metric: val/" in (RUN / "model/README.md").read_text()
 
 
-def test_images_that_all_train_leave_nothing_to_measure(zoo: Zoo, tmp_cwd: Path) -> None:
+def test_without_validation_and_test_images_nothing_is_measured(zoo: Zoo, tmp_cwd: Path) -> None:
     paint(Path("photos"), {"train/cat": 9, "train/dog": 9})
     result = zoo("finetune", "photos", *SCRATCH, "--epochs", "1", "--data.val_fraction=0")
     assert (result.code, result.err) == (0, "")
@@ -137,7 +137,7 @@ def test_images_that_all_train_leave_nothing_to_measure(zoo: Zoo, tmp_cwd: Path)
 
 
 class Record(Callback):
-    """How many layer groups are frozen in each epoch, and the rates of the groups of parameters."""
+    """Record the number of frozen layer groups in each epoch and the rates of the parameter groups."""
 
     frozen: list[int] = []
 
@@ -156,7 +156,7 @@ def test_the_head_is_trained_first(finetuned: Path, zoo: Zoo, monkeypatch: pytes
     assert "epoch 3: trained from conv1 on, 0 layer groups frozen" in result.out
 
 
-def test_it_begins_with_the_weights(finetuned: Path, zoo: Zoo) -> None:
+def test_the_initial_weights_are_used(finetuned: Path, zoo: Zoo) -> None:
     zoo("finetune", "photos", *SMALL, "--weights", "start", "--epochs", "2", "--trainer.limit_train_batches=1")
     start, one = library.load("start").net, library.load("runs/transfer/image_folder/version_1/checkpoints/best.ckpt")
     moved = (one.net.state_dict()["conv1.weight"] - start.state_dict()["conv1.weight"]).abs().max()
@@ -165,10 +165,10 @@ def test_it_begins_with_the_weights(finetuned: Path, zoo: Zoo) -> None:
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
-def test_a_stopped_run_ends_with_the_same_bits(
+def test_a_resumed_run_ends_with_the_same_bits(
     finetuned: Path, zoo: Zoo, epoch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped in the middle of an epoch, before the unfreezing and after it."""
+    """Stop in the middle of an epoch, before and after unfreezing."""
     original = LayerFreezing.on_train_batch_start
 
     def stopping(self: LayerFreezing, trainer: Trainer, *args: Any) -> None:
@@ -190,7 +190,7 @@ def test_a_stopped_run_ends_with_the_same_bits(
         assert (finetuned / name).read_bytes() == (second / name).read_bytes()
 
 
-def test_resuming_needs_no_weights_any_more(finetuned: Path, zoo: Zoo) -> None:
+def test_resuming_needs_no_initial_weights(finetuned: Path, zoo: Zoo) -> None:
     shutil.rmtree("start")
     result = zoo("fit", "--resume", finetuned, "--trainer.max_epochs=4")
     assert result.code == 0, result.err
@@ -203,18 +203,18 @@ def test_resuming_needs_no_weights_any_more(finetuned: Path, zoo: Zoo) -> None:
     ("model", "short", "size"),
     [("resnet18", 20, 64), ("resnet18", 100, 128), ("resnet18", 500, 224), ("lenet5", 500, 32), ("vit_b_16", 20, 224)],
 )
-def test_the_size_is_the_nets_and_less_for_small_images(model: str, short: int, size: int) -> None:
+def test_the_default_size_is_the_nets_or_less_for_small_images(model: str, short: int, size: int) -> None:
     from collections import Counter
 
     from recipes.cli.verbs.finetune import Start, default_size
     from recipes.cli.verbs.inspection import Inspection
     from zoo.registry import get
 
-    found = Inspection(Path("x"), {}, {}, True, [(short + 9, short)], Counter())
-    assert default_size(get(model), Start(None), found) == size
+    inspection = Inspection(Path("x"), {}, {}, True, [(short + 9, short)], Counter())
+    assert default_size(get(model), Start(None), inspection) == size
 
 
-def test_the_size_is_that_of_the_weights(finetuned: Path, zoo: Zoo) -> None:
+def test_the_default_size_is_that_of_the_weights(finetuned: Path, zoo: Zoo) -> None:
     small = [word for word in SMALL if word not in ("--size", "16")]
     result = zoo("finetune", "photos", *small, "--weights", finetuned, "--epochs", "2")
     assert_one_line(result, "no config.json", "not a folder that save_pretrained wrote")
@@ -226,7 +226,7 @@ def test_the_size_is_that_of_the_weights(finetuned: Path, zoo: Zoo) -> None:
 
 
 def refused(result: Result, *words: str) -> None:
-    assert_one_line(result, *words)
+    assert_one_line(result, *words, started=True)  # the inspection is printed first
     assert not Path("runs").exists()
 
 

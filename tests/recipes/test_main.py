@@ -25,13 +25,13 @@ def test_every_verb_has_help_with_an_example(zoo: Zoo, verb: str) -> None:
     assert f"\n  zoo {verb}" in result.out.partition("Examples:")[2]
 
 
-def test_help_of_a_recipe_lists_what_its_classes_take(zoo: Zoo) -> None:
+def test_help_of_a_recipe_lists_the_arguments_of_its_classes(zoo: Zoo) -> None:
     out = zoo("fit", "-c", "cnn/lenet_digits", "--help").out
     for option in ("--model.variant", "--model.lr", "--data.batch_size", "--trainer.max_epochs", "--resume"):
         assert option in out, option
 
 
-def test_version_tells_the_environment(zoo: Zoo) -> None:
+def test_version_prints_the_environment(zoo: Zoo) -> None:
     out = zoo("--version").out
     assert out.startswith("lightning-zoo ")
     for word in ("Python", version("torch"), version("lightning"), "GPU", "cores", "memory"):
@@ -72,7 +72,7 @@ def test_a_bug_keeps_its_traceback_and_exits_with_1(zoo: Zoo, monkeypatch: pytes
     assert "zoo: error" not in result.err
 
 
-def test_of_the_processes_on_a_machine_one_tells_the_error(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_of_a_machine_prints_the_error(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert (result := zoo("recipes", "nothing")).code == 2
     assert result.err == ""

@@ -1,4 +1,4 @@
-"""--model.weights: in a recipe or on the command line; a checkpoint has its own."""
+"""``--model.weights`` in a recipe or on the command line; a checkpoint needs none."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def folder(tmp_cwd: Path) -> Path:
     return task.save_pretrained(Path("start"))
 
 
-def test_a_fit_starts_from_them_and_its_checkpoint_needs_them_no_more(zoo: Zoo, folder: Path) -> None:
+def test_a_fit_starts_from_the_weights_and_its_checkpoint_does_not_need_them(zoo: Zoo, folder: Path) -> None:
     done = zoo(*FIT, "--model.weights=start", "--trainer.max_epochs=1", "--model.lr=1e-9")
     assert done.code == 0, done.err
     run = Path("runs/cnn/resnet_digits/version_0")
@@ -38,7 +38,7 @@ def test_a_fit_starts_from_them_and_its_checkpoint_needs_them_no_more(zoo: Zoo, 
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
 
 
-def test_a_checkpoint_needs_the_weights_of_its_encoder_no_more(zoo: Zoo, folder: Path) -> None:
+def test_a_checkpoint_does_not_need_the_weights_of_its_encoder(zoo: Zoo, folder: Path) -> None:
     Path("own.yaml").write_text("""
 model:
   class_path: zoo.UNetSegmenter
@@ -58,7 +58,7 @@ trainer: {max_epochs: 1, limit_train_batches: 1, limit_test_batches: 1}
     assert resumed.code == 0, resumed.err
 
 
-def test_weights_that_do_not_fit_are_one_line(zoo: Zoo, folder: Path) -> None:
+def test_weights_that_do_not_fit_are_refused(zoo: Zoo, folder: Path) -> None:
     assert_one_line(zoo(*FIT, "--model.weights=start", "--model.width=5"), "width is 4 there and 5 here")
     assert_one_line(
         zoo(*FIT, "--model.weights=resnet20_digit"), "has no weights 'resnet20_digit', did you mean 'resnet20_digits'?"
@@ -82,4 +82,4 @@ trainer: {max_epochs: 1, limit_train_batches: 2}
     resumed = zoo("fit", "-c", "own.yaml", "--resume", "--trainer.max_epochs=2")
     assert resumed.code == 0, resumed.err
     wrong = zoo("fit", "-c", "own.yaml", "--model.net.init_args.num_classes=7")
-    assert_one_line(wrong, "LeNet gives (7,) an example, ClassificationTask wants (10,)")
+    assert_one_line(wrong, "LeNet gives (7,) an example, ClassificationTask wants (10,)", started=True)

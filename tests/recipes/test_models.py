@@ -1,4 +1,4 @@
-"""zoo models: the list, and one model."""
+"""``zoo models``: the list, and the description of one model."""
 
 import re
 
@@ -67,13 +67,13 @@ def test_one_model(zoo: Zoo, args: list[str], lines: list[str]) -> None:
         assert text in out, text
 
 
-def test_what_models_refuses(zoo: Zoo) -> None:
+def test_models_refuses(zoo: Zoo) -> None:
     assert_one_line(zoo("models", "resnet19"), "unknown model 'resnet19'", "did you mean 'resnet18'?")
     assert_one_line(zoo("models", "lenet5", "--size", "40"), "(B, 1, 32, 32)")
     assert_one_line(zoo("models", "lenet5", "--size", "0"), "--size must be 1 or more")
 
 
-def test_every_recipe_is_named_by_its_model(zoo: Zoo) -> None:
+def test_every_recipe_is_listed_by_its_model(zoo: Zoo) -> None:
     classes = {package.registry.get(name).cls.__name__: name for name in package.list_models()}
     for recipe in catalog.shipped():
         name = yaml.safe_load(recipe.path.read_text())["model"]["class_path"].rpartition(".")[2]

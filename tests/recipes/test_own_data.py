@@ -1,4 +1,4 @@
-"""docs/own_data.md: its recipes run on data of the user's own, and predict from them."""
+"""The recipes of docs/own_data.md train on a user's own data, and their models predict for them."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def test_a_table(zoo: Zoo) -> None:
     Path("new.csv").write_text("\n".join(line.rpartition(",")[0] for line in shown))
     rows = json.loads(zoo("predict", "runs/houses/version_0", "new.csv", "--json").out)
     assert [row["row"] for row in rows] == [1, 2]
-    for args in (("-c", "houses.yaml"), ("--ckpt", "runs/houses/version_0")):  # the data module wants a path
+    for args in (("-c", "houses.yaml"), ("--ckpt", "runs/houses/version_0")):  # the datamodule requires a path
         again = zoo("test", *args)
         assert again.code == 0, again.err
         assert re.findall(r"test/rmse +(\S+)", again.out) == re.findall(r"test/rmse +(\S+)", result.out)

@@ -1,4 +1,4 @@
-"""zoo predict: images of any kind in, what the model says of them out."""
+"""``zoo predict`` for images: predictions, reading of files, errors."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from datamodules.decode import decode
 
 @pytest.fixture
 def images(tmp_cwd: Path) -> Path:
-    """Six digits as files, named by their label."""
+    """Write six digits as files named after their label."""
     Path("img/deep").mkdir(parents=True)
     digits = load_digits()
     for i in range(6):
@@ -35,7 +35,7 @@ def checkpoint(trained: Path) -> Path:
 
 
 def expected(checkpoint: Path, paths: list[str]) -> torch.Tensor:
-    """Probabilities by hand."""
+    """Compute the probabilities directly."""
     model = package.load(checkpoint).eval()
     x = torch.stack([torch.tensor(np.asarray(Image.open(path).copy()) / 255).float()[None] for path in paths])
     with torch.no_grad():
@@ -70,7 +70,7 @@ def test_top_k_beyond_the_classes_gives_them_all(zoo: Zoo, images: Path, checkpo
     assert "most probable" in zoo("predict", checkpoint, images, "--top", "2").out.splitlines()[0]
 
 
-def test_features_are_the_nets_pooled_ones(zoo: Zoo, images: Path) -> None:
+def test_features_are_pooled_features_of_the_net(zoo: Zoo, images: Path) -> None:
     model = package.create_model("lenet5").eval()
     model.input_shape = (1, 32, 32)
     model.save_pretrained("mine")
@@ -85,7 +85,7 @@ def test_features_are_the_nets_pooled_ones(zoo: Zoo, images: Path) -> None:
     assert [float(v) for v in line[1:]] == pytest.approx(wanted, abs=1e-5)
 
 
-def test_a_folder_of_save_pretrained_and_a_run_folder_say_the_same(zoo: Zoo, images: Path, trained: Path) -> None:
+def test_a_folder_of_save_pretrained_and_a_run_folder_predict_the_same(zoo: Zoo, images: Path, trained: Path) -> None:
     package.load(trained / "checkpoints/best.ckpt").save_pretrained("folder")
     assert zoo("predict", "folder", images).out == zoo("predict", trained, images).out
 
@@ -94,7 +94,7 @@ def test_a_folder_of_save_pretrained_and_a_run_folder_say_the_same(zoo: Zoo, ima
 
 
 def save_every_kind(folder: Path) -> list[Path]:
-    """Photos of all kinds of pixels: gray, color, transparent, with a palette, 16 bits, turned, upright and wide."""
+    """Write images of all kinds: gray, color, transparent, with a palette, 16-bit, rotated, upright and wide."""
     rng = np.random.default_rng(0)
     color = Image.fromarray(rng.integers(0, 256, (20, 30, 4), dtype=np.uint8))
     turned = Image.Exif()
@@ -112,7 +112,7 @@ def save_every_kind(folder: Path) -> list[Path]:
 
 
 class Echo(package.ClassificationTask):
-    """Keeps what it is shown."""
+    """Keep the batch that it predicts for."""
 
     def predict_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
         self.shown = batch
@@ -120,7 +120,7 @@ class Echo(package.ClassificationTask):
 
 
 @pytest.mark.parametrize(("color", "center"), [("rgb", 1.0), ("gray", 0.75)])
-def test_predict_sees_what_validation_sees(
+def test_predict_reads_images_as_validation_does(
     zoo: Zoo, monkeypatch: pytest.MonkeyPatch, color: Any, center: float
 ) -> None:
     for part in ("train", "val"):
@@ -142,15 +142,15 @@ def test_predict_sees_what_validation_sees(
     assert torch.equal(model.shown.cpu(), wanted[: len(paths)])
 
 
-def test_images_of_another_shape_are_cut_to_it(tmp_cwd: Path) -> None:
-    """For a model whose images are no squares the middle of that shape is kept."""
+def test_images_of_another_shape_are_cropped(tmp_cwd: Path) -> None:
+    """For a model of images that are not square, the center of that shape is kept."""
     pixels = np.arange(40, dtype=np.uint8).reshape(4, 10)
     Image.fromarray(pixels).save("wide.png")
     assert decode("wide.png", 1, (4, 6))[0].tolist() == pixels[:, 2:8].tolist()
     assert decode("wide.png", 1, (2, 10))[0].shape == (2, 10)
 
 
-def test_resizing_is_that_of_images_in_memory(tmp_cwd: Path) -> None:
+def test_resizing_equals_that_of_images_in_memory(tmp_cwd: Path) -> None:
     data = DigitsDataModule(size=20)
     data.setup("test")
     native = DigitsDataModule()
@@ -159,7 +159,7 @@ def test_resizing_is_that_of_images_in_memory(tmp_cwd: Path) -> None:
     assert (decode("x.png", 1, 20).int() - data._parts["test"].x[0].int()).abs().max() <= 1
 
 
-def test_a_regression_of_images_gives_its_value(zoo: Zoo, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_regression_of_images_predicts_values(zoo: Zoo, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = package.RegressionTask(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1)))
     model.input_shape = (1, 8, 8)
     model.target_mean, model.target_std = torch.tensor([50.0]), torch.tensor([10.0])
@@ -187,9 +187,9 @@ def test_a_regression_of_images_gives_its_value(zoo: Zoo, images: Path, monkeypa
         (["CKPT", "cut.png"], ["cut.png cannot be read as an image"]),
     ],
 )
-def test_what_predict_refuses(zoo: Zoo, images: Path, checkpoint: Path, args: list[str], words: list[str]) -> None:
+def test_predict_refuses(zoo: Zoo, images: Path, checkpoint: Path, args: list[str], words: list[str]) -> None:
     Path("runs/other").mkdir()
     (checkpoint.parents[1] / "curves.png").unlink()
-    whole = (images / "0.png").read_bytes()
-    Path("cut.png").write_bytes(whole[: len(whole) - 30])
+    content = (images / "0.png").read_bytes()
+    Path("cut.png").write_bytes(content[: len(content) - 30])
     assert_one_line(zoo("predict", *(checkpoint if arg == "CKPT" else arg for arg in args)), *words)

@@ -1,4 +1,4 @@
-"""zoo predict -o: overlays and index masks of a segmenter, reconstructions of an autoencoder, and nothing lost."""
+"""``zoo predict -o``: overlays and index masks of a segmenter, reconstructions of an autoencoder, and errors."""
 
 import json
 from pathlib import Path
@@ -19,9 +19,9 @@ from zoo.drawing.masks import blend, palette
 NAMES = ["ground", "rose", "leaf"]
 
 
-def saved(model: package.Task, shape: tuple[int, ...], **told: Any) -> Path:
-    """A folder that ``zoo predict`` reads, of a model that was never trained."""
-    model.describe_data({"input_shape": shape, **told})
+def saved(model: package.Task, shape: tuple[int, ...], **description: Any) -> Path:
+    """Save an untrained model into a folder that ``zoo predict`` reads."""
+    model.describe_data({"input_shape": shape, **description})
     return model.save_pretrained("model")
 
 
@@ -32,13 +32,13 @@ def segmenter(tmp_cwd: Path) -> Path:
 
 
 def photo(path: str, size: tuple[int, int] = (30, 21), seed: int = 0, **kwargs: Any) -> Path:
-    """Colored squares, so that there is something to segment."""
+    """Write an image of colored squares."""
     small = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
     return save(Path(path), Image.fromarray(small).resize(size, Image.Resampling.NEAREST), **kwargs)
 
 
 def mask_of(model: Path, path: Path) -> torch.Tensor:
-    """By hand: the most probable class of the whole image in the model's size, ``(8, 12)``."""
+    """Return the most probable class of the whole image in the model's size, ``(8, 12)``."""
     net = package.load(model).eval()
     with torch.no_grad():
         return net(decode(path, 3, (8, 12), crop=whole)[None] / 255)[0].argmax(0)
@@ -86,7 +86,7 @@ def test_shares_of_the_classes_as_table_and_json(zoo: Zoo, segmenter: Path) -> N
     assert all(Path(row[kind]).is_file() for row in rows for kind in ("mask", "overlay"))
 
 
-def test_a_turned_photo_is_segmented_as_it_is_seen(zoo: Zoo, segmenter: Path) -> None:
+def test_a_rotated_photo_is_segmented_upright(zoo: Zoo, segmenter: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     upright = photo("upright.png")
@@ -96,7 +96,7 @@ def test_a_turned_photo_is_segmented_as_it_is_seen(zoo: Zoo, segmenter: Path) ->
     assert (one == two).all()
 
 
-def test_images_of_one_name_keep_their_folders(zoo: Zoo, segmenter: Path) -> None:
+def test_images_of_the_same_name_keep_their_folders(zoo: Zoo, segmenter: Path) -> None:
     for i, path in enumerate(("a/1.png", "b/1.png", "b/1.jpg", "b/2.png")):
         photo(path, seed=i)
     result = zoo("predict", segmenter, "a", "b", "-o", "out", "--json")
@@ -143,27 +143,27 @@ def test_a_reconstruction_and_its_error(zoo: Zoo, color: int) -> None:
     rows = json.loads(zoo("predict", folder, path, "--json", "-o", "out").out)
     error = pytest.approx((wanted - x).square().mean().item(), rel=1e-5)
     assert rows == [{"file": "x.png", "error": error, "reconstruction": "out/x_reconstruction.png"}]
-    found = np.asarray(Image.open("out/x_reconstruction.png"))
+    written = np.asarray(Image.open("out/x_reconstruction.png"))
     pixels = (wanted[0] * 255).round().byte()
-    assert (found == (pixels[0] if color == 1 else pixels.permute(1, 2, 0)).numpy()).all()
+    assert (written == (pixels[0] if color == 1 else pixels.permute(1, 2, 0)).numpy()).all()
     lines = zoo("predict", folder, path).out.splitlines()
     assert lines[0].split() == ["file", "error"]
     assert float(lines[2].split()[1]) == pytest.approx(rows[0]["error"], rel=1e-4)
 
 
-def test_a_variational_one_is_shown_what_it_was_trained_on(zoo: Zoo) -> None:
-    """In black and white, if its data were; told its class, if it is conditional."""
+def test_an_image_is_prepared_for_a_vae_as_in_training(zoo: Zoo) -> None:
+    """Binarized if the training data were, and with its class if the model is conditional."""
     model = package.VAE((1, 6, 8), 2, [8], conditional=True, num_classes=3)
     folder = saved(model, (1, 6, 8), class_names=NAMES, preparation={"binarize": 0.5})
     path = photo("x.png")
     x = (decode(path, 1, (6, 8))[None] > 128).float()
-    found = {}
+    elbos = {}
     for label, k in (("rose", 1), ("2", 2)):
         row = json.loads(zoo("predict", folder, path, "--json", "--label", label).out)[0]
-        wanted = package.load(folder).eval().predict_step((x, torch.tensor([k])))["elbo"].item()
-        assert row == {"file": "x.png", "elbo": pytest.approx(wanted, rel=1e-5)}
-        found[label] = wanted
-    assert found["rose"] != found["2"]
+        expected = package.load(folder).eval().predict_step((x, torch.tensor([k])))["elbo"].item()
+        assert row == {"file": "x.png", "elbo": pytest.approx(expected, rel=1e-5)}
+        elbos[label] = expected
+    assert elbos["rose"] != elbos["2"]
     assert_one_line(zoo("predict", folder, path), "VAE is conditional: give the class of the images with --label")
     assert_one_line(zoo("predict", folder, path, "--label", "ros"), "'ros' is not a class", "did you mean 'rose'?")
 
@@ -192,7 +192,7 @@ def test_a_discriminators_score_is_a_column(zoo: Zoo) -> None:
         ),
     ],
 )
-def test_what_is_refused(zoo: Zoo, segmenter: Path, args: list[str], words: list[str]) -> None:
+def test_predict_refuses(zoo: Zoo, segmenter: Path, args: list[str], words: list[str]) -> None:
     photo("x.png")
     photo("x_mask.png", seed=1)
     Path("notes.png").write_text("no image")
@@ -202,7 +202,7 @@ def test_what_is_refused(zoo: Zoo, segmenter: Path, args: list[str], words: list
     assert not Path("out").exists()
 
 
-def test_a_classifier_makes_no_pictures(zoo: Zoo, trained: Path) -> None:
+def test_a_classifier_refuses_pictures(zoo: Zoo, trained: Path) -> None:
     photo("x.png")
     result = zoo("predict", trained, "x.png", "-o", "out")
     assert_one_line(
@@ -211,7 +211,7 @@ def test_a_classifier_makes_no_pictures(zoo: Zoo, trained: Path) -> None:
     assert not Path("out").exists()
 
 
-def test_rows_have_an_error_and_no_pictures(zoo: Zoo) -> None:
+def test_rows_have_an_error_but_no_pictures(zoo: Zoo) -> None:
     columns = {"columns": [{"name": "a"}, {"name": "b"}], "missing": [], "delimiter": ",", "encoding": "utf-8"}
     folder = saved(package.Autoencoder((2,), 1, []), (2,), preparation=columns)
     Path("rows.csv").write_text("b,a\n1,2\n3,4\n")

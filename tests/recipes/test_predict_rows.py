@@ -1,4 +1,4 @@
-"""zoo predict: rows of CSV files in, what a model of a table says of them out."""
+"""``zoo predict`` for rows of CSV files: predictions, encoding of columns, errors."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def houses(count: int = 40) -> list[str]:
 
 @pytest.fixture
 def house_run(zoo: Zoo) -> Path:
-    """A regression trained on a file that is gone afterwards."""
+    """A regression trained on a file that is deleted afterwards."""
     path = write_csv("houses.csv", "area,town,id,price", houses())
     model = ("--model", "zoo.MLPRegressor", "--model.widths=[4]")
     data = ("--data", CSV, "--data.path", path, "--data.target=price", "--data.kind=regression", "--data.drop=[id]")
@@ -39,7 +39,7 @@ def house_run(zoo: Zoo) -> Path:
 
 
 def test_csv_rows_are_encoded_as_in_training(zoo: Zoo, house_run: Path) -> None:
-    """Columns in another order, without the target, with one more, an empty line, a missing value and a new category."""
+    """Columns in another order, without the target, an extra column, an empty line, a missing value and a new category."""
     new = write_csv("new.csv", "town,owner,area", ["Köln,Jo,55", "Ulm,Al,NA", "", "Bonn,,70"])
     model = package.load(house_run / "checkpoints/best.ckpt").eval()
     assert model.preparation is not None
@@ -56,7 +56,7 @@ def test_csv_rows_are_encoded_as_in_training(zoo: Zoo, house_run: Path) -> None:
 
 
 def test_the_encoding_travels_with_the_model(zoo: Zoo, house_run: Path) -> None:
-    """The file moved elsewhere, and a folder of save_pretrained, say what the run folder says."""
+    """A moved checkpoint and a folder of save_pretrained predict the same as the run folder."""
     new = write_csv("new.csv", "town,area", ["Köln,55", "Ulm,NA"])
     wanted = zoo("predict", house_run, new).out
     package.load(house_run / "checkpoints/best.ckpt").save_pretrained("folder")
@@ -65,7 +65,7 @@ def test_the_encoding_travels_with_the_model(zoo: Zoo, house_run: Path) -> None:
     assert zoo("predict", "folder", new).out == wanted
 
 
-def test_features_of_rows_do_not_carry_the_targets_unit(zoo: Zoo, house_run: Path) -> None:
+def test_features_of_rows_are_not_in_the_unit_of_the_target(zoo: Zoo, house_run: Path) -> None:
     new = write_csv("new.csv", "town,area", ["Ulm,55"])
     model = package.load(house_run / "checkpoints/best.ckpt").eval()
     model.net.reset_head(0)
@@ -76,7 +76,7 @@ def test_features_of_rows_do_not_carry_the_targets_unit(zoo: Zoo, house_run: Pat
     assert zoo("predict", house_run, new, "--features").out.split("\t")[:2] == ["new.csv", "1"]
 
 
-def test_rows_are_labeled_with_class_names(zoo: Zoo) -> None:
+def test_labels_are_class_names(zoo: Zoo) -> None:
     path = write_csv(
         "animals.csv", "size,species", [f"{i % 2 * 5 + i / 50},{('Bär', 'Löwe')[i % 2]}" for i in range(40)]
     )
@@ -122,7 +122,7 @@ def test_bundled_tables_and_arrays_take_rows_by_their_feature_names(zoo: Zoo) ->
     assert_one_line(zoo("predict", run, "hole.csv"), "hole.csv, line 2, column 'alcohol'", "must be a finite number")
 
 
-def test_several_targets_are_told_by_name(zoo: Zoo) -> None:
+def test_several_targets_are_printed_by_name(zoo: Zoo) -> None:
     x = np.random.default_rng(0).normal(size=(40, 2))
     data = ArrayDataModule(x, x * [2, 3] + [5, -7], kind="regression", feature_names=["a", "b"])
     model = package.LinearRegressor(2, 2)
@@ -153,7 +153,7 @@ def test_several_targets_are_told_by_name(zoo: Zoo) -> None:
         (["good.csv", "empty.csv"], ["empty.csv is empty"]),
     ],
 )
-def test_what_predict_refuses_of_a_table(zoo: Zoo, house_run: Path, args: list[str], words: list[str]) -> None:
+def test_predict_refuses_rows(zoo: Zoo, house_run: Path, args: list[str], words: list[str]) -> None:
     Path("empty.csv").write_text("")
     write_csv("other.csv", "rooms", ["1"])
     write_csv("good.csv", "area,town", ["1,Ulm"])
@@ -164,7 +164,7 @@ def test_what_predict_refuses_of_a_table(zoo: Zoo, house_run: Path, args: list[s
     assert_one_line(zoo("predict", house_run, *args), *words)
 
 
-def test_a_model_that_does_not_know_its_columns(zoo: Zoo) -> None:
+def test_a_model_without_named_columns_is_refused(zoo: Zoo) -> None:
     model = package.create_model("mlp", in_features=2, num_classes=2)
     model.input_shape = (2,)
     model.save_pretrained("mine")

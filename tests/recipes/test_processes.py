@@ -44,7 +44,7 @@ def state(run: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
@@ -56,7 +56,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)]
 )
-def test_a_run_that_was_ended_goes_on_to_the_same_bits(tmp_cwd: Path, whole: Path, signum: int, code: int) -> None:
+def test_a_stopped_run_resumes_to_the_same_bits(tmp_cwd: Path, uninterrupted: Path, signum: int, code: int) -> None:
     process = start("fit", "-c", RECIPE, f"--trainer.max_epochs={EPOCHS}")
     wait_for_epoch(process, 3)
     process.send_signal(signum)
@@ -66,9 +66,9 @@ def test_a_run_that_was_ended_goes_on_to_the_same_bits(tmp_cwd: Path, whole: Pat
     out, err = finish(start("fit", "-c", RECIPE, "--resume"))
     assert err == ""
     assert "resumes at step" in out
-    one, two = state(RUN), state(whole)
+    one, two = state(RUN), state(uninterrupted)
     assert all(torch.equal(one[key], two[key]) for key in two)
-    rows, wanted = ([*csv.DictReader((run / "metrics.csv").read_text().splitlines())] for run in (RUN, whole))
+    rows, wanted = ([*csv.DictReader((run / "metrics.csv").read_text().splitlines())] for run in (RUN, uninterrupted))
     assert [row["step"] for row in rows] == [row["step"] for row in wanted]
     if signum != signal.SIGKILL:  # a kill may take a row that was not written yet
         assert rows == wanted
@@ -83,7 +83,7 @@ def test_a_signal_before_training_leaves_nothing(tmp_cwd: Path) -> None:
     assert os.listdir() == []
 
 
-def test_a_bar_on_a_terminal(tmp_cwd: Path) -> None:
+def test_a_progress_bar_on_a_terminal(tmp_cwd: Path) -> None:
     import pty
 
     leader, follower = pty.openpty()
@@ -125,7 +125,7 @@ def test_two_processes_train_in_one_run_folder(tmp_cwd: Path) -> None:
     assert {path.name for path in (RUN / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
 
 
-def test_two_processes_tell_an_error_once(tmp_cwd: Path) -> None:
+def test_two_processes_print_an_error_once(tmp_cwd: Path) -> None:
     _, err = finish(start("fit", "-c", "cnn/lenet_digits", "--trainer.devices=2", "--data.size=30"), 2)
     assert err.count("zoo: error: ") == 1
     assert "set the datamodule's size=32" in err
@@ -133,7 +133,7 @@ def test_two_processes_tell_an_error_once(tmp_cwd: Path) -> None:
 
 
 def test_two_nodes_train_in_one_run_folder(tmp_cwd: Path) -> None:
-    """As torchrun starts them: each process by itself, told its rank by variables."""
+    """Start each process by itself with its rank in variables, as torchrun does."""
     import socket
 
     with socket.socket() as free:
@@ -163,7 +163,7 @@ def test_two_nodes_train_in_one_run_folder(tmp_cwd: Path) -> None:
     assert {path.name for path in (RUN / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
 
 
-def test_sigterm_stops_two_processes_saved(tmp_cwd: Path) -> None:
+def test_sigterm_saves_and_stops_two_processes(tmp_cwd: Path) -> None:
     args = ("-c", RECIPE, "--trainer.devices=2")
     process = start("fit", *args)
     wait_for_epoch(process, 3)

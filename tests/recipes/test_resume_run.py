@@ -1,4 +1,4 @@
-"""Stopping and --resume from the command line: the run goes on in its own folder, as if nothing had happened."""
+"""Stopping a run and ``--resume``: it continues in its own folder, bitwise as if it had not been stopped."""
 
 import csv
 import re
@@ -44,7 +44,7 @@ def stopper(tmp_cwd: Path) -> str:
 
 
 @pytest.mark.parametrize("step", [0, 1, 2, 3, 5])
-def test_a_stopped_run_ends_with_the_bits_of_an_uninterrupted_one(
+def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(
     zoo: Zoo, run_template: Path, stopper: str, step: int
 ) -> None:
     stop = (f"--trainer.callbacks+={stopper}", f"--trainer.callbacks.step={step}")
@@ -56,11 +56,11 @@ def test_a_stopped_run_ends_with_the_bits_of_an_uninterrupted_one(
     assert "stopped by SIGTERM" in before
     result = zoo("fit", "-c", RECIPE, "--resume", "--trainer.callbacks.step=-1")
     assert result.code == 0, result.err
-    whole = run_template / RUN
+    uninterrupted = run_template / RUN
     assert [path.name for path in RUN.parent.iterdir()] == ["version_0"]
-    assert same(weights(RUN), weights(whole))
-    assert same(weights(RUN, "best"), weights(whole, "best"))
-    assert rows(RUN) == rows(whole)
+    assert same(weights(RUN), weights(uninterrupted))
+    assert same(weights(RUN, "best"), weights(uninterrupted, "best"))
+    assert rows(RUN) == rows(uninterrupted)
     assert (RUN / "log.txt").read_text().startswith(before)
 
 
@@ -72,7 +72,7 @@ def test_ctrl_c_saves_and_exits_with_130(zoo: Zoo, stopper: str) -> None:
     assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
 
 
-def test_a_second_ctrl_c_ends_at_once(zoo: Zoo, stopper: str) -> None:
+def test_a_second_ctrl_c_stops_at_once(zoo: Zoo, stopper: str) -> None:
     path = Path(f"{stopper.partition('.')[0]}.py")
     path.write_text(
         path.read_text() + "class Twice(StopAt):\n"
@@ -86,17 +86,17 @@ def test_a_second_ctrl_c_ends_at_once(zoo: Zoo, stopper: str) -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_after_a_kill_no_step_stands_twice(zoo: Zoo, trained: Path) -> None:
-    """Killed in the third epoch: rows are there that the checkpoint does not know."""
+def test_after_a_kill_no_step_appears_twice(zoo: Zoo, trained: Path) -> None:
+    """A kill in the third epoch leaves rows that are newer than the checkpoint."""
     finished = rows(trained)
     with (trained / "metrics.csv").open("a") as file:
         file.write("7,2\n8,2\n")
     (trained / "checkpoints/.old.ckpt.tmp").write_text("half a checkpoint")
     assert zoo("fit", "--resume", trained, "--trainer.max_epochs=3").code == 0
-    found = rows(trained)
-    assert [row["step"] for row in found] == [str(i) for i in range(10)]
-    assert [row["val/acc"] for row in found[:6]] == [row["val/acc"] for row in finished[:6]]
-    assert found[8]["val/acc"]
+    kept = rows(trained)
+    assert [row["step"] for row in kept] == [str(i) for i in range(10)]
+    assert [row["val/acc"] for row in kept[:6]] == [row["val/acc"] for row in finished[:6]]
+    assert kept[8]["val/acc"]
     assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
@@ -110,7 +110,7 @@ def test_after_a_kill_no_step_stands_twice(zoo: Zoo, trained: Path) -> None:
         ["--resume", f"{RUN}/checkpoints/last.ckpt"],
     ],
 )
-def test_every_way_to_name_the_run(zoo: Zoo, trained: Path, args: list[str]) -> None:
+def test_every_way_to_select_the_run(zoo: Zoo, trained: Path, args: list[str]) -> None:
     result = zoo("fit", *args, "--trainer.max_epochs=3")
     assert result.code == 0, result.err
     assert f"{RECIPE} resumes at step 6" in result.out
@@ -139,21 +139,23 @@ def test_a_run_folder_may_be_moved(zoo: Zoo, trained: Path) -> None:
 
 
 def test_a_model_argument_that_contradicts_the_checkpoint_is_refused(zoo: Zoo, trained: Path) -> None:
-    """Stock Lightning replaces it without a word by the checkpoint's."""
-    said = "--model.lr 0.5 contradicts the checkpoint, which was trained with 0.03"
-    assert_one_line(zoo("fit", "-c", RECIPE, "--resume", "--model.lr=0.5"), said, "new run without --resume")
+    """Lightning itself silently uses the checkpoint's value."""
+    expected = "--model.lr 0.5 contradicts the checkpoint, which was trained with 0.03"
+    assert_one_line(zoo("fit", "-c", RECIPE, "--resume", "--model.lr=0.5"), expected, "new run without --resume")
     assert zoo("fit", "-c", RECIPE, "--resume", "--model.lr=0.03").code == 0
     assert_one_line(zoo("fit", "--resume", trained, "--model.num_classes=3"), "num_classes 3 contradicts")
 
 
-def test_other_data_are_refused_and_the_config_stays(zoo: Zoo, trained: Path) -> None:
+def test_other_data_are_refused_and_the_config_is_kept(zoo: Zoo, trained: Path) -> None:
     before = (trained / "config.yaml").read_text()
     result = zoo("fit", "--resume", trained, "--data.split_seed=3", "--trainer.max_epochs=9")
-    assert_one_line(result, "the checkpoint was saved on other data: fingerprint", "resume with the same files")
+    assert_one_line(
+        result, "the checkpoint was saved on other data: fingerprint", "resume with the same files", started=True
+    )
     assert (trained / "config.yaml").read_text() == before
 
 
-def test_an_override_of_the_first_session_lives_on(zoo: Zoo) -> None:
+def test_overrides_of_the_first_session_are_kept(zoo: Zoo) -> None:
     assert zoo("fit", "-c", RECIPE, *SHORT, "--trainer.max_epochs=1", "--model.lr=0.5").code == 0
     assert zoo("fit", "-c", RECIPE, "--resume", "--trainer.max_epochs=2").code == 0
     checkpoint = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)
@@ -161,7 +163,7 @@ def test_an_override_of_the_first_session_lives_on(zoo: Zoo) -> None:
     assert checkpoint["global_step"] == 6  # limit_train_batches lives on too
 
 
-def test_wandb_goes_on_under_its_id(zoo: Zoo) -> None:
+def test_wandb_keeps_its_run_id(zoo: Zoo) -> None:
     for args in (
         ["-c", RECIPE, *SHORT, "--trainer.max_epochs=1"],
         ["-c", RECIPE, "--resume", "--trainer.max_epochs=2"],
@@ -172,7 +174,7 @@ def test_wandb_goes_on_under_its_id(zoo: Zoo) -> None:
     assert len(set(ids)) == 1
 
 
-def test_resume_cannot_be_told_two_recipes(zoo: Zoo, trained: Path) -> None:
+def test_resume_refuses(zoo: Zoo, trained: Path) -> None:
     assert_one_line(zoo("fit", "-c", RECIPE, "-c", RECIPE, "--resume"), "at most one -c")
     assert_one_line(zoo("fit", "--resume"), "no run given")
     shutil.copy(trained / "checkpoints/last.ckpt", "alone.ckpt")

@@ -1,4 +1,4 @@
-"""The run folder whatever the logger, and nothing anywhere else."""
+"""The run folder with every logger; no files anywhere else."""
 
 import csv
 import json
@@ -52,9 +52,9 @@ def test_every_logger_writes_into_the_run_folder_and_nothing_elsewhere(tmp_path:
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    told = json.loads(done.stdout.splitlines()[-1])
+    written = json.loads(done.stdout.splitlines()[-1])
     assert [str(path) for name in ("home", "tmp") for path in (tmp_path / name).rglob("*")] == []
-    for logger, paths in told.items():
+    for logger, paths in written.items():
         run = f"work/{logger}/runs/{RECIPE}/version_0/"
         inside = {path.removeprefix(run) for path in paths}
         extra = inside - OURS
@@ -69,10 +69,10 @@ def test_every_logger_writes_into_the_run_folder_and_nothing_elsewhere(tmp_path:
             assert not extra
 
 
-def test_what_the_files_hold(trained: Path) -> None:
+def test_contents_of_the_run_folder(trained: Path) -> None:
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert config["trainer"]["max_epochs"] == 2
-    assert "num_classes" not in config["model"]["init_args"]  # the data tell it
+    assert "num_classes" not in config["model"]["init_args"]  # comes from the data
     assert config["model"]["init_args"]["optimizer"] == "AdamW"  # defaults are kept
     rows = list(csv.DictReader((trained / "metrics.csv").read_text().splitlines()))
     assert [row["step"] for row in rows] == ["0", "1", "2", "3", "4", "5", "6"]
@@ -90,7 +90,7 @@ def test_what_the_files_hold(trained: Path) -> None:
     assert "\x1b" not in log
 
 
-def test_config_runs_as_it_stands_and_gives_the_same_weights(zoo: Zoo, trained: Path) -> None:
+def test_config_reproduces_the_run(zoo: Zoo, trained: Path) -> None:
     result = zoo("fit", "-c", trained / "config.yaml")
     assert result.code == 0
     again = Path("runs", RECIPE, "version_1")
@@ -101,12 +101,12 @@ def test_config_runs_as_it_stands_and_gives_the_same_weights(zoo: Zoo, trained: 
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
-def test_config_says_what_it_was_trained_on(trained: Path) -> None:
+def test_config_has_the_fingerprint_of_the_data(trained: Path) -> None:
     head = (trained / "config.yaml").read_text().splitlines()[:6]
     assert any(re.fullmatch(r"#   data    fingerprint [0-9a-f]{16} \(\d+ train / \d+ val\)", line) for line in head)
 
 
-def test_summary_says_whether_the_expectation_is_met(zoo: Zoo) -> None:
+def test_summary_compares_with_the_expectation(zoo: Zoo) -> None:
     out = zoo("fit", "-c", RECIPE, *SHORT, "--trainer.max_epochs=1").out
     line = re.search(r"expected +(.*)", out)
     assert line
@@ -134,7 +134,7 @@ def test_without_validation_the_last_checkpoint_is_tested(zoo: Zoo) -> None:
 
 
 def test_last_is_saved_when_the_metric_does_not_improve(zoo: Zoo) -> None:
-    """Stock Lightning saves last.ckpt only together with a new best one."""
+    """Lightning itself saves last.ckpt only together with a new best one."""
     options = ("--trainer.max_epochs=3", "--model.lr=1e-12")
     assert zoo("fit", "-c", RECIPE, *SHORT, *options).code == 0
     folder = Path("runs", RECIPE, "version_0/checkpoints")
@@ -155,7 +155,7 @@ def test_a_run_inside_a_run_has_its_own_folder(zoo: Zoo, monkeypatch: pytest.Mon
     assert os.listdir() == ["runs"]
 
 
-def test_print_config_does_nothing_else(zoo: Zoo) -> None:
+def test_print_config_only_prints(zoo: Zoo) -> None:
     result = zoo("fit", "-c", RECIPE, "--model.lr=0.25", "--print_config")
     assert result.code == 0
     assert yaml.safe_load(result.out)["model"]["init_args"]["lr"] == 0.25
@@ -174,7 +174,7 @@ def test_runs_folder_can_be_elsewhere(zoo: Zoo) -> None:
     assert zoo("test", "-c", RECIPE, "--runs", "deep/er").code == 0
 
 
-def test_users_callbacks_come_besides_ours_and_replace_their_kind(zoo: Zoo) -> None:
+def test_users_callbacks_are_added_and_replace_ours_of_the_same_class(zoo: Zoo) -> None:
     options = ("--trainer.callbacks+=callbacks.LearningCurves", "--trainer.callbacks.filename=mine.png")
     assert zoo("fit", "-c", RECIPE, *SHORT, "--trainer.max_epochs=1", *options).code == 0
     names = {path.name for path in Path("runs", RECIPE, "version_0").iterdir()}
@@ -195,7 +195,7 @@ def test_evaluation_prints_the_metrics_and_writes_nothing(zoo: Zoo, trained: Pat
     assert sorted(Path().rglob("*")) == before
 
 
-def test_evaluation_writes_a_run_folder_when_a_logger_is_named(zoo: Zoo, trained: Path) -> None:
+def test_evaluation_with_a_logger_writes_a_run_folder(zoo: Zoo, trained: Path) -> None:
     assert zoo("test", "-c", RECIPE, "--logger", "csv").code == 0
     rows = (trained.parent / "version_1/metrics.csv").read_text().splitlines()
     assert len(rows) == 2
@@ -203,7 +203,7 @@ def test_evaluation_writes_a_run_folder_when_a_logger_is_named(zoo: Zoo, trained
 
 
 def test_evaluation_builds_the_model_of_the_checkpoint(zoo: Zoo) -> None:
-    """LeNet's variants have the same weights' shapes: the recipe's default must not win over the checkpoint."""
+    """LeNet's variants have weights of the same shapes: the recipe's default must not replace the checkpoint's variant."""
     options = ("--model.variant=relu", "--trainer.max_epochs=1", "--trainer.limit_train_batches=3")
     out = zoo("fit", "-c", "cnn/lenet_digits", *options).out
     trained_loss = re.search(r"test/loss +(\S+)", out)
@@ -221,12 +221,12 @@ def test_evaluation_builds_the_model_of_the_checkpoint(zoo: Zoo) -> None:
 def test_linked_values_reach_the_model(zoo: Zoo) -> None:
     assert zoo("fit", "-c", "cnn/resnet_digits", "--trainer.max_epochs=1", "--trainer.limit_train_batches=1").code == 0
     checkpoint = torch.load("runs/cnn/resnet_digits/version_0/checkpoints/last.ckpt", weights_only=True)
-    assert checkpoint["hyper_parameters"]["in_channels"] == 1  # the class says 3
+    assert checkpoint["hyper_parameters"]["in_channels"] == 1  # the default is 3
     assert checkpoint["hyper_parameters"]["num_classes"] == 10
     assert zoo("fit", "-c", RECIPE, *SHORT, "--model.in_features=64", "--trainer.max_epochs=1").code == 0
 
 
-def test_required_arguments_that_the_data_tell(zoo: Zoo, tmp_cwd: Path) -> None:
+def test_required_arguments_come_from_the_data(zoo: Zoo, tmp_cwd: Path) -> None:
     name = f"required_{tmp_cwd.name}"
     Path(f"{name}.py").write_text(
         "import zoo\nclass Mine(zoo.SoftmaxRegressionClassifier):\n"
@@ -241,7 +241,7 @@ def test_required_arguments_that_the_data_tell(zoo: Zoo, tmp_cwd: Path) -> None:
     assert zoo("test", "-c", "r.yaml").code == 0
 
 
-def test_process_state_is_put_back(zoo: Zoo) -> None:
+def test_process_state_is_restored(zoo: Zoo) -> None:
     import logging
     import signal
     import warnings
@@ -263,7 +263,7 @@ def test_process_state_is_put_back(zoo: Zoo) -> None:
 
 
 @pytest.mark.parametrize("logger", ["tensorboard", "wandb-offline"])
-def test_two_fits_in_one_process_keep_their_logs_apart(zoo: Zoo, logger: str) -> None:
+def test_two_fits_in_one_process_have_separate_logs(zoo: Zoo, logger: str) -> None:
     for _ in range(2):
         assert zoo("fit", "-c", RECIPE, *SHORT, "--trainer.max_epochs=1", "--logger", logger).code == 0
     pattern = "events*" if logger == "tensorboard" else "wandb/offline-run-*/*.wandb"
@@ -272,7 +272,7 @@ def test_two_fits_in_one_process_keep_their_logs_apart(zoo: Zoo, logger: str) ->
     assert {path.name for path in one}.isdisjoint(path.name for path in two)
 
 
-def test_the_line_of_an_epoch_tells_what_is_new_and_leaves_single_classes_out() -> None:
+def test_the_line_of_an_epoch_has_its_new_metrics_but_not_single_classes() -> None:
     lines: list[str] = []
     metrics = {name: torch.tensor(0.5) for name in ("val/miou", "val/iou/cat", "train/loss", "train/loss_step", "lr")}
     trainer: Any = SimpleNamespace(callback_metrics=metrics, current_epoch=0, max_epochs=2, sanity_checking=False)

@@ -1,4 +1,4 @@
-"""The run folder: numbers, finding, cutting back, removing."""
+"""The run folder: numbering, selection, truncation of metrics, removal."""
 
 import csv
 from pathlib import Path
@@ -34,7 +34,7 @@ def test_versions_count_up_by_number(tmp_cwd: Path) -> None:
     assert create_run(Path("runs"), "cnn/x").folder == Path("runs/cnn/x/version_11")
 
 
-def test_discard_removes_what_was_made_and_nothing_else(tmp_cwd: Path) -> None:
+def test_discard_removes_only_what_was_created(tmp_cwd: Path) -> None:
     make(Path("runs/cnn/other/version_0"))
     run = create_run(Path("runs"), "cnn/x")
     (run.folder / "log.txt").write_text("x")
@@ -53,13 +53,13 @@ def test_discard_keeps_a_folder_with_a_checkpoint_or_of_a_resumed_run(tmp_cwd: P
     assert resumed.folder.is_dir()
 
 
-def test_discard_keeps_a_root_that_was_there(tmp_cwd: Path) -> None:
+def test_discard_keeps_an_existing_root(tmp_cwd: Path) -> None:
     Path("mine").mkdir()
     create_run(Path("mine"), "x").discard()
     assert list(Path("mine").iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_cwd: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error(tmp_cwd: Path) -> None:
     Path("runs").write_text("a file")
     with pytest.raises(UserError, match=r"cannot create a run folder in runs/x: .*--runs FOLDER"):
         create_run(Path("runs"), "x")
@@ -87,7 +87,7 @@ def test_find_takes_a_path_a_name_or_a_checkpoint(tmp_cwd: Path, text: str) -> N
     assert find_run(text, Path("runs"), "a/x") == folder
 
 
-def test_find_tells_where_it_looked(tmp_cwd: Path) -> None:
+def test_find_names_the_places_it_tried(tmp_cwd: Path) -> None:
     with pytest.raises(UserError, match=r"no run 'version_7': tried .*runs/x/version_7/config.yaml"):
         find_run("version_7", Path("runs"), "x")
     Path("a.ckpt").write_text("")
@@ -95,7 +95,7 @@ def test_find_tells_where_it_looked(tmp_cwd: Path) -> None:
         find_run("a.ckpt", Path("runs"), "x")
 
 
-def test_drop_rows_keeps_the_head_and_the_steps_before(tmp_cwd: Path) -> None:
+def test_drop_rows_keeps_the_header_and_the_steps_before(tmp_cwd: Path) -> None:
     path = Path("metrics.csv")
     path.write_text("step,epoch,a\n0,0,1\n9,0,2\n10,1,3\n200,2,4\n")
     drop_rows_from(path, 10)
@@ -106,7 +106,7 @@ def test_drop_rows_keeps_the_head_and_the_steps_before(tmp_cwd: Path) -> None:
     assert not Path("none.csv").exists()
 
 
-def test_metrics_file_has_one_row_a_step_and_goes_on(tmp_cwd: Path) -> None:
+def test_metrics_file_has_one_row_per_step_and_is_continued(tmp_cwd: Path) -> None:
     path = Path("metrics.csv")
     file = MetricsFile(path)
     file.add({"epoch": 0, "b": 1.0}, 4)
@@ -140,7 +140,7 @@ def test_metrics_file_has_one_row_a_step_and_goes_on(tmp_cwd: Path) -> None:
         ({"SLURM_PROCID": "3"}, False),
     ],
 )
-def test_rank_zero_is_known_before_training(
+def test_rank_zero_is_detected_before_training(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], main: bool
 ) -> None:
     for name, value in variables.items():

@@ -16,7 +16,7 @@ def run_quietly(work: Callable[[], None]) -> None:
     """Call ``work``, which trains many times, without Lightning's log lines of each fit."""
     with restored_process_state():
         with NoCaches():
-            import lightning.pytorch  # noqa: F401 (sets up its log, which is heard from then on)
+            import lightning.pytorch  # noqa: F401 (sets up its log, which is captured from then on)
         with captured_logs(Console()):
             logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
             work()
