@@ -1,7 +1,7 @@
 """Initialization by name."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -56,11 +56,17 @@ KNOWN = (*_DRAWS, "kernels")
 
 
 def initialize(net: nn.Module, name: str, arguments: dict[str, Any] | None = None) -> None:
-    """Draw the weights of a net's linear, convolution and attention layers anew; their biases become 0, norms stay as they are.
+    """Draw the weights of a net anew: those of its linear, convolution, attention, recurrent and embedding layers.
+
+    Biases become 0; norms and the parameters of other modules stay as they are. Where a module stacks several layers in one
+    matrix, each is drawn as a layer of its own: queries, keys and values of an attention; the gates of a recurrent layer, its
+    input and its recurrent matrices. A bilinear layer is a linear one over the n_in products of its inputs. An embedding is drawn
+    as the linear layer that shares its matrix with it: n_in is its number of columns; its padding row becomes 0. A matrix that
+    several modules share is drawn once.
 
     Args:
-        net: changed in place.
-        name: variance of a weight, n_in and n_out being the layer's fans:
+        net: Changed in place.
+        name: Variance of a weight, n_in and n_out being the layer's fans:
             "xavier_normal", "xavier_uniform": 2 / (n_in + n_out) (Glorot and Bengio 2010, eq. 16); ``gain``.
             "lecun_normal", "lecun_uniform": 1 / n_in, the other "Xavier" (LeCun et al. 1998, "Efficient BackProp", eq. 16).
             "kaiming_normal", "kaiming_uniform": 2 / n_in (He et al. 2015, arXiv:1502.01852); ``mode``, ``nonlinearity``.
@@ -69,26 +75,61 @@ def initialize(net: nn.Module, name: str, arguments: dict[str, Any] | None = Non
             "constant": all weights ``value``, 0 by default; it shows that units which start equal stay equal.
             "kernels": the first convolution gets hand-crafted kernels, ``names`` in turn (see :func:`zoo.blocks.kernel`), the
             same for each image channel and averaged over them; all other layers stay as they are.
-        arguments: those named above.
+        arguments: The arguments named above.
 
     Raises:
-        ValueError: an unknown name, or kernels for a net that has no convolution they fit.
-        TypeError: an argument that the initialization does not have.
+        ValueError: An unknown name, or kernels for a net that has no convolution they fit.
+        TypeError: An argument that the initialization does not have.
     """
     arguments = arguments or {}
     check_init(name, arguments)
     if name == "kernels":
         _set_kernels(net, **arguments)
         return
+    drawn: set[int] = set()
     for module in net.modules():
-        if isinstance(module, nn.Linear | CONVOLUTIONS):
-            _DRAWS[name](module.weight, **arguments)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, MultiHeadAttention):
-            for weight in module.in_proj_weight.detach().chunk(3):  # Q, K and V, each a layer of its own
-                _DRAWS[name](weight, **arguments)
-            nn.init.zeros_(module.in_proj_bias)
+        for parameter, layers in _weights(module):
+            if id(parameter) not in drawn:
+                drawn.add(id(parameter))
+                for weight in layers:
+                    _DRAWS[name](weight, **arguments)
+        for bias in _biases(module):
+            nn.init.zeros_(bias)
+    for module in net.modules():  # after all draws: another module may share the matrix
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.padding_idx is not None:
+            nn.init.zeros_(module.weight.detach()[module.padding_idx])
+
+
+def _weights(module: nn.Module) -> Iterator[tuple[Tensor, Sequence[Tensor]]]:
+    """Yield the weights that a module has itself, not in its children, each with the layers that it stacks."""
+    own: Any = module
+    if isinstance(module, (nn.Linear, CONVOLUTIONS, nn.Embedding, nn.EmbeddingBag)):
+        yield own.weight, [own.weight]
+    elif isinstance(module, nn.Bilinear):
+        yield own.weight, [own.weight.detach().flatten(1)]  # (out, in1, in2) -> (out, in1 in2)
+    elif isinstance(module, (MultiHeadAttention, nn.MultiheadAttention)):
+        if own.in_proj_weight is not None:
+            yield own.in_proj_weight, own.in_proj_weight.detach().chunk(3)  # queries, keys, values
+        else:  # keys and values of other widths
+            for weight in (own.q_proj_weight, own.k_proj_weight, own.v_proj_weight):
+                yield weight, [weight]
+    elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        for name, weight in module.named_parameters(recurse=False):
+            if name.startswith("weight"):  # one matrix a gate; the projection of an LSTM's state has fewer rows
+                yield weight, weight.detach().split(own.hidden_size)
+
+
+def _biases(module: nn.Module) -> list[Tensor]:
+    """Return the biases of the layers of :func:`_weights`."""
+    own: Any = module
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        return [p for name, p in module.named_parameters(recurse=False) if name.startswith("bias")]
+    bias = None
+    if isinstance(module, (MultiHeadAttention, nn.MultiheadAttention)):
+        bias = own.in_proj_bias
+    elif isinstance(module, (nn.Linear, CONVOLUTIONS, nn.Bilinear)):
+        bias = own.bias
+    return [] if bias is None else [bias]
 
 
 def check_init(name: str, arguments: dict[str, Any]) -> None:

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import zoo
-from zoo.blocks import kernel
-from zoo.tasks import initialize
+from zoo.blocks import MultiHeadAttention, kernel
+from zoo.optim import initialize
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,103 @@ def test_orthogonal_rows() -> None:
     initialize(layer, "orthogonal")
     rows = layer.weight.flatten(1)
     torch.testing.assert_close(rows @ rows.T, torch.eye(8), atol=1e-5, rtol=0)
+
+
+GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1, nn.LSTMCell: 4, nn.GRUCell: 3, nn.RNNCell: 1}
+
+
+def xavier(weight: Tensor) -> None:
+    """One layer's weight has mean 0 and variance 2 / (n_in + n_out), each row and column its share of it."""
+    variance = 2 / sum(weight.shape)
+    assert weight.mean().abs() < 5 * (variance / weight.numel()) ** 0.5
+    assert float(weight.var()) == pytest.approx(variance, rel=0.04)
+
+
+@pytest.mark.parametrize("kind", GATES)
+def test_each_gate_of_a_recurrent_layer_is_a_layer(kind: type) -> None:
+    net = nn.Sequential(kind(300, 200)).requires_grad_(False)
+    initialize(net, "xavier_normal")
+    for name, parameter in net.named_parameters():
+        if "bias" in name:
+            assert not parameter.any(), name
+        else:
+            gates = parameter.chunk(GATES[kind])
+            assert {gate.shape for gate in gates} == {(200, 300 if "_ih" in name else 200)}
+            for gate in gates:
+                xavier(gate)
+    initialize(net, "orthogonal")
+    for name, parameter in net.named_parameters():
+        for gate in parameter.chunk(GATES[kind]) if "weight_hh" in name else ():
+            torch.testing.assert_close(gate @ gate.T, torch.eye(200), atol=1e-4, rtol=0)
+
+
+def test_every_layer_and_direction_of_a_stack_is_drawn() -> None:
+    net = nn.LSTM(7, 6, num_layers=3, bidirectional=True, proj_size=4).requires_grad_(False)
+    initialize(net, "constant", {"value": 2.0})
+    assert len(list(net.parameters())) == 3 * 2 * 5
+    for name, parameter in net.named_parameters():
+        assert parameter.unique().tolist() == [0.0 if "bias" in name else 2.0], name
+    net = nn.LSTM(300, 200, proj_size=100).requires_grad_(False)
+    initialize(net, "xavier_normal")
+    for weight in (*net.weight_hh_l0.split(200), net.weight_hr_l0):  # (200, 100) each, and (100, 200)
+        xavier(weight)
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_an_embedding_is_drawn_but_for_its_padding(kind: type) -> None:
+    net = nn.Sequential(kind(400, 100, padding_idx=3)).requires_grad_(False)
+    initialize(net, "lecun_normal")  # as the linear layer 100 -> 400 with the same matrix
+    assert float(net[0].weight.var()) == pytest.approx(1 / 100, rel=0.04)
+    assert net[0].weight.any(dim=1).logical_not().nonzero().tolist() == [[3]]
+
+
+@pytest.mark.parametrize("embedding_first", [True, False])
+def test_a_shared_matrix_is_drawn_once_and_keeps_its_padding(embedding_first: bool) -> None:
+    parts = {"embedding": nn.Embedding(5, 3, padding_idx=1), "head": nn.Linear(3, 5)}
+    parts["head"].weight = parts["embedding"].weight
+    net = nn.ModuleDict(parts if embedding_first else dict(reversed(parts.items())))
+    torch.manual_seed(0)
+    initialize(net, "gaussian", {"std": 1.0})
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    wanted = torch.randn(5, 3)
+    assert torch.equal(torch.rand(1), after)
+    wanted[1] = 0
+    assert torch.equal(parts["head"].weight, wanted)
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        nn.MultiheadAttention(200, 2, add_bias_kv=True),
+        nn.MultiheadAttention(200, 2, kdim=300, vdim=100),
+        nn.MultiheadAttention(200, 2, bias=False),
+        MultiHeadAttention(200, 2),
+    ],
+    ids=["packed", "apart", "no bias", "ours"],
+)
+def test_queries_keys_and_values_are_layers(net: nn.Module) -> None:
+    for parameter in net.parameters():
+        nn.init.ones_(parameter)
+    initialize(net.requires_grad_(False), "xavier_normal")
+    packed, appended = net.in_proj_weight, getattr(net, "bias_k", None)
+    layers = packed.chunk(3) if packed is not None else (net.q_proj_weight, net.k_proj_weight, net.v_proj_weight)
+    for weight in (*layers, net.out_proj.weight):
+        xavier(weight)
+    assert not any(p.any() for p in (net.in_proj_bias, net.out_proj.bias) if p is not None)
+    assert appended is None or appended.all()  # a token of its own, no bias of a layer
+
+
+def test_a_bilinear_layer_is_linear_in_the_products() -> None:
+    net = nn.Bilinear(20, 30, 50).requires_grad_(False)
+    initialize(net, "kaiming_normal")
+    assert float(net.weight.var()) == pytest.approx(2 / 600, rel=0.04)
+    initialize(net, "xavier_normal")
+    xavier(net.weight.flatten(1))  # (50, 20, 30) -> (50, 600)
+    initialize(net, "orthogonal")
+    rows = net.weight.flatten(1)
+    torch.testing.assert_close(rows @ rows.T, torch.eye(50), atol=1e-5, rtol=0)
+    assert not net.bias.any()
 
 
 def test_units_that_start_equal_stay_equal() -> None:
