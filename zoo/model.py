@@ -282,29 +282,35 @@ class Model(LightningModule):
         return [*layer_groups(self.net), *([part] for part in self.trained_parts if part != "net")]
 
     def group_of(self, layer: str) -> int:
-        """Return the index of the layer group that a module of the net begins or contains; "head": the last; "all": 0.
+        """Return the index of a layer group by the name of a module that begins or contains it.
+
+        Args:
+            layer: Name of a module or parameter of the net, or of another trained part; "head": the last group of the net; "all":
+                the first.
 
         Raises:
             ValueError: No such module, or one inside a layer group that is frozen as a whole.
         """
         groups = self.layer_groups()
         if layer in ("head", "all"):
-            return len(groups) - 1 if layer == "head" else 0
+            return self._num_net_groups(groups) - 1 if layer == "head" else 0
         places = {name: i for i, group in enumerate(groups) for name in group}
         if layer in places:
             return places[layer]
-        if (inside := next((i for name, i in places.items() if name.startswith(f"{layer}.")), None)) is not None:
-            return inside  # a container of groups: the lowest of them
+        if (lowest := next((i for name, i in places.items() if name.startswith(f"{layer}.")), None)) is not None:
+            return lowest  # of a container of groups
         first = [group[0] for group in groups if group]
         parent = next((name for name in places if layer.startswith(f"{name}.")), None)
-        if parent is not None and layer in dict(self.net.named_modules()) | dict(self.net.named_parameters()):
-            begin = next(n for n, _ in self.net.named_parameters() if f"{n}.".startswith(f"{parent}."))
-            if f"{begin}.".startswith(f"{layer}."):  # where the group begins
+        if parent is not None:
+            owner = self.net if places[parent] < self._num_net_groups(groups) else self
+            inside = [n for n, _ in owner.named_parameters(remove_duplicate=False) if n.startswith(f"{parent}.")]
+            if inside and f"{inside[0]}.".startswith(f"{layer}."):  # where the group begins
                 return places[parent]
-            raise ValueError(
-                f"{layer!r} lies inside the layer group {parent!r}, which is frozen as a whole: name one of {', '.join(first)}, "
-                f"or define layer_groups() of {type(self.net).__name__} with smaller groups"
-            )
+            if layer in dict(owner.named_modules()) or layer in inside:
+                raise ValueError(
+                    f"{layer!r} lies inside the layer group {parent!r}, which is frozen as a whole: name one of "
+                    f"{', '.join(first)}, or define layer_groups() of {type(self.net).__name__} with smaller groups"
+                )
         raise ValueError(f"no layer {layer!r}{suggest(layer, first)}; the layers are {', '.join(first)}")
 
     @property
@@ -341,8 +347,9 @@ class Model(LightningModule):
                 f"{type(self.net).__name__} has {len(groups)} layer groups: freeze 0..{len(groups)}, got {below}"
             )
         self._frozen = count
+        of_net = self._num_net_groups(groups)
         for i, names in enumerate(groups):  # a tied parameter, in several groups, follows the last
-            for parameter in parameters_of(self._owner(names), names):
+            for parameter in parameters_of(self.net if i < of_net else self, names):
                 parameter.requires_grad_(i >= count)
         return self.train(self.training)
 
@@ -354,14 +361,16 @@ class Model(LightningModule):
         """Set training mode for what is not frozen."""
         super().train(mode)
         if mode and self._frozen:
-            for names in self.layer_groups()[: self._frozen]:
-                for module in modules_of(self._owner(names), names):
+            groups = self.layer_groups()
+            frozen, of_net = groups[: self._frozen], self._num_net_groups(groups)
+            for owner, part in ((self.net, frozen[:of_net]), (self, frozen[of_net:])):
+                for module in modules_of(owner, [name for names in part for name in names]):
                     module.eval()
         return self
 
-    def _owner(self, names: list[str]) -> nn.Module:
-        """The module that the names of a layer group are relative to."""
-        return self if names and names[0] in self.trained_parts else self.net
+    def _num_net_groups(self, groups: list[list[str]]) -> int:
+        """Return how many of the layer groups are of the net; the names of the others are relative to the model itself."""
+        return len(groups) - sum(part != "net" for part in self.trained_parts)
 
     # Saving and loading ---------------------------------------------------------------------------------------------
 

@@ -14,10 +14,11 @@ def layer_groups(net: nn.Module) -> list[list[str]]:
     """Return the modules of a net by depth, input first; the last group is the head.
 
     A group is a layer, block or stage with parameters, and what follows it without any (norms join the layer before them). A
-    sequence of single layers, such as VGG's ``features``, is opened, and so are a ModuleList and a container that holds 9 tenths
-    of all parameters, such as the blocks of a vision transformer; another sequence of blocks, such as ResNet's ``layer1``, is one
-    group. A recurrent net of several layers is one group a layer. A net whose parts are not registered in their order gives its
-    groups in its own ``layer_groups()``. A tied parameter belongs to the last of its groups.
+    sequence of single layers, such as VGG's ``features``, is opened, and so are a ModuleList and a sequence that holds nine
+    tenths of all parameters, such as the blocks of a vision transformer; another sequence of blocks, such as ResNet's
+    ``layer1``, is one group. A recurrent module of several layers (``nn.LSTM(num_layers=2)``) is one group a layer. A parameter
+    that several groups share counts for the last of them. A net whose parts are not registered in order defines its own
+    ``layer_groups()``.
 
     Returns:
         Names of modules or parameters, relative to the net.
@@ -72,8 +73,14 @@ def parameters_of(net: nn.Module, names: list[str]) -> list[nn.Parameter]:
 
 
 def modules_of(net: nn.Module, names: list[str]) -> list[nn.Module]:
-    """Return the modules of a group of :func:`layer_groups`."""
-    return [part for name in names if isinstance(part := _part(net, name), nn.Module)]
+    """Return the modules of one or more groups of :func:`layer_groups`.
+
+    A recurrent module whose layers are several groups belongs to them once all of its parameters do.
+    """
+    parts = [_part(net, name) for name in names]
+    named = {id(part) for part in parts if isinstance(part, nn.Parameter)}
+    stacks = [m for m in net.modules() if isinstance(m, nn.RNNBase) and named.issuperset(map(id, m.parameters()))]
+    return [*(part for part in parts if isinstance(part, nn.Module)), *stacks]
 
 
 def _part(net: nn.Module, name: str) -> nn.Module | nn.Parameter:
@@ -82,11 +89,11 @@ def _part(net: nn.Module, name: str) -> nn.Module | nn.Parameter:
 
 
 def _layers_of(name: str, net: nn.RNNBase) -> list[list[str]]:
-    """The parameters of each layer of a recurrent net: they end in ``_l<layer>`` or ``_l<layer>_reverse``."""
+    """Return the parameters of each layer of a recurrent module: their names end in ``_l<layer>`` or ``_l<layer>_reverse``."""
     layers: list[list[str]] = [[] for _ in range(net.num_layers)]
     for key, _ in net.named_parameters():
-        if (match := re.search(r"_l(\d+)(_reverse)?$", key)) is not None:
-            layers[int(match[1])].append(f"{name}.{key}")
+        match = re.search(r"_l(\d+)(_reverse)?(?=\.|$)", key)  # a dot: the parts of a parametrized weight
+        layers[int(match[1]) if match else 0].append(f"{name}.{key}")
     return layers
 
 

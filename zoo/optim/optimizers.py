@@ -119,6 +119,8 @@ def _by_decay(
     prefix: str, parameters: Iterable[nn.Parameter], weight_decay: float, decay_norm_and_bias: bool, spared: set[int]
 ) -> list[dict[str, Any]]:
     parameters = list(parameters)
+    if not parameters:  # all of a layer's are tied to a layer above it
+        return []
     if not weight_decay or decay_norm_and_bias:
         return [{"name": f"{prefix}all", "params": parameters, "weight_decay": weight_decay}]
     decays = [p.ndim > 1 and id(p) not in spared for p in parameters]

@@ -73,6 +73,17 @@ def test_norms_and_biases_get_no_weight_decay() -> None:
     assert [g["name"] for g in parameter_groups(net, 1e-3, 0.1, decay_norm_and_bias=True)] == ["all"]
 
 
+def test_embeddings_get_no_weight_decay_unless_asked() -> None:
+    net = nn.ModuleDict({"e": nn.Embedding(5, 3), "bag": nn.EmbeddingBag(5, 3), "fc": nn.Linear(3, 2)})
+    words = nn.ModuleDict({"e": nn.Embedding(4, 2), "fc": nn.Linear(2, 2)})
+    others = {"words": words, "scale": nn.Parameter(torch.ones(())), "token": nn.Parameter(torch.ones(1, 3))}
+    decay, no_decay = parameter_groups(net, 1e-3, 0.1, decay_norm_and_bias=False, others=others)
+    assert [id(p) for p in decay["params"]] == [id(p) for p in (net["fc"].weight, words["fc"].weight, others["token"])]
+    assert len(no_decay["params"]) == 6
+    (group,) = parameter_groups(net, 1e-3, 0.1, decay_norm_and_bias=True, others=others)
+    assert (group["weight_decay"], len(group["params"])) == (0.1, 9)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
