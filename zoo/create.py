@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks.skeleton import skeleton
+from zoo.internals import tree_leaves
 from zoo.model import Model
 from zoo.pretrained.files import read_checkpoint
 from zoo.pretrained.folder import read_folder
@@ -107,12 +108,17 @@ def load(path: str | Path, strict: bool = True, average: bool | None = None, **o
     entry = get(description["model"])
     arguments = {**entry.preset, **hparams, **overrides}
     check_arguments(entry.cls, arguments)
-    # strict: no fresh value stays, so none is drawn; not strict: what is not loaded keeps its fresh values
-    module = _without_weights(entry.cls, arguments) if strict else entry.cls(**arguments)
+    if strict:  # no fresh value stays, so none is drawn
+        with torch.random.fork_rng(devices=[]):
+            module = _without_weights(entry.cls, arguments)
+    else:
+        module = entry.cls(**arguments)
+    assign = any(t.is_meta for t in module.state_dict().values())
     module.describe_data(description)
-    module.load_report = load_weights(module, _adapted(module, dict(state), overrides), strict=strict, assign=strict)
+    module.load_report = load_weights(module, _adapted(module, dict(state), overrides), strict=strict, assign=assign)
     module.to("cpu")  # where its tensors are; Lightning's ``device`` says where it was built
-    return module.freeze(description.get("frozen", 0))
+    frozen = description.get("frozen", 0)
+    return module.freeze(frozen) if frozen else module
 
 
 def use_weights(module: Model, weights: str, name: str | None = None) -> None:
@@ -123,13 +129,14 @@ def use_weights(module: Model, weights: str, name: str | None = None) -> None:
     ``module.load_report`` lists what became of each tensor.
 
     Args:
-        module: Receives the weights; its net may be on the meta device, see :func:`zoo.blocks.skeleton.skeleton`.
+        module: Receives the weights; it may be on the meta device, see :func:`zoo.blocks.skeleton.skeleton`.
         weights: See :func:`create_model`.
         name: Registered name of the model; by default the one that fits.
 
     Raises:
         FileNotFoundError, ConnectionError: There is no such file; the hub or the download cannot be reached.
-        ValueError: No such weights, damaged or hostile ones, or those of another architecture.
+        ValueError: No such weights, damaged or hostile ones, those of another architecture, or of a trained part that the model
+            does not have yet.
     """
     if module.hparams["init"] is not None:
         raise ValueError(f"init {module.hparams['init']!r} would draw what weights {weights!r} bring: give one of them")
@@ -147,10 +154,26 @@ def use_weights(module: Model, weights: str, name: str | None = None) -> None:
         if key in ("mean", "std"):
             fits = value.numel() in (1, channels) or channels is None
             taken[key] = value if fits else value.mean().view(1)  # one number for whatever channels come
-        elif key not in module.training_buffers and key in own and own[key].shape == value.shape:
+        elif key in module.training_buffers:
+            continue
+        elif key not in own:
+            report.unexpected.append(key)
+        elif own[key].shape == value.shape:
             taken[key] = value
             report.loaded.append(key)
-    report.missing += [k for k in own if "." in k and not k.startswith("net.") and k not in taken]
+        else:
+            report.reinitialized.append(key)
+    if late := [part for part in module.trained_parts if not hasattr(module, part) and _has(found.rest, part)]:
+        raise ValueError(
+            f"{found.origin} has weights of {late[0]!r}, which {type(module).__name__} does not have yet when weights= are loaded: "
+            "set it in build_parts() in place of __init__"
+        )
+    left = [k for k in own if not k.startswith("net.") and k not in taken]
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    report.missing += [k for k in left if ("." in k or k in parameters) and k not in report.reinitialized]
+    if left := [k for k in left if own[k].is_meta]:
+        fresh = type(module)(**module.hparams).state_dict()
+        taken |= {k: fresh[k] for k in left}
     put(module, taken, assign=any(p.is_meta for p in module.parameters()))
     data = dict(found.data)
     if classes[0] != classes[1]:
@@ -161,18 +184,29 @@ def use_weights(module: Model, weights: str, name: str | None = None) -> None:
     module.load_report = report
 
 
-def _without_weights(cls: type[Model], arguments: Mapping[str, Any]) -> Model:
-    """Build a model for weights to come: its net takes no memory and draws no random number.
+def _has(state: Mapping[str, Tensor], part: str) -> bool:
+    return any(key.partition(".")[0] == part for key in state)
 
-    Buffers that no file holds (non-persistent ones) must have their values: a model with such ones is built for real.
+
+def _without_weights(cls: type[Model], arguments: Mapping[str, Any]) -> Model:
+    """Build a model for weights to come: on the meta device, without memory and random numbers.
+
+    Tensors that are in no state dict (buffers that are not persistent, plain attributes) must have their values, and some
+    constructors read values of tensors (``torch.linspace(0, rate, depth).tolist()``): such models are built for real.
     """
-    with skeleton():
-        module = cls(**arguments)
-    state = module.state_dict()
-    if any(buffer.is_meta and name not in state for name, buffer in module.named_buffers()):
-        with torch.random.fork_rng(devices=[]):
+    try:
+        with skeleton():
             module = cls(**arguments)
-    return module
+    except (RuntimeError, TypeError):  # a value was read; whatever else is wrong is raised again
+        return cls(**arguments)
+    state = module.state_dict()
+    held = [buffer for name, buffer in module.named_buffers() if name not in state]
+    held += [v for part in module.modules() for v in tree_leaves(_attributes(part)) if isinstance(v, Tensor)]
+    return cls(**arguments) if any(tensor.is_meta for tensor in held) else module
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in vars(module).items() if not name.startswith("_")}
 
 
 def _adapted(module: Model, state: dict[str, Tensor], changed: Collection[str]) -> dict[str, Tensor]:

@@ -55,7 +55,8 @@ class Model(LightningModule):
         preparation: How the datamodule turned files into input, as plain data.
         load_report: What became of every tensor when weights were loaded; None for fresh weights.
         trained_parts: Names of the submodules and parameters that are trained, "net" first. All of them are in the optimizer, in
-            the layer groups and in ``weights=``. A part that is only kept (a target net) is not in it and wants no gradient.
+            the layer groups and in ``weights=``. A part that is only kept (a target net) is not in it and requires no gradient.
+            See :meth:`build_parts`.
         standardize_axis: Axis of the input along which ``mean`` and ``std`` lie: 1 for channels ``(B, C, ...)`` and columns
             ``(B, D)``, -1 for series ``(B, T, D)``.
         training_buffers: Buffers that describe the training data (class weights): ``weights=`` leaves them alone.
@@ -220,6 +221,14 @@ class Model(LightningModule):
     @property
     def _channels_last(self) -> bool:
         return getattr(self.net, "channels_last", False)
+
+    def build_parts(self) -> None:
+        """Build what the task trains or keeps beside its net (a projector, a teacher, a temperature), as attributes.
+
+        ``net`` and ``hparams`` are set; ``weights=`` are loaded afterwards, so that they reach these parts too (a copy of the net
+        made here is one of its fresh values). Name those that are trained in ``trained_parts``; those that are only kept must
+        not require a gradient.
+        """
 
     def register_task_buffers(self) -> None:
         """Register the tensors that belong to the task, not to the net. Call the parent's first.

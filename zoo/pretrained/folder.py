@@ -26,9 +26,19 @@ def save_folder(folder: Path, config: Mapping[str, Any], state: Mapping[str, Ten
 
     Returns:
         The folder.
+
+    Raises:
+        TypeError: The config holds something else than plain data, or the state dict something else than tensors.
     """
+    _check_plain(config)
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"the state dict holds tensors only, got a {type(value).__name__} for {key!r}: keep it as a buffer, or rebuild it "
+                "in the constructor"
+            )
     folder.mkdir(parents=True, exist_ok=True)
-    # tied tensors are stored once each: safetensors refuses shared memory
+    # each name of a shared tensor has a copy of its own: safetensors refuses shared memory
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
     with replacing(folder / WEIGHTS) as path:
         save_file(tensors, path, metadata={"format": "pt"})
@@ -65,6 +75,23 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ) from error
     tensors = read_tensors(folder / WEIGHTS)
     return config, tensors if old is None else {**{f"net.{k}": v for k, v in tensors.items()}, **buffers}
+
+
+def _check_plain(value: Any, name: str = "") -> None:
+    """Refuse what JSON would not give back as it is: other types than those of plain data, keys that are no text."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"{name} holds plain data, its keys must be text, got {key!r}: write {str(key)!r}")
+            _check_plain(part, f"{name}.{key}" if name else key)
+    elif isinstance(value, list | tuple):
+        for i, part in enumerate(value):
+            _check_plain(part, f"{name}[{i}]")
+    elif not (value is None or isinstance(value, str | int | float)):
+        raise TypeError(
+            f"{name} holds plain data (text, numbers, lists and dicts of them), got a {type(value).__name__}: {value!r}; hand the "
+            "constructor something that names or describes it"
+        )
 
 
 def _card(config: Mapping[str, Any], state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:

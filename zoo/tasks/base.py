@@ -110,6 +110,7 @@ class Task(Model):
         if "net" in inspect.signature(type(self).__init__).parameters:
             self.hparams["net"] = f"{type(net).__module__}.{type(net).__qualname__}"
         self.net = net
+        self.build_parts()
         with real_device():  # a net may be built on the meta device, the task's own tensors never are
             self.register_task_buffers()
         self._means = RunningMeans()
@@ -231,10 +232,15 @@ class Task(Model):
         trained = {id(p) for o in self.trainer.optimizers for group in o.param_groups for p in group["params"]}
         lost = [name for name, p in self.named_parameters() if p.requires_grad and id(p) not in trained]
         if lost and self.trainer.optimizers:
-            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            part, more = lost[0].partition(".")[0], f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            cure = (
+                "give it to one in configure_optimizers"
+                if part in self.trained_parts
+                else f"add {part!r} to trained_parts of {type(self).__name__}"
+            )
             raise ValueError(
-                f"{lost[0]}{more} would never be trained: no optimizer has it; add {lost[0].partition('.')[0]!r} to trained_parts "
-                f"of {type(self).__name__}, or set requires_grad_(False) if it shall stay as it is"
+                f"{lost[0]}{more} would never be trained: no optimizer has it; {cure}, or set requires_grad_(False) if it shall "
+                "stay as it is"
             )
 
     def shared_random(self, batch: Any, batch_idx: int) -> AbstractContextManager[Any]:
@@ -393,7 +399,8 @@ class Task(Model):
         if state is None:
             return
         self.describe_data(state)
-        self.freeze(state.get("frozen", 0))
+        if (frozen := state.get("frozen", 0)) != self.frozen:
+            self.freeze(frozen)
         self._last_logged = state["last_logged"]
         first = not has_trainer(self) or self.global_rank == 0
         self._means.load_state_dict(state["means"], self.device, first_rank=first)
