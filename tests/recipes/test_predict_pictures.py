@@ -14,7 +14,8 @@ from PIL import Image
 import zoo as package
 from datamodules.decode import decode, whole
 from datamodules.segmentation import nearest
-from zoo.drawing.masks import blend, palette
+from zoo.drawing import palette
+from zoo.drawing.masks import blend
 
 NAMES = ["ground", "rose", "leaf"]
 
@@ -51,7 +52,7 @@ def test_a_mask_of_the_images_own_size_and_an_overlay(zoo: Zoo, segmenter: Path)
     assert sorted(p.name for p in Path("out/deep").iterdir()) == ["flower_mask.png", "flower_overlay.png"]
     mask = Image.open("out/deep/flower_mask.png")
     assert (mask.mode, mask.size) == ("P", (30, 21))
-    assert mask.getpalette()[:9] == palette(3).flatten().tolist()
+    assert mask.getpalette()[:9] == palette(3, background=True).flatten().tolist()
     pixels = torch.from_numpy(np.asarray(mask).copy())
     small = mask_of(segmenter, path)
     assert len(small.unique()) > 1

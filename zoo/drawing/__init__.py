@@ -1,1 +1,21 @@
-"""Pictures: tensors in, uint8 images ``(3, H, W)`` out."""
+"""Pictures: tensors in, uint8 images ``(3, H, W)`` out. They need no display; matplotlib is imported when one is drawn."""
+
+from zoo.drawing.colors import palette
+from zoo.drawing.figures import decision_regions, fitted_curve, heatmap, image_grid, predicted_against_true
+from zoo.drawing.images import clouds, codes, image_rows, image_wall
+from zoo.drawing.masks import mask_rows, overlay
+
+__all__ = [
+    "clouds",
+    "codes",
+    "decision_regions",
+    "fitted_curve",
+    "heatmap",
+    "image_grid",
+    "image_rows",
+    "image_wall",
+    "mask_rows",
+    "overlay",
+    "palette",
+    "predicted_against_true",
+]

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from zoo.drawing.colors import palette
+from zoo.drawing.tiles import GAP, HEADER, LINE, TILE, fit, to_uint8
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 RIGHT, WRONG = "#222222", "#c62828"
-TILE, GAP, HEADER, LINE = 64, 10, 30, 16  # pixels of image_grid: an image's least side, between cells, title, text line
 _PLANE = 240  # pixels of a side of the plane
 NAMED, COUNTED = 100, 30  # classes up to which a heatmap has names, and counts
+LISTED = 20  # classes up to which there is a legend
 
 
 def new_figure(width: float, height: float, dpi: float = 100, layout: str | None = "constrained") -> "Figure":
@@ -43,13 +45,13 @@ def image_grid(x: Tensor, predicted: Sequence[str], true: Sequence[str]) -> Tens
     """Images, eight in a row, each with what was predicted and, below, what is true; where they differ, in red.
 
     Each image's own pixels are in the picture: the first at column and row ``GAP + (cell - width) / 2`` and ``HEADER``. Small
-    images are enlarged by a whole number, so that a side is ``TILE`` at least; large ones are scaled down to four times that.
+    images are enlarged by a whole number, large ones scaled down, see :func:`zoo.drawing.tiles.fit`.
 
     Shape:
         x: ``(B, 1, H, W)`` or ``(B, 3, H, W)`` in [0, 1].
     """
-    tiles = [_tile(image) for image in x]
-    height, width = tiles[0].shape[:2]
+    tiles = to_uint8(fit(x.float().cpu())).permute(0, 2, 3, 1).numpy()  # (B, 3, h, w) -> (B, h, w, 3)
+    height, width = tiles.shape[1:3]
     widest = max(len(text) for text in [*predicted, *true]) * 7
     cell = max(width, min(widest, 2 * TILE))
     columns = min(len(tiles), 8)
@@ -138,7 +140,7 @@ def decision_regions(
     across, up = left + (right - left) * middles, bottom + (top - bottom) * middles
     grid = torch.from_numpy(np.stack(np.meshgrid(across, up), axis=-1)).reshape(-1, 2)  # row by row, from the bottom
     sureness, decided = probabilities(grid.to(x)).float().cpu().max(dim=1)
-    colors = class_colors(len(names))
+    colors = palette(len(names)).numpy() / 255
     strength = 0.2 + 0.4 * ((sureness - 1 / len(names)) / (1 - 1 / len(names))).clamp(0, 1).numpy()[:, None]
     plane = 1 - strength * (1 - colors[decided.numpy()])
     figure = new_figure(6.5, 5)
@@ -151,19 +153,29 @@ def decision_regions(
         interpolation="nearest",
     )
     y, wrong = y.cpu(), wrong.cpu()
-    for k, name in enumerate(names):
-        own = points[y == k]
-        if len(own):
-            axes.scatter(own[:, 0], own[:, 1], s=28, color=colors[k], edgecolors="white", linewidths=0.8, label=name)
+    scatter_classes(axes, points, y, names)
     if wrong.any():
         axes.scatter(points[wrong, 0], points[wrong, 1], s=30, color="black", marker="x", linewidths=1.2, label="wrong")
     axes.set(xlabel="x0", ylabel="x1", xlim=(left, right), ylim=(bottom, top))
     axes.set_title(f"{int(wrong.sum())} of {len(points)} wrong", fontsize=10)
-    if len(names) <= 20:
-        legend = figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+    add_legend(figure, len(names))
     return to_image(figure)
+
+
+def scatter_classes(axes: "Axes", points: Tensor, classes: Tensor, names: Sequence[str]) -> None:
+    """Draw points ``(N, 2)``, each in the color of its class ``(N,)``, and label them for :func:`add_legend`."""
+    colors = palette(len(names)).numpy() / 255
+    for k, name in enumerate(names):
+        own = points[classes == k]
+        if len(own):
+            axes.scatter(own[:, 0], own[:, 1], s=28, color=colors[k], edgecolors="white", linewidths=0.8, label=name)
+
+
+def add_legend(figure: "Figure", num_classes: int) -> None:
+    """Draw a legend beside the axes, the names as they are, unless there are more classes than it can hold."""
+    if num_classes <= LISTED:
+        for text in figure.legend(loc="outside right upper", frameon=False, fontsize=9).get_texts():
+            text.set_parse_math(False)
 
 
 def predicted_against_true(true: Tensor, predicted: Tensor) -> Tensor:
@@ -216,28 +228,6 @@ def _panels(count: int, draw: Callable[["Axes", int], None]) -> Tensor:
         draw(axes, k)
         axes.grid(alpha=0.25)
     return to_image(figure)
-
-
-def _tile(image: Tensor) -> np.ndarray:
-    """``(C, H, W)`` in [0, 1] -> uint8 ``(H, W, 3)``, of a size to look at."""
-    image = image.float().cpu().expand(3, -1, -1)[None]
-    side = min(image.shape[2:])
-    if side < TILE:
-        image = F.interpolate(image, scale_factor=math.ceil(TILE / side), mode="nearest")
-    elif max(image.shape[2:]) > 4 * TILE:
-        scale = 4 * TILE / max(image.shape[2:])
-        size = [max(1, round(n * scale)) for n in image.shape[2:]]
-        image = F.interpolate(image, size, mode="bilinear", antialias=True)
-    return (image[0].permute(1, 2, 0) * 255).round().clamp(0, 255).byte().numpy()
-
-
-def class_colors(count: int) -> np.ndarray:
-    """Colors of classes, ``(K, 3)``."""
-    from matplotlib import colormaps
-
-    if count <= 10:
-        return colormaps["tab10"](np.arange(count))[:, :3]
-    return colormaps["gist_rainbow"](np.linspace(0, 1, count))[:, :3]
 
 
 def _rgb(color: str) -> list[int]:

@@ -3,12 +3,11 @@
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.drawing.figures import TILE, class_colors, new_figure, to_image
+from zoo.drawing.figures import add_legend, new_figure, scatter_classes, to_image
+from zoo.drawing.tiles import enlarge, to_uint8
 
 _GAP = 2  # pixels between images
 
@@ -23,13 +22,10 @@ def image_wall(images: Tensor, columns: int | None = None) -> Tensor:
     Returns:
         White between the images, ``_GAP`` pixels; places without an image are white too.
     """
-    count, _, height, width = images.shape
+    tiles = enlarge(to_uint8(images))
+    count, _, height, width = tiles.shape
     columns = math.ceil(math.sqrt(count)) if columns is None else columns
     rows = math.ceil(count / columns)
-    scale = max(1, math.ceil(TILE / max(height, width)))
-    tiles = (images.detach().float().cpu().clamp(0, 1) * 255).round().byte().expand(-1, 3, -1, -1)
-    tiles = F.interpolate(tiles, scale_factor=scale, mode="nearest") if scale > 1 else tiles
-    height, width = tiles.shape[2:]
     wall = torch.full((3, rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP), 255, dtype=torch.uint8)
     for i, tile in enumerate(tiles):
         top, left = _GAP + i // columns * (height + _GAP), _GAP + i % columns * (width + _GAP)
@@ -62,18 +58,14 @@ def codes(z: Tensor, y: Tensor, names: Sequence[str] | None = None) -> Tensor:
     figure = new_figure(6.5, 5)
     axes = figure.add_subplot()
     points, classes = z.detach().float().cpu(), y.detach().cpu()
-    known = not classes.is_floating_point() and classes.ndim == 1
-    colors = class_colors(int(classes.max()) + 1) if known else np.full((1, 3), 0.5)
-    for k in range(len(colors)):
-        own = points[classes == k] if known else points
-        if len(own):
-            name = names[k] if known and names else str(k)
-            axes.scatter(own[:, 0], own[:, 1], s=18, color=colors[k], alpha=0.8, linewidths=0, label=name)
     axes.set(xlabel="z0", ylabel="z1")
     axes.grid(alpha=0.25)
-    if known and len(colors) <= 20:
-        for text in figure.legend(loc="outside right upper", frameon=False, fontsize=9).get_texts():
-            text.set_parse_math(False)
+    if classes.is_floating_point() or classes.ndim != 1:
+        axes.scatter(points[:, 0], points[:, 1], s=18, color="0.5", alpha=0.8, linewidths=0)
+        return to_image(figure)
+    names = names or [str(k) for k in range(int(classes.max()) + 1)]
+    scatter_classes(axes, points, classes, names)
+    add_legend(figure, len(names))
     return to_image(figure)
 
 

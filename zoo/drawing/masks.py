@@ -1,35 +1,19 @@
 """Masks over images: fixed colors for classes, a legend with their names, stripes where nothing counts."""
 
-import colorsys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.drawing.figures import GAP, HEADER, LINE, TILE, new_figure, to_image
+from zoo.drawing.colors import palette
+from zoo.drawing.figures import new_figure, to_image
+from zoo.drawing.tiles import GAP, HEADER, LINE, enlarge, fit, to_uint8
 
 _STRENGTH = 0.6  # of a class's color over its pixels
 _LETTER = 7  # pixels that a letter of the legend takes
 _STRIPE = 4  # pixels of a stripe over what is ignored
-_GOLDEN = 0.618034  # of the circle of hues from one class to the next: any first few lie far apart
-
-
-def palette(count: int) -> Tensor:
-    """Colors of the classes 0, 1, ...: uint8 ``(count, 3)``. A class has the same color however many there are.
-
-    Example:
-        >>> palette(3).tolist()
-        [[60, 60, 60], [230, 101, 46], [47, 46, 230]]
-    """
-    colors: list[tuple[int, ...]] = [(60, 60, 60)]  # class 0, the background by custom
-    for k in range(1, count):
-        value, saturation = ((0.9, 0.8), (0.7, 0.55), (0.5, 0.9))[(k - 1) // 12 % 3]
-        rgb = colorsys.hsv_to_rgb((0.05 + (k - 1) * _GOLDEN) % 1, saturation, value)
-        colors.append(tuple(round(255 * part) for part in rgb))
-    return torch.tensor(colors[:count], dtype=torch.uint8)
 
 
 def blend(image: Tensor, mask: Tensor, num_classes: int) -> Tensor:
@@ -43,7 +27,8 @@ def blend(image: Tensor, mask: Tensor, num_classes: int) -> Tensor:
     grey = image.detach().float().cpu().clamp(0, 1).mean(dim=0, keepdim=True) * 255
     mask = mask.detach().long().cpu()
     counts = (mask >= 0) & (mask < num_classes)
-    color = palette(num_classes)[mask.where(counts, 0)].permute(2, 0, 1).float()  # (H, W, 3) -> (3, H, W)
+    colors = palette(num_classes, background=True).float()
+    color = colors[mask.where(counts, 0)].permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
     height, width = mask.shape
     striped = (torch.arange(height)[:, None] + torch.arange(width)) // _STRIPE % 2  # (H, W)
     shown = torch.where(counts, torch.lerp(grey, color, _STRENGTH), torch.lerp(grey, striped * 255.0, 0.8))
@@ -61,10 +46,7 @@ def overlay(image: Tensor, mask: Tensor, names: Sequence[str]) -> Tensor:
         mask: ``(H, W)``, classes 0..K-1; all other values (ignored pixels) get stripes.
         names: of the K classes.
     """
-    scale = max(1, -(-TILE // min(mask.shape)))
-    if scale > 1:
-        image = image.repeat_interleave(scale, dim=-1).repeat_interleave(scale, dim=-2)
-        mask = mask.repeat_interleave(scale, dim=-1).repeat_interleave(scale, dim=-2)
+    image, mask = enlarge(image), enlarge(mask)
     return _with_legend(blend(image, mask, len(names)), [mask], names)
 
 
@@ -80,23 +62,16 @@ def mask_rows(x: Tensor, true: Tensor, predicted: Tensor, names: Sequence[str]) 
         names: of the K classes.
     """
     x = x.detach().float().cpu().clamp(0, 1)
-    x = x.expand(-1, 3, -1, -1) if x.shape[1] in (1, 3) else x.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-    masks = torch.stack([true.detach().cpu(), predicted.detach().cpu()], dim=1).float()  # (B, 2, H, W)
-    small, large = min(x.shape[2:]), max(x.shape[2:])
-    if small < TILE:
-        scale = float(-(-TILE // small))
-        x, masks = (F.interpolate(t, scale_factor=scale, mode="nearest") for t in (x, masks))
-    elif large > 4 * TILE:
-        size = [max(1, round(n * 4 * TILE / large)) for n in x.shape[2:]]
-        x = F.interpolate(x, size, mode="bilinear", antialias=True)
-        masks = F.interpolate(masks, size, mode="nearest-exact")
+    x = x if x.shape[1] in (1, 3) else x.mean(dim=1, keepdim=True)
+    masks = torch.stack([true.detach().cpu(), predicted.detach().cpu()], dim=1)  # (B, 2, H, W)
+    x, masks = fit(x), fit(masks, labels=True)
     height, width = x.shape[2:]
     rows = len(x) if len(x) < 5 else -(-len(x) // 2)
     abreast = -(-len(x) // rows)
     pitch = 3 * (width + GAP) + GAP
     canvas = torch.full((3, HEADER + rows * (height + GAP), abreast * pitch), 255, dtype=torch.uint8)
     for i, (image, pair) in enumerate(zip(x, masks, strict=True)):
-        tiles = [(image * 255).round().byte(), *(blend(image, mask, len(names)) for mask in pair)]
+        tiles = [to_uint8(image), *(blend(image, mask, len(names)) for mask in pair)]
         top = HEADER + i % rows * (height + GAP)
         for j, tile in enumerate(tiles):
             left = GAP + i // rows * pitch + j * (width + GAP)
@@ -112,7 +87,8 @@ def _with_legend(
     """The picture, below it the classes that its masks have, and titles above by their left edge."""
     found = torch.cat([mask.flatten().cpu().unique() for mask in masks]).unique().long()
     inside = (found >= 0) & (found < len(names))
-    entries: list[tuple[str, Any]] = [(names[k], palette(len(names))[k].tolist()) for k in found[inside].tolist()]
+    colors = palette(len(names), background=True).tolist()
+    entries: list[tuple[str, Any]] = [(names[k], colors[k]) for k in found[inside].tolist()]
     if not inside.all():
         entries.append(("ignored", None))
     _, height, width = picture.shape

@@ -105,7 +105,7 @@ def parameter_groups(
     for i, parameters in enumerate(_unique([*layers, *extra])):
         rate = lr * layer_decay ** max(0, len(layers) - 1 - i)
         groups = _by_decay(f"{i}/", parameters, weight_decay, decay_norm_and_bias, spared)
-        found += [{**group, "lr": rate} for group in groups]
+        found += [{**group, "lr": rate} for group in groups if group["params"]]  # all may be tied to a layer above
     return found
 
 
@@ -119,8 +119,6 @@ def _by_decay(
     prefix: str, parameters: Iterable[nn.Parameter], weight_decay: float, decay_norm_and_bias: bool, spared: set[int]
 ) -> list[dict[str, Any]]:
     parameters = list(parameters)
-    if not parameters:  # all of a layer's are tied to a layer above it
-        return []
     if not weight_decay or decay_norm_and_bias:
         return [{"name": f"{prefix}all", "params": parameters, "weight_decay": weight_decay}]
     decays = [p.ndim > 1 and id(p) not in spared for p in parameters]

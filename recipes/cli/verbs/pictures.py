@@ -16,7 +16,7 @@ from datamodules.decode import read_image
 from datamodules.segmentation import nearest
 from recipes.cli.errors import UserError
 from zoo import Model
-from zoo.drawing.masks import overlay, palette
+from zoo.drawing import overlay, palette
 from zoo.spelling import suggest
 
 _KINDS = ("overlay", "mask", "reconstruction")
@@ -83,7 +83,9 @@ class PictureWriter:
         small = resized.dtype == torch.uint8
         index = Image.fromarray(resized.numpy() if small else resized.numpy().astype(np.uint16))
         if small:
-            index.putpalette(palette(len(names)).flatten().tolist())  # changes the mode from "L" to "P"
+            index.putpalette(
+                palette(len(names), background=True).flatten().tolist()
+            )  # changes the mode from "L" to "P"
         row["mask"] = self._save(file, "mask", index)
         return row
 

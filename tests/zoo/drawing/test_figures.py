@@ -10,7 +10,8 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from zoo.drawing import figures
+from zoo.drawing import figures, palette
+from zoo.drawing.tiles import GAP, HEADER, LINE, TILE
 from zoo.tasks import ClassificationTask, RegressionTask, Task
 
 RED, WHITE = [198, 40, 40], [255, 255, 255]
@@ -90,8 +91,8 @@ def test_the_grid_holds_the_examples_own_pixels(channels: int, drawn: list[Any])
     picture = classifier(predicted.tolist(), ["cat", "dog", "$bi_{rd$"]).render((x, y))["examples"]
     height, width = 64, 128
     for i, image in enumerate(x):
-        top = figures.HEADER + (i // 8) * (height + 2 * figures.LINE + figures.GAP)
-        left = figures.GAP + (i % 8) * (width + figures.GAP)
+        top = HEADER + (i // 8) * (height + 2 * LINE + GAP)
+        left = GAP + (i % 8) * (width + GAP)
         shown = picture[:, top : top + height, left : left + width]
         wanted = (image * 255).round().byte().expand(3, -1, -1).repeat_interleave(8, 1).repeat_interleave(8, 2)
         assert torch.equal(shown, wanted), i
@@ -111,9 +112,9 @@ def test_large_images_shrink_and_long_names_are_shortened(drawn: list[Any]) -> N
     x[:, 0, :300] = 1.0  # the upper half red
     name = "great white shark, man-eater, Carcharodon carcharias"
     picture = classifier([0], [name, "b"]).render((x, torch.tensor([0])))["examples"]
-    assert picture.shape[1:] == (figures.HEADER + 256 + 2 * figures.LINE + figures.GAP, 5 * figures.TILE)
-    assert picture[:, figures.HEADER + 20, 60].tolist() == [255, 0, 0]
-    assert picture[:, figures.HEADER + 236, 60].tolist() == [0, 0, 0]
+    assert picture.shape[1:] == (HEADER + 256 + 2 * LINE + GAP, 5 * TILE)
+    assert picture[:, HEADER + 20, 60].tolist() == [255, 0, 0]
+    assert picture[:, HEADER + 236, 60].tolist() == [0, 0, 0]
     assert texts(drawn[0])[0] == "great white shark…"
 
 
@@ -211,7 +212,7 @@ def test_decision_regions(threshold: float, drawn: list[Any]) -> None:
     task.render((x, y))
     figure = drawn[0]
     border = float(torch.tensor(threshold).logit())
-    blue, orange = (np.array(figures.class_colors(2)[k]) for k in (0, 1))
+    blue, orange = palette(2).numpy() / 255
 
     def nearer(color: np.ndarray) -> int:
         strength = 1 - color  # white plus a share of the class's color
@@ -230,11 +231,6 @@ def test_decision_regions(threshold: float, drawn: list[Any]) -> None:
     assert yes.get_offsets().tolist() == x[[1]].tolist()
     assert wrong.get_offsets().tolist() == x[[2]].tolist()  # a "no" at logit 4; (4, -3) has -2
     assert figure.axes[0].get_title() == "1 of 4 wrong"
-
-
-def test_many_classes_have_different_colors() -> None:
-    assert len({tuple(color) for color in figures.class_colors(10)}) == 10
-    assert len({tuple(color) for color in figures.class_colors(40)}) == 40
 
 
 def test_predicted_against_true_in_the_targets_unit(drawn: list[Any]) -> None:
