@@ -83,9 +83,8 @@ class PictureWriter:
         small = resized.dtype == torch.uint8
         index = Image.fromarray(resized.numpy() if small else resized.numpy().astype(np.uint16))
         if small:
-            index.putpalette(
-                palette(len(names), background=True).flatten().tolist()
-            )  # changes the mode from "L" to "P"
+            # changes the mode from "L" to "P"
+            index.putpalette(palette(len(names), background=True).flatten().tolist())
         row["mask"] = self._save(file, "mask", index)
         return row
 
