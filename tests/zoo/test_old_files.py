@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from kit import quiet_trainer
 from torch import Tensor
 
 import zoo
@@ -44,8 +44,7 @@ def test_an_old_checkpoint_is_resumed() -> None:
     task = zoo.create_model(
         "lenet5", width=1, class_weight="balanced", optimizer="SGD", optimizer_args={"momentum": 0.9}
     )
-    off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    trainer = Trainer(max_epochs=2, limit_train_batches=4, limit_val_batches=1, accelerator="cpu", **off)
+    trainer = quiet_trainer(max_epochs=2, limit_train_batches=4, limit_val_batches=1)
     trainer.fit(task, DigitsDataModule(size=32), ckpt_path=FILES / "lenet5.ckpt", weights_only=True)
     assert trainer.global_step == 8
     assert task.frozen == 1

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from kit import quiet_trainer
 
 import zoo
 from datamodules import DigitsDataModule
@@ -82,7 +82,7 @@ def test_the_contract_of_a_learned_std(output: Any) -> None:
 
 def test_data_with_another_number_of_classes_are_refused() -> None:
     model = zoo.create_model("cvae_mlp", input_shape=[1, 8, 8], widths=[8], latent_dim=2, num_classes=3)
-    trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False)
+    trainer = quiet_trainer(max_epochs=1)
     with pytest.raises(ValueError, match="num_classes is 3, but DigitsDataModule has 10 classes"):
         trainer.fit(model, datamodule=DigitsDataModule())
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from kit import quiet_trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -143,7 +143,7 @@ def test_the_confusion_of_the_batch(drawn: list[Any]) -> None:
 def test_the_confusion_of_the_last_evaluation_goes_before(drawn: list[Any]) -> None:
     task = classifier([0, 0, 1], ["a", "b"])
     y = torch.tensor([0, 1, 1])
-    trainer = Trainer(logger=False, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
+    trainer = quiet_trainer()
     trainer.validate(task, DataLoader(TensorDataset(torch.zeros(3, 4), y), 3), verbose=False)
     task.render((torch.zeros(1, 4), y[:1]))
     assert [text.get_text() for text in drawn[0].axes[0].texts] == ["1", "1", "1"]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from kit import quiet_trainer
 from sklearn import linear_model
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
@@ -107,13 +107,7 @@ def test_evaluation_is_exact_without_rows_of_weight_zero(tmp_path: Any) -> None:
     x, y = sample("poisson", 1)
     task = zoo.GLMRegressor(4, family="poisson")
     weight = (torch.arange(300) % 3 > 0).float()
-    run = Trainer(
-        accelerator="cpu",
-        default_root_dir=tmp_path,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    run = quiet_trainer(default_root_dir=tmp_path)
     got = run.validate(task, DataLoader(TensorDataset(x.float(), y.float(), weight), 7), verbose=False)[0]
     kept, eta = weight.bool(), task(x.float()).detach().double().numpy()
     assert got["val/loss"] == pytest.approx(nll("poisson", eta, y.numpy())[kept].mean(), rel=1e-5)

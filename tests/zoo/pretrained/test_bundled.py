@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from kit import quiet_trainer
 
 import zoo
 from datamodules import DigitsDataModule
@@ -20,7 +20,7 @@ NAMES = sorted(bundled.SHA256)
 def test_the_test_metric_is_the_cards(name: str) -> None:
     model = zoo.load(name)
     assert model.input_shape is not None
-    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer = quiet_trainer()
     (found,) = trainer.test(model, DigitsDataModule(size=model.input_shape[1], batch_size=64), verbose=False)
     told = json.loads((bundled.HERE / name / "config.json").read_text())["training"]["metric"]["test/acc"]
     assert found["test/acc"] == pytest.approx(told, abs=1.5 / 360)  # an image may tip over on another machine

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from kit import quiet_trainer
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -27,16 +28,7 @@ class Data(LightningDataModule):
 
 
 def trainer(folder: Path) -> Trainer:
-    return Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=1,
-        default_root_dir=folder,
-    )
+    return quiet_trainer(max_epochs=1, default_root_dir=folder)
 
 
 class Several(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from kit import quiet_trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 import zoo
@@ -30,15 +30,7 @@ def folder(task: zoo.Task, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def checkpoint(task: zoo.Task, tmp_path: Path) -> Path:
-    trainer = Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
+    trainer = quiet_trainer(max_epochs=1, default_root_dir=tmp_path)
     data = DataLoader(TensorDataset(torch.rand(4, 3, 32, 32), torch.arange(4)), 4)
     trainer.fit(task, data, data)
     trainer.save_checkpoint(tmp_path / "model.ckpt", weights_only=False)

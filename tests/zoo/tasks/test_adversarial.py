@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from kit import quiet_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -34,14 +35,7 @@ def data(classes: int = 2) -> TensorDataset:
 
 def fit(task: LightningModule, *callbacks: Callback, **options: Any) -> Trainer:
     seed_everything(7, verbose=False)
-    defaults = {"max_epochs": 2, "logger": False, "enable_checkpointing": False, "accelerator": "cpu", "devices": 1}
-    defaults |= {
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "limit_val_batches": 0,
-        "num_sanity_val_steps": 0,
-    }
-    trainer = Trainer(callbacks=list(callbacks), **(defaults | options))
+    trainer = quiet_trainer(*callbacks, **({"max_epochs": 2, "limit_val_batches": 0} | options))
     validation = DataLoader(data()) if isinstance(task, AdversarialTask) else None
     trainer.fit(task, DataLoader(data(), batch_size=SIZE, shuffle=False), validation)
     return trainer

@@ -1,17 +1,16 @@
 """Adversarial training in every way a run can go: on two ranks, stopped and resumed, averaged, scheduled, clipped, in 16 bits."""
 
 import csv
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from kit import quiet_trainer
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
@@ -62,12 +61,7 @@ def fit(
     **options: Any,
 ) -> Trainer:
     seed_everything(7 if ckpt is None else 8, verbose=False)
-    defaults = {"max_epochs": 2, "logger": False, "enable_checkpointing": False, "accelerator": "cpu", "devices": ranks}
-    defaults |= {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
-    defaults |= {"limit_val_batches": 0, "log_every_n_steps": 1}
-    if ranks > 1:
-        defaults["strategy"] = DDPStrategy(start_method="fork", timeout=timedelta(seconds=30))
-    trainer = Trainer(callbacks=list(callbacks), **(defaults | options))
+    trainer = quiet_trainer(*callbacks, ranks=ranks, **({"max_epochs": 2, "limit_val_batches": 0} | options))
     trainer.fit(task, datamodule=data or Data(), ckpt_path=ckpt, weights_only=True if ckpt else None)
     return trainer
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kit import quiet_trainer
 from lightning.pytorch import LightningDataModule, Trainer
 from sklearn import metrics as sk
 from torch import Tensor, nn
@@ -42,16 +43,7 @@ class Data(LightningDataModule):
 
 
 def trainer(tmp_path: Any, **kwargs: Any) -> Trainer:
-    kwargs = {"max_epochs": 1, "num_sanity_val_steps": 0, **kwargs}
-    return Trainer(
-        accelerator="cpu",
-        default_root_dir=tmp_path,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **kwargs,
-    )
+    return quiet_trainer(default_root_dir=tmp_path, **{"max_epochs": 1, "log_every_n_steps": 50, **kwargs})
 
 
 @pytest.fixture

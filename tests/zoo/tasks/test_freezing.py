@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from kit import quiet_trainer
 from torch import nn
 
 import zoo
@@ -84,8 +84,7 @@ def test_a_fit_keeps_it_and_so_does_the_checkpoint(tmp_path: Path) -> None:
     task = zoo.create_model("resnet20", width=2, in_channels=1).freeze(-1)
     frozen = {k: v.clone() for k, v in task.net.state_dict().items() if not k.startswith("fc")}
     head = task.net.fc.weight.clone()
-    trainer = Trainer(max_epochs=2, limit_train_batches=2, limit_val_batches=1, accelerator="cpu", logger=False,
-                      enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+    trainer = quiet_trainer(max_epochs=2, limit_train_batches=2, limit_val_batches=1)
     trainer.fit(task, datamodule=DigitsDataModule(batch_size=32))
     assert all(torch.equal(v, frozen[k]) for k, v in task.net.state_dict().items() if k in frozen)
     assert not torch.equal(task.net.fc.weight, head)

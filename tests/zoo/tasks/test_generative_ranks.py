@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from kit import quiet_trainer
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from zoo import VAE, Autoencoder
@@ -26,16 +26,7 @@ def evaluate(name: str, ranks: int) -> dict[str, float]:
         return DataLoader(data, 7 - 2 * ranks, sampler=sampler)  # batches are cut elsewhere, too
 
     task.test_dataloader = loader
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=ranks,
-        strategy="ddp_fork" if ranks > 1 else "auto",
-        use_distributed_sampler=False,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = quiet_trainer(ranks=ranks, use_distributed_sampler=False)
     return dict(trainer.test(task, verbose=False)[0])
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from kit import quiet_trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -35,14 +35,10 @@ class Fails(ClassificationTask):
 
 def fit(folder: Path, task: Fails, every: int) -> None:
     data = TensorDataset(torch.randn(32, 5), torch.arange(32) % 3)
-    Trainer(
-        accelerator="cpu",
+    quiet_trainer(
+        ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1),
         max_epochs=3,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         log_every_n_steps=every,
-        callbacks=[ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)],
         default_root_dir=folder,
         limit_val_batches=None if task.where == "validation" else 0,
     ).fit(task, DataLoader(data, 8), DataLoader(data, 8))
@@ -75,6 +71,6 @@ def test_evaluation_alone_tells_what_it_finds(tmp_path: Path) -> None:
     task = ClassificationTask(nn.Linear(5, 3), 3)
     nn.init.constant_(task.net.weight, float("nan"))
     data = DataLoader(TensorDataset(torch.randn(8, 5), torch.arange(8) % 3), 8)
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    trainer = quiet_trainer(default_root_dir=tmp_path)
     (found,) = trainer.validate(task, data, verbose=False)
     assert found["val/loss"] != found["val/loss"]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from kit import quiet_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
@@ -41,20 +42,8 @@ def fit(folder: Path, ranks: int, watch: int = 0) -> dict[str, float]:
 
     task.train_dataloader = lambda: loader(train, task.global_rank)
     task.val_dataloader = lambda: loader(held, task.global_rank)
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=ranks,
-        strategy="ddp_fork" if ranks > 1 else "auto",
-        max_epochs=2,
-        log_every_n_steps=3,
-        logger=False,
-        num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        callbacks=[Log(folder, watch)],
-    )
+    log = Log(folder, watch)
+    trainer = quiet_trainer(log, ranks=ranks, max_epochs=2, log_every_n_steps=3, default_root_dir=folder)
     trainer.fit(task)
     return json.loads((folder / "log.json").read_text())
 

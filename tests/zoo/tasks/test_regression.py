@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kit import quiet_trainer
 from lightning.pytorch import LightningDataModule, Trainer
 from sklearn import metrics as sk
 from torch import Tensor, nn
@@ -44,16 +45,7 @@ class Data(LightningDataModule):
 
 
 def trainer(tmp_path: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        default_root_dir=tmp_path,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        max_epochs=1,
-        num_sanity_val_steps=0,
-    )
+    return quiet_trainer(default_root_dir=tmp_path, max_epochs=1)
 
 
 def task(loss: str = "mse", **kwargs: Any) -> RegressionTask:

@@ -1,13 +1,12 @@
 """Samples that can be repeated, and how they are judged: known centers, a judge, any number of processes."""
 
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from kit import quiet_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -22,9 +21,7 @@ TINY = {"widths": [8], "latent_dim": 3}
 
 
 def trainer(**options: Any) -> Trainer:
-    defaults = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu", "devices": 1, "max_epochs": 1}
-    defaults |= {"enable_progress_bar": False, "enable_model_summary": False, "limit_train_batches": 1}
-    return Trainer(**(defaults | options))
+    return quiet_trainer(**({"max_epochs": 1, "limit_train_batches": 1} | options))
 
 
 class Real(nn.Module):
@@ -159,8 +156,7 @@ def test_two_ranks_judge_as_one(tmp_path: Path, classes: int) -> None:
             torch.save(values, tmp_path / f"{trainer.world_size}-{trainer.global_rank}.pt")
 
     for ranks in (1, 2):
-        strategy = DDPStrategy(start_method="fork", timeout=timedelta(seconds=60)) if ranks > 1 else "auto"
-        run = trainer(devices=ranks, strategy=strategy, callbacks=[Keep()])
+        run = quiet_trainer(Keep(), ranks=ranks)
         run.test(digits_task(classes, num_judged=101), datamodule=DigitsDataModule(batch_size=50), verbose=False)
     one, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
     assert first == second

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from kit import quiet_trainer
+from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassJaccardIndex
@@ -109,19 +110,8 @@ def test_a_batch_of_ignored_pixels_teaches_nothing(loss: Any) -> None:
 
 
 def evaluated(task: SegmentationTask, batches: list[Any]) -> dict[str, float]:
-    trainer = quiet()
+    trainer = quiet_trainer()
     return dict(trainer.test(task, DataLoader(batches, batch_size=None), verbose=False)[0])  # type: ignore[arg-type]
-
-
-def quiet(**arguments: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **arguments,
-    )
 
 
 @pytest.mark.filterwarnings("ignore:The 'test_dataloader' does not have many workers")
@@ -165,12 +155,12 @@ def test_training_logs_the_mean_over_valid_pixels() -> None:
     x, y = batch(6)
     y[4:] = IGNORED
     task = SegmentationTask(Given(), K, optimizer="SGD", lr=1e-12)
-    trainer = quiet(max_epochs=1)
+    trainer = quiet_trainer(max_epochs=1)
     trainer.fit(task, DataLoader([(x[:1], y[:1]), (x[1:4], y[1:4]), (x[4:], y[4:])], batch_size=None))  # type: ignore[arg-type]
     assert trainer.callback_metrics["train/loss"].item() == pytest.approx(
         oracle(x, y, [1.0] * K, 2)["cross_entropy"], rel=1e-5
     )
-    only = quiet(max_epochs=1, log_every_n_steps=1)
+    only = quiet_trainer(max_epochs=1, log_every_n_steps=1)
     only.fit(task, DataLoader([(x[4:], y[4:])], batch_size=None))  # type: ignore[arg-type]
     assert "train/loss" not in only.callback_metrics
 
@@ -193,9 +183,9 @@ def ranks(folder: Path, count: int) -> dict[str, float]:
     task.train_dataloader = task.val_dataloader = loader  # type: ignore[method-assign]
     task.on_train_end = keep  # type: ignore[method-assign]
     strategy = "ddp_fork" if count > 1 else "auto"
-    quiet(max_epochs=1, devices=count, strategy=strategy, num_sanity_val_steps=0, use_distributed_sampler=False).fit(
-        task
-    )
+    quiet_trainer(
+        max_epochs=1, devices=count, strategy=strategy, num_sanity_val_steps=0, use_distributed_sampler=False
+    ).fit(task)
     return json.loads(path.read_text())
 
 
@@ -242,7 +232,7 @@ def small(**arguments: Any) -> SegmentationTask:
 )
 def test_bad_masks(y: Tensor, message: str, when: str) -> None:
     task, x = small(), torch.rand(2, 3, 8, 8)
-    task.trainer = quiet()
+    task.trainer = quiet_trainer()
 
     def train() -> None:
         task.on_train_batch_start((x, y), 0)
@@ -275,7 +265,7 @@ def test_bad_masks(y: Tensor, message: str, when: str) -> None:
 )
 def test_data_that_do_not_fit_are_refused_before_training(net: nn.Module, data: Data, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        quiet(max_epochs=1).fit(SegmentationTask(net, K), datamodule=data)
+        quiet_trainer(max_epochs=1).fit(SegmentationTask(net, K), datamodule=data)
 
 
 def test_outputs_of_another_size_are_refused_without_a_datamodule() -> None:
@@ -332,7 +322,7 @@ def test_masks_of_any_whole_number_type_are_taken() -> None:
 def test_what_is_shown(tmp_path: Path) -> None:
     task = small()
     data = Data(torch.randint(K, (4, 8, 8)))
-    quiet(max_epochs=1).fit(task, datamodule=data)
+    quiet_trainer(max_epochs=1).fit(task, datamodule=data)
     assert task.class_names == data.class_names
     found = task.render((torch.rand(10, 3, 8, 8), torch.randint(K, (10, 8, 8))))
     assert set(found) == {"masks", "confusion"}

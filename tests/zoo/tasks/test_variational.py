@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from kit import quiet_trainer
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
@@ -241,17 +242,7 @@ class Weights(Callback):
 def fit(warmup: float, path: Path, resume: bool = False, **options: Any) -> tuple[dict[int, float], dict[str, Tensor]]:
     """Two epochs of five steps."""
     weights = Weights(path)
-    trainer = Trainer(
-        accelerator="cpu",
-        callbacks=[weights],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        log_every_n_steps=1,
-        **({"max_epochs": 2} | options),
-    )
+    trainer = quiet_trainer(weights, **({"max_epochs": 2, "limit_val_batches": 0} | options))
     task = VariationalTask(Coin(), beta=2.0, kl_warmup=warmup)
     data = DataLoader(TensorDataset(*bits(20)), 4)
     trainer.fit(task, data, data, ckpt_path=path if resume else None, weights_only=True if resume else None)
@@ -307,8 +298,7 @@ def test_rows_of_weight_0_count_nowhere() -> None:
 def test_the_importance_weighted_bound_is_left_out_of_a_fit() -> None:
     data = DataLoader(TensorDataset(*bits(8)), 4)
     task = VariationalTask(Coin(), importance_samples=2)
-    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(accelerator="cpu", max_epochs=1, enable_model_summary=False, **options)
+    trainer = quiet_trainer(max_epochs=1)
     trainer.fit(task, data, data)
     assert "val/elbo" in trainer.callback_metrics
     assert "val/iwae" not in trainer.callback_metrics
