@@ -34,7 +34,8 @@ ROOMS: dict[str, set[str]] = {
     "create": CREATE,
     "tasks": TASKS,
     **{room: TASKS | {"tasks"} | FAMILIES for room in FAMILIES},
-    "testing": TASKS | {"tasks"},
+    "protocol": set(),
+    "testing": TASKS | {"tasks", "protocol"},
     "__init__": {*LIGHT, "registry"},
 }
 NAMED_TUPLE = {"_asdict", "_fields", "_replace"}

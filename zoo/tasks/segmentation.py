@@ -126,7 +126,7 @@ class SegmentationTask(Task):
         return (self.num_classes, *self.example_shape[1:])
 
     def _logits(self, x: Tensor, y: Tensor) -> Tensor:
-        """Float32 logits for checked masks."""
+        """Logits for checked masks, in float32 at least."""
         if y.shape != (len(x), *x.shape[2:]):
             raise ValueError(
                 f"masks must have shape {(len(x), *x.shape[2:])}, (B, H, W) of images {tuple(x.shape)}, got {tuple(y.shape)}: "
@@ -138,7 +138,7 @@ class SegmentationTask(Task):
                 f"{type(self.net).__name__} gives {tuple(getattr(logits, 'shape', ())) or type(logits).__name__} for images "
                 f"{tuple(x.shape)}: wanted are {self.num_classes} logits for each pixel, {(len(x), self.num_classes, *x.shape[2:])}"
             )
-        return logits.float()
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _check_classes(self, y: Tensor) -> None:
         ignored = self.hparams["ignore_index"]

@@ -20,7 +20,9 @@ _FACTORIES = (torch.rand, torch.randn)
 _LIKE: dict[Any, Callable[..., Tensor]] = {torch.rand_like: torch.rand, torch.randn_like: torch.randn}
 _IN_PLACE = (
     Tensor.bernoulli_,
+    Tensor.cauchy_,
     Tensor.exponential_,
+    Tensor.geometric_,
     Tensor.log_normal_,
     Tensor.normal_,
     Tensor.random_,
@@ -81,6 +83,12 @@ class SharedRandom(TorchFunctionMode):
             *bounds, size = args if "size" not in kwargs else (*args, kwargs.pop("size"))
             draw: Any = func
             return self._rows(tuple(size), lambda whole: draw(*bounds, size=whole, **kwargs))
+        if func is torch.randint_like:
+            x, *bounds = args
+            like = {"dtype": x.dtype, "device": x.device, **kwargs}
+            return self._rows(tuple(x.shape), lambda whole: torch.randint(*bounds, size=whole, **like))
+        if func is torch.normal:
+            return self._normal(*args, **kwargs)
         if func in _LIKE:
             x, like = args[0], {"dtype": args[0].dtype, "device": args[0].device, **kwargs}
             like.pop("memory_format", None)
@@ -121,6 +129,13 @@ class SharedRandom(TorchFunctionMode):
         whole = x.new_ones(self.world_size * self.batch_size, repeats, *x.shape[1:])
         whole[self.rank :: self.world_size] = x.unflatten(0, (-1, repeats))
         return self._mine(func(whole.flatten(0, 1), *args, **kwargs), repeats)
+
+    def _normal(self, mean: Any, std: Any = 1.0, size: Any = None, **kwargs: Any) -> Tensor:
+        """``torch.normal``: of a size, or one number for each mean and each deviation."""
+        if size is not None:
+            return self._rows(tuple(size), lambda whole: torch.normal(mean, std, size=whole, **kwargs))
+        unit = torch.as_tensor(mean) + torch.as_tensor(std)
+        return mean + std * self._rows(tuple(unit.shape), lambda whole: unit.new_empty(whole).normal_())
 
     def _dropout(self, func: Any, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         size = tuple(x.shape) if func is F.dropout else (*x.shape[:2], *[1] * (x.ndim - 2))

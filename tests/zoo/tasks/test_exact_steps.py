@@ -36,7 +36,7 @@ pytestmark = [
 ]
 
 GLOBAL = 8  # examples of an optimizer step
-BOUND = 1e-8  # logits of segmentation are float32
+BOUND = 1e-9
 
 
 class Cut(LightningDataModule):
@@ -304,6 +304,13 @@ class Drawing(nn.Module):
             x = x + 0.1 * torch.randn_like(x) + 0.1 * torch.rand(len(x), 1, 1, 1, dtype=x.dtype)
             x = x * torch.bernoulli(torch.full_like(x, 0.9)) + 0.1 * torch.empty_like(x).normal_()
             x = x * (1 + 0.1 * torch.randint(0, 3, (len(x), 4, 1, 1))) * torch.rand((), dtype=x.dtype)
+            x = (
+                x
+                + 0.1 * torch.normal(torch.zeros_like(x), 0.5)
+                + 0.1 * torch.normal(x.detach(), torch.ones_like(x[:1]))
+            )
+            x = x + 0.1 * torch.normal(0.0, 1.0, size=x.shape, dtype=x.dtype) + 0.1 * torch.randint_like(x, 3)
+            x = x + 0.1 * torch.empty_like(x).geometric_(0.5)
         x = self.values(x.flatten(1).repeat_interleave(2, dim=0))  # (2 B, D): rows of an example stand together
         return self.fc(x).unflatten(0, (-1, 2)).mean(dim=1)
 
