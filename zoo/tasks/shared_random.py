@@ -85,8 +85,9 @@ class SharedRandom(TorchFunctionMode):
             return self._rows(tuple(size), lambda whole: draw(*bounds, size=whole, **kwargs))
         if func is torch.randint_like:
             x, *bounds = args
-            like = {"dtype": x.dtype, "device": x.device, **kwargs}
-            return self._rows(tuple(x.shape), lambda whole: torch.randint(*bounds, size=whole, **like))
+            like: dict[str, Any] = {"dtype": x.dtype, "device": x.device, **kwargs}
+            integers: Any = torch.randint
+            return self._rows(tuple(x.shape), lambda whole: integers(*bounds, size=whole, **like))
         if func is torch.normal:
             return self._normal(*args, **kwargs)
         if func in _LIKE:

@@ -110,6 +110,11 @@ def _loss_and_gradients(module: Any, batch: Any) -> tuple[Tensor, dict[str, Tens
     return loss.detach(), {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
 
 
+def _at(x: Tensor, lengths: set[int], t: int) -> Tensor:
+    """One step of a series; what is no series, such as one number an example, as it is."""
+    return x[:, t] if is_series(x, lengths) else x
+
+
 def check_incremental(module: Any, batch: Any) -> None:
     """Going through a series step by step gives what the forward pass gives: to 1e-10 in float64, to 1e-5 in float32."""
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
@@ -118,13 +123,14 @@ def check_incremental(module: Any, batch: Any) -> None:
         owner = stepwise_part(twin)
         if owner is not twin and hasattr(twin, "standardize"):
             x = twin.standardize(x)
-        length, count = min(lengths_of(x)), num_examples(x)
+        lengths, count = lengths_of(x), num_examples(x)
+        length = min(lengths)
         wanted = series_of(outputs_of(owner, x), length)
         steps = []
         with torch.no_grad():
             state = owner.init_state(count)
             for t in range(length):
-                output, state = owner.step(map_tensors(partial(torch.select, dim=1, index=t), x), state)
+                output, state = owner.step(map_tensors(partial(_at, lengths=lengths, t=t), x), state)
                 steps += [series_of([part.unsqueeze(1) for part in batched(output, count)], 1)]
         got = torch.cat(steps, dim=1)
         assert got.shape == wanted.shape, (
