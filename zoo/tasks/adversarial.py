@@ -131,6 +131,10 @@ class AdversarialTask(SampledTask):
 
     def setup(self, stage: str) -> None:
         """Refuse data and strategies that it cannot be trained with."""
+        if stage == "fit" and self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
+            raise ValueError(
+                f"adversarial training on several devices wants --trainer.strategy ddp, got {type(self.trainer.strategy).__name__}"
+            )
         super().setup(stage)
         # a checkpoint is of the weights after its step, as of any other task
         warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization and every_n_train_steps")
@@ -139,10 +143,6 @@ class AdversarialTask(SampledTask):
             raise ValueError(
                 f"the net is conditional on {self.net.num_classes} classes, the data have {classes}: build it with "
                 + (f"num_classes={classes}" if classes else "conditional=False")
-            )
-        if stage == "fit" and self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
-            raise ValueError(
-                f"adversarial training on several devices wants --trainer.strategy ddp, got {type(self.trainer.strategy).__name__}"
             )
 
     def try_example(self) -> None:
