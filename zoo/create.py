@@ -14,7 +14,7 @@ from zoo.model import Model
 from zoo.pretrained.files import read_checkpoint
 from zoo.pretrained.folder import read_folder
 from zoo.pretrained.report import LoadReport, compare, load_weights, put, tied
-from zoo.pretrained.sources import Found, find, local_folder
+from zoo.pretrained.sources import Weights, find, local_folder
 from zoo.registry import check_arguments, get, name_of
 
 AUXILIARY = ("net.aux1.", "net.aux2.")  # heads for training only: a net may be built without those the file has
@@ -140,17 +140,17 @@ def use_weights(module: Model, weights: str, name: str | None = None) -> None:
     """
     if module.hparams["init"] is not None:
         raise ValueError(f"init {module.hparams['init']!r} would draw what weights {weights!r} bring: give one of them")
-    found = find(weights, name or name_of(module))
+    source = find(weights, name or name_of(module))
     own = module.state_dict()
     wanted = {k: t for k, t in own.items() if k.startswith("net.")}
-    state = {f"net.{k}": t for k, t in _unwrapped(found.net, module.net.state_dict()).items()}
+    state = {f"net.{k}": t for k, t in _unwrapped(source.net, module.net.state_dict()).items()}
     report, taken = compare(wanted, state, tied(module))
     head = f"net.{_last_layer(module.net)}"
     classes = tuple(s[f"{head}.weight"].shape[0] if f"{head}.weight" in s else None for s in (state, wanted))
-    if reason := _misfit(module, found, report, state, wanted, classes):
-        raise ValueError(f"{found.origin} cannot be the weights of this {type(module.net).__name__}: {reason}")
+    if reason := _misfit(module, source, report, state, wanted, classes):
+        raise ValueError(f"{source.origin} cannot be the weights of this {type(module.net).__name__}: {reason}")
     channels = getattr(module.net, "in_channels", None)
-    for key, value in found.rest.items():
+    for key, value in source.rest.items():
         if key in ("mean", "std"):
             fits = value.numel() in (1, channels) or channels is None
             taken[key] = value if fits else value.mean().view(1)  # one number for whatever channels come
@@ -163,10 +163,10 @@ def use_weights(module: Model, weights: str, name: str | None = None) -> None:
             report.loaded.append(key)
         else:
             report.reinitialized.append(key)
-    if late := [part for part in module.trained_parts if not hasattr(module, part) and _has(found.rest, part)]:
+    if late := [part for part in module.trained_parts if not hasattr(module, part) and _has(source.rest, part)]:
         raise ValueError(
-            f"{found.origin} has weights of {late[0]!r}, which {type(module).__name__} does not have yet when weights= are loaded: "
-            "set it in build_parts() in place of __init__"
+            f"{source.origin} has weights of {late[0]!r}, which {type(module).__name__} does not have yet when weights= are "
+            "loaded: set it in build_parts(), not in __init__"
         )
     left = [k for k in own if not k.startswith("net.") and k not in taken]
     parameters = dict(module.named_parameters(remove_duplicate=False))
@@ -175,7 +175,7 @@ def use_weights(module: Model, weights: str, name: str | None = None) -> None:
         fresh = type(module)(**module.hparams).state_dict()
         taken |= {k: fresh[k] for k in left}
     put(module, taken, assign=any(p.is_meta for p in module.parameters()))
-    data = dict(found.data)
+    data = dict(source.data)
     if classes[0] != classes[1]:
         data["class_names"] = None
     if channels is not None and len(shape := data.get("input_shape") or []) == 3:
@@ -243,7 +243,7 @@ def _unwrapped(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dic
 
 def _misfit(
     module: Model,
-    found: Found,
+    source: Weights,
     report: LoadReport,
     state: Mapping[str, Tensor],
     wanted: Mapping[str, Tensor],
@@ -263,8 +263,8 @@ def _misfit(
     unexpected = [k for k in report.unexpected if not k.startswith(AUXILIARY)]
     if not (shapes or missing or unexpected):
         return None
-    if found.model is not None and get(found.model).cls is not type(module):
-        return f"they are of {found.model}"
+    if source.model is not None and get(source.model).cls is not type(module):
+        return f"they are of {source.model}"
     own = inspect.signature(type(module).__init__).parameters.keys() - {
         "self",
         "task",
@@ -272,7 +272,7 @@ def _misfit(
         "num_classes",
         "in_channels",
     }
-    there = found.hparams or {}
+    there = source.hparams or {}
     if differ := sorted(k for k in own & there.keys() if there[k] != module.hparams[k]):
         return ", ".join(f"{k} is {there[k]!r} there and {module.hparams[k]!r} here" for k in differ)
     if shapes and (key := shapes[0]) == first and state[key].shape[0] == wanted[key].shape[0]:

@@ -1,4 +1,4 @@
-"""The registry: a name stands for a LightningModule class and a preset of its arguments."""
+"""The registry: a name for a LightningModule class and a preset of its arguments."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -40,12 +40,12 @@ def register(name: str, cls: type, **preset: Any) -> None:
     """Register a model, your own too.
 
     Args:
-        name: what :func:`create_model` and ``zoo models`` call it.
-        cls: a :class:`zoo.Task` whose constructor takes plain data only.
-        preset: arguments of ``cls`` that make it this model.
+        name: Name for :func:`create_model` and ``zoo models``.
+        cls: A :class:`zoo.Task` whose constructor takes plain data only.
+        preset: Arguments of ``cls`` that make it this model.
 
     Raises:
-        ValueError: the name is taken by another model.
+        ValueError: The name is taken by another model.
         TypeError: ``cls`` does not take an argument of the preset.
     """
     entry = Entry(name, cls, preset)
@@ -56,10 +56,10 @@ def register(name: str, cls: type, **preset: Any) -> None:
 
 
 def get(name: str) -> Entry:
-    """The entry of a registered name.
+    """Return the entry of a registered name.
 
     Raises:
-        ValueError: unknown name; the message suggests the closest.
+        ValueError: Unknown name; the message suggests the closest.
     """
     if name not in _ENTRIES:
         _complete()
@@ -69,7 +69,7 @@ def get(name: str) -> Entry:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the registered models that match a shell pattern, sorted as a person would (resnet18 before resnet101).
+    """Return the names of the registered models that match a shell pattern, in natural order (resnet18 before resnet101).
 
     Example:
         >>> list_models("lenet*")
@@ -81,9 +81,9 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def name_of(module: Any) -> str | None:
-    """The registered name under which a module can be rebuilt from its hyperparameters; None if its class has none."""
+    """Return the registered name by which a module can be rebuilt from its hyperparameters; None if its class has none."""
     entries = [entry for entry in _ENTRIES.values() if entry.cls is type(module)]
-    # the most special preset that agrees with the module; any of its class is enough to rebuild it
+    # the longest preset that agrees with the module; any of its class is enough to rebuild it
     wrong = {e.name: sum(module.hparams.get(k) != v for k, v in e.preset.items()) for e in entries}
     entries.sort(key=lambda entry: (wrong[entry.name], -len(entry.preset)))
     return entries[0].name if entries else None
@@ -114,7 +114,11 @@ def signature_of(cls: type) -> inspect.Signature:
 
 
 def check_arguments(cls: type, kwargs: Mapping[str, Any]) -> None:
-    """Raise a TypeError that names the closest argument when ``cls`` has no such one."""
+    """Check that a class has arguments of these names.
+
+    Raises:
+        TypeError: It does not; the message suggests the closest.
+    """
     known = arguments_of(cls)
     for name in kwargs:
         if name not in known:
@@ -122,7 +126,7 @@ def check_arguments(cls: type, kwargs: Mapping[str, Any]) -> None:
 
 
 def _split_digits(name: str) -> list[str]:
-    """'resnet18' -> ['resnet', '18']: text and numbers alternate, text first."""
+    """Split a name into text and numbers that alternate, text first: 'resnet18' -> ['resnet', '18']."""
     parts, digit = [""], False
     for char in name:
         if char.isdigit() != digit:

@@ -1,4 +1,4 @@
-"""Pieces that two families or more are made of."""
+"""Pieces of nets that two or more families use."""
 
 from zoo.blocks.activations import Activation, build_activation, expansion
 from zoo.blocks.adversaries import Adversaries, WithClass

@@ -1,4 +1,4 @@
-"""Two nets that play against each other: what every generative adversarial net consists of."""
+"""A generator and its discriminator: what every generative adversarial net consists of."""
 
 import math
 from collections.abc import Sequence
@@ -9,20 +9,20 @@ from zoo.blocks.generative import check_latent_dim, concat_conditions, one_hot
 
 
 class Adversaries(nn.Module):
-    """A generator and a discriminator, and what they take. As a module it is its generator.
+    """A generator, its discriminator, and the sizes of what they take. Calling it calls the generator.
 
     Args:
         generator: ``(z, y)`` -> examples; y is None where ``num_classes`` is 0.
-        discriminator: ``(x, y)`` -> one number an example, large where it looks real; without a sigmoid at its end.
-        input_shape: of an example.
-        latent_dim: numbers of noise an example, >= 1.
-        num_classes: classes that can be asked for; 0 for none.
+        discriminator: ``(x, y)`` -> one logit an example, large where it looks real.
+        input_shape: Shape of an example, [D] or [C, H, W].
+        latent_dim: Size of the noise of an example, >= 1.
+        num_classes: Number of classes that both are conditioned on; 0 for none.
 
     Shape:
         z ``(B, latent_dim)``, y int64 ``(B,)``, x ``(B, *input_shape)``; the discriminator gives ``(B,)``.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument out of its range.
     """
 
     def __init__(
@@ -42,24 +42,23 @@ class Adversaries(nn.Module):
         self.conditional = num_classes > 0
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """What the generator makes of noise."""
         return self.generator(z, y)
 
 
 class WithClass(nn.Module):
-    """A net whose input carries its class along: Mirza and Osindero 2014, "Conditional Generative Adversarial Nets".
+    """A net conditioned on a class: Mirza and Osindero 2014, "Conditional Generative Adversarial Nets", arXiv:1411.1784.
 
-    arXiv:1411.1784. A one at the class's place among K numbers stands beside the columns ``(B, D)``, or, as K constant maps,
-    beside the channels ``(B, C, H, W)``.
+    The one-hot code of the class is appended to the columns ``(B, D)`` or, as K constant maps, to the channels
+    ``(B, C, H, W)`` of the input.
 
     Args:
-        net: takes K columns or channels more.
-        num_classes: K; 0 leaves the input as it is, and y is not looked at.
-        shape: of an example that the net gives, from as many numbers; None leaves what it gives.
-        flatten: examples become columns first.
+        net: A net whose input has K columns or channels more.
+        num_classes: Number of classes K; with 0 the input stays as it is and y is ignored.
+        shape: Shape that the net's output is given, without the batch; None leaves the output as it is.
+        flatten: Whether the input is flattened to columns first.
 
     Raises:
-        ValueError: no classes where there should be some.
+        ValueError: y is missing where the net is conditional.
     """
 
     def __init__(
@@ -72,7 +71,6 @@ class WithClass(nn.Module):
         self.shape = None if shape is None else tuple(shape)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The net's output."""
         x = x.flatten(1) if self.flatten else x
         if self.num_classes:
             x = concat_conditions(x, one_hot(y, self.num_classes, x.dtype))
@@ -81,15 +79,15 @@ class WithClass(nn.Module):
 
 
 def check_shapes(input_shape: Sequence[int], latent_dim: int, num_classes: int = 0) -> tuple[int, ...]:
-    """The shape of an example as a tuple.
+    """Check the sizes of generative nets, and return the shape of an example as a tuple.
 
     Raises:
-        ValueError: a shape, ``latent_dim`` or ``num_classes`` that cannot be.
+        ValueError: A shape, ``latent_dim`` or ``num_classes`` out of its range.
     """
     shape = tuple(int(n) for n in input_shape)
     if len(shape) not in (1, 3) or math.prod(shape) < 1 or min(shape) < 1:
         raise ValueError(f"input_shape must be [D] or [C, H, W], each 1 or more, got {list(shape)}")
     check_latent_dim(latent_dim)
     if num_classes < 0 or num_classes == 1:
-        raise ValueError(f"a conditional net wants num_classes of 2 or more, got {num_classes}")
+        raise ValueError(f"num_classes must be 0 (not conditional) or 2 or more, got {num_classes}")
     return shape

@@ -6,20 +6,20 @@ from torch import Tensor, nn
 
 
 class MultiHeadAttention(nn.Module):
-    """softmax(Q K' / sqrt(D / heads)) V of each head, the heads then joined by a linear map.
+    """softmax(Q K' / sqrt(D / heads)) V for each head; a linear map joins the heads.
 
     The state-dict keys and the initialization are those of ``nn.MultiheadAttention``.
 
     Args:
-        width: numbers D of a token; the heads share them.
-        num_heads: number of heads, a divisor of the width.
-        dropout: probability in [0, 1) that a weight of the attention is dropped in training.
+        width: Width D of a token, divided among the heads.
+        num_heads: Number of heads, a divisor of the width.
+        dropout: Probability in [0, 1) that an attention weight is dropped in training.
 
     Shape:
         x ``(B, T, D)``, context ``(B, S, D)`` -> ``(B, T, D)``.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument out of its range.
 
     Example:
         >>> MultiHeadAttention(width=8, num_heads=2)(torch.rand(4, 5, 8)).shape
@@ -29,23 +29,25 @@ class MultiHeadAttention(nn.Module):
     def __init__(self, width: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         if num_heads < 1 or width < 1 or width % num_heads:
-            raise ValueError(f"the heads share the width: {num_heads} heads do not divide a width of {width}")
+            raise ValueError(
+                f"num_heads must be a divisor of the width: {num_heads} heads do not divide a width of {width}"
+            )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is a probability in [0, 1), got {dropout}")
         self.num_heads, self.dropout = num_heads, dropout
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))  # of Q, K and V, one below the other
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))  # of Q, K and V, stacked
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """What each token gathers.
+        """Return the attention output of each token.
 
         Args:
-            x: the tokens that ask.
-            context: the tokens that are asked; None: x itself.
-            mask: True where a token may look, broadcast to ``(B, heads, T, S)``; None: everywhere.
+            x: Tokens that give the queries.
+            context: Tokens that give the keys and values; None for self-attention.
+            mask: True where attention is allowed, broadcast to ``(B, heads, T, S)``; None allows all.
         """
         if context is None:
             q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)

@@ -1,4 +1,4 @@
-"""What every net that ends in a linear classifier shares: where the head is, and how to replace it."""
+"""Nets that end in a linear classifier: where the head is, and how to replace it."""
 
 from typing import ClassVar
 
@@ -15,13 +15,14 @@ class Classifier(nn.Module):
     num_features: int
 
     def reset_head(self, num_classes: int) -> None:
-        """Replace the head by a fresh linear layer.
+        """Replace the head with a new linear layer.
 
         Args:
-            num_classes: outputs of the new head; 0 for none: the net then returns its pooled features ``(B, num_features)``.
+            num_classes: Number of outputs of the new head; 0 for no head: the net then returns its pooled features
+                ``(B, num_features)``.
 
         Raises:
-            ValueError: a negative number.
+            ValueError: A negative number.
         """
         if num_classes < 0:
             raise ValueError(f"num_classes must be 0 (features) or more, got {num_classes}")
@@ -34,23 +35,23 @@ class Classifier(nn.Module):
 def check_images(
     net: nn.Module | str, shape: tuple[int, ...], channels: int, size: int | None = None, smallest: int = 1
 ) -> None:
-    """Refuse a batch of images that a net cannot take.
+    """Check that a net can take a batch of images.
 
     Args:
-        net: the net or its name, for the message.
-        shape: of the batch.
-        channels: wanted number of channels C.
-        size: wanted height and width, in pixels; None if any will do.
-        smallest: least height and width, in pixels.
+        net: The net or its name, for the message.
+        shape: Shape of the batch.
+        channels: Number of channels C that the net takes.
+        size: Height and width that the net takes, in pixels; None for any.
+        smallest: Smallest height and width, in pixels.
 
     Raises:
-        ValueError: what came, what was wanted, the cure.
+        ValueError: Another shape, or smaller images.
     """
     name = net if isinstance(net, str) else type(net).__name__
     if len(shape) != 4 or shape[1] != channels or (size is not None and shape[2:] != (size, size)):
         wanted = f"(B, {channels}, {size or 'H'}, {size or 'W'})"
         if len(shape) != 4:
-            cure = "give a batch; of one image, image[None]"
+            cure = "pass a batch; for one image, image[None]"
         elif shape[1] != channels:
             cure = f"set in_channels={shape[1]}"
         else:

@@ -1,4 +1,4 @@
-"""What every convolutional classifier shares: its maps, what they see, and itself as a convolution over larger images."""
+"""Convolutional classifiers: their feature maps, receptive fields, and their form as a convolution over larger images."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -13,36 +13,40 @@ from zoo.blocks.receptive_field import FeatureMap, feature_maps
 
 
 class ConvNet(Classifier):
-    """A net that makes maps of an image and classifies the last of them.
+    """A net that computes feature maps of an image and classifies the last of them.
 
-    A subclass sets ``in_channels`` and gives ``features``, a method or a module; where the head reads more than the mean of the
-    last map, it sets ``map_size`` and defines :meth:`dense_layers`.
+    A subclass sets ``in_channels`` and defines ``features``, a method or a module. If the head reads more than the mean of the
+    last map, it also sets ``map_size`` and overrides :meth:`dense_layers`.
 
     Attributes:
-        features: image -> the maps of the stages, finest first: ``(B, C, H, W)`` each.
+        features: Maps an image to the feature maps of the stages, finest first, ``(B, C, H, W)`` each.
+        channels_last: Memory format that the convolutions are fastest with.
+        image_size: Side of the paper's images, in pixels.
+        map_size: Side of the map that the first dense layer reads; None for the mean over a map of any size.
+        smallest: Side of the smallest images that leave a map, in pixels.
     """
 
-    channels_last: ClassVar[bool] = True  # in memory: what convolutions are fastest with
-    image_size: ClassVar[int] = 224  # side in pixels of the paper's images
-    map_size: ClassVar[int | None] = None  # side of the map that the first dense layer reads; None: the mean of any map
-    smallest: ClassVar[int] = 1  # side in pixels of the smallest images that leave a map; asked by Features
+    channels_last: ClassVar[bool] = True
+    image_size: ClassVar[int] = 224
+    map_size: ClassVar[int | None] = None
+    smallest: ClassVar[int] = 1
     in_channels: int
     features: Callable[[Tensor], list[Tensor]]
 
     def dense_layers(self) -> list[nn.Module]:
-        """What leads from the last map, flattened or averaged, to the logits."""
+        """Return the layers from the last map, flattened or averaged, to the logits."""
         return [self.get_submodule(self.head_name)]
 
     def feature_maps(self) -> list[FeatureMap]:
-        """Channels, stride and receptive field in pixels of each map of ``features``."""
+        """Return channels, stride and receptive field of each map of ``features``."""
         return feature_maps(self, self.features, (self.in_channels, self.image_size, self.image_size))
 
     def receptive_field(self) -> list[int]:
-        """Side in pixels of the square of the image that one value of each map of ``features`` depends on."""
-        return [found.receptive_field for found in self.feature_maps()]
+        """Return the receptive field of each map of ``features``: the side, in pixels, of what one value of it depends on."""
+        return [feature_map.receptive_field for feature_map in self.feature_maps()]
 
     def as_convolution(self) -> "FullyConvolutional":
-        """The same net, with the same parameters, that slides over images of any larger size.
+        """Return the same net, sharing its parameters, as a convolution over images of any larger size.
 
         Example:
             >>> import torch
@@ -55,12 +59,12 @@ class ConvNet(Classifier):
 
 
 class Features(nn.Sequential):
-    """Layers in a row, and the maps that some of them make.
+    """A sequence of layers that returns the outputs of some of them as feature maps.
 
     Args:
-        net: whose layers they are; its ``in_channels`` and ``smallest`` are asked of an image.
-        layers: by name, input first. A layer after one that makes a map must not work in place.
-        maps: names of those whose output is a map of the net, in the same order.
+        net: The net that they belong to; images are checked against its ``in_channels`` and ``smallest``.
+        layers: Layers by name, input first. The layer after one whose output is returned must not work in place.
+        maps: Names of the layers whose outputs are returned.
 
     Shape:
         ``(B, C, H, W)`` -> a list of maps, finest first.
@@ -85,21 +89,21 @@ class Features(nn.Sequential):
 
     @override
     def __getitem__(self, index: Any) -> Any:
-        """A layer; or some of them as a plain sequence, image -> the last one's output."""
+        """Return a layer, or for a slice a plain sequence of layers that returns the output of the last."""
         if isinstance(index, slice):
             return nn.Sequential(OrderedDict(list(self.named_children())[index]))
         return super().__getitem__(index)
 
 
 class FullyConvolutional(nn.Module):
-    """A classifier whose dense layers are convolutions: Long et al. 2015, arXiv:1411.4038, section 3.1.
+    """A classifier whose dense layers are applied as convolutions: Long et al. 2015, arXiv:1411.4038, section 3.1.
 
-    Each place of the output is what the net itself says of the image there, but that it sees the image beyond where the net
-    pads with zeros. A net that averages its last map becomes 1x1 convolutions: the mean of the output over an image is what the
-    net says of it.
+    Each position of the output holds the net's own logits for the window of the image there, except that the window's
+    surroundings stand where the net pads with zeros. A net that averages its last map becomes 1x1 convolutions: the mean of the
+    output over all positions equals the net's logits for the image.
 
     Args:
-        net: gives the parameters, which stay its own.
+        net: The classifier; its parameters are shared.
 
     Shape:
         ``(B, C, H, W)`` -> logits ``(B, K, h, w)``.
@@ -115,15 +119,15 @@ class FullyConvolutional(nn.Module):
 
 
 def slide(net: ConvNet, x: Tensor, pad: bool = False) -> Tensor:
-    """The dense layers of a net as convolutions over a map of any size: what they say at each place of it.
+    """Apply the dense layers of a net as convolutions over its last map.
 
     Args:
-        net: whose ``dense_layers()`` they are.
-        x: its last map, ``(B, C, h, w)``.
-        pad: with zeros, so that the map keeps its size.
+        net: The net whose ``dense_layers()`` are applied.
+        x: Last map of the net, of any size.
+        pad: Whether the map is padded with zeros, so that it keeps its size.
 
-    Returns:
-        ``(B, K, h, w)``; without ``pad``, ``map_size - 1`` less of each side.
+    Shape:
+        ``(B, C, h, w)`` -> ``(B, K, h, w)``; without ``pad`` each side is ``map_size - 1`` smaller.
     """
     size = net.map_size or 1
     for layer in net.dense_layers():

@@ -1,21 +1,21 @@
-"""Flat input: what nets that take a row of numbers share."""
+"""Input of nets that take a row of numbers."""
 
 from torch import Tensor, nn
 
 
 def flatten_features(net: nn.Module, x: Tensor, features: int) -> Tensor:
-    """An example as a row of numbers.
+    """Flatten the examples of a batch, and check their size.
 
     Args:
-        net: named in the message.
-        x: the batch; images are flattened.
-        features: wanted numbers D an example.
+        net: The net that takes them, for the message.
+        x: Batch of rows or images.
+        features: Number D of features that the net takes.
 
     Shape:
         ``(B, ...)`` -> ``(B, D)``.
 
     Raises:
-        ValueError: what came, what was wanted, the cure.
+        ValueError: The examples have another number of features.
     """
     x = x.flatten(1)  # (B, ...) -> (B, D)
     if x.shape[1] != features:

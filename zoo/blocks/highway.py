@@ -5,14 +5,14 @@ from torch import Tensor, nn
 
 
 class HighwayLayer(nn.Module):
-    """``T(x) * H(x) + (1 - T(x)) * x``: how much of each unit is transformed, and how much carried, is learned (eq. 3).
+    """``T(x) * H(x) + (1 - T(x)) * x``: a learned gate T mixes the transformed input and the input itself (eq. 3).
 
     Args:
-        transform: H, which keeps the shape.
-        gate: linear map without a bias, which keeps the shape; T is the sigmoid of it and of ``gate_bias``.
-        units: channels of the input.
-        gate_bias: what the gate's bias starts at; below 0, the layer carries at first. It stands apart from ``gate``, so that no
-            initialization of the weights sets it to 0.
+        transform: H, a module that keeps the shape.
+        gate: Linear map without a bias that keeps the shape; T(x) is the sigmoid of its output plus ``gate_bias``.
+        units: Number of channels of the input.
+        gate_bias: Initial value of the gate's bias; below 0 the layer carries its input at first. The bias is a parameter apart
+            from ``gate``, so that ``init`` does not set it to 0.
 
     Shape:
         ``(B, units, ...)`` -> the same.
@@ -25,7 +25,6 @@ class HighwayLayer(nn.Module):
         self.gate_bias = nn.Parameter(torch.full((units,), float(gate_bias)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The mixture of H(x) and x."""
         bias = self.gate_bias.view(-1, *[1] * (x.ndim - 2))  # (C,) -> (C, 1, ...)
         t = torch.sigmoid(self.gate(x) + bias)
         return t * self.transform(x) + (1 - t) * x

@@ -23,18 +23,18 @@ KERNELS = {
 
 
 def kernel(name: str, size: int | None = None) -> Tensor:
-    """A kernel, as a cross-correlation (what a convolution layer computes) takes it.
+    """Return a kernel for a cross-correlation, which is what a convolution layer computes.
 
     Args:
         name: "identity", "laplacian", "edge", "sobel_x", "sobel_y", "box", "gaussian" (3x3, 1/16), "gaussian5" (5x5, 1/273) or
             "sharpen".
-        size: side in pixels: zeros around the kernel's own; None for its own.
+        size: Side in pixels, at least the kernel's own; zeros are added around it. None for its own side.
 
     Shape:
         ``(size, size)``.
 
     Raises:
-        ValueError: an unknown name, or a size that is even or too small for it.
+        ValueError: An unknown name, or a size that is even or smaller than the kernel.
 
     Example:
         >>> kernel("sobel_x")[1].tolist()
@@ -47,6 +47,7 @@ def kernel(name: str, size: int | None = None) -> Tensor:
     margin, odd = divmod(size - len(own), 2)
     if odd or margin < 0:
         raise ValueError(
-            f"kernel {name!r} has {len(own)}x{len(own)} values: it does not fit the middle of {size}x{size}"
+            f"kernel {name!r} has {len(own)}x{len(own)} values: it does not fit the middle of {size}x{size}; take an odd size of "
+            f"{len(own)} or more"
         )
     return torch.nn.functional.pad(own, (margin,) * 4)

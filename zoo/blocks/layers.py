@@ -1,4 +1,4 @@
-"""A net as layers from the input to the output: the units of freezing and of layer-wise learning rates."""
+"""Layer groups of a net, from input to output: the units of freezing and of layer-wise learning rates."""
 
 import re
 
@@ -6,8 +6,8 @@ from torch import nn
 
 from zoo.internals import NORMS
 
-JOINS = (*NORMS, nn.PReLU)  # they belong to the layer before them
-_DOMINANT = 0.9  # share of the net's parameters from which a container is opened
+JOINS = (*NORMS, nn.PReLU)  # modules that belong to the layer before them
+_DOMINANT = 0.9  # share of the net's parameters from which on a container is opened
 
 
 def layer_groups(net: nn.Module) -> list[list[str]]:
@@ -24,7 +24,7 @@ def layer_groups(net: nn.Module) -> list[list[str]]:
         Names of modules or parameters, relative to the net.
 
     Raises:
-        ValueError: The net's own groups leave a parameter out, or name one twice.
+        ValueError: The net's own groups leave out a parameter, or name one twice.
 
     Example:
         >>> layer_groups(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)))
@@ -37,12 +37,12 @@ def layer_groups(net: nn.Module) -> list[list[str]]:
     named = [name for names in groups for name in names]
     covered = {id(p) for names in groups for p in parameters_of(net, names)}
     if covered != {id(p) for p in net.parameters()} or len(set(named)) != len(named) or _nested(named):
-        raise ValueError(f"layer_groups() of {type(net).__name__} must name every parameter once")
+        raise ValueError(f"layer_groups() of {type(net).__name__} must name every parameter once, got {groups}")
     return groups
 
 
 def _nested(names: list[str]) -> bool:
-    """Whether one of the modules lies inside another."""
+    """Return whether one of the modules lies inside another."""
     return any(a != b and b.startswith(f"{a}.") for a in names for b in names)
 
 
@@ -65,11 +65,11 @@ def _by_order(net: nn.Module) -> list[list[str]]:
 
 def parameters_of(net: nn.Module, names: list[str]) -> list[nn.Parameter]:
     """Return the parameters of a group of :func:`layer_groups`."""
-    found: list[nn.Parameter] = []
+    parameters: list[nn.Parameter] = []
     for name in names:
         part = _part(net, name)
-        found += [part] if isinstance(part, nn.Parameter) else part.parameters()
-    return found
+        parameters += [part] if isinstance(part, nn.Parameter) else part.parameters()
+    return parameters
 
 
 def modules_of(net: nn.Module, names: list[str]) -> list[nn.Module]:
@@ -98,7 +98,7 @@ def _layers_of(name: str, net: nn.RNNBase) -> list[list[str]]:
 
 
 def _parts(net: nn.Module, prefix: str = "", total: int | None = None) -> list[tuple[str, nn.Module]]:
-    """Children in order; those that are containers of layers are opened."""
+    """Return the children in order; containers of layers are replaced by theirs."""
     total = sum(p.numel() for p in net.parameters()) if total is None else total
     parts = []
     for name, child in net.named_children():
@@ -115,7 +115,7 @@ def _parts(net: nn.Module, prefix: str = "", total: int | None = None) -> list[t
 
 
 def _holds_nearly_all(module: nn.Module, total: int) -> bool:
-    """Whether a container has several parts, no parameters of its own, and nearly all parameters of the net."""
+    """Return whether a sequence has several parts, no parameters of its own, and nearly all parameters of the net."""
     parts = [child for child in module.children() if next(child.parameters(), None) is not None]
     if len(parts) < 2 or next(module.parameters(recurse=False), None) is not None:
         return False

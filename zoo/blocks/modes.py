@@ -1,4 +1,4 @@
-"""Evaluation mode that puts every module's own mode back."""
+"""Evaluation mode for a while."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -9,7 +9,14 @@ from torch import nn
 
 @contextmanager
 def evaluating(module: nn.Module, gradients: bool = False) -> Iterator[None]:
-    """Set evaluation mode, without ``gradients`` or with them; afterwards each part has the mode it had (some may be frozen)."""
+    """Set a module to evaluation mode for a while.
+
+    Afterwards each of its parts has the mode that it had before, since some may be frozen.
+
+    Args:
+        module: The module.
+        gradients: Whether gradients are computed.
+    """
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

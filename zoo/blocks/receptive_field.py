@@ -1,4 +1,4 @@
-"""What part of the image a value of a map sees: r_l = r_{l-1} + (k_l - 1) * s_1 ... s_{l-1}, along any graph."""
+"""Receptive fields of feature maps: r_l = r_{l-1} + (k_l - 1) * s_1 ... s_{l-1}, along any graph of operations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """A map of a net.
+    """A feature map of a net.
 
     Attributes:
-        channels: its number of channels.
-        stride: pixels of the image from one value of the map to the next.
-        receptive_field: side in pixels of the square of the image that one value depends on.
+        channels: Number of channels.
+        stride: Distance in the image from one value of the map to the next, in pixels.
+        receptive_field: Side of the square of the image that one value depends on, in pixels.
     """
 
     channels: int
@@ -31,7 +31,7 @@ class FeatureMap:
 
 @dataclass(frozen=True)
 class _Field:
-    """The first value of a row of a map sees the pixels ``low..high`` of a row; each further one, ``stride`` pixels further."""
+    """Receptive field along a row: the first value sees the pixels ``low..high``, each next one ``stride`` pixels further."""
 
     low: int
     high: int
@@ -43,11 +43,11 @@ class _Field:
 
 
 class _Tracker(TorchDispatchMode):
-    """Follows the fields through every operation on tensors that have one."""
+    """Propagate receptive fields through every operation on tensors that have one."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.fields: dict[int, tuple[Tensor, _Field]] = {}  # by id; the tensor is kept so that its id stays its own
+        self.fields: dict[int, tuple[Tensor, _Field]] = {}  # by id; the tensor is kept so that no other gets its id
 
     def give(self, x: Tensor, field: _Field) -> None:
         self.fields[id(x)] = (x, field)
@@ -60,7 +60,7 @@ class _Tracker(TorchDispatchMode):
             return out
         fields = [self.fields[id(x)][1] for x in seen]
         if len({field.stride for field in fields}) > 1:
-            raise ValueError(f"{func} joins maps of different strides: they have no common receptive field")
+            raise ValueError(f"{func} joins maps of different strides, which have no common receptive field")
         joined = _Field(min(f.low for f in fields), max(f.high for f in fields), fields[0].stride)
         field = self._through(func, seen[0], args, joined, tree_leaves(out)[0])
         for result in tree_leaves(out):
@@ -95,15 +95,18 @@ class _Tracker(TorchDispatchMode):
 
 
 def feature_maps(net: nn.Module, function: Callable[[Tensor], Any], shape: tuple[int, int, int]) -> list[FeatureMap]:
-    """The maps that a net makes of an image, found by following its operations; nothing is computed.
+    """Return channels, stride and receptive field of the feature maps that a function computes.
+
+    The operations are followed on the meta device; no value is computed, and the net is not changed.
 
     Args:
-        net: holds all parameters that ``function`` uses; it is left as it is.
-        function: image ``(1, C, H, W)`` -> a map or a list of maps, by convolutions, poolings, norms, sums, concatenations ...
-        shape: (C, H, W) of an image that it takes.
+        net: Module that holds all parameters that ``function`` uses.
+        function: Maps an image ``(1, C, H, W)`` to a feature map or a list of them, by convolutions, poolings, norms, sums,
+            concatenations ...
+        shape: Shape (C, H, W) of an image that it takes.
 
     Raises:
-        ValueError: an operation whose receptive field is not known, such as a dense layer.
+        ValueError: An operation whose receptive field is not known, such as a dense layer.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2))
@@ -117,11 +120,11 @@ def feature_maps(net: nn.Module, function: Callable[[Tensor], Any], shape: tuple
     with evaluating(net), tracker:
         state = {f"net.{k}": v.to("meta") for k, v in net.state_dict().items()}
         maps = torch.func.functional_call(_Call(net, function), state, x)
-    found = []
+    described = []
     for y in [maps] if isinstance(maps, Tensor) else maps:
         field = tracker.fields[id(y)][1]
-        found.append(FeatureMap(y.shape[1], field.stride, field.high - field.low + 1))
-    return found
+        described.append(FeatureMap(y.shape[1], field.stride, field.high - field.low + 1))
+    return described
 
 
 class _Call(nn.Module):

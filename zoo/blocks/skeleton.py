@@ -1,4 +1,4 @@
-"""Building a net without memory and without random numbers, for weights to come."""
+"""Building a net without memory and random numbers, for weights that are loaded afterwards."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ _DRAWS = {
 
 
 class _NoDraws(TorchFunctionMode):
-    """What would fill a tensor on the meta device does nothing: there it is slow, and to no end."""
+    """Skip filling tensors on the meta device: it is slow there and has no effect."""
 
     @override
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -31,6 +31,6 @@ class _NoDraws(TorchFunctionMode):
 
 @contextmanager
 def skeleton() -> Iterator[None]:
-    """Build nets on the meta device, quickly; the task's own tensors are real."""
+    """Build nets on the meta device, quickly; the buffers of a task are real."""
     with torch.device("meta"), _NoDraws():
         yield

@@ -1,4 +1,4 @@
-"""A tower of single layers, then dense layers: what AlexNet and VGG share."""
+"""A sequence of single layers, then dense layers: the form of AlexNet and VGG."""
 
 from typing import ClassVar
 
@@ -20,13 +20,13 @@ class Tower(ConvNet):
     map_size: ClassVar[int]
 
     def build(self, layers: list[nn.Module], classifier: list[nn.Module], in_channels: int, style: Style) -> None:
-        """Set the parts.
+        """Set ``features``, ``dropout`` and ``classifier``.
 
         Args:
-            layers: up to the last pooling.
-            classifier: from the flattened map to the logits, seven modules.
-            in_channels: channels of the image.
-            style: tells the dropout; "spatial" stands before the dense layers.
+            layers: Layers up to the last pooling.
+            classifier: Seven modules from the flattened map to the logits.
+            in_channels: Number of channels of the images.
+            style: Gives the dropout; of kind "spatial" it acts before the dense layers.
         """
         self.in_channels = in_channels
         maps = [str(i) for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
@@ -36,7 +36,6 @@ class Tower(ConvNet):
         self.classifier = nn.Sequential(*classifier)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
         x = F.adaptive_avg_pool2d(self.features(x)[-1], self.map_size)  # (B, C, h, w) -> (B, C, map_size, map_size)
         return self.classifier(self.dropout(x).flatten(1))  # (B, C map_size map_size) -> (B, K)
 
@@ -48,6 +47,6 @@ class Tower(ConvNet):
 def conv_layers(
     in_channels: int, channels: int, style: Style, kernel: int = 3, stride: int = 1, padding: int = 1
 ) -> list[nn.Module]:
-    """A convolution, its norm if there is one, and its activation."""
+    """Return a convolution, its norm if there is one, and its activation."""
     norm = [] if style.norm == "none" else [style.build_norm(channels)]
     return [nn.Conv2d(in_channels, channels, kernel, stride, padding), *norm, style.build_activation()]

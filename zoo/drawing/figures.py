@@ -1,7 +1,4 @@
-"""Pictures as tensors: figures without a display, and what tasks draw on them.
-
-Every function returns a uint8 image ``(3, H, W)``; matplotlib is imported when the first picture is drawn.
-"""
+"""Figures of predictions: grids of examples, tables of counts, regions, curves. They are drawn without a display."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,13 +16,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RIGHT, WRONG = "#222222", "#c62828"
-_PLANE = 240  # pixels of a side of the plane
+_PLANE = 240  # side of the plane of decision regions, in pixels
 NAMED, COUNTED = 100, 30  # classes up to which a heatmap has names, and counts
 LISTED = 20  # classes up to which there is a legend
 
 
 def new_figure(width: float, height: float, dpi: float = 100, layout: str | None = "constrained") -> "Figure":
-    """A figure of so many inches, by the object interface: no display, no global state."""
+    """Return a figure that needs no display and touches no global state of matplotlib.
+
+    Args:
+        width, height: Size in inches.
+        dpi: Pixels an inch.
+        layout: Layout engine of matplotlib, None for none.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -35,20 +38,25 @@ def new_figure(width: float, height: float, dpi: float = 100, layout: str | None
 
 
 def to_image(figure: "Figure") -> Tensor:
-    """The figure as it is drawn, uint8 ``(3, H, W)``."""
+    """Draw a figure into an image ``(3, H, W)``."""
     canvas: Any = figure.canvas
     canvas.draw()
     return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy()).permute(2, 0, 1).contiguous()
 
 
 def image_grid(x: Tensor, predicted: Sequence[str], true: Sequence[str]) -> Tensor:
-    """Images, eight in a row, each with what was predicted and, below, what is true; where they differ, in red.
+    """Draw images, eight in a row, each with its prediction and, below it, its target; wrong ones are framed in red.
 
-    Each image's own pixels are in the picture: the first at column and row ``GAP + (cell - width) / 2`` and ``HEADER``. Small
-    images are enlarged by a whole number, large ones scaled down, see :func:`zoo.drawing.tiles.fit`.
+    The pixels of the images are in the picture as they are, the first at row ``HEADER`` and column
+    ``GAP + (cell - width) / 2``. Small images are enlarged by a whole number, large ones scaled down, see
+    :func:`zoo.drawing.tiles.fit`.
+
+    Args:
+        x: Images.
+        predicted, true: Text for each of them.
 
     Shape:
-        x: ``(B, 1, H, W)`` or ``(B, 3, H, W)`` in [0, 1].
+        x: ``(B, 1, H, W)`` or ``(B, 3, H, W)``, float in [0, 1].
     """
     tiles = to_uint8(fit(x.float().cpu())).permute(0, 2, 3, 1).numpy()  # (B, 3, h, w) -> (B, h, w, 3)
     height, width = tiles.shape[1:3]
@@ -83,13 +91,13 @@ def image_grid(x: Tensor, predicted: Sequence[str], true: Sequence[str]) -> Tens
 
 
 def heatmap(counts: Tensor, rows: Sequence[str], columns: Sequence[str], labels: tuple[str, str], title: str) -> Tensor:
-    """Counts as a table in colors: the darker a cell, the larger its share of its row.
+    """Draw a table of counts: the larger the share of its row, the darker a cell.
 
     Args:
-        counts: ``(R, C)``.
-        rows, columns: their names; they are left out where there are more than ``NAMED``, counts from ``COUNTED``.
-        labels: of the rows and of the columns, all together.
-        title: above.
+        counts: Counts ``(R, C)``.
+        rows, columns: Names; not written if there are more than ``NAMED``. Counts are written up to ``COUNTED`` rows.
+        labels: Axis labels of rows and columns.
+        title: Title above the table.
     """
     values = counts.cpu().double().numpy()
     height, width = values.shape
@@ -103,7 +111,7 @@ def heatmap(counts: Tensor, rows: Sequence[str], columns: Sequence[str], labels:
     axes.set(xlabel=labels[1], ylabel=labels[0])
     figure.suptitle(title, fontsize=10)
     share = values / np.maximum(values.sum(1, keepdims=True), 1)
-    strength = share if counted else np.sqrt(share)  # where no count can be read, a few mistakes must be seen
+    strength = share if counted else np.sqrt(share)  # without counts, a few mistakes must still show
     axes.imshow(strength, cmap="Blues", vmin=0, vmax=1, aspect="equal" if height == width else "auto")
     font = 9 if counted else 7
     if width <= NAMED:
@@ -125,23 +133,25 @@ def heatmap(counts: Tensor, rows: Sequence[str], columns: Sequence[str], labels:
 def decision_regions(
     x: Tensor, y: Tensor, wrong: Tensor, probabilities: Callable[[Tensor], Tensor], names: Sequence[str]
 ) -> Tensor:
-    """The plane in the color of the class that is decided, the stronger the surer, and the examples in that of the true one.
+    """Draw the plane in the color of the predicted class, stronger where it is more certain, and the examples upon it.
 
     Args:
-        x, y: the examples, ``(B, 2)`` and ``(B,)``; those that are ``wrong`` (``(B,)``) get a cross.
-        probabilities: ``(N, 2)`` -> ``(N, K)``, the decision being the largest.
-        names: of the classes.
+        x: Examples ``(B, 2)``, drawn in the color of their class.
+        y: Their classes ``(B,)``.
+        wrong: Which of them are misclassified, ``(B,)``; they get a cross.
+        probabilities: Maps points ``(N, 2)`` to probabilities ``(N, K)``; the largest decides.
+        names: Names of the K classes.
     """
     points = x.float().cpu()
     low, high = points.amin(0), points.amax(0)
     margin = 0.15 * (high - low).clamp(min=1e-6)
     (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()
-    middles = (np.arange(_PLANE) + 0.5) / _PLANE  # of the pixels
+    middles = (np.arange(_PLANE) + 0.5) / _PLANE  # of the pixels, as shares of a side
     across, up = left + (right - left) * middles, bottom + (top - bottom) * middles
     grid = torch.from_numpy(np.stack(np.meshgrid(across, up), axis=-1)).reshape(-1, 2)  # row by row, from the bottom
-    sureness, decided = probabilities(grid.to(x)).float().cpu().max(dim=1)
+    confidence, decided = probabilities(grid.to(x)).float().cpu().max(dim=1)
     colors = palette(len(names)).numpy() / 255
-    strength = 0.2 + 0.4 * ((sureness - 1 / len(names)) / (1 - 1 / len(names))).clamp(0, 1).numpy()[:, None]
+    strength = 0.2 + 0.4 * ((confidence - 1 / len(names)) / (1 - 1 / len(names))).clamp(0, 1).numpy()[:, None]
     plane = 1 - strength * (1 - colors[decided.numpy()])
     figure = new_figure(6.5, 5)
     axes = figure.add_subplot()
@@ -179,7 +189,12 @@ def add_legend(figure: "Figure", num_classes: int) -> None:
 
 
 def predicted_against_true(true: Tensor, predicted: Tensor) -> Tensor:
-    """Predictions over true values, in their own unit, and the diagonal where they agree: ``(B, K)`` both, nine outputs at most."""
+    """Draw predictions over targets, and the diagonal where they agree; one panel an output, nine at most.
+
+    Args:
+        true: Targets ``(B, K)``, in their own unit.
+        predicted: Predictions ``(B, K)``.
+    """
     true, predicted = true.float().cpu(), predicted.float().cpu()
     outputs = true.shape[1]
 
@@ -198,7 +213,13 @@ def predicted_against_true(true: Tensor, predicted: Tensor) -> Tensor:
 
 
 def fitted_curve(x: Tensor, y: Tensor, predict: Callable[[Tensor], Tensor]) -> Tensor:
-    """The prediction as a curve over one input, and the examples: x ``(B, 1)``, y ``(B, K)``, nine outputs at most."""
+    """Draw the prediction as a curve over a single input, and the examples; one panel an output, nine at most.
+
+    Args:
+        x: Examples ``(B, 1)``.
+        y: Targets ``(B, K)``.
+        predict: Maps inputs ``(N, 1)`` to predictions ``(N, K)``.
+    """
     points, targets = x.float().cpu(), y.float().cpu()
     low, high = points.min().item(), points.max().item()
     margin = 0.05 * (high - low) or 1.0
@@ -215,7 +236,7 @@ def fitted_curve(x: Tensor, y: Tensor, predict: Callable[[Tensor], Tensor]) -> T
 
 
 def shortened(text: str, most: int) -> str:
-    """A text of at most so many letters, the last one an ellipsis if some are missing."""
+    """Cut a text to at most ``most`` characters; the last is an ellipsis if any are missing."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

@@ -1,4 +1,4 @@
-"""Pictures of what a model makes: walls of images, rows of pairs, clouds of points. All are uint8 ``(3, H, W)``."""
+"""Pictures of samples: walls of images, rows of pairs, clouds of points, codes."""
 
 import math
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ _GAP = 2  # pixels between images
 
 
 def image_wall(images: Tensor, columns: int | None = None) -> Tensor:
-    """Images side by side, nothing written on them; small ones are enlarged by a whole number.
+    """Draw images side by side, without text; small ones are enlarged by a whole number.
 
     Args:
-        images: ``(N, 1 or 3, H, W)``, float in [0, 1] (what lies outside is cut), N >= 1.
-        columns: images in a row; by default about as many as rows.
+        images: Images ``(N, 1 or 3, H, W)``, float in [0, 1] (other values are cut), N >= 1.
+        columns: Images in a row; by default about as many as rows.
 
     Returns:
-        White between the images, ``_GAP`` pixels; places without an image are white too.
+        The images on white, ``_GAP`` pixels apart.
     """
     tiles = enlarge(to_uint8(images))
     count, _, height, width = tiles.shape
@@ -34,12 +34,12 @@ def image_wall(images: Tensor, columns: int | None = None) -> Tensor:
 
 
 def image_rows(rows: Sequence[Tensor]) -> Tensor:
-    """Rows of images, one below the other, such as inputs over their reconstructions: each ``(N, C, H, W)`` in [0, 1]."""
+    """Draw rows of images, one below the other, such as inputs over their reconstructions: each ``(N, C, H, W)`` in [0, 1]."""
     return image_wall(torch.cat([row.expand(-1, 3, -1, -1) for row in rows]), columns=len(rows[0]))
 
 
 def clouds(real: Tensor | None, made: Tensor) -> Tensor:
-    """Points of the plane: those of the data, if any, and, over them, those a model made; ``(N, 2)`` each."""
+    """Draw points of the plane ``(N, 2)``: those of the data, if any, and over them those of a model."""
     figure = new_figure(5, 5)
     axes = figure.add_subplot()
     for points, color, label in ((real, "#9aa5b1", "data"), (made, "#d9722e", "model")):
@@ -54,7 +54,13 @@ def clouds(real: Tensor | None, made: Tensor) -> Tensor:
 
 
 def codes(z: Tensor, y: Tensor, names: Sequence[str] | None = None) -> Tensor:
-    """Codes of two numbers ``(N, 2)``, each in the color of its class: y int64 ``(N,)``; other targets are one gray."""
+    """Draw codes ``(N, 2)`` in the color of their class.
+
+    Args:
+        z: Codes.
+        y: Classes, int64 ``(N,)``; with other targets all codes are gray.
+        names: Names of the classes; by default their numbers.
+    """
     figure = new_figure(6.5, 5)
     axes = figure.add_subplot()
     points, classes = z.detach().float().cpu(), y.detach().cpu()
@@ -70,5 +76,5 @@ def codes(z: Tensor, y: Tensor, names: Sequence[str] | None = None) -> Tensor:
 
 
 def are_images(x: Tensor) -> bool:
-    """Whether a batch can be drawn: one channel or three."""
+    """Return whether a batch can be drawn as images: it has one channel or three."""
     return x.ndim == 4 and x.shape[1] in (1, 3)

@@ -1,4 +1,4 @@
-"""Masks over images: fixed colors for classes, a legend with their names, stripes where nothing counts."""
+"""Masks over images: a color for each class, a legend of their names, stripes over ignored pixels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,55 +11,54 @@ from zoo.drawing.colors import palette
 from zoo.drawing.figures import new_figure, to_image
 from zoo.drawing.tiles import GAP, HEADER, LINE, enlarge, fit, to_uint8
 
-_STRENGTH = 0.6  # of a class's color over its pixels
-_LETTER = 7  # pixels that a letter of the legend takes
-_STRIPE = 4  # pixels of a stripe over what is ignored
+_STRENGTH = 0.6  # share of a class's color in its pixels
+_LETTER = 7  # width of a letter of the legend, in pixels
+_STRIPE = 4  # width of a stripe over ignored pixels
 
 
 def blend(image: Tensor, mask: Tensor, num_classes: int) -> Tensor:
-    """An image in grey with its classes in color: uint8 ``(3, H, W)``.
+    """Draw an image in gray with its classes in color: uint8 ``(3, H, W)``.
 
     Args:
-        image: ``(C, H, W)``, float in [0, 1], any number of channels.
-        mask: ``(H, W)``, classes 0..num_classes-1; all other values (ignored pixels) get stripes.
-        num_classes: number of classes K.
+        image: Image ``(C, H, W)`` of any number of channels, float in [0, 1].
+        mask: Classes 0..num_classes-1, ``(H, W)``; all other values (ignored pixels) get stripes.
+        num_classes: Number of classes K.
     """
-    grey = image.detach().float().cpu().clamp(0, 1).mean(dim=0, keepdim=True) * 255
+    gray = image.detach().float().cpu().clamp(0, 1).mean(dim=0, keepdim=True) * 255
     mask = mask.detach().long().cpu()
     counts = (mask >= 0) & (mask < num_classes)
     colors = palette(num_classes, background=True).float()
     color = colors[mask.where(counts, 0)].permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
     height, width = mask.shape
     striped = (torch.arange(height)[:, None] + torch.arange(width)) // _STRIPE % 2  # (H, W)
-    shown = torch.where(counts, torch.lerp(grey, color, _STRENGTH), torch.lerp(grey, striped * 255.0, 0.8))
+    shown = torch.where(counts, torch.lerp(gray, color, _STRENGTH), torch.lerp(gray, striped * 255.0, 0.8))
     return shown.round().byte()
 
 
 def overlay(image: Tensor, mask: Tensor, names: Sequence[str]) -> Tensor:
-    """An image with its classes in color and, below, a legend of those that occur: uint8 ``(3, H', W')``.
+    """Draw an image with its classes in color and, below, a legend of those that occur: uint8 ``(3, H', W')``.
 
-    The picture begins at the top left, at the image's own size; images of fewer than 64 pixels a side are enlarged by a whole
-    number.
+    The image is at the top left in its own size; small ones are enlarged, see :func:`zoo.drawing.tiles.enlarge`.
 
     Args:
-        image: ``(C, H, W)``, float in [0, 1].
-        mask: ``(H, W)``, classes 0..K-1; all other values (ignored pixels) get stripes.
-        names: of the K classes.
+        image: Image ``(C, H, W)``, float in [0, 1].
+        mask: Classes 0..K-1, ``(H, W)``; all other values (ignored pixels) get stripes.
+        names: Names of the K classes.
     """
     image, mask = enlarge(image), enlarge(mask)
     return _with_legend(blend(image, mask, len(names)), [mask], names)
 
 
 def mask_rows(x: Tensor, true: Tensor, predicted: Tensor, names: Sequence[str]) -> Tensor:
-    """Examples in rows: the image, the true mask over it, the predicted one; from five on two in a row. Below a legend.
+    """Draw examples in rows: the image, the true and the predicted mask over it. Five or more stand two in a row.
 
-    Where the truth is ignored, the prediction is shown all the same. Images are enlarged or scaled down as in
-    :func:`zoo.drawing.figures.image_grid`.
+    A legend is below. Predictions are also shown where the target is ignored. Small images are enlarged, large ones scaled
+    down, see :func:`zoo.drawing.tiles.fit`.
 
     Args:
-        x: ``(B, C, H, W)``, float in [0, 1]; of one or three channels, or the mean of all is shown.
-        true, predicted: ``(B, H, W)``, classes; other values are ignored pixels.
-        names: of the K classes.
+        x: Images ``(B, C, H, W)``, float in [0, 1]; unless they have one or three channels, the mean of all is shown.
+        true, predicted: Classes ``(B, H, W)``; other values are ignored pixels.
+        names: Names of the K classes.
     """
     x = x.detach().float().cpu().clamp(0, 1)
     x = x if x.shape[1] in (1, 3) else x.mean(dim=1, keepdim=True)
@@ -76,23 +75,23 @@ def mask_rows(x: Tensor, true: Tensor, predicted: Tensor, names: Sequence[str]) 
         for j, tile in enumerate(tiles):
             left = GAP + i // rows * pitch + j * (width + GAP)
             canvas[:, top : top + height, left : left + width] = tile
-    told = list(enumerate(("image", "true", "predicted")))
-    titles = {GAP + i * pitch + j * (width + GAP): title for i in range(abreast) for j, title in told}
+    named = list(enumerate(("image", "true", "predicted")))
+    titles = {GAP + i * pitch + j * (width + GAP): title for i in range(abreast) for j, title in named}
     return _with_legend(canvas, list(masks), names, titles)
 
 
 def _with_legend(
     picture: Tensor, masks: Sequence[Tensor], names: Sequence[str], titles: dict[int, str] | None = None
 ) -> Tensor:
-    """The picture, below it the classes that its masks have, and titles above by their left edge."""
-    found = torch.cat([mask.flatten().cpu().unique() for mask in masks]).unique().long()
-    inside = (found >= 0) & (found < len(names))
+    """Draw the classes of the masks below a picture, and titles, by their left edge, above it."""
+    classes = torch.cat([mask.flatten().cpu().unique() for mask in masks]).unique().long()
+    inside = (classes >= 0) & (classes < len(names))
     colors = palette(len(names), background=True).tolist()
-    entries: list[tuple[str, Any]] = [(names[k], colors[k]) for k in found[inside].tolist()]
+    entries: list[tuple[str, Any]] = [(names[k], colors[k]) for k in classes[inside].tolist()]
     if not inside.all():
         entries.append(("ignored", None))
     _, height, width = picture.shape
-    unit = max(1, round(min(height, width) / 600)) if titles is None else 1  # a large photograph has large letters
+    unit = max(1, round(min(height, width) / 600)) if titles is None else 1  # large letters below a large photograph
     line, letter = LINE * unit, _LETTER * unit
     spans = [line + len(name) * letter + line // 2 for name, _ in entries]
     wide = max([width, *(GAP + span for span in spans)])

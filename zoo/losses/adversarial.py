@@ -1,4 +1,4 @@
-"""Losses of adversarial training: what a discriminator and a generator minimize."""
+"""Losses of adversarial training: those of the discriminator and of the generator, and the gradient penalty."""
 
 from typing import Literal
 
@@ -11,15 +11,15 @@ LOSSES = ("minimax", "non_saturating", "least_squares", "wasserstein")
 
 
 def discriminator_loss(loss: str, real: Tensor, fake: Tensor) -> Tensor:
-    """Return the loss of the discriminator, of its scores of real and of generated examples.
+    """Return the loss of the discriminator.
 
     Args:
         loss: "minimax", "non_saturating": cross-entropy in nats, real ones labeled 1 and generated ones 0, the mean of
             both halves (Goodfellow et al. 2014, arXiv:1406.2661); "least_squares": half the squared distance to 1 and to 0, summed
             (Mao et al. 2017, arXiv:1611.04076, eq. 8); "wasserstein": generated minus real (Arjovsky et al. 2017,
             arXiv:1701.07875).
-        real: scores ``(B,)`` before any sigmoid.
-        fake: scores ``(B,)``.
+        real: Logits of real examples, ``(B,)``.
+        fake: Logits of generated examples, ``(B,)``.
     """
     if loss == "wasserstein":
         return fake.mean() - real.mean()
@@ -29,10 +29,12 @@ def discriminator_loss(loss: str, real: Tensor, fake: Tensor) -> Tensor:
 
 
 def generator_loss(loss: str, fake: Tensor) -> Tensor:
-    """Return the loss of the generator, of the scores of its examples.
+    """Return the loss of the generator.
 
-    "minimax": log(1 - D), which saturates where the discriminator is sure; "non_saturating": -log D; "least_squares": half the
-    squared distance to 1; "wasserstein": minus the mean score.
+    Args:
+        loss: "minimax": log(1 - D), which saturates where the discriminator is certain; "non_saturating": -log D;
+            "least_squares": half the squared distance to 1; "wasserstein": minus the mean.
+        fake: Logits of generated examples, ``(B,)``.
     """
     if loss == "wasserstein":
         return -fake.mean()
@@ -47,14 +49,14 @@ def gradient_penalty_of(
     """Return the gradient penalty between real and generated examples: the mean of (|gradient| - 1)^2.
 
     Gulrajani et al. 2017, "Improved Training of Wasserstein GANs", arXiv:1704.00028, eq. 3. Computed in the type of the
-    discriminator's weights, float32 under mixed precision too: a gradient of a gradient wants its digits.
+    discriminator's weights, also under mixed precision: a second derivative needs the digits.
 
     Args:
-        discriminator: must look at each example by itself: no batch normalization.
-        real: examples.
-        fake: examples.
-        y: their classes.
-        share: where between the two, in [0, 1], an example ``(B,)``; 1 is the real one.
+        discriminator: Discriminator that treats each example alone, without batch normalization.
+        real: Real examples.
+        fake: Generated examples, of the same shape.
+        y: Classes of both, or None.
+        share: Position of the point between the two, in [0, 1], ``(B,)``; 1 is the real example.
     """
     dtype = next(discriminator.parameters()).dtype
     share = share.view(-1, *[1] * (real.ndim - 1)).to(dtype)

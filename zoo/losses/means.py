@@ -1,22 +1,22 @@
-"""Means over what counts."""
+"""Weighted means of losses."""
 
 import torch
 from torch import Tensor
 
 
 def weighted_mean(values: Tensor, weight: Tensor | None = None) -> tuple[Tensor, int | Tensor]:
-    """Return the mean of losses over what counts, and the number (or total weight) that it is a mean over.
+    """Return the weighted mean of losses and its denominator, the number of examples or the total weight.
 
     Args:
-        values: Losses, one an example, or several (one a label, output or token).
-        weight: Weights >= 0 of the examples, or of each value; 0 does not count. None: all examples count equally.
+        values: Losses, one for each example, or several (for each label, output or token).
+        weight: Weights >= 0 of the examples or of each value; 0 does not count. None: all examples count equally.
 
     Shape:
         values ``(B,)`` or ``(B, ...)``; weight ``(B,)``, then the values of an example are averaged first, or the shape of the
         values, then it is a mean over values.
 
     Returns:
-        The mean, 0 where nothing counts; and its denominator.
+        The mean, 0 if nothing counts; and its denominator.
     """
     values = values if weight is not None and weight.shape == values.shape else by_example(values)
     if weight is None:
@@ -26,7 +26,7 @@ def weighted_mean(values: Tensor, weight: Tensor | None = None) -> tuple[Tensor,
 
 
 def counted(values: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Return the values that count, for an evaluation metric: those of weight above 0, flat.
+    """Return the values with a weight above 0, for an evaluation metric.
 
     Shape:
         As in :func:`weighted_mean` -> ``(N,)``.

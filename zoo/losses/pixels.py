@@ -1,4 +1,4 @@
-"""Losses over pixels, each a function of sums: the same over a batch, over all batches and over all processes."""
+"""Losses of segmentation, each a function of sums over pixels: the same over batches and processes."""
 
 from typing import NamedTuple
 
@@ -11,13 +11,14 @@ _TINY = 1e-12
 
 
 class PixelSums(NamedTuple):
-    """Sums over valid pixels; those of two sets of pixels add up.
+    """Sums over valid pixels; the sums of two sets of pixels can be added.
 
     Attributes:
-        pixels: how many are valid.
-        cross_entropy, focal: sums of these losses.
-        both, given, true: by class ``(K,)``: the probability given to the class where it is true, that given anywhere, and the
-            pixels where it is true.
+        pixels: Number of valid pixels.
+        cross_entropy, focal: Sums of these losses.
+        both: Sum of the predicted probability of each class where it is true, ``(K,)``.
+        given: Sum of the predicted probability of each class, ``(K,)``.
+        true: Number of pixels of each class, ``(K,)``.
     """
 
     pixels: Tensor
@@ -29,7 +30,7 @@ class PixelSums(NamedTuple):
 
     @classmethod
     def zeros(cls, num_classes: int, dtype: torch.dtype) -> "PixelSums":
-        """Of no pixels."""
+        """Return the sums over no pixels."""
         one, each = torch.zeros((), dtype=dtype), torch.zeros(num_classes, dtype=dtype)
         return cls(one, one.clone(), one.clone(), each, each.clone(), each.clone())
 
@@ -37,9 +38,14 @@ class PixelSums(NamedTuple):
     def of(
         cls, logits: Tensor, y: Tensor, valid: Tensor, loss: "PixelLoss", class_weight: Tensor | None = None
     ) -> "PixelSums":
-        """Of a batch: logits ``(B, K, H, W)``, classes y ``(B, H, W)``, of which the ``valid`` ones count.
+        """Return the sums over the pixels of a batch; those that ``loss`` does not use stay 0.
 
-        What ``loss`` does not use stays 0. ``class_weight`` ``(K,)`` multiplies the losses of the pixels of a class.
+        Args:
+            logits: Logits ``(B, K, H, W)``.
+            y: Classes ``(B, H, W)``.
+            valid: Which pixels count, ``(B, H, W)``.
+            loss: The loss that is computed from the sums.
+            class_weight: Factors ``(K,)`` of the losses of the pixels of each class.
         """
         k = logits.shape[1]
         zero, none = logits.new_zeros(()), logits.new_zeros(k)
@@ -49,7 +55,7 @@ class PixelSums(NamedTuple):
             losses = F.cross_entropy(logits, y, reduction="none")  # (B, H, W)
             weight = valid.to(logits.dtype) if class_weight is None else class_weight[y] * valid
             ce = (losses * weight).sum()
-            if "focal" in loss.weights:  # 1 - p, from -ln p without loss of digits; a root's slope at 0 is not finite
+            if "focal" in loss.weights:  # 1 - p from -ln p, without cancellation; the slope of a root is infinite at 0
                 wrong = (-torch.expm1(-losses)).clamp(min=_TINY)
                 focal = (wrong**loss.gamma * losses * weight).sum()
         if "dice" in loss.weights:
@@ -62,11 +68,17 @@ class PixelSums(NamedTuple):
 
 
 class PixelLoss:
-    """A weighted sum of losses.
+    """Weighted sum of cross-entropy, Dice and focal loss, a function of :class:`PixelSums`.
+
+    - "cross_entropy": mean over pixels, in nats.
+    - "dice": 1 - D, D the mean over the classes that occur of 2 both / (given + true) (Milletari et al. 2016, arXiv:1606.04797,
+      without the squares). It is no mean over pixels.
+    - "focal": (1 - p)^gamma times the cross-entropy, p the probability of the true class; mean over pixels (Lin et al. 2017,
+      arXiv:1708.02002, eq. 4).
 
     Args:
-        weights: by name, see ``LOSSES``.
-        gamma: of the focal loss.
+        weights: Weight of each loss by name.
+        gamma: Exponent of the focal loss.
     """
 
     def __init__(self, weights: dict[str, float], gamma: float) -> None:
@@ -74,7 +86,7 @@ class PixelLoss:
         self.per_pixel = bool({"cross_entropy", "focal"} & weights.keys())
 
     def __call__(self, sums: PixelSums) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and its terms by name; 0 for no pixels."""
+        """Return the loss, and its terms by name; 0 for no pixels."""
         terms = {}
         count = sums.pixels.clamp(min=1)
         for name in self.weights:

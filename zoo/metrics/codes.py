@@ -1,4 +1,4 @@
-"""Metrics of codes."""
+"""Metrics of the codes of an autoencoder."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,11 @@ from torchmetrics import Metric
 
 
 class ActiveUnits(Metric):
-    """Number of columns of ``(B, D)`` whose variance is above 0.01 (Burda et al. 2016); sums are gathered over ranks."""
+    """Number of code dimensions whose variance over the examples is above 0.01 (Burda et al. 2016, arXiv:1509.00519).
+
+    Shape:
+        ``(B, D)`` in each update.
+    """
 
     sums: Tensor
 

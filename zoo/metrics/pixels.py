@@ -1,4 +1,4 @@
-"""Metrics of segmentation, from sums over pixels."""
+"""Metrics of segmentation, computed from sums over pixels."""
 
 import torch
 from torch import Tensor
@@ -8,19 +8,25 @@ from zoo.losses.pixels import PixelLoss, PixelSums
 
 
 def exact_dtype(device: torch.device) -> torch.dtype:
-    """Return the widest float type of a device."""
+    """Return the widest floating type of a device."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 class EvaluationLoss(Metric):
-    """The loss of all valid pixels of an evaluation together, on all ranks."""
+    """Loss over all valid pixels of an evaluation together, on all processes.
+
+    Args:
+        loss: Loss, a function of the sums.
+        num_classes: Number of classes K.
+        dtype: Type that the sums are kept in, see :func:`exact_dtype`.
+    """
 
     full_state_update = False
 
     def __init__(self, loss: PixelLoss, num_classes: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.loss = loss
-        self.terms: dict[str, Tensor] = {}  # of the loss that was computed last
+        self.terms: dict[str, Tensor] = {}  # of the last computed loss
         for name, zero in zip(PixelSums._fields, PixelSums.zeros(num_classes, dtype), strict=True):
             self.add_state(name, zero, dist_reduce_fx="sum")
 
@@ -34,11 +40,11 @@ class EvaluationLoss(Metric):
 
 
 def scores(confusion: Tensor, names: list[str]) -> dict[str, Tensor]:
-    """Return mean intersection over union, pixel accuracy and the intersection over union of each class, from counts of pixels.
+    """Return mean intersection over union, pixel accuracy, and the intersection over union of each class.
 
     Args:
-        confusion: ``(K, K)``, rows true, columns predicted.
-        names: of the classes.
+        confusion: Counts of pixels ``(K, K)``: rows are true, columns predicted classes.
+        names: Names of the classes.
 
     Returns:
         ``miou`` (over the classes that occur), ``acc``, ``iou/<name>`` (nan for a class that does not occur); nan without pixels.

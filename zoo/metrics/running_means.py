@@ -1,4 +1,4 @@
-"""Exact means over the examples of an epoch, at the price of one small tensor operation a step."""
+"""Exact means over the examples of an epoch, for one small tensor operation a step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 class RunningMeans:
-    """Sums of named quantities over examples, kept on the device and read only when somebody looks.
+    """Means of named quantities over examples, from sums that are kept on the device and read only when they are logged.
 
-    A window reaches from one look to the next (``train/loss_step``), the epoch over all windows (``train/loss``). A window
-    is summed in float32 on the device, the epoch in float64 on the host.
+    A window reaches from one row of the log to the next (``train/loss_step``), an epoch over all windows (``train/loss``). A
+    window is summed in float32 on the device, the epoch in float64 on the host.
     """
 
     def __init__(self) -> None:
@@ -19,13 +19,18 @@ class RunningMeans:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything: a new epoch."""
-        self._window: Tensor | None = None  # sums of the names
-        self._count: float | Tensor = 0.0  # examples in the window
-        self._epoch: list[float] = []  # sums of the names, then the number of examples
+        """Start a new epoch."""
+        self._window: Tensor | None = None  # a sum for each name
+        self._count: float | Tensor = 0.0  # number of examples in the window
+        self._epoch: list[float] = []  # a sum for each name, then the number of examples
 
     def update(self, means: dict[str, Tensor], count: int | Tensor) -> None:
-        """Add a batch of ``count`` examples (a tensor where only the device knows); ``means`` are scalars, means over the batch."""
+        """Add a batch.
+
+        Args:
+            means: Means over the batch by name, scalars.
+            count: Number of examples that they are means over, a tensor if it is known on the device only.
+        """
         self.names = list(means)
         batch = torch.stack([mean.detach() for mean in means.values()])
         if self._window is None:
@@ -37,7 +42,11 @@ class RunningMeans:
         self._count = self._count + count
 
     def window(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """The means since the last look, over all ranks (``reduce`` sums over them); empty if there was no example."""
+        """Close the window, and return its means over all processes; empty if there was no example.
+
+        Args:
+            reduce: Sums a tensor over the processes.
+        """
         sums = self._window_sums(reduce)
         if sums is None:
             return {}
@@ -52,27 +61,38 @@ class RunningMeans:
         return reduce(torch.cat([self._window, count.view(1)])).tolist()
 
     def epoch(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """The means over the epoch so far, over all ranks."""
+        """Close the window, and return the means over the epoch so far, over all processes."""
         self.window(reduce)
         return self._means(self._epoch) if self._epoch else {}
 
     def _means(self, sums: list[float]) -> dict[str, float]:
-        """Sums, the last one of examples -> means; none of no examples (all pixels ignored)."""
+        """Divide sums by the last of them, the number of examples; there may be none (all pixels ignored)."""
         return {name: s / sums[-1] for name, s in zip(self.names, sums, strict=False)} if sums[-1] else {}
 
     def state_dict(self, reduce: Callable[[Tensor], Tensor], looked_at: bool = False) -> dict[str, Any]:
-        """Plain data, summed over the ranks; ``looked_at``: as it will be after the look at the window that is due."""
+        """Return the state as plain data, summed over the processes.
+
+        Args:
+            reduce: Sums a tensor over the processes.
+            looked_at: Whether the window is about to be closed, so that its sums belong to the epoch.
+        """
         window = self._window_sums(reduce)
         if looked_at and window is not None:
             return {"names": self.names, "window": None, "epoch": _added(self._epoch, window)}
         return {"names": self.names, "window": window, "epoch": list(self._epoch)}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device, first_rank: bool) -> None:
-        """Continue from a state; the unfinished window is a sum over ranks, so only the first one takes it up."""
+        """Continue from a state.
+
+        Args:
+            state: What :meth:`state_dict` returned.
+            device: Device of the sums.
+            first_rank: Whether this is the first process: it alone continues the window, which is a sum over all.
+        """
         self.names, self._epoch = list(state["names"]), list(state["epoch"])
         window = state["window"]
         self._window, self._count = None, 0.0
-        if window is not None:  # on every rank, or the ranks would not meet at the next sum
+        if window is not None:  # on all processes, since all take part in the next sum
             self._window, self._count = torch.tensor(window[:-1], device=device) * first_rank, window[-1] * first_rank
 
 

@@ -1,4 +1,4 @@
-"""Metrics of samples: modes that they reach, classes that a judge sees, and the Frechet distance of its features."""
+"""Metrics of generated samples: modes reached, classes by a judge, and the Frechet distance of its features."""
 
 import math
 from collections.abc import Callable
@@ -8,21 +8,25 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-FAIR = 0.1  # share of its fair share from which a mode counts as reached
+FAIR = 0.1  # a mode is reached if it has this part of its fair share
 
 
 def mode_of(points: Tensor, centers: Tensor, radius: float) -> Tensor:
-    """Return the index of the nearest center within ``radius``, else -1: ``(N, D)`` and ``(K, D)`` -> ``(N,)``."""
+    """Return the index of the nearest center of each point, or -1 if it is farther than ``radius``.
+
+    Shape:
+        points ``(N, D)``, centers ``(K, D)`` -> ``(N,)``.
+    """
     distance, nearest = torch.cdist(points.double(), centers.double()).min(dim=1)
     return torch.where(distance <= radius, nearest, -1)
 
 
 class Shares(Metric):
-    """Counts of samples in each of K modes or classes, and a statistic of them.
+    """A statistic of the numbers of samples in each of K modes or classes.
 
     Args:
         count: Number of modes or classes K.
-        statistic: Of the counts ``(K,)`` and the number of all samples: :func:`num_reached`, :func:`share_within` or
+        statistic: Function of the counts ``(K,)`` and the total number of samples: :func:`num_reached`, :func:`share_within` or
             :func:`entropy`.
     """
 
@@ -37,7 +41,7 @@ class Shares(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, labels: Tensor) -> None:
-        """Add samples by their label; -1 is none of the K."""
+        """Add samples by their label ``(N,)``; -1 is none of the K."""
         self.counts += torch.bincount(labels[labels >= 0], minlength=len(self.counts))
         self.total += len(labels)
 
@@ -46,7 +50,7 @@ class Shares(Metric):
 
 
 def num_reached(counts: Tensor, total: Tensor) -> Tensor:
-    """Return how many of the K have at least a tenth of their fair share of all samples, N / K."""
+    """Return how many of the K have at least a tenth of their fair share N / K of all N samples."""
     return (counts >= FAIR * total / len(counts)).sum().float()
 
 
@@ -56,19 +60,19 @@ def share_within(counts: Tensor, total: Tensor) -> Tensor:
 
 
 def entropy(counts: Tensor, total: Tensor) -> Tensor:
-    """Return the entropy of the K's shares in nats; ln K where all are equally frequent."""
+    """Return the entropy of the shares of the K, in nats; ln K if all are equally frequent."""
     p = counts / counts.sum()
     return -torch.special.xlogy(p, p).sum()
 
 
 class FrechetDistance(Metric):
-    """The Frechet distance between two sets of features, each taken for normally distributed (Heusel et al. 2017).
+    """Frechet distance between real and generated features, both taken as normally distributed.
 
-    arXiv:1706.08500, eq. 6, in float64, from sums, so that it is the same however examples are spread over processes. Few
-    examples make it too large: compare only what was computed from equally many.
+    Heusel et al. 2017, arXiv:1706.08500, eq. 6. Computed in float64 from sums, so that it does not depend on how examples are
+    spread over processes. With few examples it is too large: compare only values of equally many.
 
     Args:
-        features: Numbers D an example.
+        features: Number D of features of an example.
     """
 
     full_state_update = False
@@ -95,9 +99,9 @@ class FrechetDistance(Metric):
 
 
 def frechet_distance(mean0: Tensor, cov0: Tensor, mean1: Tensor, cov1: Tensor) -> Tensor:
-    """|m0 - m1|^2 + tr(C0 + C1 - 2 (C0 C1)^(1/2)) of two normal distributions, in float64; >= 0, or nan.
+    """Return |m0 - m1|^2 + tr(C0 + C1 - 2 (C0 C1)^(1/2)) of two normal distributions, in float64; >= 0, or nan.
 
-    The root's trace is that of the symmetric (C0^(1/2) C1 C0^(1/2))^(1/2), whose eigenvalues are those of C0 C1.
+    The trace of the root is that of the symmetric (C0^(1/2) C1 C0^(1/2))^(1/2), whose eigenvalues are those of C0 C1.
     """
     if not (cov0.isfinite().all() and cov1.isfinite().all()):
         return cov0.new_tensor(math.nan)  # eigenvalues would raise an error

@@ -56,7 +56,7 @@ KNOWN = (*_DRAWS, "kernels")
 
 
 def initialize(net: nn.Module, name: str, arguments: dict[str, Any] | None = None) -> None:
-    """Draw the weights of a net anew: those of its linear, convolution, attention, recurrent and embedding layers.
+    """Draw new weights for the linear, convolution, attention, recurrent and embedding layers of a net.
 
     Biases become 0; norms and the parameters of other modules stay as they are. Where a module stacks several layers in one
     matrix, each is drawn as a layer of its own: queries, keys and values of an attention; the gates of a recurrent layer, its
@@ -133,7 +133,12 @@ def _biases(module: nn.Module) -> list[Tensor]:
 
 
 def check_init(name: str, arguments: dict[str, Any]) -> None:
-    """Refuse what :func:`initialize` could not do."""
+    """Check the arguments of :func:`initialize`.
+
+    Raises:
+        ValueError: An unknown name.
+        TypeError: An argument that the initialization does not have.
+    """
     if name not in KNOWN:
         raise ValueError(f"unknown init {name!r}{suggest(name, KNOWN)}; known: {', '.join(KNOWN)}")
     known = list(inspect.signature(_set_kernels if name == "kernels" else _DRAWS[name]).parameters)[1:]
@@ -147,9 +152,11 @@ def _set_kernels(net: nn.Module, names: list[str] | None = None) -> None:
     names = ["sobel_x", "sobel_y", "laplacian", "sharpen", "gaussian", "box"] if names is None else names
     first = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
     if first is None or first.kernel_size[0] != first.kernel_size[1]:
-        raise ValueError(f"init 'kernels' is for a net that begins with a square convolution, got {type(net).__name__}")
+        raise ValueError(
+            f"init 'kernels' is for a net that begins with a square convolution, got {type(net).__name__}: take another init"
+        )
     if not names:
-        raise ValueError("init 'kernels' needs at least one name")
+        raise ValueError("init 'kernels' takes at least one name of a kernel, got none: leave names out for all six")
     for i, weight in enumerate(first.weight):  # (in_channels, k, k)
         weight.copy_(kernel(names[i % len(names)], weight.shape[-1]) / weight.shape[0])
     if first.bias is not None:

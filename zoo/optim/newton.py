@@ -1,4 +1,4 @@
-"""Newton's method for small problems."""
+"""Newton's method, for small problems."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,22 +11,22 @@ from torch.optim import Optimizer
 class Newton(Optimizer):
     """Damped Newton's method: ``p <- p - lr * (H + damping * I)^-1 g``, for problems of up to about a thousand parameters.
 
-    The Hessian is made of central differences of the gradient, two closure calls per parameter, so any closure will do.
-    It is exact (up to rounding) for a quadratic loss, which one step of ``lr=1`` then solves.
+    The Hessian is computed from central differences of the gradient, with two closure calls for each parameter, so that any
+    closure will do. For a quadratic loss it is exact up to rounding, and one step with ``lr=1`` and ``damping=0`` solves it.
 
     Args:
-        params: parameters of one floating dtype, in one group.
-        lr: Step length; 1 is the pure Newton step.
-        damping: added to the Hessian's diagonal (Levenberg); above 0 where the Hessian may be singular, >= 0.
-        eps: half the distance of the central difference, in units of the parameters, > 0.
+        params: Parameters of one floating dtype, in one group.
+        lr: Step length, > 0; 1 is the pure Newton step.
+        damping: Added to the diagonal of the Hessian (Levenberg), >= 0; above 0 if the Hessian may be singular.
+        eps: Half the step of the central differences, in units of the parameters, > 0.
 
     Raises:
-        ValueError: an argument out of its range, or more than one parameter group.
+        ValueError: An argument out of its range, or more than one parameter group.
     """
 
     def __init__(self, params: Iterable[Any], lr: float = 1.0, damping: float = 1e-4, eps: float = 1e-2) -> None:
         if lr <= 0 or eps <= 0 or damping < 0:
-            raise ValueError(f"Newton wants lr > 0, eps > 0, damping >= 0, got lr={lr}, eps={eps}, damping={damping}")
+            raise ValueError(f"Newton takes lr > 0, eps > 0, damping >= 0, got lr={lr}, eps={eps}, damping={damping}")
         super().__init__(params, {"lr": lr, "damping": damping, "eps": eps})
         if len(self.param_groups) != 1:
             raise ValueError(f"Newton takes one parameter group, got {len(self.param_groups)}: set weight_decay=0")
@@ -37,9 +37,18 @@ class Newton(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step; ``closure`` computes the loss and its gradient anew and returns the loss."""
+        """Take one step.
+
+        Args:
+            closure: Computes the loss and its gradient again, and returns the loss.
+
+        Raises:
+            ValueError: No closure is given.
+        """
         if closure is None:
-            raise ValueError("Newton needs a closure that computes the loss and its gradient")
+            raise ValueError(
+                "Newton takes a closure that computes the loss and its gradient, got None: optimizer.step(closure)"
+            )
         group = self.param_groups[0]
         params = [p for p in group["params"] if p.requires_grad]
         with torch.enable_grad():

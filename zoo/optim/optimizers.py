@@ -1,4 +1,4 @@
-"""Optimizers by name, and the parameter groups that they get."""
+"""Optimizers by name, and their parameter groups."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -13,24 +13,27 @@ from zoo.blocks.layers import layer_groups, parameters_of
 from zoo.optim.newton import Newton
 from zoo.spelling import suggest
 
-CLOSURE_OPTIMIZERS = ("LBFGS", "Newton")  # they evaluate the loss several times a step
+CLOSURE_OPTIMIZERS = ("LBFGS", "Newton")  # they evaluate the loss several times in a step
 
 
 def optimizer_class(name: str) -> type[Optimizer]:
-    """The optimizer of a name: any of ``torch.optim`` ("SGD", "AdamW", "LBFGS" ...), "Newton", or "package.module.Class".
+    """Return an optimizer class by name.
+
+    Args:
+        name: Any of ``torch.optim`` ("SGD", "AdamW", "LBFGS" ...), "Newton", or a dotted path "package.module.Class".
 
     Raises:
-        ValueError: no such optimizer; the message suggests the closest.
+        ValueError: No such optimizer; the message suggests the closest.
     """
     if "." in name:
         module, _, attribute = name.rpartition(".")
         try:
-            found = getattr(import_module(module), attribute)
+            cls = getattr(import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise ValueError(f"optimizer {name!r} cannot be imported: {error}") from error
-        if not (isinstance(found, type) and issubclass(found, Optimizer)):
-            raise ValueError(f"optimizer {name!r} is no torch.optim.Optimizer class")
-        return found
+        if not (isinstance(cls, type) and issubclass(cls, Optimizer)):
+            raise ValueError(f"optimizer {name!r} is no torch.optim.Optimizer class, got {cls!r}: name a class")
+        return cls
     known = {
         k: v
         for k, v in vars(torch.optim).items()
@@ -43,11 +46,11 @@ def optimizer_class(name: str) -> type[Optimizer]:
 
 
 def check_optimizer(name: str, lr: float, weight_decay: float, arguments: dict[str, Any]) -> None:
-    """Refuse what :func:`build_optimizer` could not build, before any work is done.
+    """Check the arguments of :func:`build_optimizer`, before any work is done.
 
     Raises:
-        ValueError: unknown optimizer, ``lr`` not above 0, negative ``weight_decay`` or one the optimizer does not have.
-        TypeError: an argument that the optimizer does not have.
+        ValueError: An unknown optimizer, ``lr`` not above 0, a negative ``weight_decay``, or one that the optimizer does not have.
+        TypeError: An argument that the optimizer does not have.
     """
     known = inspect.signature(optimizer_class(name)).parameters
     if not lr > 0:
@@ -58,7 +61,7 @@ def check_optimizer(name: str, lr: float, weight_decay: float, arguments: dict[s
         raise ValueError(f"{name} has no weight decay: leave weight_decay at 0, got {weight_decay}")
     for argument in arguments:
         if argument in ("lr", "weight_decay", "params"):
-            raise TypeError(f"give {argument} to the task itself, not in optimizer_args")
+            raise TypeError(f"optimizer_args has {argument!r}: give {argument} to the task itself")
         if argument not in known:
             raise TypeError(f"{name} has no argument {argument!r}{suggest(argument, known)}")
 
@@ -73,14 +76,15 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return the named parameter groups of a net.
 
-    Norms, biases (one dimension or none) and embeddings, tied ones included, get no weight decay unless asked for.
+    Norms, biases (parameters of one dimension or none) and embeddings, tied ones included, get no weight decay unless
+    ``decay_norm_and_bias`` is set. A tied parameter is in the group of the last layer that has it.
 
     Args:
-        net: Gives the parameters; all are in a group, frozen ones too.
+        net: Net whose parameters are grouped, frozen ones included.
         lr: Learning rate of the head and of ``others``.
         weight_decay: Weight decay of weights.
         decay_norm_and_bias: Whether norms, biases and embeddings have it too.
-        layer_decay: Each layer group of the net has the rate of the one above it times this, in (0, 1].
+        layer_decay: Factor from the learning rate of a layer group to that of the one below it, in (0, 1].
         others: Further trained parts beside the net, by name.
 
     Returns:
@@ -88,7 +92,7 @@ def parameter_groups(
         from the input to the head: "0/decay", "0/no_decay", "1/decay" ..., each with its ``lr``.
     """
     parts = {"": net, **(others or {})}
-    spared = {
+    embeddings = {
         id(p)
         for part in parts.values()
         if isinstance(part, nn.Module)
@@ -99,29 +103,33 @@ def parameter_groups(
     extra = [list(p.parameters()) if isinstance(p, nn.Module) else [p] for p in (others or {}).values()]
     if layer_decay == 1:
         everything = _unique([list(net.parameters()), *extra])
-        return _by_decay("", [p for part in everything for p in part], weight_decay, decay_norm_and_bias, spared)
+        return _by_decay("", [p for part in everything for p in part], weight_decay, decay_norm_and_bias, embeddings)
     layers = [parameters_of(net, names) for names in layer_groups(net)]
-    found = []
+    named = []
     for i, parameters in enumerate(_unique([*layers, *extra])):
         rate = lr * layer_decay ** max(0, len(layers) - 1 - i)
-        groups = _by_decay(f"{i}/", parameters, weight_decay, decay_norm_and_bias, spared)
-        found += [{**group, "lr": rate} for group in groups if group["params"]]  # all may be tied to a layer above
-    return found
+        groups = _by_decay(f"{i}/", parameters, weight_decay, decay_norm_and_bias, embeddings)
+        named += [{**group, "lr": rate} for group in groups if group["params"]]  # all may be tied to a layer above
+    return named
 
 
 def _unique(layers: list[list[nn.Parameter]]) -> list[list[nn.Parameter]]:
-    """Each parameter once: a tied one in the last layer that has it."""
+    """Keep each parameter once: a tied one in the last layer that has it."""
     last = {id(p): i for i, parameters in enumerate(layers) for p in parameters}
     return [list({id(p): p for p in parameters if last[id(p)] == i}.values()) for i, parameters in enumerate(layers)]
 
 
 def _by_decay(
-    prefix: str, parameters: Iterable[nn.Parameter], weight_decay: float, decay_norm_and_bias: bool, spared: set[int]
+    prefix: str,
+    parameters: Iterable[nn.Parameter],
+    weight_decay: float,
+    decay_norm_and_bias: bool,
+    embeddings: set[int],
 ) -> list[dict[str, Any]]:
     parameters = list(parameters)
     if not weight_decay or decay_norm_and_bias:
         return [{"name": f"{prefix}all", "params": parameters, "weight_decay": weight_decay}]
-    decays = [p.ndim > 1 and id(p) not in spared for p in parameters]
+    decays = [p.ndim > 1 and id(p) not in embeddings for p in parameters]
     kept = [p for p, d in zip(parameters, decays, strict=True) if d]
     rest = [p for p, d in zip(parameters, decays, strict=True) if not d]
     groups = [
@@ -141,7 +149,7 @@ def build_optimizer(
     layer_decay: float = 1.0,
     others: Mapping[str, nn.Module | nn.Parameter] | None = None,
 ) -> Optimizer:
-    """Return the optimizer of a name over the groups of :func:`parameter_groups`."""
+    """Build an optimizer by name, over the groups of :func:`parameter_groups`."""
     cls = optimizer_class(name)
     groups = parameter_groups(net, lr, weight_decay, decay_norm_and_bias, layer_decay, others)
     if "weight_decay" not in inspect.signature(cls).parameters:

@@ -1,4 +1,4 @@
-"""From bytes to plain values and tensors, and back: files, folders, the hub, torchvision's weights, the bundled ones."""
+"""Reading and writing weights: files, folders, the Hugging Face hub, torchvision's weights, bundled ones."""
 
 from zoo.pretrained.report import LoadReport, load_weights
 from zoo.pretrained.sources import list_weights

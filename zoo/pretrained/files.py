@@ -1,4 +1,4 @@
-"""Reading files of any origin: tensors and plain data come out of them, nothing in them is run."""
+"""Reading files of any origin: only tensors and plain data are taken from them, no code in them is run."""
 
 import pickle
 import pickletools
@@ -11,38 +11,42 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+_AGAIN = "take an earlier checkpoint, or copy or download it again"
+
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors`` file, mapped into memory: nothing is read before it is used.
+    """Return the tensors of a ``.safetensors`` file, mapped into memory: they are read when they are used.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: The file is damaged.
     """
     try:
         return load_file(path)
     except Exception as error:  # the library raises its own SafetensorError
-        raise ValueError(f"{path} is damaged or cut off: {error}") from error
+        raise ValueError(
+            f"{path} is damaged or cut off, or no .safetensors file ({error}): copy or download it again"
+        ) from error
 
 
 def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
-    """A checkpoint file's content: tensors and plain data, or an error.
+    """Return the content of a checkpoint file, if it is tensors and plain data.
 
     Args:
-        path: the file.
-        mmap: map the tensors into memory, which reads nothing before it is used and so checks no sums.
+        path: The file.
+        mmap: Whether tensors are mapped into memory, which reads them when they are used and checks no checksums.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is damaged, or holds anything else.
+        FileNotFoundError: No such file.
+        ValueError: The file is damaged, or holds something else.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
+        raise FileNotFoundError(f"there is no checkpoint {path}")
     if not mmap:
         _check_sums(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd pickles: they are refused in plain words below
-            mmap = mmap and zipfile.is_zipfile(path)  # not the format before torch 1.6
+            warnings.simplefilter("ignore")  # about odd pickles: they are refused below
+            mmap = mmap and zipfile.is_zipfile(path)  # the format before torch 1.6 cannot be mapped
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         if (wanted := str(error).partition("GLOBAL ")[2].split(" ")[0] or _imported(path)) is not None:
@@ -50,16 +54,18 @@ def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
                 f"{path} asks to run or import {wanted}: refused, nothing of it was run; save tensors and plain data, "
                 "for a net torch.save(net.state_dict(), path)"
             ) from error
-        raise ValueError(f"{path} is damaged or no checkpoint at all") from error
-    except Exception as error:  # garbage makes the unpickler stumble in any way there is
-        raise ValueError(f"{path} is damaged or cut off, or no checkpoint at all") from error
+        raise ValueError(f"{path} is damaged or no checkpoint at all: {_AGAIN}") from error
+    except Exception as error:  # on garbage the unpickler raises errors of any type
+        raise ValueError(f"{path} is damaged or cut off, or no checkpoint at all: {_AGAIN}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint")  # noqa: TRY004
+        raise ValueError(  # noqa: TRY004 (it is the file's content that is wrong)
+            f"{path} holds a {type(content).__name__}, not a checkpoint: save a dict of tensors, torch.save(net.state_dict(), path)"
+        )
     return content
 
 
 def _imported(path: Path) -> str | None:
-    """The first thing that a bare pickle would import, read without running it; None if it is no pickle, or imports nothing."""
+    """Return what a bare pickle would import first, without running it; None if it is no pickle or imports nothing."""
     words: list[str] = []
     try:
         with path.open("rb") as file:
@@ -76,13 +82,13 @@ def _imported(path: Path) -> str | None:
 
 
 def _check_sums(path: Path) -> None:
-    """Compare the checksums of a checkpoint, which torch itself does not: a flipped bit would load without a word."""
+    """Compare the checksums of a checkpoint, which torch does not: a flipped bit would load silently."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except Exception as error:
         if zipfile.is_zipfile(path):
-            raise ValueError(f"{path} is damaged: {error}") from error
-        return  # an older format, or no checkpoint at all: the reader will tell
+            raise ValueError(f"{path} is damaged ({error}): {_AGAIN}") from error
+        return  # an older format, or no checkpoint at all: reading it decides
     if damaged is not None:
-        raise ValueError(f"{path} is damaged: {damaged} does not match its checksum")
+        raise ValueError(f"{path} is damaged: {damaged} does not match its checksum: {_AGAIN}")

@@ -16,13 +16,13 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
 
 def save_folder(folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
-    """Write a folder; see :meth:`zoo.model.Model.save_pretrained`. The config is written last.
+    """Write a folder, see :meth:`zoo.model.Model.save_pretrained`; the config is written last.
 
     Args:
         folder: Created if it does not exist.
-        config: Plain data: the model's registered name, its hyperparameters, what it remembers of its data.
-        state: The model's state dict.
-        facts: What the card says of the class: "class", "net", "source", "parameters".
+        config: Plain data: registered name and hyperparameters of the model, description of its data.
+        state: State dict of the model.
+        facts: For the card: "class", "net", "source" and "parameters".
 
     Returns:
         The folder.
@@ -61,8 +61,8 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             best = folder / "checkpoints" / "best.ckpt"
-            cure = f"; for a run folder give {best}" if best.is_file() else ""
-            raise FileNotFoundError(f"{folder} has no {name}: it is not a folder that save_pretrained wrote{cure}")
+            cure = f"of a run folder give {best}" if best.is_file() else "give another folder, or a checkpoint file"
+            raise FileNotFoundError(f"{folder} has no {name}, so it is no folder that save_pretrained wrote: {cure}")
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         config["model"], config["hparams"].items()
@@ -70,15 +70,19 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         buffers = {k: torch.tensor(v, dtype=torch.float32) for k, v in (old or {}).items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{folder / CONFIG} is damaged, or not of lightning-zoo (then give {WEIGHTS} alone as weights=): "
-            f"{type(error).__name__} {error}"
+            f"{folder / CONFIG} is damaged, or not of lightning-zoo ({type(error).__name__}: {error}): give the file {WEIGHTS} "
+            "alone as weights="
         ) from error
     tensors = read_tensors(folder / WEIGHTS)
     return config, tensors if old is None else {**{f"net.{k}": v for k, v in tensors.items()}, **buffers}
 
 
 def _check_plain(value: Any, name: str = "") -> None:
-    """Refuse what JSON would not give back as it is: other types than those of plain data, keys that are no text."""
+    """Check that JSON gives a value back as it is (a tuple as a list).
+
+    Raises:
+        TypeError: A value of another type, or a key that is no text.
+    """
     if isinstance(value, Mapping):
         for key, part in value.items():
             if not isinstance(key, str):

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: a ``save_pretrained`` folder up and down; the library checks what it downloads."""
+"""The Hugging Face hub: upload and download of folders that ``save_pretrained`` writes."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,46 +11,56 @@ from zoo.pretrained.folder import CARD, CONFIG, WEIGHTS
 
 
 def download(repository: str) -> Path:
-    """Return the local copy of a repository, updated from the hub; the last copy where the hub cannot be reached.
+    """Return the local copy of a repository, updated from the hub; if the hub cannot be reached, the last copy.
 
     Raises:
-        FileNotFoundError: the hub has no such repository, or it is not open to everybody.
-        ConnectionError: the hub cannot be reached, and there is no copy.
+        FileNotFoundError: The hub has no such repository, or it is private.
+        ConnectionError: The hub cannot be reached, and there is no local copy.
     """
     from huggingface_hub import snapshot_download
 
-    here = f"there is no local folder of that name; give a folder or file that is here, or a bundled name ({', '.join(names())})"
-    with _as_ours(repository, here):
+    cure = (
+        f"there is no local folder of that name; give a local folder or file, or a bundled name ({', '.join(names())})"
+    )
+    with _translate_errors(repository, cure):
         return Path(snapshot_download(repository, allow_patterns=[CONFIG, WEIGHTS, CARD]))
 
 
 def upload(save: Callable[[Path], Any], repository: str, private: bool) -> str:
-    """Upload the folder that ``save`` writes, and return the repository's address; see :meth:`zoo.model.Model.push_to_hub`."""
+    """Upload a folder, and return the address of the repository; see :meth:`zoo.model.Model.push_to_hub`.
+
+    Args:
+        save: Writes the folder.
+        repository: "owner/name".
+        private: Whether a repository that is created now is private.
+    """
     from huggingface_hub import HfApi
 
     hub = HfApi()
     with tempfile.TemporaryDirectory() as folder:
         save(Path(folder))
-        with _as_ours(repository, "log in with hf auth login, or keep the model here with save_pretrained"):
+        with _translate_errors(repository, "log in with hf auth login, or keep the model here with save_pretrained"):
             address = hub.create_repo(repository, private=private, exist_ok=True)
             hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload by lightning-zoo")
         return str(address)
 
 
 @contextmanager
-def _as_ours(repository: str, cure: str) -> Iterator[None]:
-    """Translate the library's errors: which repository, and the cure."""
+def _translate_errors(repository: str, cure: str) -> Iterator[None]:
+    """Replace the errors of the library by standard ones that name the repository and the cure."""
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-    from huggingface_hub.errors import HTTPError as LostConnection  # type: ignore[attr-defined] # of its HTTP library
+    from huggingface_hub.errors import HTTPError as LostConnection  # type: ignore[attr-defined] # re-exported from its HTTP library
 
     try:
         yield
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(
-            f"the Hugging Face hub has no repository {repository!r}, or only for those who log in (hf auth login): {cure}"
+            f"the Hugging Face hub has no repository {repository!r}, or it is private (hf auth login): {cure}"
         ) from error
     except HFValidationError as error:
-        raise ValueError(f"{repository!r} is no name of a repository: {error}") from error
+        raise ValueError(
+            f"{repository!r} is no name of a repository ({error}): give 'owner/name' of letters, digits, '-', '_' and '.'"
+        ) from error
     except (OSError, LostConnection) as error:
         raise ConnectionError(
             f"the Hugging Face hub cannot be reached for {repository!r} ({type(error).__name__}: "

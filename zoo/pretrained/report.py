@@ -1,4 +1,4 @@
-"""Loading a state dict, and the report of what became of every tensor."""
+"""Loading a state dict, and a report of what became of each tensor."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,14 +10,14 @@ from zoo.internals import own_tensors
 
 @dataclass
 class LoadReport:
-    """What became of every tensor, by its state-dict key.
+    """What became of each tensor, by state-dict key.
 
     Attributes:
-        loaded: taken as they are.
-        adapted: taken with a changed shape (a first convolution for another number of image channels).
-        reinitialized: in the file, but with a shape that does not fit: they keep the module's fresh values.
-        missing: wanted by the module, not in the file: they keep the module's fresh values.
-        unexpected: in the file, not wanted by the module.
+        loaded: Loaded as they are.
+        adapted: Loaded with a changed shape (a first convolution for another number of image channels).
+        reinitialized: In the file with a shape that does not fit; they keep the fresh values of the module.
+        missing: In the module, not in the file; they keep the fresh values of the module.
+        unexpected: In the file, not in the module.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -28,7 +28,7 @@ class LoadReport:
 
     @property
     def complete(self) -> bool:
-        """Whether every tensor of both sides was loaded as it is."""
+        """Whether all tensors of the file and of the module were loaded as they are."""
         return not (self.adapted or self.reinitialized or self.missing or self.unexpected)
 
     def __str__(self) -> str:
@@ -44,19 +44,16 @@ class LoadReport:
 def load_weights(
     module: nn.Module, state: Mapping[str, Tensor], strict: bool = True, assign: bool = False
 ) -> LoadReport:
-    """Load a state dict into a module and tell what became of every tensor.
+    """Load a state dict into a module, and report what became of each tensor.
 
     Args:
-        module: receives the weights; unchanged if the load is refused.
-        state: tensors by key.
-        strict: refuse everything but a complete load.
-        assign: take the tensors themselves in place of copying them (a module built on the meta device needs it).
-
-    Returns:
-        The report.
+        module: Receives the weights; it is not changed if an error is raised.
+        state: Tensors by key.
+        strict: Whether everything must be loaded as it is.
+        assign: Whether the tensors themselves are taken, not copied, as a module on the meta device needs.
 
     Raises:
-        ValueError: ``strict``, and a tensor is missing, unexpected, or of another shape; or nothing fits at all.
+        ValueError: With ``strict``, a tensor is missing, unexpected, or of another shape; or no tensor fits.
     """
     wanted = module.state_dict()
     report, taken = compare(wanted, state, tied(module))
@@ -70,7 +67,9 @@ def load_weights(
             f"the weights do not fit {type(module).__name__}: {report}{detail}; strict=False takes what fits and reports the rest"
         )
     if not taken:
-        raise ValueError(f"no tensor of the file fits {type(module).__name__}: {report}")
+        raise ValueError(
+            f"no tensor of the file fits {type(module).__name__} ({report}): give weights of this architecture"
+        )
     put(module, taken, assign)
     return report
 
@@ -78,12 +77,12 @@ def load_weights(
 def compare(
     wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], tied: list[list[str]]
 ) -> tuple[LoadReport, dict[str, Tensor]]:
-    """What would become of every tensor, and those to load, nothing done yet.
+    """Return what would become of each tensor, and the tensors to load.
 
     Args:
-        wanted: a module's state dict.
-        state: tensors by key.
-        tied: names of one and the same parameter of the module: the file may hold it under one of them.
+        wanted: State dict of the module.
+        state: Tensors by key.
+        tied: Groups of names of one parameter of the module; the file may hold it under any of them.
     """
     twins = {name: group for group in tied for name in group}
     report, taken = LoadReport(), {}
@@ -104,7 +103,7 @@ def compare(
 
 
 def tied(module: nn.Module) -> list[list[str]]:
-    """The names of each parameter that has several."""
+    """Return the names of each parameter that has several."""
     names: dict[int, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -112,13 +111,18 @@ def tied(module: nn.Module) -> list[list[str]]:
 
 
 def put(module: nn.Module, state: Mapping[str, Tensor], assign: bool) -> None:
-    """Load tensors that fit, by copying or by taking themselves; ties hold, and nothing stays on the meta device.
+    """Load tensors that fit. Ties are kept; what stays on the meta device is drawn by its module's ``reset_parameters``.
+
+    Args:
+        module: Receives the tensors.
+        state: Tensors by key.
+        assign: Whether the tensors themselves are taken, not copied.
 
     Raises:
-        ValueError: a tensor is not in ``state``, is on the meta device, and its module cannot draw it (``reset_parameters``).
+        ValueError: A tensor is on the meta device and not in ``state``, and its module has no ``reset_parameters``.
     """
     groups = tied(module)
-    if assign:  # the module's precision, not the file's
+    if assign:  # in the precision of the module
         dtypes = {name: t.dtype for name, t in module.state_dict().items()}
         state = {name: t.to(dtypes[name]) for name, t in state.items()}
     module.load_state_dict(state, strict=False, assign=assign)
@@ -129,7 +133,9 @@ def put(module: nn.Module, state: Mapping[str, Tensor], assign: bool) -> None:
             continue
         if not hasattr(part, "reset_parameters"):
             raise ValueError(
-                f"{name} ({type(part).__name__}) lacks weights and has no reset_parameters to draw them by"
+                f"the weights have no {next(k for k, t in own.items() if t.is_meta)!r} of {name or 'the model'} "
+                f"({type(part).__name__}), which has no reset_parameters() to draw it: give weights that have it, or define that "
+                "method"
             )
         kept = {k: t.detach() for k, t in own.items() if not t.is_meta}
         part.to_empty(device="cpu", recurse=False)
@@ -140,7 +146,7 @@ def put(module: nn.Module, state: Mapping[str, Tensor], assign: bool) -> None:
 
 
 def _tie(module: nn.Module, groups: list[list[str]], state: Mapping[str, Tensor]) -> None:
-    """Make the parameters of each group one again: the one that was loaded."""
+    """Tie the parameters of each group again, to the one that was loaded."""
     for names in groups:
         first = module.get_parameter(next((name for name in names if name in state), names[0]))
         for name in names:
@@ -149,9 +155,10 @@ def _tie(module: nn.Module, groups: list[list[str]], state: Mapping[str, Tensor]
 
 
 def _other_channels(weight: Tensor, target: Tensor) -> Tensor | None:
-    """A convolution's weight for another number of image channels: the channels' mean, scaled to keep the response to grey.
+    """Adapt the weight of a convolution to another number of image channels; None if it is no first convolution.
 
-    Only a first convolution is adapted, that is one that sees (or saw) at most four channels.
+    The result is the mean over the channels, scaled so that the response to gray images stays the same. A first convolution has,
+    before or after, at most four channels.
     """
     if (
         weight.ndim != 4

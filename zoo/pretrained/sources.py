@@ -1,4 +1,4 @@
-"""Where weights come from: a name of torchvision's, a bundled name, a folder, a file, the hub."""
+"""Sources of weights: torchvision by name, bundled weights, folders, files, the Hugging Face hub."""
 
 import os
 import re
@@ -17,15 +17,15 @@ FILES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 
 
 @dataclass
-class Found:
-    """Weights, and what is known of them.
+class Weights:
+    """Weights, and what is known about them.
 
     Attributes:
-        origin: What to call them in a message.
+        origin: Their source, for messages.
         net: Tensors of the net by name.
-        rest: The other tensors of the state dict of the task they were saved from: ``mean``, ``std``, other parts.
-        data: What the task remembered of its data, see :meth:`zoo.model.Model.data_description`.
-        model, hparams: Registered name and hyperparameters of that task.
+        rest: Other tensors of the state dict that they were saved in: ``mean``, ``std``, other parts.
+        data: Description of the training data, see :meth:`zoo.model.Model.data_description`.
+        model, hparams: Registered name and hyperparameters of the saved model.
     """
 
     origin: str
@@ -37,7 +37,7 @@ class Found:
 
 
 def list_weights(model: str | None) -> list[str]:
-    """The weights that a registered model has by name: torchvision's ("imagenet" is its default), and bundled ones.
+    """Return the names of the weights of a registered model: torchvision's ("imagenet" is its default), and bundled ones.
 
     Example:
         >>> list_weights("resnet18")
@@ -47,20 +47,20 @@ def list_weights(model: str | None) -> list[str]:
     return [*(["imagenet"] if names else []), *(n for n in names if n != "DEFAULT"), *bundled.names(model)]
 
 
-def find(weights: str, model: str | None) -> Found:
-    """Get weights, downloading them if need be.
+def find(weights: str, model: str | None) -> Weights:
+    """Return weights, downloading them if necessary.
 
     Args:
-        weights: see :func:`zoo.create_model`.
-        model: registered name of the model they are for.
+        weights: See :func:`zoo.create_model`.
+        model: Registered name of the model that they are for.
 
     Raises:
-        FileNotFoundError, ConnectionError, ValueError: see :func:`zoo.create.use_weights`.
+        FileNotFoundError, ConnectionError, ValueError: See :func:`zoo.create.use_weights`.
     """
     weights = str(weights)
     entry = vision.members(model).get({"imagenet": "DEFAULT"}.get(weights, weights.upper()))
     if entry is not None:
-        return Found(f"torchvision's {entry}", *vision.read(entry))
+        return Weights(f"torchvision's {entry}", *vision.read(entry))
     folder = local_folder(weights)
     if folder is not None:
         return _from_folder(folder, f"{weights!r}")
@@ -68,17 +68,19 @@ def find(weights: str, model: str | None) -> Found:
     if path.is_file():
         return _from_file(path)
     if path.suffix in FILES or os.sep in weights:
-        raise FileNotFoundError(f"there is no file or folder {weights}")
+        raise FileNotFoundError(
+            f"there is no file or folder {weights}: give a path from {Path.cwd()}, or an absolute one"
+        )
     names = list_weights(model)
     raise ValueError(
         f"{model or 'an unregistered model'} has no weights {weights!r}{suggest(weights, names)}; by name it has "
-        f"{', '.join(names) or 'none'}; else give a folder that save_pretrained wrote, a file ({', '.join(FILES)}) or a hub's "
-        "'owner/name'"
+        f"{', '.join(names) or 'none'}; else give a folder that save_pretrained wrote, a file ({', '.join(FILES)}) or 'owner/name' "
+        "on the Hugging Face hub"
     )
 
 
 def local_folder(text: str) -> Path | None:
-    """The folder of a bundled name, a folder itself, or the hub's repository, downloaded; None if it is none of these."""
+    """Return the folder of a bundled name, a folder itself, or a repository of the hub, downloaded; None for anything else."""
     if text in bundled.SHA256:
         return bundled.folder(text)
     path = Path(text).expanduser()
@@ -89,34 +91,38 @@ def local_folder(text: str) -> Path | None:
     return hub.download(text)
 
 
-def _from_folder(folder: Path, origin: str) -> Found:
+def _from_folder(folder: Path, origin: str) -> Weights:
     config, state = read_folder(folder)
-    return Found(origin, *_split(state), config, config["model"], config["hparams"])
+    return Weights(origin, *_split(state), config, config["model"], config["hparams"])
 
 
-def _from_file(path: Path) -> Found:
+def _from_file(path: Path) -> Weights:
     if path.suffix == ".safetensors":
-        return Found(str(path), *_split(read_tensors(path)))
+        return Weights(str(path), *_split(read_tensors(path)))
     content = read_checkpoint(path, mmap=path.suffix != ".ckpt")
     if (description := content.get("zoo")) is not None and "hyper_parameters" in content:
         state, hparams = content["state_dict"], content["hyper_parameters"]
-        return Found(str(path), *_split(state), description, description.get("model"), hparams)
+        return Weights(str(path), *_split(state), description, description.get("model"), hparams)
     for key in ("state_dict", "model"):  # Lightning's and torchvision's checkpoints
         if isinstance(content.get(key), dict):
             content = content[key]
-    return Found(str(path), *_split(only_tensors(content, path)))
+    return Weights(str(path), *_split(_check_state_dict(content, path)))
 
 
 def _split(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Split a state dict into the net's tensors and the rest; one that is not a task's is a net's as a whole."""
+    """Split a state dict into the tensors of the net and the rest; without ``mean`` and ``std`` all are of a net."""
     if not {"mean", "std"} <= state.keys():
         return state, {}
     net = {k.removeprefix("net."): t for k, t in state.items() if k.startswith("net.")}
     return net, {k: t for k, t in state.items() if not k.startswith("net.")}
 
 
-def only_tensors(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """A state dict, or an error."""
+def _check_state_dict(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """Check that the content of a file is a state dict, and return it.
+
+    Raises:
+        ValueError: It is not.
+    """
     if not content or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(
             f"{path} holds no state dict (tensors by name): save one with torch.save(net.state_dict(), path)"

@@ -1,4 +1,4 @@
-"""Torchvision's weights: by the names it gives them, from where it keeps them."""
+"""The weights of torchvision, by its names for them, in its cache."""
 
 import functools
 import hashlib
@@ -16,29 +16,32 @@ from zoo.pretrained.files import read_checkpoint
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
 
-# Builders that feed pretrained nets with (x - 0.5) / 0.5, whatever the transforms of the weights say (``transform_input``)
+# files whose nets torchvision feeds with (x - 0.5) / 0.5, whatever the transforms of the weights say (``transform_input``)
 TRANSFORM_INPUT = ("googlenet", "inception_v3")
-HASH = re.compile(r"-([0-9a-f]{8,})\.\w+$")  # of a file, in its name
+HASH = re.compile(r"-([0-9a-f]{8,})\.\w+$")  # hash of a file, in its name
 _OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\.\w+)$")
 
 
 def members(model: str | None) -> dict[str, "WeightsEnum"]:
-    """Torchvision's weights for a whole classifier of that name, by their own names."""
+    """Return torchvision's weights for a classifier of a name, by their own names; empty if it has none."""
     import torchvision.models
 
     try:
-        found = torchvision.models.get_model_weights(model or "")
+        weights = torchvision.models.get_model_weights(model or "")
     except ValueError:
         return {}
-    return {name: entry for name, entry in found.__members__.items() if entry.meta.get("categories")}
+    return {name: entry for name, entry in weights.__members__.items() if entry.meta.get("categories")}
 
 
 def read(entry: "WeightsEnum") -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """Tensors of the net by name, ``mean`` and ``std``, class names and input shape; downloaded if need be.
+    """Read weights, downloading them if necessary.
+
+    Returns:
+        Tensors of the net by name; ``mean`` and ``std``; class names and input shape.
 
     Raises:
-        ConnectionError: the download cannot be reached.
-        ValueError: the file does not match the hash in its name.
+        ConnectionError: The file cannot be downloaded.
+        ValueError: The file does not match the hash in its name.
     """
     path = _download(entry.url)
     state = {new_name(key): t for key, t in read_checkpoint(path, mmap=True).items()}
@@ -48,7 +51,7 @@ def read(entry: "WeightsEnum") -> tuple[dict[str, Tensor], dict[str, Tensor], di
 
 
 def preprocessing(entry: "WeightsEnum") -> tuple[list[float], list[float], int]:
-    """Mean and standard deviation that the net's input is standardized with, and the side of the images in pixels."""
+    """Return mean and standard deviation for standardizing the input, and the side of the images in pixels."""
     preset: Any = entry.transforms()
     if entry.url.rpartition("/")[2].startswith(TRANSFORM_INPUT):
         return [0.5] * len(preset.mean), [0.5] * len(preset.mean), preset.crop_size[0]
@@ -56,12 +59,12 @@ def preprocessing(entry: "WeightsEnum") -> tuple[list[float], list[float], int]:
 
 
 def new_name(key: str) -> str:
-    """DenseNet's files are older than the rule that a module's name has no dot."""
+    """Return the current name of a tensor: DenseNet's files are older than the rule that module names have no dot."""
     return _OLD_DENSENET.sub(r"\1\2", key)
 
 
 def _download(url: str) -> Path:
-    """The file in torch's usual cache, its hash checked."""
+    """Return the file in torch's cache after checking its hash."""
     path = Path(torch.hub.get_dir(), "checkpoints", os.path.basename(url))
     expected = HASH.search(path.name)
     if not path.is_file():
@@ -70,21 +73,21 @@ def _download(url: str) -> Path:
             torch.hub.download_url_to_file(url, str(path))
         except urllib.error.URLError as error:
             raise ConnectionError(
-                f"cannot download {url} ({error.reason}): fetch it where there is a network and put it at {path}, or give "
-                "weights that are here: a folder, a file or a bundled name"
+                f"cannot download {url} ({error.reason}): download it where there is a network and put it at {path}, or give local "
+                "weights: a folder, a file or a bundled name"
             ) from error
     status = path.stat()
-    found = _sha256(path, status.st_size, status.st_mtime_ns)
-    if expected is not None and not found.startswith(expected[1]):
+    actual = _sha256(path, status.st_size, status.st_mtime_ns)
+    if expected is not None and not actual.startswith(expected[1]):
         raise ValueError(
-            f"{path} is damaged: its sha256 begins with {found[: len(expected[1])]}, expected {expected[1]} as in its name: "
-            "delete it, and it is downloaded anew"
+            f"{path} is damaged: its sha256 begins with {actual[: len(expected[1])]}, expected {expected[1]} as in its name: "
+            "delete it, and it is downloaded again"
         )
     return path
 
 
 @functools.cache
 def _sha256(path: Path, size: int, changed: int) -> str:
-    """The hash of a file, computed once while it stays as it is."""
+    """Return the hash of a file, computed once while its size and time stay the same."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -38,7 +38,7 @@ def test_lenet_itself_still_refuses_larger_images() -> None:
 @pytest.mark.parametrize("name", ["lenet5", "resnet20"])
 def test_an_image_alone_is_no_batch(name: str) -> None:
     net = zoo.create_model(name).net
-    with pytest.raises(ValueError, match=r"got \(\d, 32, 32\): give a batch; of one image, image\[None\]"):
+    with pytest.raises(ValueError, match=r"got \(\d, 32, 32\): pass a batch; for one image, image\[None\]"):
         net(torch.rand(net.in_channels, 32, 32))
 
 

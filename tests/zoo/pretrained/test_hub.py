@@ -138,7 +138,8 @@ def test_no_such_repository(hub: dict[str, dict[str, bytes]], tmp_cwd: Path) -> 
         zoo.create_model("lenet5", weights="me/nothing")
     hub["me/other"] = {"config.json": b"{}", "model.safetensors": b""}
     with pytest.raises(
-        ValueError, match=r"config.json is damaged, or not of lightning-zoo \(then give model.safetensors"
+        ValueError,
+        match=r"config.json is damaged, or not of lightning-zoo \(KeyError: 'model'\): give the file model.safetensors",
     ):
         zoo.load("me/other")
 

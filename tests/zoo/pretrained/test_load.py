@@ -174,7 +174,7 @@ def test_garbage(tmp_path: Path) -> None:
 
 
 def test_no_file_and_no_zoo_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+    with pytest.raises(FileNotFoundError, match=r"there is no checkpoint .*nothing\.ckpt"):
         zoo.load(tmp_path / "nothing.ckpt")
     with pytest.raises(FileNotFoundError, match=r"has no config.json"):
         zoo.load(tmp_path)
@@ -201,7 +201,5 @@ def test_a_class_that_is_not_registered_says_so(tmp_path: Path) -> None:
 def test_a_run_folder_is_told_where_its_checkpoint_lies(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "best.ckpt").touch()
-    with pytest.raises(
-        FileNotFoundError, match=r"has no config.json: .* for a run folder give .*checkpoints/best.ckpt"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"has no config.json.*: of a run folder give .*checkpoints/best.ckpt"):
         zoo.load(tmp_path)
