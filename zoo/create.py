@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zoo.blocks.skeleton import skeleton
 from zoo.internals import tree_leaves
 from zoo.model import Model
-from zoo.pretrained.files import read_checkpoint
+from zoo.pretrained.files import check_state_dict, read_checkpoint
 from zoo.pretrained.folder import read_folder
 from zoo.pretrained.report import LoadReport, compare, load_weights, put, tied
 from zoo.pretrained.sources import Weights, find, local_folder
@@ -84,11 +84,12 @@ def load(path: str | Path, strict: bool = True, average: bool | None = None, **o
     else:
         checkpoint = read_checkpoint(path)
         description, state, hparams = (checkpoint.get(key) for key in ("zoo", "state_dict", "hyper_parameters"))
-        if description is None or state is None or hparams is None:
+        if not all(isinstance(part, dict) for part in (description, state, hparams)):
             raise ValueError(f"{path} is no lightning-zoo checkpoint: load it with the class it was made by")
         averaged = "ema" in checkpoint
         if averaged and average is not None and average != checkpoint["ema"]["evaluate"]:
             state = checkpoint["ema"]["other"]
+        state = check_state_dict(state, path)
     if average and not averaged:
         raise ValueError(
             f"{path} holds no average of the weights: it is of a run without callbacks.EMA, or no checkpoint"

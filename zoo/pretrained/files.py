@@ -64,6 +64,19 @@ def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     return content
 
 
+def check_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    """Check that the content of a file is a state dict, and return it.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(
+            f"{path} holds no state dict (tensors by name): save one with torch.save(net.state_dict(), path)"
+        )
+    return content
+
+
 def _imported(path: Path) -> str | None:
     """Return what a bare pickle would import first, without running it; None if it is no pickle or imports nothing."""
     words: list[str] = []

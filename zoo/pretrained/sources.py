@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from zoo.pretrained import bundled, hub, vision
-from zoo.pretrained.files import read_checkpoint, read_tensors
+from zoo.pretrained.files import check_state_dict, read_checkpoint, read_tensors
 from zoo.pretrained.folder import read_folder
 from zoo.spelling import suggest
 
@@ -100,13 +100,14 @@ def _from_file(path: Path) -> Weights:
     if path.suffix == ".safetensors":
         return Weights(str(path), *_split(read_tensors(path)))
     content = read_checkpoint(path, mmap=path.suffix != ".ckpt")
-    if (description := content.get("zoo")) is not None and "hyper_parameters" in content:
-        state, hparams = content["state_dict"], content["hyper_parameters"]
+    description, hparams = content.get("zoo"), content.get("hyper_parameters")
+    if isinstance(description, dict) and isinstance(hparams, dict):
+        state = check_state_dict(content.get("state_dict"), path)
         return Weights(str(path), *_split(state), description, description.get("model"), hparams)
     for key in ("state_dict", "model"):  # Lightning's and torchvision's checkpoints
         if isinstance(content.get(key), dict):
             content = content[key]
-    return Weights(str(path), *_split(_check_state_dict(content, path)))
+    return Weights(str(path), *_split(check_state_dict(content, path)))
 
 
 def _split(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -115,16 +116,3 @@ def _split(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tenso
         return state, {}
     net = {k.removeprefix("net."): t for k, t in state.items() if k.startswith("net.")}
     return net, {k: t for k, t in state.items() if not k.startswith("net.")}
-
-
-def _check_state_dict(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """Check that the content of a file is a state dict, and return it.
-
-    Raises:
-        ValueError: It is not.
-    """
-    if not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(
-            f"{path} holds no state dict (tensors by name): save one with torch.save(net.state_dict(), path)"
-        )
-    return content

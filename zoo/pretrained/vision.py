@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import urllib.error
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,10 +72,10 @@ def _download(url: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(url, str(path))
-        except urllib.error.URLError as error:
+        except (urllib.error.URLError, ConnectionError, TimeoutError, HTTPException) as error:
             raise ConnectionError(
-                f"cannot download {url} ({error.reason}): download it where there is a network and put it at {path}, or give local "
-                "weights: a folder, a file or a bundled name"
+                f"cannot download {url} ({getattr(error, 'reason', error)}): download it where there is a network and put it at "
+                f"{path}, or give local weights: a folder, a file or a bundled name"
             ) from error
     status = path.stat()
     actual = _sha256(path, status.st_size, status.st_mtime_ns)

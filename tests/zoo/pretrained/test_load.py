@@ -173,6 +173,28 @@ def test_garbage(tmp_path: Path) -> None:
             zoo.load(path)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("state_dict", {"net.conv1.weight": 3}, r"forged\.ckpt holds no state dict \(tensors by name\)"),
+        ("state_dict", {}, r"forged\.ckpt holds no state dict"),
+        ("state_dict", [1], r"forged\.ckpt (is no lightning-zoo checkpoint|holds no state dict)"),
+        ("zoo", "lenet5", r"forged\.ckpt (is no lightning-zoo checkpoint|holds no state dict)"),
+        ("hyper_parameters", [1], r"forged\.ckpt (is no lightning-zoo checkpoint|holds no state dict)"),
+    ],
+)
+def test_plain_data_of_another_form_are_refused(
+    key: str, value: Any, message: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    if key != "state_dict":
+        content["state_dict"] = {"net.conv1.weight": 3}
+    torch.save({**content, key: value}, tmp_path / "forged.ckpt")
+    for use in (zoo.load, lambda path: zoo.create_model("lenet5_relu", weights=path)):
+        with pytest.raises(ValueError, match=message):
+            use(tmp_path / "forged.ckpt")
+
+
 def test_no_file_and_no_zoo_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no checkpoint .*nothing\.ckpt"):
         zoo.load(tmp_path / "nothing.ckpt")

@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import re
 from functools import partial
+from http.client import IncompleteRead
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,16 @@ def test_a_wrong_hash(server: Path) -> None:
     found = hashlib.sha256(data).hexdigest()[:8]
     expected = server.stem.rpartition("-")[2]
     with pytest.raises(ValueError, match=rf"sha256 begins with {found}, expected {expected} as in its name: delete it"):
+        make(weights="imagenet", num_classes=12)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("reset"), TimeoutError("timed out"), IncompleteRead(b"", 9)])
+def test_a_connection_that_breaks(error: Exception, server: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", broken)
+    with pytest.raises(ConnectionError, match=rf"cannot download .* \({re.escape(str(error))}\): download it where"):
         make(weights="imagenet", num_classes=12)
 
 
