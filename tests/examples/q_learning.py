@@ -59,7 +59,7 @@ def distances() -> Tensor:
 
 
 class Starts(Sampler[int]):
-    """Places where games begin, without end: a pure function of the arguments, so that a run resumes exactly."""
+    """Indices of the cells where games begin, without end: a function of the arguments, so that a run resumes exactly."""
 
     def __init__(self, count: int, batch_size: int, *, seed: int, epoch: int, start: int, num_replicas: int, rank: int):
         self.count, self.global_batch, self.key, self.start = count, batch_size * num_replicas, (seed, epoch), start
@@ -123,11 +123,7 @@ class QNet(nn.Module):
 
 
 class Steps(NamedTuple):
-    """What was played, a row a game; ``counts`` is 1 for a step that was made, 0 after the goal.
-
-    Shape:
-        ``(B, T)`` each; the dtype of ``counts`` is float, all others are int64.
-    """
+    """What was played, ``(B, T)`` each, a row a game; ``counts`` is 1.0 for a step that was made, 0.0 after the goal."""
 
     cell: Tensor
     action: Tensor
@@ -176,7 +172,11 @@ class QLearning(Task):
                 f"epsilon must be in [0, 1], horizon and target_every 1 or more, got {epsilon}, {horizon}, {target_every}"
             )
         super().__init__(QNet(width), **task)
-        self.target = copy.deepcopy(self.net).requires_grad_(False)  # kept and saved; trained_parts is "net" alone
+
+    def build_parts(self) -> None:
+        self.target = copy.deepcopy(self.net).requires_grad_(
+            False
+        )  # kept and saved, not trained: no part of trained_parts
 
     def register_task_buffers(self) -> None:
         super().register_task_buffers()
@@ -241,10 +241,9 @@ class QLearning(Task):
         """
         generator = torch.Generator(self.device).manual_seed(seed)
         steps = self.play(torch.zeros(count, dtype=torch.long, device=self.device), CELLS, epsilon, generator)
-        names, games = list(ACTIONS), []
-        for actions, counts in zip(steps.action.tolist(), steps.counts.sum(dim=1).long().tolist(), strict=True):
-            games.append(f"{counts} steps: {' '.join(names[action] for action in actions[:counts])}")
-        return games
+        names, lengths = list(ACTIONS), steps.counts.sum(dim=1).long().tolist()
+        games = zip(lengths, steps.action.tolist(), strict=True)
+        return [f"{length} steps: {' '.join(names[k] for k in actions[:length])}" for length, actions in games]
 
 
 zoo.register("q_learning", QLearning)

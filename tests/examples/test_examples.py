@@ -269,6 +269,23 @@ def test_the_diffusion_model_makes_digits(fitted: Any) -> None:
     assert distance(made) < 0.8 * distance(pixels) < 0.6 * distance(torch.rand_like(real))
 
 
+def test_a_net_that_knows_the_image_has_no_loss_and_makes_it() -> None:
+    model = import_module("diffusion_digits").DiffusionModel(num_steps=40).set_standardization(0.3, 0.4)
+    assert model.alpha_bar[0] > 0.99
+    assert model.alpha_bar[-1] < 1e-3
+    model.alpha_bar = torch.linspace(0.6, 0.01, 40)  # a last step that is not small
+    image = torch.rand(1, 8, 8)
+    model.input_shape = (1, 8, 8)
+
+    def velocity(noisy: Tensor, time: Tensor) -> Tensor:
+        share = model.alpha_bar[time].view(-1, 1, 1, 1)
+        return (share.sqrt() * noisy - (image - 0.3) / 0.4) / (1 - share).sqrt()
+
+    model.forward = velocity
+    assert model.training_losses((image.expand(6, 1, 8, 8), torch.zeros(6)))[0] < 1e-6
+    assert (model.sample(5) - image).abs().max() < 1e-4
+
+
 def test_the_agent_takes_the_shortest_path(fitted: Any) -> None:
     module, (model, trainer, _) = import_module("q_learning"), fitted("q_learning")
     results = trainer.test(model, datamodule=module.GridworldDataModule(), verbose=False)[0]
