@@ -277,13 +277,17 @@ def test_a_net_that_knows_the_image_has_no_loss_and_makes_it() -> None:
     image = torch.rand(1, 8, 8)
     model.input_shape = (1, 8, 8)
 
+    clean, spread = (image - 0.3) / 0.4, []
+
     def velocity(noisy: Tensor, time: Tensor) -> Tensor:
         share = model.alpha_bar[time].view(-1, 1, 1, 1)
-        return (share.sqrt() * noisy - (image - 0.3) / 0.4) / (1 - share).sqrt()
+        spread.append(((noisy - share.sqrt() * clean).square() / (1 - share)).mean().item())
+        return (share.sqrt() * noisy - clean) / (1 - share).sqrt()
 
     model.forward = velocity
     assert model.training_losses((image.expand(6, 1, 8, 8), torch.zeros(6)))[0] < 1e-6
-    assert (model.sample(5) - image).abs().max() < 1e-4
+    assert (model.sample(100) - image).abs().max() < 1e-4
+    assert spread[1:] == pytest.approx([1.0] * 40, abs=0.1)  # of the noise, which has its share at every step
 
 
 def test_the_agent_takes_the_shortest_path(fitted: Any) -> None:
