@@ -95,4 +95,7 @@ class Incremental(Protocol):
         """Return the state before the first step."""
 
     def step(self, x_t: Any, state: Any) -> tuple[Any, Any]:
-        """Return the output of one step, ``(B, ...)``, and the next state; ``x_t`` is ``x[:, t]``."""
+        """Return the output of one step, ``(B, ...)``, and the next state.
+
+        ``x_t`` is ``x[:, t]``; of an input of several parts, those without a time axis are given whole at each step.
+        """

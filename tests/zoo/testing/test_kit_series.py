@@ -309,6 +309,29 @@ class Sum(nn.Module):
         return self.scale * (state + x_t), state + x_t
 
 
+class Shifted(NamedTuple):
+    values: Tensor
+    shift: Tensor
+
+
+class ShiftedSum(Sum):
+    """Adds a number of each series to all steps."""
+
+    def forward(self, x: Shifted) -> Tensor:
+        return super().forward(x.values) + x.shift[:, None, None]
+
+    def step(self, x_t: Shifted, state: Tensor) -> tuple[Tensor, Tensor]:
+        output, state = super().step(x_t.values, state)
+        return output + x_t.shift[:, None], state
+
+
+def test_what_is_no_series_is_given_at_each_step() -> None:
+    module = LanguageModule()
+    module.net = ShiftedSum()
+    module.forward = module.net
+    testing.check_incremental(module, (Shifted(torch.randn(8, 6, 3), torch.randn(8)),))
+
+
 class SumTask(Task):
     causal = True
     standardize_axis = -1
