@@ -19,8 +19,9 @@ class RandomState(Callback):
     loaders are created, and again at the first batch if training continues in mid-epoch, so that numbers drawn in between (by
     the trainer's setup, by a loader that starts) do not matter.
 
-    A run that is resumed with another number of processes cannot repeat the same numbers: there is a warning, and each process
-    beyond the saved ones keeps the state that it has.
+    A run that is resumed with another number of processes may not repeat the same numbers: there is a warning, and each process
+    beyond the saved ones takes the state of the first. (A task of the zoo has equal states on all processes, and draws from them
+    what one process would.)
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -44,7 +45,7 @@ class RandomState(Callback):
         if self._states and len(self._states) != trainer.world_size:
             rank_zero_warn(
                 f"The checkpoint holds the random state of {len(self._states)} processes, now there are {trainer.world_size}: "
-                "training continues with other random numbers than the stopped run would have drawn."
+                "training may continue with other random numbers than the stopped run would have drawn."
             )
         if trainer.strategy.restore_checkpoint_after_setup:  # on_fit_start is over
             self._restore(trainer, pl_module)
@@ -64,8 +65,9 @@ class RandomState(Callback):
         self._states = []
 
     def _restore(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_rank < len(self._states):
-            _set(self._states[trainer.global_rank], pl_module.device)
+        if self._states:
+            rank = trainer.global_rank
+            _set(self._states[rank if rank < len(self._states) else 0], pl_module.device)
 
 
 def _current(device: torch.device) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import zoo
-from callbacks import GradNorm
+from callbacks import GradNorm, RandomState
 from zoo.blocks import Adversaries, WithClass
 from zoo.tasks import (
     AdversarialTask,
@@ -79,6 +79,7 @@ def fit(
     folder: Path,
     *callbacks: Callback,
     ranks: int = 1,
+    ckpt_path: Path | None = None,
     **options: Any,
 ) -> dict[str, Tensor]:
     """Weights of rank 0 after a fit; those of the others are equal."""
@@ -97,7 +98,7 @@ def fit(
         **options,
     }
     trainer = Trainer(accelerator="cpu", devices=ranks, callbacks=[Keep(folder), *callbacks], **options)
-    trainer.fit(task, datamodule=data)
+    trainer.fit(task, datamodule=data, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
     states = [torch.load(folder / f"{rank}.pt") for rank in range(ranks)]
     for other in states[1:]:
         assert gap(states[0], other) == 0
@@ -351,6 +352,27 @@ def test_two_processes_draw_what_one_draws(tmp_path: Path, name: str) -> None:
     two = fit(build, Cut(examples), tmp_path / "two", ranks=2)
     assert gap(one, two) < 1e-6
     assert gap(one, build().double().state_dict()) > 1e-2
+
+
+class SaveEpoch(Callback):
+    """Write a checkpoint after the first epoch."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 0:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.filterwarnings("ignore:The checkpoint holds the random state of 1 processes, now there are 2")
+def test_a_run_continues_on_two_processes_with_the_numbers_of_one(tmp_path: Path) -> None:
+    build, examples = DRAWS["variational"]
+    path = tmp_path / "epoch.ckpt"
+    one = fit(build, Cut(examples), tmp_path / "one", RandomState(), SaveEpoch(path), max_epochs=2)
+    two = fit(build, Cut(examples), tmp_path / "two", RandomState(), ranks=2, ckpt_path=path, max_epochs=2)
+    assert gap(one, two) < 1e-6
+    assert gap(one, torch.load(path, weights_only=True)["state_dict"]) > 1e-3
 
 
 class Unshared(VariationalTask):
