@@ -1,4 +1,4 @@
-"""What a value of a map sees: by hand, and by changing pixels."""
+"""Receptive fields: by hand, and by changing pixels."""
 
 import pytest
 import torch
@@ -17,9 +17,9 @@ CNNS = [
 def test_the_worked_example() -> None:
     """conv3, pool2/2, conv1, pool4/2 see 3, 4, 4 and 10 pixels."""
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2, 2), nn.Conv2d(2, 2, 1), nn.AvgPool2d(4, 2))
-    found = [feature_maps(net, net[: i + 1], (1, 64, 64))[0] for i in range(4)]
-    assert [f.receptive_field for f in found] == [3, 4, 4, 10]
-    assert [f.stride for f in found] == [1, 2, 2, 4]
+    maps = [feature_maps(net, net[: i + 1], (1, 64, 64))[0] for i in range(4)]
+    assert [f.receptive_field for f in maps] == [3, 4, 4, 10]
+    assert [f.stride for f in maps] == [1, 2, 2, 4]
 
 
 def test_the_first_dense_layer_of_lenet_sees_the_whole_image() -> None:
@@ -73,8 +73,8 @@ def test_changing_pixels_finds_the_same_field(name: str) -> None:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     side = 32 if name != "resnet18" else 160
-    for i, told in enumerate(net.feature_maps()):
-        if told.receptive_field > side // 2:
+    for i, feature_map in enumerate(net.feature_maps()):
+        if feature_map.receptive_field > side // 2:
             continue
         x = torch.full((1, net.in_channels, side, side), 0.1, dtype=torch.float64)
         middle = net.features(x)[i].shape[-1] // 2
@@ -84,7 +84,7 @@ def test_changing_pixels_finds_the_same_field(name: str) -> None:
             y[:, :, :, column] += 1.0
             if (net.features(y)[i] - net.features(x)[i])[..., middle].abs().max() > 1e-12:
                 seen.append(column)
-        assert seen[-1] - seen[0] + 1 == told.receptive_field
+        assert seen[-1] - seen[0] + 1 == feature_map.receptive_field
 
 
 def test_the_net_is_left_as_it_was() -> None:

@@ -1,4 +1,4 @@
-"""What the pictures show: pixels of the examples, counts, points, borders; by value."""
+"""Pictures of predictions, by value: pixels of the examples, counts, points, decision boundaries."""
 
 import sys
 from typing import Any
@@ -17,8 +17,8 @@ from zoo.tasks import ClassificationTask, RegressionTask, Task
 RED, WHITE = [198, 40, 40], [255, 255, 255]
 
 
-class Says(nn.Module):
-    """Gives what it was told to, whatever comes in."""
+class Constant(nn.Module):
+    """Returns the same output whatever the input."""
 
     def __init__(self, out: Tensor) -> None:
         super().__init__()
@@ -30,14 +30,14 @@ class Says(nn.Module):
 
 def classifier(predicted: list[int], names: list[str], **options: Any) -> ClassificationTask:
     logits = 5 * nn.functional.one_hot(torch.tensor(predicted), len(names)).float()
-    task = ClassificationTask(Says(logits), len(names), **options)
+    task = ClassificationTask(Constant(logits), len(names), **options)
     task.class_names = names
     return task
 
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The figures that are drawn; nothing may touch pyplot, which would want a display."""
+    """The figures that are drawn. Nothing may import pyplot, which needs a display."""
     kept: list[Any] = []
     original = figures.to_image
 
@@ -78,12 +78,12 @@ def texts(figure: Any) -> list[str]:
     return [text.get_text() for text in figure.texts]
 
 
-def test_a_task_shows_nothing_of_its_own() -> None:
+def test_a_task_renders_nothing_by_default() -> None:
     assert Task(nn.Linear(1, 1)).render((torch.zeros(2, 1), torch.zeros(2))) == {}
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_grid_holds_the_examples_own_pixels(channels: int, drawn: list[Any]) -> None:
+def test_the_grid_holds_the_pixels_of_the_examples(channels: int, drawn: list[Any]) -> None:
     x = torch.randint(0, 256, (11, channels, 8, 16)) / 255
     y = torch.arange(11) % 3
     predicted = y.clone()
@@ -98,11 +98,11 @@ def test_the_grid_holds_the_examples_own_pixels(channels: int, drawn: list[Any])
         assert torch.equal(shown, wanted), i
         frame = picture[:, top - 2, left - 2].tolist()
         assert frame == (RED if i == 10 else WHITE), i
-    told = texts(drawn[0])
+    written = texts(drawn[0])
     names = [["cat", "dog", "$bi_{rd$"][k] for k in y]
-    assert told[1:22:2] == names  # below: true
-    assert told[0:22:2] == [*names[:10], "cat"]  # predicted
-    assert told[22] == "predicted, below it true  ·  1 of 11 wrong"
+    assert written[1:22:2] == names  # below: true
+    assert written[0:22:2] == [*names[:10], "cat"]  # predicted
+    assert written[22] == "predicted, below it true  ·  1 of 11 wrong"
     colors = [text.get_color() for text in drawn[0].texts[0:22:2]]
     assert [i for i, color in enumerate(colors) if color == figures.WRONG] == [10]
 
@@ -133,14 +133,14 @@ def test_the_confusion_of_the_batch(drawn: list[Any]) -> None:
     share = [[2 / 3, 1 / 3, 0], [0, 1, 0], [0.5, 0, 0.5]]
     assert np.allclose(axes.images[0].get_array(), share)
     assert (axes.get_ylabel(), axes.get_xlabel()) == ("true", "predicted")
-    shown = ["cat", "dog", "a name that is far too …"]
-    assert [label.get_text() for label in axes.get_xticklabels()] == shown
-    assert [label.get_text() for label in axes.get_yticklabels()] == shown
+    labels = ["cat", "dog", "a name that is far too …"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == labels
+    assert [label.get_text() for label in axes.get_yticklabels()] == labels
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first class on top
     assert drawn[0].get_suptitle() == "66.67% right of 6 examples shown"
 
 
-def test_the_confusion_of_the_last_evaluation_goes_before(drawn: list[Any]) -> None:
+def test_the_confusion_of_the_last_evaluation_is_preferred(drawn: list[Any]) -> None:
     task = classifier([0, 0, 1], ["a", "b"])
     y = torch.tensor([0, 1, 1])
     trainer = quiet_trainer()
@@ -151,34 +151,36 @@ def test_the_confusion_of_the_last_evaluation_goes_before(drawn: list[Any]) -> N
 
 
 @pytest.mark.parametrize(("count", "named", "counted"), [(2, 1, 1), (30, 1, 1), (31, 1, 0), (100, 1, 0), (101, 0, 0)])
-def test_as_many_names_and_counts_as_can_be_read(count: int, named: bool, counted: bool, drawn: list[Any]) -> None:
+def test_names_and_counts_are_written_while_they_can_be_read(
+    count: int, named: bool, counted: bool, drawn: list[Any]
+) -> None:
     y = torch.arange(2 * count) % count
     predicted = y.clone()
     predicted[-1] = predicted[-3] = 0
     names = [f"class number {k}" for k in range(count)]
-    found = classifier(predicted.tolist(), names).render((torch.zeros(len(y), 4), y))
+    shown = classifier(predicted.tolist(), names).render((torch.zeros(len(y), 4), y))
     (axes,) = drawn[0].axes
     assert bool(axes.texts) == counted
     assert ([label.get_text() for label in axes.get_yticklabels()] == names) == named
     if named:
-        assert set(found) == {"confusion"}
+        assert set(shown) == {"confusion"}
     else:
         wrong = [["class number 98", "class number 0", 1], ["class number 100", "class number 0", 1]]
-        assert found["mistakes"] == [["true", "predicted", "count"], *wrong]
+        assert shown["mistakes"] == [["true", "predicted", "count"], *wrong]
 
 
 def test_a_thousand_classes(drawn: list[Any]) -> None:
     y = torch.arange(1000)
-    found = classifier([*range(1, 1000), 0], [f"n{k}" for k in range(1000)]).render((torch.zeros(1000, 4), y))
-    assert found["confusion"].shape[1] > 1000  # a pixel a class
-    assert len(found["mistakes"]) == 51
-    assert found["mistakes"][1] == ["n0", "n1", 1]
+    shown = classifier([*range(1, 1000), 0], [f"n{k}" for k in range(1000)]).render((torch.zeros(1000, 4), y))
+    assert shown["confusion"].shape[1] > 1000  # a pixel a class
+    assert len(shown["mistakes"]) == 51
+    assert shown["mistakes"][1] == ["n0", "n1", 1]
 
 
 def test_multilabel(drawn: list[Any]) -> None:
     logits = torch.tensor([[5.0, 5.0, -5.0], [5.0, -5.0, -5.0], [-5.0, -5.0, -5.0]])
     y = torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 0]])
-    task = ClassificationTask(Says(logits), 3, "multilabel")
+    task = ClassificationTask(Constant(logits), 3, "multilabel")
     task.class_names = ["sky", "sea", "sun"]
     assert set(task.render((torch.zeros(3, 2), y))) == {"confusion"}
     (axes,) = drawn[0].axes
@@ -188,12 +190,12 @@ def test_multilabel(drawn: list[Any]) -> None:
     assert np.allclose(axes.images[0].get_array(), np.array([[1, 0, 1, 1], [1, 1, 0, 1], [0, 0, 0, 3]]) / 3)
     assert drawn[0].get_suptitle() == "77.78% right of 9 answers shown"
     task.render((torch.zeros(3, 1, 8, 8), y))
-    told = texts(drawn[1])[:6]
-    assert told == ["sky, sea", "sky, sea", "sky", "sea", "none", "none"]
+    written = texts(drawn[1])[:6]
+    assert written == ["sky, sea", "sky, sea", "sky", "sea", "none", "none"]
 
 
 def region(figure: Any, x: float, y: float) -> np.ndarray:
-    """The color of the plane at a point."""
+    """Return the color of the plane at a point."""
     (image,) = figure.axes[0].images
     left, right, bottom, top = image.get_extent()
     pixels = image.get_array()

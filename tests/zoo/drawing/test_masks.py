@@ -1,4 +1,4 @@
-"""Masks over images: the color of each class where it is, stripes where nothing counts."""
+"""Masks over images: a color for each class, stripes over ignored pixels."""
 
 import pytest
 import torch
@@ -15,9 +15,9 @@ def test_each_pixel_has_its_class_color() -> None:
     for row, column in ((0, 0), (0, 1), (0, 2), (1, 0)):
         wanted = 127.5 + 0.6 * (palette(3, background=True)[mask[row, column]].float() - 127.5)
         assert (shown[:, row, column].float() - wanted).abs().max() <= 1
-    grey = shown[:, 1, 1:]
-    assert torch.equal(grey[0], grey[1])
-    assert torch.equal(grey[0], grey[2])
+    gray = shown[:, 1, 1:]
+    assert torch.equal(gray[0], gray[1])
+    assert torch.equal(gray[0], gray[2])
 
 
 def test_ignored_pixels_are_striped() -> None:
@@ -26,7 +26,7 @@ def test_ignored_pixels_are_striped() -> None:
     assert (shown > 200).sum() > 80
 
 
-def test_an_overlay_begins_with_the_image_and_names_what_it_has() -> None:
+def test_an_overlay_has_the_image_at_its_top_and_a_legend_of_its_classes() -> None:
     image, mask = torch.rand(3, 100, 120), torch.zeros(100, 120, dtype=torch.uint8)
     mask[20:40, 30:60] = 2
     names = ["ground", "cat", "dog"]
@@ -70,7 +70,7 @@ def test_rows_show_image_truth_and_prediction(side: int, shown: int) -> None:
     assert mask_rows(x[:, :2], true, predicted, ["a", "b"]).shape == picture.shape
 
 
-def test_from_five_examples_on_two_stand_in_a_row() -> None:
+def test_five_or_more_examples_are_two_in_a_row() -> None:
     x, mask = torch.rand(5, 3, 100, 100), torch.zeros(5, 100, 100).long()
     picture = mask_rows(x, mask, mask, ["a", "b"])
     pitch = 100 + GAP

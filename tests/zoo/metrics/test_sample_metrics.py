@@ -1,4 +1,4 @@
-"""What samples are judged by: against scipy, against hand counts, and the same whatever is evaluated on."""
+"""Metrics of samples against scipy and against counts by hand."""
 
 import math
 from typing import Any
@@ -25,7 +25,7 @@ def by_scipy(x: np.ndarray, y: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("count", [40, 5], ids=["full rank", "fewer examples than features"])
-def test_the_frechet_distance_is_scipys(count: int) -> None:
+def test_the_frechet_distance_equals_scipys(count: int) -> None:
     x, y = features(60, 0), features(count, 1)
     metric = FrechetDistance(6)
     for part in x.split(17):
@@ -36,7 +36,7 @@ def test_the_frechet_distance_is_scipys(count: int) -> None:
 
 
 def test_the_frechet_distance_of_known_distributions() -> None:
-    """Diagonal ones: the squared distance of means and of standard deviations. Of a set and itself: 0."""
+    """Of diagonal covariances: the squared distances of means and of standard deviations. Of a set and itself: 0."""
     mean, std = torch.tensor([[0.0, 1.0], [3.0, 1.0]]).double(), torch.tensor([[1.0, 2.0], [2.0, 5.0]]).double()
     got = frechet_distance(mean[0], std[0].square().diag(), mean[1], std[1].square().diag())
     assert got.item() == pytest.approx(3**2 + 1**2 + 3**2)
@@ -46,8 +46,8 @@ def test_the_frechet_distance_of_known_distributions() -> None:
     assert 0 <= metric.compute().item() < 1e-6
 
 
-def test_the_distance_from_what_is_no_number_is_none() -> None:
-    """Nor from a single example. An error of the eigenvalues would hide the loss that is lost."""
+def test_the_distance_from_values_that_are_not_finite_is_nan() -> None:
+    """And from a single example. An error of the eigenvalue solver would hide that the loss is not finite."""
     for broken in (torch.full((50, 6), math.nan), torch.full((50, 6), math.inf), features(1, 0)):
         metric = FrechetDistance(6)
         metric.update(features(50, 2), real=True)
@@ -55,17 +55,17 @@ def test_the_distance_from_what_is_no_number_is_none() -> None:
         assert metric.compute().isnan()
 
 
-def test_modes_and_quality_are_counted() -> None:
+def test_modes_and_samples_near_them_are_counted() -> None:
     centers = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [5.0, 5.0]])
     near = [[0.0, 0.05]] * 60 + [[1.0, -0.11]] * 5 + [[0.97, 0.0]] * 3 + [[0.0, 1.0]] * 2 + [[3.0, 3.0]] * 30
     modes = mode_of(torch.tensor(near), centers, 0.1)
     assert torch.bincount(modes + 1).tolist() == [35, 60, 3, 2]
-    modes_found, quality, spread = (Shares(4, statistic) for statistic in (num_reached, share_within, entropy))
+    reached, within, spread = (Shares(4, statistic) for statistic in (num_reached, share_within, entropy))
     for part in modes.split(33):
-        for metric in (modes_found, quality, spread):
+        for metric in (reached, within, spread):
             metric.update(part)
-    assert quality.compute().item() == pytest.approx(0.65)
-    assert modes_found.compute() == 2  # a tenth of 100 / 4 is 2.5: three suffice, two do not
+    assert within.compute().item() == pytest.approx(0.65)
+    assert reached.compute() == 2  # a tenth of 100 / 4 is 2.5: three suffice, two do not
     shares = [60 / 65, 3 / 65, 2 / 65]
     assert spread.compute().item() == pytest.approx(-sum(p * math.log(p) for p in shares))
 

@@ -1,4 +1,4 @@
-"""A net from outside in a task: trained, saved, and loaded again with the net given once more."""
+"""A net from outside in a task: trained, saved, and loaded again with the net passed once more."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def trainer(folder: Path) -> Trainer:
 
 
 class Several(nn.Module):
-    """Gives more than logits."""
+    """Returns more than logits."""
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return x.mean(dim=(2, 3)), x
@@ -63,13 +63,15 @@ def test_it_reloads_with_its_net(checkpoint: Path) -> None:
     assert task.hparams["net"] == "torchvision.models.shufflenetv2.ShuffleNetV2"
 
 
-def test_without_the_net_it_says_which(checkpoint: Path) -> None:
-    said = r"a torchvision\.models\.shufflenetv2\.ShuffleNetV2.* given .*from outside, and no file holds a net.*net=net"
+def test_without_the_net_the_message_names_it(checkpoint: Path) -> None:
+    message = (
+        r"a torchvision\.models\.shufflenetv2\.ShuffleNetV2.* given .*from outside, and no file holds a net.*net=net"
+    )
     with pytest.raises(
         TypeError, match=r"ClassificationTask was given its net, a torchvision.*load_from_checkpoint\(path, net=net"
     ):
         ClassificationTask.load_from_checkpoint(checkpoint, weights_only=True)
-    with pytest.raises(ValueError, match=rf"foreign.ckpt.*{said}|{said}"):
+    with pytest.raises(ValueError, match=rf"foreign.ckpt.*{message}|{message}"):
         zoo.load(checkpoint)
 
 
@@ -89,6 +91,6 @@ def test_a_registered_family_does_not_name_its_net() -> None:
         (lambda: RegressionTask(backbone(2), 3), r"gives \(2,\) an example, RegressionTask wants \(3,\)"),
     ],
 )
-def test_a_head_that_does_not_fit_is_found_before_training(task: Any, message: str, tmp_path: Path) -> None:
+def test_a_head_that_does_not_fit_is_refused_before_training(task: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path).fit(task(), Data())

@@ -19,7 +19,7 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """One repository a name, with one commit."""
+    """Serves repositories of one commit each."""
 
     repositories: dict[str, dict[str, bytes]]
 
@@ -53,8 +53,8 @@ class Hub(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         if self.path == "/api/repos/create":
-            told = json.loads(body)
-            name = f"{told['organization']}/{told['name']}"
+            request = json.loads(body)
+            name = f"{request['organization']}/{request['name']}"
             self.repositories.setdefault(name, {})
             self.answer({"url": f"{constants.ENDPOINT}/{name}"})
         elif "/preupload/" in self.path:
@@ -74,7 +74,7 @@ class Hub(BaseHTTPRequestHandler):
 
 
 def point_to(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
-    """Let the library take this machine for the hub, as HF_ENDPOINT does before it is imported."""
+    """Make the library use this machine as the hub, as HF_ENDPOINT does before it is imported."""
     endpoint = f"http://127.0.0.1:{port}"
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, endpoint)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -103,7 +103,7 @@ def task() -> zoo.Task:
     return task
 
 
-def test_there_and_back(hub: dict[str, dict[str, bytes]], task: zoo.Task) -> None:
+def test_a_model_is_uploaded_and_loaded(hub: dict[str, dict[str, bytes]], task: zoo.Task) -> None:
     assert task.push_to_hub("me/tiny").endswith("/me/tiny")
     assert sorted(hub["me/tiny"]) == ["README.md", "config.json", "model.safetensors"]
     loaded = zoo.load("me/tiny")
@@ -117,7 +117,7 @@ def test_there_and_back(hub: dict[str, dict[str, bytes]], task: zoo.Task) -> Non
     assert torch.equal(created.mean, task.mean)
 
 
-def test_what_was_fetched_once_is_here_without_the_hub(
+def test_a_repository_that_was_downloaded_once_loads_without_the_hub(
     hub: dict[str, dict[str, bytes]], task: zoo.Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task.push_to_hub("me/tiny")
@@ -144,7 +144,7 @@ def test_no_such_repository(hub: dict[str, dict[str, bytes]], tmp_cwd: Path) -> 
         zoo.load("me/other")
 
 
-def test_a_hub_out_of_reach_names_what_is_here(
+def test_a_hub_that_cannot_be_reached(
     hub: dict[str, dict[str, bytes]], task: zoo.Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     point_to(monkeypatch, 9)

@@ -79,12 +79,12 @@ def test_a_new_head_is_reported(folder: Path) -> None:
 
 
 def test_other_channels_adapt_the_first_convolution(folder: Path, task: zoo.Task) -> None:
-    grey = zoo.load(folder, in_channels=1, strict=False)
-    assert grey.load_report.adapted == ["net.conv1.weight"]
+    gray = zoo.load(folder, in_channels=1, strict=False)
+    assert gray.load_report.adapted == ["net.conv1.weight"]
     x = torch.rand(2, 1, 32, 32)
-    for t in (grey, task):  # a grey image, as it is or on three equal channels, gives the same maps
+    for t in (gray, task):  # a gray image, as it is or on three equal channels, gives the same maps
         t.mean, t.std = torch.zeros(1), torch.ones(1)
-    torch.testing.assert_close(grey(x), task(x.expand(-1, 3, -1, -1)), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gray(x), task(x.expand(-1, 3, -1, -1)), atol=1e-5, rtol=1e-5)
 
 
 def test_report_of_a_foreign_state_dict() -> None:
@@ -154,11 +154,11 @@ def test_cut_off_files(folder: Path, checkpoint: Path, share: float) -> None:
     zoo.load(folder)
 
 
-def test_a_flipped_bit_is_seen(checkpoint: Path, task: zoo.Task) -> None:
+def test_a_flipped_bit_is_noticed(checkpoint: Path, task: zoo.Task) -> None:
     data = bytearray(checkpoint.read_bytes())
     data[data.index(task.net.fc1.weight.detach().numpy().tobytes()) + 1234] ^= 1
     checkpoint.write_bytes(data)
-    torch.load(checkpoint, weights_only=True)  # torch says not a word
+    torch.load(checkpoint, weights_only=True)  # torch loads it silently
     with pytest.raises(ValueError, match="does not match its checksum"):
         zoo.load(checkpoint)
 

@@ -27,7 +27,7 @@ def make(**kwargs: Any) -> zoo.Task:
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of files that torchvision's resnet18, here a narrow one, is said to come from; an empty cache."""
+    """The file that a narrow resnet18 of torchvision seems to be downloaded from; the cache is empty."""
     folder = tmp_path / "server"
     folder.mkdir()
     net = make(num_classes=12).net
@@ -96,9 +96,11 @@ def test_a_wrong_hash(server: Path) -> None:
     data = bytearray(cached(server).read_bytes())
     data[len(data) // 2] ^= 1
     cached(server).write_bytes(data)
-    found = hashlib.sha256(data).hexdigest()[:8]
+    actual = hashlib.sha256(data).hexdigest()[:8]
     expected = server.stem.rpartition("-")[2]
-    with pytest.raises(ValueError, match=rf"sha256 begins with {found}, expected {expected} as in its name: delete it"):
+    with pytest.raises(
+        ValueError, match=rf"sha256 begins with {actual}, expected {expected} as in its name: delete it"
+    ):
         make(weights="imagenet", num_classes=12)
 
 
@@ -122,7 +124,7 @@ def test_no_network(server: Path) -> None:
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_all_that_torchvision_has_is_understood(name: str) -> None:
+def test_all_weights_of_torchvision_are_understood(name: str) -> None:
     assert list_weights(name)[:2] == ["imagenet", next(iter(vision.members(name)))]
     for entry in vision.members(name).values():
         assert vision.HASH.search(entry.url), entry

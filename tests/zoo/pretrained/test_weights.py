@@ -23,7 +23,7 @@ def make(**kwargs: Any) -> zoo.Task:
 
 @pytest.fixture
 def trained() -> zoo.Task:
-    """A model that looks trained: nothing in it is as a constructor makes it."""
+    """A model that looks trained: nothing in it has the value that its constructor gives it."""
     task = make(class_weight=[2.0] * 10)
     with torch.no_grad():
         for tensor in task.net.state_dict().values():
@@ -253,7 +253,7 @@ def test_ties_are_made_again(left_out: tuple[str, ...]) -> None:
     assert net.out.weight is net.embedding.weight
     assert torch.equal(net.out.weight, next(iter(state.values())))
     assert len(list(net.parameters())) == 2
-    with torch.device("meta"):  # what is drawn anew is tied too
+    with torch.device("meta"):  # what is drawn again is tied too
         net = Tied()
     load_weights(net, {"out.bias": torch.ones(5)}, strict=False, assign=True)
     assert net.out.weight is net.embedding.weight
@@ -261,7 +261,7 @@ def test_ties_are_made_again(left_out: tuple[str, ...]) -> None:
     assert torch.equal(net.out.bias, torch.ones(5))
 
 
-def test_what_cannot_be_drawn_is_said() -> None:
+def test_a_tensor_that_cannot_be_drawn_is_refused() -> None:
     class Token(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -273,7 +273,7 @@ def test_what_cannot_be_drawn_is_said() -> None:
         load_weights(net, nn.Linear(2, 2, device="cpu").state_dict(prefix="fc."), strict=False, assign=True)
 
 
-def test_a_skeleton_is_without_values_but_for_the_tasks_own() -> None:
+def test_a_skeleton_has_values_in_the_buffers_of_the_task_only() -> None:
     before = torch.get_rng_state()
 
     class Operations(TorchDispatchMode):
@@ -286,7 +286,12 @@ def test_a_skeleton_is_without_values_but_for_the_tasks_own() -> None:
     with skeleton(), Operations() as operations:
         task = make(class_weight=[float(k) for k in range(10)], init="kaiming_normal")
     assert "empty" in operations.names
-    assert not operations.names & {"normal_", "uniform_", "fill_", "zero_"}  # slow on the meta device, and to no end
+    assert not operations.names & {
+        "normal_",
+        "uniform_",
+        "fill_",
+        "zero_",
+    }  # slow on the meta device, and without effect
     assert torch.equal(torch.get_rng_state(), before)
     assert all(t.is_meta for t in task.net.state_dict().values())
     assert task.class_weight.tolist() == list(range(10))
@@ -315,15 +320,15 @@ def test_load_keeps_the_class_weights_that_were_asked_for(trained: zoo.Task, tmp
     assert task.load_report.missing == []
 
 
-def net_of_ones_own(outputs: int = 10) -> nn.Module:
+def own_net(outputs: int = 10) -> nn.Module:
     return nn.Sequential(
         OrderedDict(a=nn.Conv2d(1, 3, 3), pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), fc=nn.Linear(3, outputs))
     )
 
 
 def test_a_net_from_outside_takes_weights(tmp_path: Path) -> None:
-    torch.save(net_of_ones_own(5).state_dict(), tmp_path / "net.pth")
-    task = ClassificationTask(net_of_ones_own(), 10, weights=str(tmp_path / "net.pth"))
+    torch.save(own_net(5).state_dict(), tmp_path / "net.pth")
+    task = ClassificationTask(own_net(), 10, weights=str(tmp_path / "net.pth"))
     assert task.load_report is not None
     assert task.load_report.reinitialized == ["net.fc.weight", "net.fc.bias"]
     with pytest.raises(ValueError, match=r"a.weight is \(3, 1, 3, 3\) there and \(3, 1, 5, 5\) here"):
