@@ -28,7 +28,7 @@ class Freezable(Protocol):
         """Return the names of the layers in each group, by depth: the input's first, the head's last."""
 
     def group_of(self, layer: str) -> int:
-        """Return the index of the group that holds a layer.
+        """Return the index of the group that holds a layer; "head" is the group of the net's last layer.
 
         Raises:
             ValueError: There is no such layer.

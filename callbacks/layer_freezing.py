@@ -182,9 +182,9 @@ class LayerFreezing(Callback):
 def _trained(module: Any, layers: Layers | Literal["head", "all"]) -> int:
     """Return the number of layer groups that ``layers`` stands for, counted from the head."""
     count = len(module.layer_groups())
-    if layers in ("head", "all"):
-        return 1 if layers == "head" else count
-    if isinstance(layers, str):
+    if layers == "all":
+        return count
+    if isinstance(layers, str):  # "head", too: a module may train parts that come after the net's own head
         return count - module.group_of(layers)
     if not 1 <= layers <= count:
         raise ValueError(f"{type(module).__name__} has {count} layer groups: train 1..{count} of them, got {layers}")

@@ -8,7 +8,7 @@ import torch
 from kit import PATTERN_BATCHES, Patterns, PatternTask, SaveEverywhere, fit_patterns, quiet_trainer, same_weights
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import BackboneFinetuning
-from torch import Tensor
+from torch import Tensor, nn
 
 from callbacks import EMA, LayerFreezing, LRSchedule
 from callbacks.lr_schedule import ARGUMENTS
@@ -53,6 +53,25 @@ def test_schedules(arguments: dict, frozen: list[int]) -> None:
     record = Record()
     fit_patterns(LayerFreezing(**arguments), record, epochs=5)
     assert record.frozen == frozen
+
+
+class Projected(PatternTask):
+    """Trains a part that comes after the net's own head."""
+
+    trained_parts = ("net", "projector")
+
+    def build_parts(self) -> None:
+        self.projector = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.projector(super().forward(x))
+
+
+def test_the_head_is_that_of_the_net_with_the_parts_after_it() -> None:
+    record = Record()
+    task, _ = fit_patterns(LayerFreezing("head"), record, task=Projected(), epochs=1)
+    assert record.frozen == [3]
+    assert {name.partition(".")[0] for name, p in task.named_parameters() if p.requires_grad} == {"net", "projector"}
 
 
 def test_frozen_layers_do_not_move_and_free_ones_do() -> None:
