@@ -217,7 +217,7 @@ def test_the_default_size_is_the_nets_or_less_for_small_images(model: str, short
 def test_the_default_size_is_that_of_the_weights(finetuned: Path, zoo: Zoo) -> None:
     small = [word for word in SMALL if word not in ("--size", "16")]
     result = zoo("finetune", "photos", *small, "--weights", finetuned, "--epochs", "2")
-    assert_one_line(result, "no config.json", "not a folder that save_pretrained wrote")
+    assert_one_line(result, "no config.json", "it is no folder that save_pretrained wrote")
     result = zoo("finetune", "photos", *small, "--weights", finetuned / "model", "--epochs", "2")
     assert f"resnet20 at 16x16, {finetuned / 'model'} weights" in result.out
 

@@ -129,7 +129,10 @@ CASES = {
 
 
 FIRST_OF_CLASS = {registry.get(name).cls: name for name in reversed(zoo.list_models())}.values()
-COSTLY = {"processes": "two processes take half a second: the first model of each class has them"}
+COSTLY = {  # made for the first model of each class: the others differ in their sizes only
+    "compile": "tracing takes a second",
+    "processes": "two processes take half a second",
+}
 
 
 @pytest.mark.parametrize("name", zoo.list_models())

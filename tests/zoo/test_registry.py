@@ -59,6 +59,7 @@ def test_every_argument_of_the_parents_is_known() -> None:
     assert "net" in registry.arguments_of(ClassificationTask)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [

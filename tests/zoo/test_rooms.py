@@ -30,6 +30,7 @@ def test_a_room_lists_what_it_has(room: str) -> None:
             assert value.__doc__, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("room", "left_alone"),
     [

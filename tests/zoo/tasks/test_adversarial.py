@@ -281,7 +281,7 @@ def test_nets_that_do_not_fit_are_refused() -> None:
     for arguments, message in (
         (([3], 0), "latent_dim must be 1 or more, got 0"),
         (([3, 4], 2), r"input_shape must be \[D\] or \[C, H, W\]"),
-        (([3], 2, 1), "num_classes of 2 or more, got 1"),
+        (([3], 2, 1), r"num_classes must be 0 \(not conditional\) or 2 or more, got 1"),
     ):
         with pytest.raises(ValueError, match=message):
             Adversaries(nn.Linear(2, 3), nn.Linear(3, 1), *arguments)
