@@ -7,10 +7,10 @@ A net and a task of your own, on data of the zoo. ``zoo fit -c diffusion.yaml`` 
 draws digits. This is ``diffusion.yaml``::
 
     seed_everything: 0
-    model: {class_path: diffusion_digits.DiffusionModel, init_args: {lr: 4.0e-3}}
+    model: {class_path: diffusion_digits.DiffusionModel, init_args: {width: 32, lr: 3.0e-3}}
     data: {class_path: datamodules.DigitsDataModule, init_args: {batch_size: 32}}
     trainer:
-      max_epochs: 80
+      max_epochs: 60
       callbacks:
         - {class_path: callbacks.EMA, init_args: {decay: 0.99}}
         - {class_path: callbacks.LRSchedule, init_args: {schedule: cosine}}
