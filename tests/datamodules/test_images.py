@@ -280,6 +280,7 @@ def _leave_a_loader_open() -> None:
     os.kill(left_open[0]._workers[0].pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_process_with_workers_ends() -> None:
     process = multiprocessing.get_context("fork").Process(target=_leave_a_loader_open)
     process.start()
