@@ -1,7 +1,8 @@
 """Private parts of other libraries that the command line needs; no other file of ``recipes`` uses any."""
 
+import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger
@@ -48,3 +49,8 @@ def wandb_account() -> WandbAccount | None:
 def omit_anonymous(logger: "WandbLogger") -> None:
     """Remove ``anonymous`` from the arguments of ``wandb.init``, which warns about it, even if it is None."""
     logger._wandb_init.pop("anonymous", None)
+
+
+def exit_at_once(code: int) -> NoReturn:
+    """End the process without any clean-up."""
+    os._exit(code)

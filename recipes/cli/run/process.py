@@ -15,6 +15,7 @@ from recipes.cli import catalog
 from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import Crash, MachineError
 from recipes.cli.run.folder import is_main_process
+from recipes.cli.run.internals import exit_at_once
 from recipes.cli.run.options import Parser, parse
 
 # the last part of these verbs' help
@@ -42,7 +43,7 @@ def run_verb(verb: str, args: list[str]) -> int:
     console = Console(silent=not is_main_process())
     with restored_process_state():
         options = parse(verb, args)
-        with NoCaches():
+        with NoCaches(), exiting_at_once():
             from recipes.cli.run.session import train_or_evaluate
         with captured_logs(console), logged_exit(console):
             return train_or_evaluate(options, console)
@@ -90,6 +91,19 @@ def importable_current_folder() -> Iterator[None]:
         yield
     finally:
         sys.path[:] = path
+
+
+@contextlib.contextmanager
+def exiting_at_once() -> Iterator[None]:
+    """Let SIGTERM end the process at once, while nothing is written: an exception within an import of torch's would abort it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGTERM, lambda signum, frame: exit_at_once(128 + signum))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager
