@@ -7,7 +7,7 @@ from recipes.cli import catalog
 from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import UserError
 from recipes.cli.run.options import Parser
-from recipes.cli.run.process import restored_process_state
+from recipes.cli.run.process import exiting_at_once, restored_process_state
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule
@@ -40,7 +40,7 @@ def run(args: list[str]) -> int:
     options, overrides = parser.parse_known_args(args)
     recipes = [catalog.find(text) for text in options.config]
     with restored_process_state():
-        with NoCaches():
+        with NoCaches(), exiting_at_once():
             from recipes.cli.run.building import RecipeCLI
         with captured_logs(Console()):
             cli = RecipeCLI([*(f"--config={recipe.path}" for recipe in recipes), *overrides], overrides)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from recipes.cli.console import Console, NoCaches, captured_logs
-from recipes.cli.run.process import restored_process_state
+from recipes.cli.run.process import exiting_at_once, restored_process_state
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def run_quietly(work: Callable[[], None]) -> None:
     """Call ``work``, which trains many times, without Lightning's log lines of each fit."""
     with restored_process_state():
-        with NoCaches():
+        with NoCaches(), exiting_at_once():
             import lightning.pytorch  # noqa: F401 (sets up its log, which is captured from then on)
         with captured_logs(Console()):
             logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

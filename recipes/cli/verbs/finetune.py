@@ -14,7 +14,7 @@ from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import UserError
 from recipes.cli.run import options
 from recipes.cli.run.folder import is_main_process
-from recipes.cli.run.process import logged_exit, restored_process_state
+from recipes.cli.run.process import exiting_at_once, logged_exit, restored_process_state
 from recipes.cli.text import columns
 
 if TYPE_CHECKING:
@@ -57,13 +57,13 @@ def run(args: list[str]) -> int:
     arguments, overrides = _parse(args)
     recipe = catalog.find(RECIPE)
     console = Console(silent=not is_main_process())
-    with restored_process_state(), tempfile.TemporaryDirectory() as folder:
-        config = Path(folder, "config.yaml")
-        config.touch()
-        fit_options = options.parse("fit", ["-c", str(config), *overrides])
-        with NoCaches():
+    with restored_process_state():
+        with NoCaches(), exiting_at_once():
             from recipes.cli.run.session import train_or_evaluate
-        with captured_logs(console), logged_exit(console):
+        with tempfile.TemporaryDirectory() as folder, captured_logs(console), logged_exit(console):
+            config = Path(folder, "config.yaml")
+            config.touch()
+            fit_options = options.parse("fit", ["-c", str(config), *overrides])
             config.write_text(yaml.safe_dump(_config(recipe, arguments, overrides, console)), encoding="utf-8")
             return train_or_evaluate(replace(fit_options, recipe=recipe), console)
 
