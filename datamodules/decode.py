@@ -1,7 +1,9 @@
 """Image files of any kind as uint8 pixels of a given size."""
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,21 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-MAX_PIXELS = 178_956_970  # Pillow's limit against decompression bombs: half a gigabyte of RGB
-
+# The image files that are read: the suffix under which folders take them, and Pillow's format. What is in a file decides, not
+# its suffix; but Pillow's other readers, of which one starts a program (Ghostscript, for EPS), are never asked.
+FORMATS = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".png": "PNG",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".ppm": "PPM",
+    ".pgm": "PPM",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+}
+SUFFIXES = tuple(FORMATS)
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -66,14 +81,14 @@ def read_image(path: str | Path, channels: int) -> Image.Image:
     stays a ramp. Gray is converted to RGB, or RGB to gray (ITU-R 601 luma).
 
     Args:
-        path: The file, in any format and mode that Pillow reads.
+        path: The file, of one of the ``FORMATS``, in any mode of Pillow's.
         channels: 3 (RGB) or 1 (gray).
 
     Raises:
         FileNotFoundError: There is no such file.
         BadImageError: The file cannot be read (see :func:`read_upright`).
     """
-    return read_upright(path, _eight_bits).convert("RGB" if channels == 3 else "L")
+    return read_upright(path, lambda image: _converted(_eight_bits(image), "RGB" if channels == 3 else "L"))
 
 
 def read_upright(path: str | Path, change: Callable[[Image.Image], Image.Image] = lambda image: image) -> Image.Image:
@@ -83,17 +98,38 @@ def read_upright(path: str | Path, change: Callable[[Image.Image], Image.Image] 
         FileNotFoundError: There is no such file.
         BadImageError: The file is truncated, too large or not an image, or ``change`` fails; the message names it.
     """
+    with open_image(path) as image:
+        ImageOps.exif_transpose(image, in_place=True)  # reads the pixels
+        return change(image)
+
+
+@contextmanager
+def open_image(path: str | Path) -> Iterator[Image.Image]:
+    """Open an image file of one of the ``FORMATS``; whatever is wrong with it, in the block too, names it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        BadImageError: It cannot be read, or has more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
+    """
+    limit = Image.MAX_IMAGE_PIXELS or math.inf  # None switches it off
+    too_large = f"{path} has more than {limit:,} pixels: make it smaller, remove it, or set PIL.Image.MAX_IMAGE_PIXELS in Python"
+    formats = sorted(set(FORMATS.values()))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is an error that names the file
-            with Image.open(path) as image:
-                image.load()
-                upright = ImageOps.exif_transpose(image)
-        return change(upright)
-    except FileNotFoundError:
+            image = Image.open(path, formats=formats)
+        with image:
+            if image.width * image.height > limit:
+                raise BadImageError(too_large)
+            yield image
+    except (FileNotFoundError, BadImageError):
         raise
     except Image.DecompressionBombError as error:
-        raise BadImageError(f"{path} has more than {MAX_PIXELS:,} pixels: make it smaller, or remove it") from error
+        raise BadImageError(too_large) from error
+    except Image.UnidentifiedImageError as error:
+        raise BadImageError(
+            f"{path} cannot be read as an image: it is damaged, or none of {', '.join(formats)}; replace or remove it"
+        ) from error
     except Exception as error:  # Pillow's readers raise any: OSError, SyntaxError, struct.error ...
         raise BadImageError(
             f"{path} cannot be read as an image ({error}): it is damaged or not an image; replace or remove it"
@@ -112,4 +148,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         colors = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", colors.size, "white"), colors).convert("RGB")
-    return image
+    return image.convert("RGB") if image.mode == "LAB" else image  # Pillow knows no other way out of LAB
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    return image if image.mode == mode else image.convert(mode)  # Pillow would copy it

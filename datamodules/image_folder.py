@@ -10,11 +10,10 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import RandomResizedCrop
 from typing_extensions import override
 
-from datamodules.decode import Box, decode
+from datamodules.decode import SUFFIXES, Box, decode
 from datamodules.examples import Examples
 from datamodules.images import ImageDataModule, statistics
 from datamodules.parts import PartsInFolders
@@ -146,12 +145,12 @@ class ImageFolderDataModule(PartsInFolders, ImageDataModule):
             files = files_in(folder / name)
             if not files and part == "train":
                 raise ValueError(
-                    f"{folder / name} has no images ({', '.join(IMG_EXTENSIONS)}): add some, or remove the folder"
+                    f"{folder / name} has no images ({', '.join(SUFFIXES)}): add some, or remove the folder"
                 )
             paths += files
             labels += [label] * len(files)
         if not paths:
-            raise ValueError(f"{folder} has no images ({', '.join(IMG_EXTENSIONS)}): add some, or remove the folder")
+            raise ValueError(f"{folder} has no images ({', '.join(SUFFIXES)}): add some, or remove the folder")
         names = np.array([os.fsencode(path) for path in paths])
         return ImageFiles(self.root, names, torch.tensor(labels), self.input_shape, self.center, self.resized_crop)
 
@@ -240,5 +239,5 @@ def files_in(folder: Path) -> list[str]:
     paths = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith((".", "__"))]
-        paths += [f"{parent}/{n}" for n in names if n.lower().endswith(IMG_EXTENSIONS) and not n.startswith(".")]
+        paths += [f"{parent}/{n}" for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
     return sorted(paths)

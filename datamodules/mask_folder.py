@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from typing_extensions import override
 
-from datamodules.decode import BadImageError, read_image, read_upright
+from datamodules.decode import SUFFIXES, BadImageError, read_image, read_upright
 from datamodules.examples import Examples
 from datamodules.image_folder import files_in
 from datamodules.parts import PartsInFolders
@@ -129,7 +128,7 @@ def pairs_in(folder: Path) -> tuple[list[str], list[str]]:
     """
     images, masks = _by_stem(folder / "images"), _by_stem(folder / "masks")
     if not images:
-        raise FileNotFoundError(f"{folder / 'images'} has no images ({', '.join(IMG_EXTENSIONS)}): add some")
+        raise FileNotFoundError(f"{folder / 'images'} has no images ({', '.join(SUFFIXES)}): add some")
     missing = [stem for stem in images if stem not in masks]
     if missing:
         raise FileNotFoundError(

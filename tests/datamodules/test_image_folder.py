@@ -129,6 +129,10 @@ def spoil(path: Path, kind: str) -> None:
         path.write_text("not an image")
     elif kind == "empty":
         path.write_bytes(b"")
+    elif kind == "eps":  # Pillow would have Ghostscript run what is in it
+        path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n8 8 scale fill\n%%EOF\n")
+    elif kind == "ico":
+        save(path, noise, format=kind)
     elif kind == "float":
         save(path, Image.fromarray(np.zeros((4, 4), np.float32)), format="tiff")
     else:
@@ -136,15 +140,46 @@ def spoil(path: Path, kind: str) -> None:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("kind", ["huge", "text", "empty", "float", "jpeg", "png", "tiff", "bmp", "webp"])
+@pytest.mark.parametrize("kind", ["huge", "text", "empty", "eps", "ico", "float", "jpeg", "png", "tiff", "bmp", "webp"])
 def test_a_bad_file_is_named(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "bad.png"
     spoil(path, kind)
-    wanted = (
-        "has more than 178,956,970 pixels" if kind == "huge" else r"cannot be read as an image \(.+\): it is damaged"
-    )
+    wanted = {
+        "huge": "has more than 89,478,485 pixels: make it smaller, remove it, or set PIL",
+        **dict.fromkeys(
+            ("text", "empty", "eps", "ico"), "cannot be read as an image: it is damaged, or none of BMP, GIF"
+        ),
+    }.get(kind, r"cannot be read as an image \(.+\): it is damaged")
     with pytest.raises(ValueError, match=f"{path} {wanted}"):
         decode(path, 3, 8)
+
+
+def test_the_limit_of_pixels_is_pillows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "a.png", Image.new("L", (100, 101), 7))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    with pytest.raises(ValueError, match=r"a\.png has more than 10,000 pixels"):
+        decode(path, 1, 8)
+    for limit in (10_100, None):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert (decode(path, 1, 8) == 7).all()
+
+
+def test_a_lab_image_is_read(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.tif", Image.new("LAB", (8, 8), (255, 128, 128)))  # white
+    assert decode(path, 3, 4).min() >= 254
+    assert decode(path, 1, 4).min() >= 254
+
+
+def test_what_goes_wrong_in_the_conversion_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_way(self: Image.Image, mode: str) -> Image.Image:
+        raise ValueError(f"conversion from {self.mode} to {mode} not supported")
+
+    path = save(tmp_path / "a.png", Image.new("RGB", (8, 8)))
+    monkeypatch.setattr(Image.Image, "convert", no_way)
+    with pytest.raises(
+        ValueError, match=r"a\.png cannot be read as an image \(conversion from RGB to L not supported\)"
+    ):
+        decode(path, 1, 8)
 
 
 def test_a_missing_file_is_missing(tmp_path: Path) -> None:

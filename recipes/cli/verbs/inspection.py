@@ -9,10 +9,8 @@ from pathlib import Path
 from statistics import median_low
 from typing import Any
 
-from PIL import Image
-
 from datamodules import ImageFolderDataModule
-from datamodules.decode import BadImageError, decode
+from datamodules.decode import BadImageError, decode, open_image
 from datamodules.image_folder import files_in
 from recipes.cli.errors import UserError
 
@@ -108,7 +106,7 @@ def inspect(root: str, **options: Any) -> Inspection:
 def _size_and_mode(path: str) -> tuple[tuple[int, int], str] | BadImageError:
     try:
         decode(path, 3, 8)
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return image.size, image.mode
     except BadImageError as error:
         return error

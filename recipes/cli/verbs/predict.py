@@ -181,8 +181,7 @@ def read_images(files: Sequence[Path], model: "Model") -> "Tensor":
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     """Yield files as they are, and the images in folders, searched recursively by suffix."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
+    from datamodules.decode import SUFFIXES
     from datamodules.image_folder import files_in
 
     for path in paths:
@@ -191,19 +190,18 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
         elif files := files_in(path):
             yield from map(Path, files)
         else:
-            raise UserError(f"no image in the folder {path} ({', '.join(IMG_EXTENSIONS)})")
+            raise UserError(f"no image in the folder {path} ({', '.join(SUFFIXES)})")
 
 
 def _csv_rows(
     paths: Sequence[Path], preparation: dict[str, Any], batch_size: int
 ) -> Iterator[tuple[list[dict[str, Any]], "Tensor"]]:
     """Yield the origin of each row of a batch, counted from 1 in each file, and the batch ``(B, D)``."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
+    from datamodules.decode import SUFFIXES
     from datamodules.sheet import encode_rows
 
     for path in paths:
-        if path.is_dir() or path.suffix.lower() in IMG_EXTENSIONS:
+        if path.is_dir() or path.suffix.lower() in SUFFIXES:
             raise UserError(f"{path} is not a CSV file: the model predicts from the rows of CSV files")
         x = encode_rows(path, preparation)
         for start in range(0, len(x), batch_size):
