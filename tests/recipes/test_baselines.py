@@ -85,7 +85,7 @@ def test_options_of_the_recipe_are_used(zoo: Zoo) -> None:
 
 
 def test_errors_are_one_line(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_one_line(zoo("baselines"), "-c/--config", "zoo baselines --help")
+    assert_one_line(zoo("baselines"), "no recipe given", "zoo baselines RECIPE")
     assert_one_line(zoo("baselines", "-c", "linear/mlp_digit"), "did you mean 'linear/mlp_digits'?")
     assert_one_line(zoo("baselines", "-c", "linear/mlp_digits", "--data.sze=3"), "did you mean 'size'?")
     monkeypatch.setattr("recipes.cli.studies.baselines._MAX_NUMBERS", 1000)

@@ -173,7 +173,7 @@ def test_a_regression_of_images_predicts_values(zoo: Zoo, images: Path, monkeypa
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ([], ["required: CKPT"]),
+        ([], ["required: MODEL"]),
         (["nothing.ckpt", "img"], ["no such checkpoint", "nothing.ckpt"]),
         (["img", "img"], ["neither a run folder", "save_pretrained"]),
         (["CKPT"], ["required: INPUT"]),

@@ -172,8 +172,8 @@ def test_what_is_refused(zoo: Zoo, models: Any, name: str, args: list[str], word
 
 def test_no_such_model(zoo: Zoo) -> None:
     assert_one_line(zoo("sample", "gone.ckpt"), "no such checkpoint or folder: gone.ckpt")
-    assert_one_line(zoo("sample"), "required: CKPT")
-    assert "zoo sample CKPT" in zoo("sample", "--help").out
+    assert_one_line(zoo("sample"), "required: MODEL")
+    assert "zoo sample MODEL" in zoo("sample", "--help").out
 
 
 class Poet(package.Task):

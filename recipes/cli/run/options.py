@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import os
+import shlex
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,7 +73,9 @@ def parse(verb: str, args: list[str]) -> Options:
         parser.add_argument("--fast", action="store_true")
     else:
         parser.add_argument("--ckpt", "--ckpt_path")
+    word, args = split_word(args)
     known, overrides = parser.parse_known_args(args)
+    _take_word(verb, word, known)
     check_logger(known.logger)
     recipes = [catalog.find(text) for text in known.config]
     recipe = recipes[0] if recipes else None
@@ -105,6 +108,35 @@ def parse(verb: str, args: list[str]) -> Options:
     if run is None:
         raise UserError(f"{checkpoint} is not in a run folder: give the recipe whose data to use, with -c RECIPE")
     return Options(verb, _recipe_of(run, known.runs, None), [run / CONFIG], **options)
+
+
+def split_word(args: list[str]) -> tuple[str | None, list[str]]:
+    """Return the first argument if it is a word, not an option, and the others. It stands for ``-c RECIPE``, or for a run."""
+    return (args[0], args[1:]) if args and not args[0].startswith("-") else (None, args)
+
+
+def _take_word(verb: str, word: str | None, known: argparse.Namespace) -> None:
+    """Add the first word to the options: a recipe or, for ``validate`` and ``test``, a run folder or checkpoint.
+
+    Raises:
+        UserError: It is neither, or there is another one.
+    """
+    if word is None:
+        return
+    recipes = {recipe.name for recipe in catalog.shipped()}
+    if verb == "fit" and word not in recipes and (Path(word) / CONFIG).is_file():
+        run = shlex.quote(word)
+        raise UserError(f"{word} is a run folder: continue it with zoo fit --resume {run}")
+    if verb == "fit" or word in recipes or Path(word).suffix in (".yaml", ".yml"):
+        known.config.insert(0, word)
+    elif known.ckpt is not None:
+        raise UserError(f"{word!r} is no recipe, and --ckpt gives the checkpoint: leave one of the two out")
+    elif not any(path.exists() for path in (Path(word), known.runs / word)):
+        raise UserError(
+            f"{word!r} is no run folder, no checkpoint and no recipe{suggest(word, recipes)} (`zoo recipes` lists the recipes)"
+        )
+    else:
+        known.ckpt = word
 
 
 def _run(text: str, root: Path, recipe: catalog.Recipe | None, usage: str) -> Path:

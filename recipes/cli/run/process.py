@@ -5,10 +5,12 @@ Imports torch only when a run starts.
 
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 from recipes.cli import catalog
@@ -16,25 +18,27 @@ from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import Crash, MachineError
 from recipes.cli.run.folder import is_main_process
 from recipes.cli.run.internals import exit_at_once
-from recipes.cli.run.options import Parser, parse
+from recipes.cli.run.options import Parser, parse, split_word
 
 # the last part of these verbs' help
 OVERRIDES_HELP = """  --debug               show the traceback of any error
   --print_config        print the whole configuration and exit
 
 Everything in a recipe can be set: --model.lr 0.01, --data.batch_size 32, --trainer.max_epochs 5,
---trainer.callbacks+=callbacks.GradNorm. `zoo {verb} -c RECIPE --help` lists the arguments of the recipe's classes.
+--trainer.callbacks+=callbacks.GradNorm. `zoo {verb} RECIPE --help` lists the arguments of the recipe's classes.
 """
-EVALUATION_HELP = f"""zoo {{verb}} [-c RECIPE] [--ckpt PATH] [options]: measure a checkpoint on {{data}}.
+EVALUATION_HELP = f"""zoo {{verb}} [RUN | RECIPE] [options]: measure a checkpoint on {{data}}.
 
+  RUN                   a run folder (its best checkpoint) or a checkpoint; the same as --ckpt
+  RECIPE                the newest run of a recipe; the same as -c
   -c, --config RECIPE   whose data to use; not needed when the checkpoint is in a run folder
   --ckpt PATH           a checkpoint, or a run folder (its best one); default: the newest run of the recipe
   --logger NAME         also write a run folder: csv, tensorboard, wandb, wandb-offline (default: none)
   --runs FOLDER         where the run folders are (default: runs)
 {OVERRIDES_HELP}
 Examples:
-  zoo {{verb}} -c cnn/lenet_digits
-  zoo {{verb}} --ckpt runs/cnn/lenet_digits/version_0
+  zoo {{verb}} cnn/lenet_digits
+  zoo {{verb}} runs/cnn/lenet_digits/version_0
 """
 
 
@@ -50,11 +54,13 @@ def run_verb(verb: str, args: list[str]) -> int:
 
 
 def print_recipe_arguments(verb: str, args: list[str]) -> None:
-    """Print the arguments of the classes of the recipes given with ``-c``; nothing without a recipe."""
+    """Print the arguments of the classes of the recipes given; nothing without a recipe."""
     parser = Parser(f"zoo {verb}")
     parser.add_argument("-c", "--config", action="append", default=[])
-    args = [arg for arg in args if arg not in ("--help", "-h")]
-    paths = [catalog.find(text).path for text in parser.parse_known_args(args)[0].config]
+    word, args = split_word([arg for arg in args if arg not in ("--help", "-h")])
+    config = parser.parse_known_args(args)[0].config
+    recipes = [word, *config] if word is not None and not Path(word).is_dir() else config
+    paths = [catalog.find(text).path for text in recipes]
     if paths:
         with NoCaches():
             from recipes.cli.run.building import print_arguments
@@ -75,9 +81,8 @@ def logged_exit(console: Console) -> Iterator[None]:
     except SystemExit as stop:
         if (path := getattr(stop, "path", None)) is not None:
             how = "Ctrl-C" if stop.code == 128 + signal.SIGINT else "SIGTERM"
-            console.print(
-                f"stopped by {how} and saved; resume with: zoo fit --resume {os.path.relpath(path.parent.parent)}"
-            )
+            run = shlex.quote(os.path.relpath(path.parent.parent))
+            console.print(f"stopped by {how} and saved; resume with: zoo fit --resume {run}")
         raise
 
 

@@ -1,6 +1,7 @@
 """The end of a run: its metrics, compared with what the recipe expects."""
 
 import operator
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,9 +36,9 @@ def fit_summary(
         rows.append(("run folder", str(run.folder)))
         module = trainer.lightning_module
         if tested is not None and getattr(module, "samples", None):
-            rows.append(("sample with", f"zoo sample {run.folder}"))
+            rows.append(("sample with", f"zoo sample {shlex.quote(str(run.folder))}"))
         if tested is not None and getattr(module, "makes", None):
-            rows.append(("predict with", f"zoo predict {run.folder} FILE ..."))
+            rows.append(("predict with", f"zoo predict {shlex.quote(str(run.folder))} FILE ..."))
     return "\n" + columns(rows, rule=False)
 
 

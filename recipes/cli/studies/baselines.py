@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 from recipes.cli import catalog
 from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import UserError
-from recipes.cli.run.options import Parser
+from recipes.cli.run.options import Parser, split_word
 from recipes.cli.run.process import exiting_at_once, restored_process_state
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule
     from numpy import ndarray
 
-HELP = """zoo baselines -c RECIPE [options]: measure plain methods on a recipe's data, next to what the recipe expects.
+HELP = """zoo baselines RECIPE [options]: measure plain methods on a recipe's data, next to what the recipe expects.
 
-  -c, --config RECIPE   a name that `zoo recipes` lists, or a YAML of your own; a second -c adds to the first
+  RECIPE                a name that `zoo recipes` lists, or a YAML of your own; the same as -c, --config
   --debug               show the traceback of any error
 
 The splits and the standardization are the recipe's own, and so are its options (--data.val_fraction 0.2); images are
@@ -26,8 +26,8 @@ flattened and not augmented. The methods are scikit-learn's with its defaults, n
 The time of SVC and SVR grows faster than the square of the number of examples: minutes for MNIST.
 
 Examples:
-  zoo baselines -c linear/mlp_digits
-  zoo baselines -c linear/linear_diabetes
+  zoo baselines linear/mlp_digits
+  zoo baselines linear/linear_diabetes
 """
 
 _MAX_NUMBERS = 2**31  # in a split, 8 GiB
@@ -36,9 +36,12 @@ _MAX_NUMBERS = 2**31  # in a split, 8 GiB
 def run(args: list[str]) -> int:
     """Run the verb ``baselines``."""
     parser = Parser("zoo baselines")
-    parser.add_argument("-c", "--config", action="append", required=True)
+    parser.add_argument("-c", "--config", action="append", default=[])
+    word, args = split_word(args)
     options, overrides = parser.parse_known_args(args)
-    recipes = [catalog.find(text) for text in options.config]
+    recipes = [catalog.find(text) for text in ([] if word is None else [word]) + options.config]
+    if not recipes:
+        raise UserError("no recipe given: zoo baselines RECIPE (`zoo recipes` lists them)")
     with restored_process_state():
         with NoCaches(), exiting_at_once():
             from recipes.cli.run.building import RecipeCLI

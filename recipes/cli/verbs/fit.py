@@ -2,18 +2,18 @@
 
 from recipes.cli.run.process import OVERRIDES_HELP, run_verb
 
-HELP = f"""zoo fit -c RECIPE [options]: train, test the best checkpoint, compare it with what the recipe expects.
+HELP = f"""zoo fit RECIPE [options]: train, test the best checkpoint, compare it with what the recipe expects.
 
-  -c, --config RECIPE   a name that `zoo recipes` lists, or a YAML of your own; a second -c adds to the first
+  RECIPE                a name that `zoo recipes` lists, or a YAML of your own; the same as -c, --config; another -c adds to it
   --logger NAME         csv (default), tensorboard, wandb, wandb-offline, none; metrics.csv is written in any case
   --resume [RUN]        continue a run in its own folder: the newest of the recipe, or a run folder, a version, a checkpoint
   --runs FOLDER         where run folders are made (default: runs)
   --fast                mixed bfloat16 where this machine has it; sums and parameters stay 32-bit, results differ slightly
 {OVERRIDES_HELP.format(verb="fit")}
 Examples:
-  zoo fit -c cnn/lenet_digits
-  zoo fit -c cnn/lenet_digits --model.lr 0.01 --trainer.max_epochs 5
-  zoo fit -c cnn/lenet_digits --resume
+  zoo fit cnn/lenet_digits
+  zoo fit cnn/lenet_digits --model.lr 0.01 --trainer.max_epochs 5
+  zoo fit cnn/lenet_digits --resume
 """
 
 

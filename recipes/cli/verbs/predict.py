@@ -3,18 +3,14 @@
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import UserError
-from recipes.cli.run.folder import BEST, CHECKPOINTS, CONFIG, LAST, checkpoint_of
 from recipes.cli.run.options import Parser
-from recipes.cli.run.process import importable_current_folder
 from recipes.cli.text import columns
+from recipes.cli.verbs.named_model import MODEL_HELP, find_model, load_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,9 +18,9 @@ if TYPE_CHECKING:
     from recipes.cli.verbs.pictures import PictureWriter
     from zoo import Model
 
-HELP = """zoo predict CKPT INPUT... [options]: classify, segment or reconstruct images; predict for CSV rows.
+HELP = f"""zoo predict MODEL INPUT... [options]: classify, segment or reconstruct images; predict for CSV rows.
 
-  CKPT              a checkpoint, a run folder (its best one), or a folder written by save_pretrained
+  MODEL             {MODEL_HELP}
   INPUT             images, or folders of images: read as the datamodules do in evaluation, center-cropped to the model's size;
                     for a model of a table: CSV files with its columns, matched by name; a target is not needed
   -o DIR            write pictures: for a segmenter NAME_overlay.png, the classes in color, and NAME_mask.png, the class of each
@@ -39,6 +35,7 @@ HELP = """zoo predict CKPT INPUT... [options]: classify, segment or reconstruct 
   --debug           show the traceback of any error
 
 Examples:
+  zoo predict lenet5_digits three.png
   zoo predict runs/cnn/lenet_digits/version_0 three.png
   zoo predict best.ckpt photos/ --top 3 --json
   zoo predict runs/linear/mlp_wine/version_0 wines.csv
@@ -49,7 +46,7 @@ Examples:
 def run(args: list[str]) -> int:
     """Run the verb ``predict``."""
     parser = Parser("zoo predict")
-    parser.add_argument("checkpoint", metavar="CKPT")
+    parser.add_argument("model", metavar="MODEL")
     parser.add_argument("inputs", metavar="INPUT", nargs="+", type=Path)
     parser.add_argument("-o", "--output", metavar="DIR", type=Path)
     parser.add_argument("--label")
@@ -64,14 +61,14 @@ def run(args: list[str]) -> int:
         raise UserError("--top and --batch-size must be 1 or more")
     if options.output is not None and options.output.exists() and not options.output.is_dir():
         raise UserError(f"-o {options.output} is a file: give a folder, which is created if necessary")
-    checkpoint = find_checkpoint(Path(options.checkpoint))
+    word = find_model(options.model)
     for path in options.inputs:
         if not path.exists():
             raise UserError(f"no such file or folder: {path}")
     with NoCaches():
         import lightning.pytorch  # noqa: F401 (sets up its log, which is captured from then on)
     with captured_logs(Console()):
-        rows = list(_rows(_model(checkpoint, options.features), options))
+        rows = list(_rows(_model(word, options.features), options))
     if options.json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
     elif options.features:
@@ -85,63 +82,12 @@ def run(args: list[str]) -> int:
     return 0
 
 
-def find_checkpoint(path: Path) -> Path:
-    """Return the path for ``zoo.load``: in a run folder, the best checkpoint.
-
-    Raises:
-        UserError: There is no checkpoint.
-    """
-    if not path.exists():
-        raise UserError(f"no such checkpoint or folder: {path}")
-    if path.is_dir() and not (path / "config.json").is_file():
-        if not (path / CHECKPOINTS).is_dir():
-            raise UserError(
-                f"{path} is neither a run folder (no checkpoints/) nor written by save_pretrained (no config.json)"
-            )
-        return checkpoint_of(path, "", (BEST, LAST))
-    return path
-
-
-def load_model(path: Path) -> "Model":
-    """Load the model of a checkpoint in evaluation mode, on the GPU if there is one."""
-    import torch
-
-    from zoo import load
-
-    _import_own_class(path)
-    return load(path).eval().to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _import_own_class(path: Path) -> None:
-    """Import the class of a run's model if it is the user's own: its module registers it, and only so can it be loaded.
-
-    Raises:
-        UserError: It cannot be imported.
-    """
-    for config in (path.parent / CONFIG, path.parent.parent / CONFIG):  # of RUN/model, of RUN/checkpoints/best.ckpt
-        if not config.is_file():
-            continue
-        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
-        module, _, name = str(settings["model"]["class_path"]).rpartition(".")
-        if module == "zoo":
-            return
-        try:
-            with importable_current_folder():
-                import_module(module)
-        except ImportError as error:
-            raise UserError(
-                f"{config} names the class {module}.{name}, which cannot be imported: {error}; go to the folder that holds "
-                f"{module}.py, or install it"
-            ) from error
-        return
-
-
-def _model(path: Path, features: bool) -> "Model":
-    model = load_model(path)
+def _model(word: str, features: bool) -> "Model":
+    model = load_model(word)
     shape = model.input_shape or ()
     if len(shape) != 3 and not (len(shape) == 1 and model.preparation):
         raise UserError(
-            f"{path} does not record how its input of shape {model.input_shape} is read from files: train it on images or on a "
+            f"{word} does not record how its input of shape {model.input_shape} is read from files: train it on images or on a "
             f"table with named columns"
         )
     if features:

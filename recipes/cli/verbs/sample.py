@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import UserError
 from recipes.cli.run.options import Parser
-from recipes.cli.verbs.predict import find_checkpoint, load_model, read_images
+from recipes.cli.verbs.named_model import MODEL_HELP, find_model, load_model
+from recipes.cli.verbs.predict import read_images
 from zoo.spelling import suggest
 
 if TYPE_CHECKING:
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
     from zoo import Model
 
-HELP = """zoo sample CKPT [options]: sample from a generative model: a grid of images, points of the plane, or rows of numbers.
+HELP = f"""zoo sample MODEL [options]: sample from a generative model: a grid of images, points of the plane, or rows of numbers.
 
-  CKPT                a checkpoint, a run folder (its best one), or a folder written by save_pretrained
+  MODEL               {MODEL_HELP}
   -n, --count N       number of samples (default: 64)
   -o, --output FILE   a PNG file, a CSV file for models of tables, or a text file for models that make texts
                       (default: samples.png, samples.csv, samples.txt)
@@ -41,7 +42,7 @@ Examples:
 def run(args: list[str]) -> int:
     """Run the verb ``sample``."""
     parser = Parser("zoo sample")
-    parser.add_argument("checkpoint", metavar="CKPT", type=Path)
+    parser.add_argument("model", metavar="MODEL")
     parser.add_argument("-n", "--count", type=int)
     parser.add_argument("-o", "--output", metavar="FILE", type=Path)
     parser.add_argument("--label")
@@ -51,11 +52,11 @@ def run(args: list[str]) -> int:
     options, own = parser.parse_known_args(args)
     options.own = own  # for the model to parse
     _check(options)
-    checkpoint = find_checkpoint(options.checkpoint)
+    word = find_model(options.model)
     with NoCaches():
         import lightning.pytorch  # noqa: F401 (sets up its log, which is captured from then on)
     with captured_logs(Console()):
-        model = load_model(checkpoint)
+        model = load_model(word)
         samples, columns = _samples(model, options)
     if model.samples in ("text", "episode"):
         path, kind = _write_texts(samples, options.output), f"{model.samples}s"

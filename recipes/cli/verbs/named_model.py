@@ -1,0 +1,102 @@
+"""A model by the word that names it: a run folder, a checkpoint, a folder of ``save_pretrained``, a bundled name, a hub name."""
+
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from recipes.cli import catalog
+from recipes.cli.console import NoCaches
+from recipes.cli.errors import UserError
+from recipes.cli.run.folder import BEST, CHECKPOINTS, CONFIG, LAST, checkpoint_of, newest_run
+from recipes.cli.run.process import exiting_at_once, importable_current_folder
+from zoo.spelling import suggest
+
+if TYPE_CHECKING:
+    from zoo import Model
+
+MODEL_HELP = """a run folder (its best checkpoint), a checkpoint, a folder written by save_pretrained, a bundled
+                    name such as lenet5_digits, or owner/name on the Hugging Face hub"""
+
+
+def find_model(text: str) -> str:
+    """Return the word for ``zoo.load`` or ``weights=``: in place of a run folder its best checkpoint.
+
+    A bundled name comes before a folder of the same name, as for ``zoo.load``.
+
+    Raises:
+        UserError: It names no model.
+    """
+    path = Path(text)
+    if path.name == text and not path.suffix:
+        with NoCaches(), exiting_at_once():
+            from zoo.pretrained.bundled import names
+        bundled = names()
+        if text in bundled:
+            return text
+        if not path.exists():
+            raise UserError(
+                f"no model {text!r}{suggest(text, bundled)}: there is no such run folder, checkpoint or folder of "
+                f"save_pretrained, and the bundled ones are {', '.join(bundled)}"
+            )
+    if path.is_dir():
+        return str(_in_folder(path))
+    if path.exists():
+        return text
+    if text in {recipe.name for recipe in catalog.shipped()}:
+        newest = newest_run(Path("runs"), text)
+        cure = f"give its run, {shlex.quote(str(newest))}" if newest else f"train it with zoo fit -c {text}"
+        raise UserError(f"{text} is a recipe, not a model: {cure}")
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) and not path.suffix:
+        return text  # on the hub
+    raise UserError(f"no such checkpoint or folder: {text}")
+
+
+def _in_folder(path: Path) -> Path:
+    """Return a folder of ``save_pretrained`` itself, the best checkpoint of a run folder."""
+    if (path / "config.json").is_file():
+        return path
+    if (path / CHECKPOINTS).is_dir():
+        return checkpoint_of(path, "", (BEST, LAST))
+    newest = newest_run(path.parent, path.name)
+    raise UserError(
+        f"{path} is neither a run folder (no checkpoints/) nor written by save_pretrained (no config.json)"
+        + (f": give one of its runs, such as {shlex.quote(str(newest))}" if newest else "")
+    )
+
+
+def load_model(word: str) -> "Model":
+    """Load the model that :func:`find_model` found in evaluation mode, on the GPU if there is one."""
+    import torch
+
+    from zoo import load
+
+    _import_own_class(Path(word))
+    return load(word).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _import_own_class(path: Path) -> None:
+    """Import the class of a run's model if it is the user's own: its module registers it, and only so can it be loaded.
+
+    Raises:
+        UserError: It cannot be imported.
+    """
+    for config in (path.parent / CONFIG, path.parent.parent / CONFIG):  # of RUN/model, of RUN/checkpoints/best.ckpt
+        if not config.is_file():
+            continue
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+        module, _, name = str(settings["model"]["class_path"]).rpartition(".")
+        if module == "zoo":
+            return
+        try:
+            with importable_current_folder():
+                import_module(module)
+        except ImportError as error:
+            raise UserError(
+                f"{config} names the class {module}.{name}, which cannot be imported: {error}; go to the folder that holds "
+                f"{module}.py, or install it"
+            ) from error
+        return
