@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 # The image files that are read: the suffix under which folders take them, and Pillow's format. What is in a file decides, not
@@ -126,7 +126,7 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
         raise
     except Image.DecompressionBombError as error:
         raise BadImageError(too_large) from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise BadImageError(
             f"{path} cannot be read as an image: it is damaged, or none of {', '.join(formats)}; replace or remove it"
         ) from error
