@@ -54,7 +54,9 @@ def create_model(name: str, weights: str | Path | None = None, **kwargs: Any) ->
     return module
 
 
-def load(path: str | Path, strict: bool = True, average: bool | None = None, **overrides: Any) -> Model:
+def load(
+    path: str | Path, /, strict: bool = True, average: bool | None = None, verify: bool = True, **overrides: Any
+) -> Model:
     """Rebuild a model from a Lightning checkpoint (``.ckpt``) of a zoo task, or from what ``save_pretrained`` wrote.
 
     The file names a registered model and holds tensors and plain data; nothing it asks for is imported or unpickled.
@@ -64,6 +66,8 @@ def load(path: str | Path, strict: bool = True, average: bool | None = None, **o
         strict: Refuse weights that do not fit; ``False`` takes what fits. ``model.load_report`` lists what became of each tensor.
         average: Of a checkpoint of a run with ``callbacks.EMA``, the averaged weights (True) or the trained ones (False); None
             takes those that were evaluated.
+        verify: Whether the file is compared with its checksums, which reads it once; False for huge ones, which are only mapped
+            into memory.
         overrides: Hyperparameters that win over the file's, e.g. ``num_classes=7`` with ``strict=False`` for a new head.
 
     Returns:
@@ -79,10 +83,10 @@ def load(path: str | Path, strict: bool = True, average: bool | None = None, **o
     state: Any
     averaged = False
     if folder is not None:
-        description, state = read_folder(folder)
+        description, state = read_folder(folder, verify)
         hparams = description["hparams"]
     else:
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(path, mmap=not verify, verify=verify)
         description, state, hparams = (checkpoint.get(key) for key in ("zoo", "state_dict", "hyper_parameters"))
         if not all(isinstance(part, dict) for part in (description, state, hparams)):
             raise ValueError(f"{path} is no lightning-zoo checkpoint: load it with the class it was made by")

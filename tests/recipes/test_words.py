@@ -41,7 +41,7 @@ def test_a_repository_of_the_hub_is_a_model(zoo: Zoo, three: Path, monkeypatch: 
     from zoo.pretrained import bundled, hub
 
     asked: list[str] = []
-    monkeypatch.setattr(hub, "download", lambda name: asked.append(name) or bundled.folder("lenet5_digits"))
+    monkeypatch.setattr(hub, "download", lambda name: asked.append(name) or bundled.HERE / "lenet5_digits")
     assert json.loads(zoo("predict", "someone/digits", three, "--json").out)[0]["label"] == "3"
     assert asked == ["someone/digits"]
 

@@ -14,6 +14,7 @@ from datamodules import DigitsDataModule
 
 FILES = Path(__file__).parents[1] / "fixtures" / "v0_1_0"
 OUTPUTS = {name: torch.tensor(values) for name, values in json.loads((FILES / "outputs.json").read_text()).items()}
+pytestmark = pytest.mark.filterwarnings("ignore:.*was not checked for damage")
 INPUTS = {
     "lenet5.ckpt": torch.linspace(0, 1, 2 * 32 * 32).view(2, 1, 32, 32),
     "mlp_regression": torch.linspace(-0.1, 0.1, 20).view(2, 10),

@@ -1,5 +1,6 @@
 """Reading files of any origin: only tensors and plain data are taken from them, no code in them is run."""
 
+import hashlib
 import pickle
 import pickletools
 import warnings
@@ -14,12 +15,24 @@ from torch import Tensor
 _AGAIN = "take an earlier checkpoint, or copy or download it again"
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def sha256(path: Path) -> str:
+    """Return the hash of a file, read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_tensors(path: Path, expected: str | None = None) -> dict[str, Tensor]:
     """Return the tensors of a ``.safetensors`` file, mapped into memory: they are read when they are used.
+
+    Args:
+        path: The file.
+        expected: Its sha256; None: the format has no checksum of its own, and nothing is checked.
 
     Raises:
         ValueError: The file is damaged.
     """
+    if expected is not None and (actual := sha256(path)) != expected:
+        raise ValueError(f"{path} is damaged: its sha256 is {actual}, expected {expected}: copy or download it again")
     try:
         return load_file(path)
     except Exception as error:  # the library raises its own SafetensorError
@@ -28,12 +41,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
+def warn_unchecked(path: Path, why: str) -> None:
+    """Warn that damage of a file cannot be noticed."""
+    warnings.warn(f"{path} was not checked for damage: {why}", stacklevel=3)
+
+
+def read_checkpoint(path: Path, mmap: bool = False, verify: bool = True) -> dict[str, Any]:
     """Return the content of a checkpoint file, if it is tensors and plain data.
 
     Args:
         path: The file.
-        mmap: Whether tensors are mapped into memory, which reads them when they are used and checks no checksums.
+        mmap: Whether tensors are mapped into memory, which reads them when they are used.
+        verify: Whether the file's checksums are compared, which reads it once.
 
     Raises:
         FileNotFoundError: No such file.
@@ -41,13 +60,15 @@ def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
-    if not mmap:
+    with path.open("rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"
+    if verify and zipped:
         _check_sums(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd pickles: they are refused below
-            mmap = mmap and zipfile.is_zipfile(path)  # the format before torch 1.6 cannot be mapped
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+            # the format before torch 1.6 cannot be mapped
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipped)
     except pickle.UnpicklingError as error:
         if (wanted := str(error).partition("GLOBAL ")[2].split(" ")[0] or _imported(path)) is not None:
             raise ValueError(
@@ -60,6 +81,10 @@ def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(  # noqa: TRY004 (it is the file's content that is wrong)
             f"{path} holds a {type(content).__name__}, not a checkpoint: save a dict of tensors, torch.save(net.state_dict(), path)"
+        )
+    if verify and not zipped:
+        warn_unchecked(
+            path, "the format before torch 1.6 has no checksums; torch.save(torch.load(path), path) adds them"
         )
     return content
 
@@ -100,8 +125,6 @@ def _check_sums(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except Exception as error:
-        if zipfile.is_zipfile(path):
-            raise ValueError(f"{path} is damaged ({error}): {_AGAIN}") from error
-        return  # an older format, or no checkpoint at all: reading it decides
+        raise ValueError(f"{path} is damaged ({error}): {_AGAIN}") from error
     if damaged is not None:
         raise ValueError(f"{path} is damaged: {damaged} does not match its checksum: {_AGAIN}")

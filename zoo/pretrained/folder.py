@@ -9,14 +9,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from zoo.pretrained.files import read_tensors
+from zoo.pretrained.files import read_tensors, sha256, warn_unchecked
 from zoo.writing import replacing
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
 
 def save_folder(folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
-    """Write a folder, see :meth:`zoo.model.Model.save_pretrained`; the config is written last.
+    """Write a folder, see :meth:`zoo.model.Model.save_pretrained`.
+
+    All files are complete before the first of an earlier folder is replaced. Its config goes first and the new one comes last, so
+    that a config never stands beside tensors that are not its own, whenever the process is killed.
 
     Args:
         folder: Created if it does not exist.
@@ -40,24 +43,35 @@ def save_folder(folder: Path, config: Mapping[str, Any], state: Mapping[str, Ten
     folder.mkdir(parents=True, exist_ok=True)
     # each name of a shared tensor has a copy of its own: safetensors refuses shared memory
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
-    with replacing(folder / WEIGHTS) as path:
-        save_file(tensors, path, metadata={"format": "pt"})
-    with replacing(folder / CARD) as path:
-        path.write_text(_card(config, tensors, facts), encoding="utf-8")
-    with replacing(folder / CONFIG) as path:
-        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    with (
+        replacing(folder / CONFIG) as config_path,
+        replacing(folder / CARD) as card_path,
+        replacing(folder / WEIGHTS) as weights_path,
+    ):
+        save_file(tensors, weights_path, metadata={"format": "pt"})
+        card_path.write_text(_card(config, tensors, facts), encoding="utf-8")
+        config_path.write_text(
+            json.dumps({**config, "sha256": sha256(weights_path)}, indent=2) + "\n", encoding="utf-8"
+        )
+        (folder / CONFIG).unlink(missing_ok=True)
     return folder
 
 
-def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_folder(folder: Path, verify: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the config and the state dict of a folder.
 
-    Folders of version 0.1.0 held the net's tensors without the prefix ``net.``, and the task's buffers in the config.
+    Folders of version 0.1.0 held the net's tensors without the prefix ``net.``, the task's buffers in the config, and no hash.
+
+    Args:
+        folder: The folder.
+        verify: Whether the tensors are compared with their hash in the config, which reads them once.
 
     Raises:
         FileNotFoundError: A file of the folder is missing.
         ValueError: A file is damaged.
     """
+    if (folder / f".{CONFIG}.tmp").is_file() and not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{folder} has no {CONFIG}: writing it was cut off, save the model again")
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             best = folder / "checkpoints" / "best.ckpt"
@@ -73,7 +87,10 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{folder / CONFIG} is damaged, or not of lightning-zoo ({type(error).__name__}: {error}): give the file {WEIGHTS} "
             "alone as weights="
         ) from error
-    tensors = read_tensors(folder / WEIGHTS)
+    expected = config.get("sha256") if verify else None
+    tensors = read_tensors(folder / WEIGHTS, expected)
+    if verify and expected is None:
+        warn_unchecked(folder / WEIGHTS, f"{CONFIG} has no sha256 of it; save_pretrained writes one")
     return config, tensors if old is None else {**{f"net.{k}": v for k, v in tensors.items()}, **buffers}
 
 

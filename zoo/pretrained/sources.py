@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from zoo.pretrained import bundled, hub, vision
-from zoo.pretrained.files import check_state_dict, read_checkpoint, read_tensors
+from zoo.pretrained.files import check_state_dict, read_checkpoint, read_tensors, warn_unchecked
 from zoo.pretrained.folder import read_folder
 from zoo.spelling import suggest
 
@@ -81,8 +81,8 @@ def find(weights: str, model: str | None) -> Weights:
 
 def local_folder(text: str) -> Path | None:
     """Return the folder of a bundled name, a folder itself, or a repository of the hub, downloaded; None for anything else."""
-    if text in bundled.SHA256:
-        return bundled.folder(text)
+    if text in bundled.names():
+        return bundled.HERE / text
     path = Path(text).expanduser()
     if path.is_dir():
         return path
@@ -98,7 +98,9 @@ def _from_folder(folder: Path, origin: str) -> Weights:
 
 def _from_file(path: Path) -> Weights:
     if path.suffix == ".safetensors":
-        return Weights(str(path), *_split(read_tensors(path)))
+        tensors = read_tensors(path)
+        warn_unchecked(path, "the format has no checksums; a folder that save_pretrained wrote has one")
+        return Weights(str(path), *_split(tensors))
     content = read_checkpoint(path, mmap=path.suffix != ".ckpt")
     description, hparams = content.get("zoo"), content.get("hyper_parameters")
     if isinstance(description, dict) and isinstance(hparams, dict):
