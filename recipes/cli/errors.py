@@ -2,10 +2,7 @@
 
 import errno
 import re
-from collections.abc import Callable, Iterable, Iterator
-from importlib import import_module
-
-from zoo.spelling import suggest
+from collections.abc import Iterator
 
 OK, BUG, USER, MACHINE, INTERRUPTED, TERMINATED = 0, 1, 2, 75, 130, 143
 
@@ -72,90 +69,3 @@ _IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker")  # the worker's whol
 def one_line(text: str) -> str:
     """Replace every run of whitespace by one space."""
     return re.sub(r"\s+", " ", text).strip()
-
-
-def unwrap(error: BaseException) -> BaseException:
-    """Return the exception of the component itself, without those that jsonargparse wraps around it."""
-    return next((e for e in causes(error) if not _WRAPPER.match(str(e))), error)
-
-
-# jsonargparse's errors ----------------------------------------------------------------------------------------------
-
-_WRAPPER = re.compile(
-    r"\s*(- )?(Does not validate against|Expected a path but|Parser key|Not a valid subclass|Problem with given class)"
-)
-_NOISE = {"<class 'NoneType'>": "null"}
-
-
-def reduce_parse_error(text: str, options: Iterable[str], arguments_of: Callable[[str], Iterable[str]]) -> str:
-    """Return the innermost useful sentence of a parser's error.
-
-    Args:
-        text: jsonargparse's message, a tree of several lines.
-        options: Known options ("--trainer.max_epochs" ...), for suggestions.
-        arguments_of: Returns the constructor arguments of a class path.
-    """
-    given = re.search(r"(?m)^\s*Given value: (?!NestedArg|Namespace|[\[{])(.*)$", text)
-    text = re.sub(r"(?m)^\s*Given value( type)?:.*$", "", text)
-    if match := re.search(r"unrecognized arguments: (\S+)", text):
-        word = match[1].partition("=")[0]
-        what = f"unknown option {word}" if word.startswith("-") else f"unexpected argument {word!r}"
-        return what + suggest(word, options)
-    first, problem, *rest = re.split(r"(Problem with given class_path)", text, maxsplit=2) + [""] * 2
-    text = first + problem + (rest[0] if rest else "")  # the others: jsonargparse tries the base class too
-    keys = re.findall(r'Parser key "([^"]+)"', text)
-    owner = re.search(r"class_path '([^']+)'", text)
-    where = ".".join(keys) if len(keys) < 2 or not owner else f"{keys[0]}.{keys[-1]}"
-    if match := re.search(r"Option '([^']+)' is not accepted", text):
-        name = match[1].removeprefix("init_args.").removeprefix("dict_kwargs.")
-        if owner is None:
-            return _unknown_key(name, options)
-        return f"{owner[1]} has no argument {name!r}" + suggest(name, arguments_of(owner[1]))
-    if match := re.search(r"Group '([^']+)' does not accept option '([^']+)'", text):
-        return _unknown_key(f"{match[1]}.{match[2]}", options)
-    if match := re.search(r"the following arguments are required: (.*)", text):
-        names = match[1].strip()
-        if owner:
-            return f"{owner[1]} requires a value for {names}"
-        return f"no value for {names}: give a recipe (-c NAME; `zoo recipes` lists them)"
-    if owner and re.search(r"has no attribute '[^']+'|No module named '[^']+'", text):
-        return f"{where} is {owner[1]}, which cannot be imported" + _closest_class(owner[1])
-    if match := re.search(r"Import path(?: \S+)? does not correspond to a subclass of (\w+)", text):
-        named = re.search(r"Import path (\S+) does", text)
-        return f"{where} must be a {match[1]}, got {named[1] if named else given[1] if given else 'something else'}"
-    if match := re.search(r"Expected a dot import path string: (\S+)", text):
-        return f"{where} must be a class path such as zoo.LeNetClassifier, got {match[1]}"
-    if match := re.search(r"[Pp]roblems? parsing config:? *(.*)", text, flags=re.DOTALL):
-        return f"the recipe is not valid YAML: {one_line(match[1])}"
-    expected = list(
-        dict.fromkeys(re.findall(r"Expected an? (.+?)(?:\. Got value: (.*?))?\s*$", text, flags=re.MULTILINE))
-    )
-    expected = [pair for pair in expected if pair[0] not in _NOISE] or expected
-    if expected and where:
-        value = next((value for _, value in expected if value), given[1] if given else "")
-        return _wrong_type(where, [kind for kind, _ in expected], value)
-    return one_line(text)
-
-
-def _unknown_key(key: str, options: Iterable[str]) -> str:
-    known = {option.removeprefix("--") for option in options}
-    roots = {option.partition(".")[0] for option in known}
-    key = key if key.partition(".")[0] in roots else key.partition(".")[0]
-    return f"unknown key {key!r} in the recipe" + suggest(key, known if "." in key else roots)
-
-
-def _closest_class(class_path: str) -> str:
-    module, _, name = class_path.rpartition(".")
-    try:
-        return suggest(name, dir(import_module(module)))
-    except (ImportError, ValueError):
-        return f": no module {module!r}"
-
-
-def _wrong_type(where: str, kinds: list[str], value: str) -> str:
-    names = []
-    for kind in kinds:
-        kind = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", kind)
-        literal = re.fullmatch(r"typing\.Literal\[(.*)\]", kind)
-        names.append(f"one of {literal[1]}" if literal else kind)
-    return f"{where} must be {' or '.join(names)}" + (f", got {value}" if value else "")

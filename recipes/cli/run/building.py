@@ -3,17 +3,21 @@
 import argparse
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
-from recipes.cli.errors import UserError, one_line, reduce_parse_error, unwrap
+from recipes.cli.errors import UserError, message, one_line
+from recipes.cli.run.checks import check_callbacks, check_seed, check_trainer, read_recipe, read_yaml
+from recipes.cli.run.parse_errors import reduce_parse_error, unwrap
 
 # trainer arguments that options of the command line replace
 _RESERVED = {"logger": "--logger", "default_root_dir": "--runs"}
@@ -31,6 +35,7 @@ class RecipeCLI(LightningCLI):
         overrides: Those of ``args`` that are given on the command line.
         saved_hparams: Hyperparameters of the checkpoint in use.
         prefer_saved: Whether they take precedence over the recipe (evaluation); if not, a difference is refused (resume).
+        verb_options: The verb's own options, for suggestions.
 
     Attributes:
         datamodule: The datamodule, or None.
@@ -44,8 +49,9 @@ class RecipeCLI(LightningCLI):
         overrides: list[str],
         saved_hparams: Mapping[str, Any] | None = None,
         prefer_saved: bool = False,
+        verb_options: Sequence[str] = (),
     ) -> None:
-        self.overrides = overrides
+        self.overrides, self.verb_options = overrides, verb_options
         self.saved_hparams = dict(saved_hparams or {})
         self.prefer_saved = prefer_saved
         self._filled: set[str] = set()  # arguments of the model whose values come from the data
@@ -64,16 +70,40 @@ class RecipeCLI(LightningCLI):
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self._check_yaml(args)
         try:
             self.given = self._parse(args, defaults=False)  # only what the user gave
             self.config = self._parse(args)
-        except argparse.ArgumentError as error:
-            defaults = vars(parser.get_defaults(skip_validation=True).as_flat())
-            known = ["--print_config", *(f"--{key}" for key in defaults)]
-            raise UserError(reduce_parse_error(str(error), known, arguments_of)) from error
+            with nulls_checked():
+                parser.validate(self.given, skip_required=True)
+        except (argparse.ArgumentError, TypeError) as error:
+            known = lambda: self._known_options(args)  # noqa: E731
+            raise UserError(reduce_parse_error(str(error), args, known, arguments_of)) from error
         for name, option in _RESERVED.items():
             if self.given.get(f"trainer.{name}") is not None:
                 raise UserError(f"trainer.{name} is set by {option}: use that, and leave trainer.{name} out")
+        check_seed(self.config.seed_everything)
+        check_trainer(self.config.trainer)
+
+    def _check_yaml(self, args: list[str]) -> None:
+        """Check the files, and the values that are YAML of their own; remember the files' content."""
+        pairs = [arg.partition("=")[::2] for arg in args]
+        self._files = [read_recipe(value) for option, value in pairs if option == "--config"]
+        for option, value in pairwise(args):
+            if value[:1] in ("[", "{"):
+                read_yaml(value, option)
+
+    def _known_options(self, args: list[str]) -> list[str]:
+        """Return all options: those of the verb, and those of the classes that the recipe or the command line names."""
+        options = ["--config", *self.verb_options, "--print_config", "--debug", "--help"]
+        for key in ("model", "data"):
+            given = [config[key] for config in self._files if isinstance(config.get(key), dict)]
+            paths = [config["class_path"] for config in given if "class_path" in config]
+            for name in (f"--{key}", f"--{key}.class_path"):
+                paths += [after for arg, after in pairwise(args) if arg == name]
+                paths += [arg.partition("=")[2] for arg in args if arg.startswith(f"{name}=")]
+            options += [f"--{key}", *(f"--{key}.{name}" for name in (arguments_of(str(paths[-1])) if paths else ()))]
+        return options + [f"--{name}" for name in vars(self.parser.get_defaults(skip_validation=True).as_flat())]
 
     def _parse(self, args: list[str], defaults: bool = True) -> Namespace:
         try:
@@ -106,12 +136,19 @@ class RecipeCLI(LightningCLI):
         self.model = self._build("model", model)
         check_kind(self.model, self.datamodule)
         self.config_init = Namespace(trainer=self._build("trainer", self.config.trainer))
+        check_callbacks(
+            as_list(self.config_init.trainer.get("callbacks")), as_list(self.config.trainer.get("callbacks"))
+        )
 
     def _build(self, key: str, config: Namespace) -> Any:
         try:
             return self.parser.instantiate_classes(Namespace(**{key: config}))[key]
         except Exception as error:
-            raise unwrap(error) from None
+            cause = unwrap(error)
+            if isinstance(cause, RuntimeError | ArithmeticError) or _is_raw(cause):
+                what = config.get("class_path", "the callbacks")
+                raise UserError(f"{key}: {what} cannot be built from its arguments: {message(cause)}") from error  # type: ignore[arg-type]
+            raise cause from None
 
     def _values_to_fill(self, linked: dict[str, Any]) -> dict[str, Any]:
         given = {k: v for k, v in self._init_args(self.given, "model").items() if k not in self._filled}
@@ -159,6 +196,29 @@ class RecipeCLI(LightningCLI):
             config["model"].get("init_args", {}).pop(name, None)
         config["trainer"] = {k: v for k, v in config["trainer"].items() if v is not None and k not in _RESERVED}
         return yaml.safe_dump(config, sort_keys=False, width=120)
+
+
+@contextmanager
+def nulls_checked() -> Iterator[None]:
+    """Let the parser check null like any other value; otherwise it takes it for an argument that is not given."""
+    set_parsing_settings(unset_sentinel=True)
+    try:
+        yield
+    finally:
+        set_parsing_settings(unset_sentinel=False)
+
+
+_RAW = re.compile(
+    r"not supported between|unsupported operand|object (is not|has no|cannot)|argument of type|invalid literal|"
+    r"must be (tuple|real|a? ?str)|positional argument|not all arguments converted|failed to unpack|\(position \d+\)"
+)
+
+
+def _is_raw(error: BaseException) -> bool:
+    """Return whether an error is Python's own or torch's, from inside a class that did not check its arguments."""
+    return isinstance(error, TypeError | ValueError | KeyError) and (
+        _RAW.search(str(error)) is not None or (isinstance(error, KeyError) and " " not in message(error))
+    )
 
 
 _LINKED = {"num_classes", "num_outputs", "in_channels", "in_features", "image_size", "input_shape"}
@@ -228,8 +288,7 @@ def print_arguments(paths: Iterable[str]) -> None:
     """Print help on the arguments of the trainer, the datamodule and the model of recipe files."""
     config: dict[str, Any] = {}
     for path in paths:
-        with open(path, encoding="utf-8") as file:
-            config.update(yaml.safe_load(file) or {})
+        config.update(read_recipe(path))
     parser = ArgumentParser(usage=argparse.SUPPRESS, add_help=False)
     parser.add_class_arguments(Trainer, "trainer", fail_untyped=False)
     for key in ("data", "model"):

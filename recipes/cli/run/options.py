@@ -20,6 +20,14 @@ from zoo.spelling import suggest
 LOGGERS = ("csv", "tensorboard", "wandb", "wandb-offline", "none")
 
 
+# the options of each verb that are not a recipe's, for suggestions
+OPTIONS_OF = {
+    "fit": ("--logger", "--resume", "--runs", "--fast"),
+    "validate": ("--logger", "--ckpt", "--runs"),
+    "test": ("--logger", "--ckpt", "--runs"),
+}
+
+
 class Parser(argparse.ArgumentParser):
     """An ``ArgumentParser`` that raises :class:`UserError` where argparse would exit."""
 

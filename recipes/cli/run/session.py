@@ -37,7 +37,7 @@ from recipes.cli.run.folder import (
     drop_rows_from,
     is_main_process,
 )
-from recipes.cli.run.options import Options
+from recipes.cli.run.options import OPTIONS_OF, Options
 from recipes.cli.run.progress import EpochLines, Progress, StartDetector
 from recipes.cli.run.summary import evaluation_table, fit_summary
 from zoo.writing import replacing
@@ -56,7 +56,9 @@ def train_or_evaluate(options: Options, console: Console) -> int:
     if options.fast and not fast:
         console.print("--fast has no effect: this machine has no instructions for 16-bit arithmetic")
     args = [*(f"--config={path}" for path in options.configs), *fast, *options.overrides]
-    cli = RecipeCLI(args, options.overrides, hparams, prefer_saved=options.verb != "fit")
+    cli = RecipeCLI(
+        args, options.overrides, hparams, prefer_saved=options.verb != "fit", verb_options=OPTIONS_OF[options.verb]
+    )
     if checkpoint is not None and options.checkpoint is not None:
         check_fits(checkpoint, cli.model, options.checkpoint)
     resumed_at = checkpoint["global_step"] if checkpoint is not None and options.verb == "fit" else None
@@ -143,10 +145,6 @@ class Session:
         saves = self.options.verb == "fit" and self.run is not None and given.get("enable_checkpointing") is not False
         ours = self._callbacks(saves, bars=given.get("enable_progress_bar") is not False)
         kinds = tuple(type(callback) for callback in users)
-        keys = [callback.state_key for callback in users if is_overridden("state_dict", callback, Callback)]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise UserError(f"the callback {key} is given twice: keep one, and change its arguments there")
         return Trainer(
             **{
                 **given,

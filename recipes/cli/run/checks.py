@@ -1,0 +1,203 @@
+"""What is checked before anything is built: YAML files, the trainer's options, and callbacks that are given twice."""
+
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Callback
+from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.strategies import StrategyRegistry
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from recipes.cli.errors import UserError, one_line
+from zoo.spelling import suggest
+
+_DEEPEST = 50  # levels of a YAML file; recipes have seven
+
+
+# YAML ---------------------------------------------------------------------------------------------------------------
+
+
+def read_yaml(text: str, source: str) -> Any:
+    """Return the content of a YAML text after checking what PyYAML accepts in silence or fails on.
+
+    Args:
+        text: The text.
+        source: What it is, for messages: the name of a file or an option.
+
+    Raises:
+        UserError: It is not valid YAML, has a key twice, or is nested too deeply.
+    """
+    try:
+        _check_node(yaml.compose(text, yaml.SafeLoader), source)
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise UserError(f"{source} is nested too deeply: at most {_DEEPEST} levels") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-45
+        raise UserError(f"{source} is not valid YAML: {one_line(_problem(error))}") from None
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """Read the YAML file of a recipe, see :func:`read_yaml`.
+
+    Raises:
+        UserError: It cannot be read, or holds something else than a mapping.
+    """
+    try:
+        content = read_yaml(Path(path).read_text(encoding="utf-8"), str(path)) or {}
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a text file: a recipe is a YAML file") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a recipe: its keys must be model, data, trainer and so on")
+    return content
+
+
+def _problem(error: Exception) -> str:
+    """Return the problem and its line, without the excerpt of the text."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return f"{problem} in line {mark.line + 1}" if mark and problem else str(error)
+
+
+def _check_node(root: yaml.Node | None, source: str) -> None:
+    levels: list[tuple[yaml.Node, int]] = [] if root is None else [(root, 1)]
+    while levels:
+        node, depth = levels.pop()
+        if depth > _DEEPEST:
+            raise UserError(f"{source} is nested too deeply: at most {_DEEPEST} levels")
+        if isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                line = key.start_mark.line + 1
+                if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
+                    where = f"in lines {lines[key.value]} and {line}"
+                    raise UserError(f"{source} has the key {key.value!r} twice, {where}: keep one")
+                levels.append((value, depth + 1))
+        elif isinstance(node, yaml.SequenceNode):
+            levels += [(value, depth + 1) for value in node.value]
+
+
+# The trainer's options ----------------------------------------------------------------------------------------------
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _at_least(least: int) -> tuple[str, Callable[[Any], bool]]:
+    return f"a whole number >= {least}", lambda value: _whole(value) and value >= least
+
+
+def _share(least: float) -> tuple[str, Callable[[Any], bool]]:
+    """A number of batches, or a share of them."""
+    wanted = f"a number of batches >= {1 if least else 0}, or a share of them in {'(' if least else '['}0.0, 1.0]"
+    return wanted, lambda value: value >= 1 or value == 0 == least if _whole(value) else least <= value <= 1.0
+
+
+_EPSILON = math.ulp(0.0)  # the smallest number above 0
+_COUNT, _INDEX = _at_least(1), _at_least(0)
+# option -> what is wanted, and a test of a value that has the right type; None is the trainer's default
+_RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "num_nodes": _COUNT,
+    "fast_dev_run": ("true, false or a number of batches >= 1", lambda value: isinstance(value, bool) or value >= 0),
+    "max_epochs": ("a whole number >= 1, or -1 for no end", lambda value: value >= 1 or value == -1),
+    "min_epochs": _INDEX,
+    "max_steps": ("a whole number >= 1, or -1 for no end", lambda value: value >= 1 or value == -1),
+    "min_steps": _INDEX,
+    "max_time": (
+        "a duration DD:HH:MM:SS such as 00:01:30:00",
+        lambda value: not isinstance(value, str) or re.fullmatch(r"\d+:\d\d?:\d\d?:\d\d?", value.strip()) is not None,
+    ),
+    "limit_train_batches": _share(_EPSILON),
+    "limit_val_batches": _share(0.0),
+    "limit_test_batches": _share(0.0),
+    "limit_predict_batches": _share(0.0),
+    "overfit_batches": _share(0.0),
+    "val_check_interval": (
+        "a number of batches >= 1, a share of the epoch in (0.0, 1.0], or a duration DD:HH:MM:SS",
+        lambda value: value >= 1 if _whole(value) else not isinstance(value, float) or 0 < value <= 1,
+    ),
+    "check_val_every_n_epoch": _COUNT,
+    "num_sanity_val_steps": ("a whole number >= 0, or -1 for all", lambda value: value >= -1),
+    "log_every_n_steps": _INDEX,
+    "accumulate_grad_batches": _COUNT,
+    "gradient_clip_val": ("a number >= 0", lambda value: 0 <= value < math.inf),
+    "reload_dataloaders_every_n_epochs": _INDEX,
+}
+_MOST_PROCESSES = 8  # on a machine with fewer cores: enough to try several processes out
+
+
+def check_trainer(options: Mapping[str, Any]) -> None:
+    """Check the values of the trainer's options: types were checked by the parser, ranges are checked here.
+
+    Raises:
+        UserError: A value is out of its range, or two options contradict each other.
+    """
+    for name, (wanted, fits) in _RANGES.items():
+        if (value := options.get(name)) is not None and not fits(value):
+            raise UserError(f"trainer.{name} must be {wanted}, got {value}")
+    for name, known in {
+        "gradient_clip_algorithm": ["norm", "value"],
+        "profiler": ["simple", "advanced", "pytorch", "xla"],
+        "accelerator": ["auto", "gpu", *AcceleratorRegistry.available_accelerators()],
+        "strategy": ["auto", *StrategyRegistry.available_strategies()],
+    }.items():
+        value = options.get(name)
+        if isinstance(value, str) and value not in known:
+            shown = ", ".join(known)
+            raise UserError(f"trainer.{name} must be one of {shown}, got {value!r}{suggest(value, known)}")
+    for unit in ("epochs", "steps"):
+        least, most = options.get(f"min_{unit}"), options.get(f"max_{unit}")
+        if least is not None and most is not None and 0 <= most < least:
+            raise UserError(f"trainer.min_{unit} {least} is above trainer.max_{unit} {most}: lower it")
+    _check_devices(options.get("accelerator"), options.get("devices"))
+
+
+def _check_devices(accelerator: Any, devices: Any) -> None:
+    gpus = torch.cuda.device_count()
+    if accelerator == "cpu" or (accelerator in ("auto", None) and not gpus and not torch.backends.mps.is_available()):
+        most = max(_MOST_PROCESSES, os.cpu_count() or 1)
+        what, machine = "processes", f"this machine has {os.cpu_count()} CPU cores"
+    elif gpus and accelerator in ("auto", "gpu", "cuda", None):
+        most, what, machine = gpus, "GPUs", f"this machine has {gpus}"
+    else:
+        return
+    text = str(devices).strip()
+    if devices in (None, "auto") or text == "-1" or (what == "GPUs" and not text.isdecimal()):
+        return
+    if not re.fullmatch(r"\d+", text) or not 1 <= int(text) <= most:
+        raise UserError(f"trainer.devices must be a number of {what} in 1..{most} ({machine}), or auto, got {devices}")
+
+
+def check_seed(seed: Any) -> None:
+    """Check ``seed_everything``.
+
+    Raises:
+        UserError: It is not a seed of numpy's.
+    """
+    if _whole(seed) and not 0 <= seed < 2**32:
+        raise UserError(f"seed_everything must be a whole number in 0..2**32-1, got {seed}")
+
+
+def check_callbacks(callbacks: Sequence[Callback], settings: Sequence[Any]) -> None:
+    """Refuse a callback that is given twice.
+
+    Args:
+        callbacks: The callbacks.
+        settings: The class path and the arguments of each.
+
+    Raises:
+        UserError: Two callbacks are the same, or would write over each other's state or files.
+    """
+    given: set[str] = set()
+    for callback, setting in zip(callbacks, settings, strict=True):
+        alone = is_overridden("state_dict", callback, Callback) or type(callback).__module__.startswith("callbacks.")
+        if (key := callback.state_key if alone else str(setting)) in given:
+            raise UserError(
+                f"the callback {callback.state_key} is given twice: keep one, and change its arguments there"
+            )
+        given.add(key)
