@@ -19,7 +19,8 @@ class TableDataModule(DataModule):
     """Rows of numbers in memory. A subclass sets the names and defines :meth:`table`.
 
     Batches are ``(x, y)``: x float32 in the table's own units (the task standardizes it with ``mean`` and ``std``), y int64
-    ``(B,)`` for classification, float32 ``(B, K)`` in its own unit for regression.
+    ``(B,)`` for classification, float32 ``(B, K)`` in its own unit for regression. Where float32 would lose digits that matter
+    beside a column's deviation (timestamps, say), x or y is float64, and so are its statistics.
 
     Where there is no test part, ``test_fraction`` of the rows is split off, stratified by class, always with seed 0, so that it
     does not depend on ``split_seed``. The validation part is ``val_fraction`` of the rest.
@@ -100,10 +101,12 @@ class TableDataModule(DataModule):
 
     @override
     def examples(self, part: Literal["train", "test"]) -> Examples:
+        x, y = self._checked(*self.table(), "the table")
+        types = [torch.float32 if t.is_floating_point() and held_by_float32(t) else t.dtype for t in (x, y)]
         test = self.test_table()
         if part == "test" and test is not None:
-            return self._checked(*test, "the test part")
-        rows = self._checked(*self.table(), "the table")
+            x, y = self._checked(*test, "the test part")
+        rows = Examples(x.to(types[0]), y.to(types[1]))
         if test is not None:
             return rows
         tests = self.test_rows(rows)
@@ -115,7 +118,8 @@ class TableDataModule(DataModule):
         """Return the mask ``(N,)`` of the rows that are split off to test."""
         return held_out("test_fraction", self.test_fraction, len(rows), 0, self._checked_labels(rows))
 
-    def _checked(self, x: Any, y: Any, name: str) -> Examples:
+    def _checked(self, x: Any, y: Any, name: str) -> tuple[Tensor, Tensor]:
+        """Return features, float64 ``(N, D)``, and targets, int64 ``(N,)`` or float64 ``(N, K)``."""
         x = as_columns(x, name)
         if x.shape[1] != self.input_shape[0]:
             raise ValueError(
@@ -123,10 +127,10 @@ class TableDataModule(DataModule):
                 "columns"
             )
         y = torch.as_tensor(y)
-        y = y.long() if self.kind == "classification" else y.float().view(len(y), -1)
+        y = y.long() if self.kind == "classification" else y.double().view(len(y), -1)
         if len(x) != len(y) or not len(x):
             raise ValueError(f"{name} must have one target for each row, got {len(x)} rows and {len(y)} targets")
-        return Examples(x, y)
+        return x, y
 
     @override
     def describe(self, train: Examples) -> None:
@@ -139,7 +143,7 @@ class ArrayDataModule(TableDataModule):
     """Your own arrays: features ``(N, D)`` and a target for each row.
 
     Args:
-        x: Features ``(N, D)``: a NumPy array, a tensor or nested lists of numbers. They are stored as float32.
+        x: Features ``(N, D)``: a NumPy array, a tensor or nested lists of numbers.
         y: Targets ``(N,)``: for classification, integers 0..K-1, or texts, which are the class names; for regression, numbers
             ``(N,)`` or ``(N, K)``.
         x_test, y_test: Test part of the same form; without it, ``test_fraction`` of the rows is split off.
@@ -214,7 +218,7 @@ class ArrayDataModule(TableDataModule):
 
 
 def as_columns(values: Any, name: str, vector: bool = False) -> Tensor:
-    """Return finite numbers as a float32 tensor ``(N, D)``.
+    """Return numbers that are finite, in float32 too, as a float64 tensor ``(N, D)``.
 
     Args:
         values: Array, tensor or nested lists ``(N, D)``.
@@ -247,7 +251,7 @@ def as_columns(values: Any, name: str, vector: bool = False) -> Tensor:
             f"{name} has {float(array[row, column])} in row {row}, column {column} (of {len(wrong)} values that are not finite "
             f"in float32): fill or remove them"
         )
-    return array.float()
+    return array
 
 
 def classes_of(y: Any, name: str) -> list[str]:
@@ -309,8 +313,23 @@ def _labels(y: Any, name: str) -> np.ndarray:
 
 
 def column_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation (over N) of each column, computed in float64; the latter is 1 for a constant column."""
+    """Return mean and standard deviation (over N) of each column; the latter is 1 for a constant column.
+
+    They are computed in float64, and come in float64 for columns of float64, else in float32.
+    """
     columns = x.double()
-    mean, std = columns.mean(0), columns.std(0, correction=0)
     constant = (columns == columns[:1]).all(0)
-    return mean.float(), torch.where(constant, 1.0, std).float()
+    mean = torch.where(constant, columns[0], columns.mean(0))  # without the rounding of the sum
+    std = torch.where(constant, 1.0, columns.std(0, correction=0))
+    return (mean, std) if x.dtype == torch.float64 else (mean.float(), std.float())
+
+
+def held_by_float32(columns: Tensor) -> bool:
+    """Whether columns ``(N, D)`` of float64 that are standardized in float32 come out right, to a ten-thousandth."""
+    mean, std = column_statistics(columns)
+    shift = (mean - mean.float()).abs()
+    parts = columns.split(2**16)  # memory for a part of a large table
+    precise = all(
+        bool(((part - part.float()).abs() + shift <= 1e-4 * (std + (part - mean).abs())).all()) for part in parts
+    )
+    return precise and bool((std >= torch.finfo(torch.float32).tiny).all())

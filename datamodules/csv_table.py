@@ -111,7 +111,7 @@ class CSVDataModule(TableDataModule):
         return super().preparation | {"columns": columns, "missing": sorted(self.missing)} | self._form
 
     def encode(self, path: str) -> Tensor:
-        """Return the features ``(N, D)``, float32, of another file with these columns; it needs no target."""
+        """Return the features ``(N, D)``, float64, of another file with these columns; it needs no target."""
         return encode_rows(path, self.preparation)
 
     def _training_rows(self, y: Tensor, has_test: bool) -> Tensor:

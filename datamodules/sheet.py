@@ -22,7 +22,7 @@ def encode_rows(path: str | Path, preparation: Mapping[str, Any]) -> Tensor:
         preparation: Encoding, from a datamodule (:attr:`~datamodules.TableDataModule.preparation`) or from a trained model.
 
     Returns:
-        float32 ``(N, D)``.
+        float64 ``(N, D)``.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -30,7 +30,7 @@ def encode_rows(path: str | Path, preparation: Mapping[str, Any]) -> Tensor:
     """
     sheet = Sheet.read(Path(path), preparation["delimiter"], preparation["encoding"])
     columns = [Column(**column) for column in preparation["columns"]]
-    return torch.from_numpy(encode_sheet(sheet, columns, preparation["missing"])).float()
+    return torch.from_numpy(encode_sheet(sheet, columns, preparation["missing"]))
 
 
 def encode_sheet(sheet: "Sheet", columns: Collection["Column"], missing: Collection[str]) -> np.ndarray:

@@ -179,6 +179,7 @@ def use_weights(module: Model, weights: str, name: str | None = None) -> None:
     if left := [k for k in left if own[k].is_meta]:
         fresh = type(module)(**module.hparams).state_dict()
         taken |= {k: fresh[k] for k in left}
+    module.make_room(taken)
     put(module, taken, assign=any(p.is_meta for p in module.parameters()))
     data = dict(source.data)
     if classes[0] != classes[1]:
@@ -218,10 +219,9 @@ def _adapted(module: Model, state: dict[str, Tensor], changed: Collection[str]) 
     """A state dict that fits a model with some hyperparameters changed."""
     own = module.state_dict()
     for name in ("mean", "std"):
-        if name in state:
-            if "in_channels" in changed:  # one number for whatever channels come
-                state[name] = state[name].mean().view(1)
-            setattr(module, name, torch.empty_like(state[name]))
+        if name in state and "in_channels" in changed:  # one number for whatever channels come
+            state[name] = state[name].mean().view(1)
+    module.make_room(state)
     if "num_classes" in changed:
         module.class_names = None
         state = {k: t for k, t in state.items() if k not in module.training_buffers}

@@ -30,6 +30,13 @@ def real_device() -> torch.device:
     return torch.device("cpu") if device.type == "meta" else device
 
 
+def held_by_float32(mean: Tensor, std: Tensor) -> bool:
+    """Whether float32 holds means to a ten-thousandth of the deviations beside them, and those to its full precision."""
+    mean, std = (t.detach().cpu().double() for t in (mean, std))
+    known, least = (mean - mean.float()).abs() <= 1e-4 * std, torch.finfo(torch.float32).tiny
+    return bool((known & (std.float() >= least) & std.float().isfinite()).all())
+
+
 def check_num_classes(num_classes: int, data: Any) -> None:
     """Refuse a datamodule with another number of classes than the model's.
 
@@ -49,7 +56,8 @@ class Model(LightningModule):
 
     Attributes:
         net: The network, a plain module. It takes standardized input.
-        mean, std: Buffers, one number a channel or column; input is standardized with them.
+        mean, std: Buffers, one number a channel or column; input is standardized with them. They are float64, whatever the type
+            of the net, where float32 cannot hold them (a column of timestamps).
         class_names: Names of the classes, None where the data have none.
         input_shape: Shape of one example, without the batch; None before any data were seen.
         preparation: How the datamodule turned files into input, as plain data.
@@ -59,6 +67,7 @@ class Model(LightningModule):
             See :meth:`build_parts`.
         standardize_axis: Axis of the input along which ``mean`` and ``std`` lie: 1 for channels ``(B, C, ...)`` and columns
             ``(B, D)``, -1 for series ``(B, T, D)``.
+        statistics: Names of the buffers of a mean and a deviation, in pairs.
         training_buffers: Buffers that describe the training data (class weights): ``weights=`` leaves them alone.
         sample_options: Options of ``zoo sample`` that this model takes beside the number of samples and the seed.
     """
@@ -72,6 +81,7 @@ class Model(LightningModule):
     load_report: LoadReport | None = None
     trained_parts: tuple[str, ...] = ("net",)
     standardize_axis: ClassVar[int] = 1
+    statistics: ClassVar[tuple[tuple[str, str], ...]] = (("mean", "std"),)
     training_buffers: ClassVar[tuple[str, ...]] = ()
     sample_options: tuple[str, ...] = ()
     __signature__: ClassVar[inspect.Signature]
@@ -169,7 +179,7 @@ class Model(LightningModule):
         Raises:
             ValueError: The shape is not known, see :attr:`example_shape`.
         """
-        return (torch.zeros(batch_size, *self.example_shape, device=self.mean.device, dtype=self.mean.dtype),)
+        return (torch.zeros(batch_size, *self.example_shape, device=self.mean.device, dtype=self.net_dtype),)
 
     def example_output(self) -> Any:
         """Return the net's output for one example of :meth:`example_inputs`; :meth:`output_shape` is held against it."""
@@ -181,20 +191,32 @@ class Model(LightningModule):
         """Return the shape that the net must give for an example, without the batch; None if any will do."""
         return None
 
-    def standardize(self, x: Any) -> Any:
+    @property
+    def net_dtype(self) -> torch.dtype:
+        """Type of the net's numbers, in which it takes input."""
+        kinds = (tensor.dtype for tensor in (*self.net.parameters(), *self.net.buffers()))
+        return next((kind for kind in kinds if kind.is_floating_point), self.mean.dtype)
+
+    def standardize(self, x: Any, dtype: torch.dtype | None = None) -> Any:
         """Return ``(x - mean) / std`` along ``standardize_axis``.
 
         Only numbers are standardized (floats, and pixels in uint8): tokens, lengths and masks pass as they are. Of an input with
         several parts, a NamedTuple, each part is treated so. Images come out channels-last in memory where the net asks for it
         (``net.channels_last``).
+
+        Args:
+            x: Input in units of the data. Of float64 the mean is subtracted in float64, so that no digits are lost.
+            dtype: Type in which float64 comes out; None: that of the net.
         """
         if not isinstance(x, Tensor):
-            return tree_map(self.standardize, x)
+            return tree_map(lambda part: self.standardize(part, dtype), x)
         if x.dtype in TOKENS:
             return x
         axis = self.standardize_axis % x.ndim if x.ndim > 1 else 0
         shape = (-1, *[1] * (x.ndim - 1 - axis))
         x = (x - self.mean.view(shape)) / self.std.view(shape)
+        if x.dtype == torch.float64:
+            x = x.to(dtype or self.net_dtype)
         return x.contiguous(memory_format=torch.channels_last) if self._channels_last and x.ndim == 4 else x
 
     def set_standardization(self, mean: Any, std: Any) -> Self:
@@ -203,15 +225,86 @@ class Model(LightningModule):
         Raises:
             ValueError: A deviation that is not above 0, or numbers that do not go together.
         """
-        device, dtype = self.mean.device, self.mean.dtype
-        values = [torch.as_tensor(v, dtype=dtype, device=device).flatten().clone() for v in (mean, std)]
+        values = [torch.as_tensor(v, dtype=torch.float64, device="cpu").flatten() for v in (mean, std)]
         if values[0].shape != values[1].shape or not (values[1] > 0).all():
             raise ValueError(
                 f"mean and std must be equally many numbers, std above 0, got {values[0].tolist()} and {values[1].tolist()}"
             )
-        self.mean, self.std = values
+        self._set_statistics(("mean", "std"), *values)
         self._standardized = True
         return self
+
+    def _set_statistics(self, names: tuple[str, str], mean: Tensor, std: Tensor) -> None:
+        """Set the buffers of a mean and a deviation, in float64 only where float32 cannot hold them."""
+        exact = not held_by_float32(mean, std)
+        for name, value in zip(names, (mean, std), strict=True):
+            buffer = getattr(self, name)
+            setattr(self, name, value.to(buffer.device, torch.float64 if exact else buffer.dtype).clone())
+
+    def make_room(self, state: Mapping[str, Tensor], prefix: str = "") -> None:
+        """Give the buffers of means and deviations shape and type for those that will be loaded."""
+        for names in self.statistics:
+            pair = {name: state[prefix + name] for name in names if prefix + name in state}
+            exact = len(pair) == 2 and not held_by_float32(*pair.values())
+            for name, value in pair.items():
+                buffer = getattr(self, name)
+                shape = value.shape if names == ("mean", "std") else buffer.shape  # that of the data, not of the model
+                dtype = torch.float64 if exact else buffer.dtype
+                if (shape, dtype) != (buffer.shape, buffer.dtype):
+                    setattr(self, name, torch.empty(shape, dtype=dtype, device=buffer.device))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Keep what float32 cannot hold in float64, to whatever type the module is cast."""
+        exact: dict[str, Tensor] = {}
+        for names in self.statistics:
+            pair = [getattr(self, name) for name in names]
+            if all(t.dtype == torch.float64 and not t.is_meta for t in pair) and not held_by_float32(*pair):
+                exact.update(zip(names, pair, strict=True))
+        super()._apply(fn, recurse)
+        for name, value in exact.items():
+            if (cast := getattr(self, name)).dtype != torch.float64:
+                setattr(self, name, value.to(cast.device))
+        return self
+
+    def check_digits(self, what: str, mean: Any, std: Any) -> None:
+        """Refuse numbers that a model learns as they are, not standardized, and that its precision cannot hold.
+
+        Args:
+            what: What the numbers are, for the message.
+            mean, std: Their statistics, as the datamodule has them; None if it has none.
+
+        Raises:
+            ValueError: float32 loses digits that matter beside the deviation, and the trainer is not one of float64.
+        """
+        if mean is None or str(self.trainer.precision) == "64-true":
+            return
+        pair = [torch.as_tensor(v, dtype=torch.float64, device="cpu") for v in (mean, std)]
+        if not held_by_float32(*pair):
+            raise ValueError(
+                f"{type(self).__name__} learns {what} as they are, and float32 cannot hold them (mean {pair[0].flatten()[0]:.15g}, "
+                f"deviation {pair[1].flatten()[0]:g}): subtract a constant, or train with trainer.precision=64-true"
+            )
+
+    def _check_precision(self) -> None:
+        """Refuse a trainer whose batches cannot hold the data's digits.
+
+        Raises:
+            ValueError: Statistics are float64, and the trainer casts batches to half precision or has a device without float64.
+        """
+        device = self.trainer.strategy.root_device.type
+        narrow = self.trainer.precision if str(self.trainer.precision) in ("16-true", "bf16-true") else None
+        if narrow is None and device != "mps":
+            return
+        for names in self.statistics:
+            mean, std = (getattr(self, name).cpu().double() for name in names)
+            wrong = ((mean - mean.float()).abs() > 1e-4 * std).nonzero()
+            if len(wrong):
+                at = int(wrong[0])
+                cure = "trainer.accelerator=cpu" if narrow is None else "trainer.precision=32-true or bf16-mixed"
+                raise ValueError(
+                    f"{names[0]} {mean[at]:.15g} with the deviation {std[at]:g} (column {at + 1}) needs float64, and batches on "
+                    f"{device} with precision {self.trainer.precision} have none: train with {cure}"
+                )
 
     @property
     def standardized(self) -> bool:
@@ -243,8 +336,11 @@ class Model(LightningModule):
         if self._channels_last:
             self.net.to(memory_format=torch.channels_last)
         data = getattr(self.trainer, "datamodule", None)
-        if stage != "fit" or data is None:
-            return
+        if stage == "fit" and data is not None:
+            self._take_from(data)
+        self._check_precision()
+
+    def _take_from(self, data: Any) -> None:
         if not self._standardized and getattr(data, "mean", None) is not None:
             self.set_standardization(data.mean, data.std)
         if getattr(data, "class_names", None) is not None:
@@ -399,10 +495,7 @@ class Model(LightningModule):
         self.preparation = description.get("preparation")
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        for name in ("mean", "std"):  # one number before the first fit, one a channel afterwards
-            loaded, buffer = state_dict.get(prefix + name), getattr(self, name)
-            if loaded is not None and loaded.shape != buffer.shape:
-                setattr(self, name, torch.empty(loaded.shape, dtype=buffer.dtype, device=buffer.device))
+        self.make_room(state_dict, prefix)  # one number before the first fit, one a channel afterwards
         self._standardized = self._standardized or prefix + "mean" in state_dict
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 

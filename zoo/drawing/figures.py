@@ -142,7 +142,7 @@ def decision_regions(
         probabilities: Maps points ``(N, 2)`` to probabilities ``(N, K)``; the largest decides.
         names: Names of the K classes.
     """
-    points = x.float().cpu()
+    points = x.cpu().double()
     low, high = points.amin(0), points.amax(0)
     margin = 0.15 * (high - low).clamp(min=1e-6)
     (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()
@@ -195,7 +195,7 @@ def predicted_against_true(true: Tensor, predicted: Tensor) -> Tensor:
         true: Targets ``(B, K)``, in their own unit.
         predicted: Predictions ``(B, K)``.
     """
-    true, predicted = true.float().cpu(), predicted.float().cpu()
+    true, predicted = true.cpu().double(), predicted.cpu().double()  # far from zero, float32 has steps
     outputs = true.shape[1]
 
     def one(axes: "Axes", k: int) -> None:
@@ -220,11 +220,11 @@ def fitted_curve(x: Tensor, y: Tensor, predict: Callable[[Tensor], Tensor]) -> T
         y: Targets ``(B, K)``.
         predict: Maps inputs ``(N, 1)`` to predictions ``(N, K)``.
     """
-    points, targets = x.float().cpu(), y.float().cpu()
+    points, targets = x.cpu().double(), y.cpu().double()
     low, high = points.min().item(), points.max().item()
     margin = 0.05 * (high - low) or 1.0
-    across = torch.linspace(low - margin, high + margin, 501, dtype=torch.float32)
-    curve = predict(across[:, None].to(x)).float().cpu()
+    across = torch.linspace(low - margin, high + margin, 501, dtype=torch.float64)
+    curve = predict(across[:, None].to(x)).cpu().double()
 
     def one(axes: "Axes", k: int) -> None:
         axes.scatter(points[:, 0], targets[:, k], s=14, color="#3b6fb6", alpha=0.6, linewidths=0, label="true")

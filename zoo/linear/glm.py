@@ -143,10 +143,17 @@ class GLMRegressor(Task):
         """Return the mean negative log-likelihood; the mean absolute error is logged beside it."""
         x, y, *rest = batch
         weight = rest[0] if rest else None
-        eta = self(x).to(self.mean.dtype)  # under autocast too: the exponential of the poisson link needs the digits
+        eta = self(x).to(self.net_dtype)  # under autocast too: the exponential of the poisson link needs the digits
         loss, count = weighted_mean(self._losses(eta, y), weight)
         mae, _ = weighted_mean(self._errors(eta.detach(), y), weight)
         return loss, {"loss": loss, "mae": mae}, count
+
+    def setup(self, stage: str) -> None:
+        """Refuse targets that the trainer's precision cannot hold: they are not standardized."""
+        super().setup(stage)
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit":
+            self.check_digits("targets", getattr(data, "target_mean", None), getattr(data, "target_std", None))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Check the targets in the first epoch."""
@@ -161,13 +168,14 @@ class GLMRegressor(Task):
         x, y, *rest = batch
         weight = rest[0] if rest else None
         self._check_support(y)
-        eta = self(x).to(self.mean.dtype)
+        eta = self(x).to(self.net_dtype)
         metrics["loss"].update(counted(self._losses(eta, y), weight))
         metrics["mae"].update(counted(self._errors(eta, y), weight))
 
     def predict_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
         """Return ``value``: the expectation of y, ``(B, K)``, with one output ``(B,)``; categorical: probabilities ``(B, K)``."""
-        eta = self(input_of(batch)).float()
+        eta = self(input_of(batch))
+        eta = eta.to(torch.promote_types(eta.dtype, torch.float32))
         value = self.net.expectation(eta)
         return {"value": value.squeeze(1) if value.shape[1] == 1 else value}
 

@@ -146,7 +146,10 @@ def fit_closed_form(model: LinearRegressor, batches: Iterable[Any], ridge: float
     assert isinstance(fc, nn.Linear)
     equations = NormalEquations(fc.in_features, fc.out_features)
     for x, y, *rest in batches:
-        rows, targets = model.standardize(x.double()).flatten(1), model.standardize_target(y.double())
+        rows, targets = (
+            model.standardize(x.double(), torch.float64).flatten(1),
+            model.standardize_target(y.double(), torch.float64),
+        )
         if rest:
             rows, targets = rows[rest[0] > 0], targets[rest[0] > 0]
         equations.update(rows, targets)

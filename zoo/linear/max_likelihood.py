@@ -128,9 +128,16 @@ class MaximumLikelihood(Task):
         distribution = self.net.distribution()
         return tuple(distribution.batch_shape + distribution.event_shape)
 
-    def standardize(self, x: Any) -> Any:
+    def standardize(self, x: Any, dtype: torch.dtype | None = None) -> Any:
         """Return the data as they are."""
         return x
+
+    def setup(self, stage: str) -> None:
+        """Refuse data that the trainer's precision cannot hold: they are not standardized."""
+        super().setup(stage)
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit":
+            self.check_digits("columns", getattr(data, "mean", None), getattr(data, "std", None))
 
     def check_support(self, x: Tensor) -> None:
         """Refuse data that the family cannot produce.

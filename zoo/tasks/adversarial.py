@@ -155,7 +155,7 @@ class AdversarialTask(SampledTask):
 
     def example_output(self) -> Tensor:
         """Return the discriminator's score of an example."""
-        x = torch.zeros(1, *self.example_shape, device=self.mean.device, dtype=self.mean.dtype)
+        x = torch.zeros(1, *self.example_shape, device=self.mean.device, dtype=self.net_dtype)
         y = torch.zeros(1, dtype=torch.long, device=x.device)
         return self.net.discriminator(self.standardize(x), y)
 
@@ -195,7 +195,7 @@ class AdversarialTask(SampledTask):
         means = {"d_loss": loss, "g_loss": generator_loss(h["loss"], scores[1])}
         means |= {name: self._output_of(s).mean() for name, s in zip(("d_real", "d_fake"), scores, strict=True)}
         if h["gradient_penalty"] is not None:
-            share = torch.rand(len(real), device=real.device, dtype=self.mean.dtype)
+            share = torch.rand(len(real), device=real.device, dtype=self.net_dtype)
             penalty = gradient_penalty_of(discriminator, real, fake, y, share)
             loss = loss + h["gradient_penalty"] * penalty
             means["penalty"] = penalty
@@ -206,7 +206,7 @@ class AdversarialTask(SampledTask):
 
     def _fake(self, count: int, y: Tensor | None) -> Tensor:
         """Generated examples, standardized as the discriminator sees real ones."""
-        z = torch.randn(count, self.net.latent_dim, device=self.mean.device, dtype=self.mean.dtype)
+        z = torch.randn(count, self.net.latent_dim, device=self.mean.device, dtype=self.net_dtype)
         raw = self.net(z, y)
         return raw if self.hparams["output"] == "linear" else self.standardize(self.to_data(raw))
 

@@ -25,7 +25,8 @@ class RegressionTask(Task):
     """Train a net to predict numbers.
 
     The net learns targets that are standardized with ``target_mean`` and ``target_std``, copied from the datamodule at the
-    first fit and kept from then on; :meth:`forward`, predictions and metrics are in the target's own unit. The loss is of the
+    first fit and kept from then on; :meth:`forward`, predictions and metrics are in the target's own unit, and in float64 where
+    float32 cannot hold it. The loss is of the
     standardized residuals, a mean over examples AND outputs. Logs ``loss``, ``rmse`` and ``mae`` (over all residuals) and
     ``r2`` (the mean over outputs; nan for fewer than two examples, 0 for targets that are all the same).
 
@@ -47,6 +48,7 @@ class RegressionTask(Task):
 
     target_mean: Tensor
     target_std: Tensor
+    statistics = (*Task.statistics, ("target_mean", "target_std"))
     _target_known = False  # whether they are copied from data, or loaded
 
     def __init__(
@@ -94,7 +96,7 @@ class RegressionTask(Task):
         mean = getattr(data, "target_mean", None)
         if stage != "fit" or mean is None or self._target_known:
             return
-        mean, std = (torch.as_tensor(v, dtype=torch.float32).flatten() for v in (mean, data.target_std))
+        mean, std = (torch.as_tensor(v, dtype=torch.float64, device="cpu").flatten() for v in (mean, data.target_std))
         for name, value in (("target_mean", mean), ("target_std", std)):
             if value.numel() != self.num_outputs:
                 raise ValueError(
@@ -105,16 +107,20 @@ class RegressionTask(Task):
             raise ValueError(
                 f"target_std must be above 0, got {std.tolist()}: a target that never varies teaches nothing"
             )
-        device, dtype = self.target_mean.device, self.target_mean.dtype
-        self.target_mean, self.target_std = mean.to(device, dtype), std.to(device, dtype)
+        self._set_statistics(("target_mean", "target_std"), mean, std)
         self._target_known = True
+        self._check_precision()
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
         self._target_known = self._target_known or prefix + "target_mean" in state_dict
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def standardize_target(self, y: Tensor) -> Tensor:
+    def standardize_target(self, y: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Return ``(y - target_mean) / target_std``: ``(B, K)``, with one output also from ``(B,)``.
+
+        Args:
+            y: Targets in their own unit. Of float64 the mean is subtracted in float64, so that no digits are lost.
+            dtype: Type in which float64 comes out; None: that of the net.
 
         Raises:
             ValueError: Another shape.
@@ -124,7 +130,8 @@ class RegressionTask(Task):
             raise ValueError(
                 f"targets must have shape (B, {self.num_outputs}) for num_outputs={self.num_outputs}, got {tuple(y.shape)}"
             )
-        return (columns - self.target_mean) / self.target_std
+        target = (columns - self.target_mean) / self.target_std
+        return target.to(dtype or self.net_dtype) if target.dtype == torch.float64 else target
 
     def forward(self, x: Tensor) -> Tensor:
         """Return predictions ``(B, K)`` in the target's own unit."""
@@ -181,7 +188,8 @@ class RegressionTask(Task):
 
     def predict_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
         """Return ``value``, in the target's unit: ``(B, K)``, with one output ``(B,)``."""
-        value = self(input_of(batch)).float()
+        value = self(input_of(batch))
+        value = value.to(torch.promote_types(value.dtype, torch.float32))
         return {"value": value.squeeze(1) if self.num_outputs == 1 else value}
 
     @torch.no_grad()

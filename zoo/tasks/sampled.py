@@ -91,14 +91,14 @@ class SampledTask(GenerativeTask):
         return (z, batch[1]) if self.conditional else (z,)
 
     def example_inputs(self, batch_size: int = 1) -> tuple[Any, ...]:
-        z = torch.zeros(batch_size, self.net.latent_dim, device=self.mean.device, dtype=self.mean.dtype)
+        z = torch.zeros(batch_size, self.net.latent_dim, device=self.mean.device, dtype=self.net_dtype)
         classes = torch.zeros(batch_size, dtype=torch.long, device=self.mean.device)
         return (z, classes) if self.conditional else (z,)
 
     def noise(self, count: int, seed: int = 0) -> Tensor:
         """Return standard normal noise ``(count, latent_dim)``, a function of the seed."""
         drawn = torch.randn(count, self.net.latent_dim, generator=torch.Generator().manual_seed(seed))
-        return drawn.to(self.mean)
+        return drawn.to(self.mean.device, self.net_dtype)
 
     def sample(self, count: int, y: int | Tensor | None = None, seed: int = 0) -> Tensor:
         """Return examples of noise that is a function of the seed, made in evaluation mode: ``(count, *input_shape)``.

@@ -113,11 +113,11 @@ class VariationalTask(CodingTask):
     def posterior(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of q(z | x), ``(B, latent_dim)`` each."""
         mean, log_variance = self.net.encode(self.standardize(x), *self.labels(y))
-        return mean.to(x.dtype), log_variance.to(x.dtype)
+        return mean.to(self.net_dtype), log_variance.to(self.net_dtype)
 
     def log_likelihood(self, x: Tensor, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Return log p(x | z) in nats, summed over the values of each example: ``(B,)``."""
-        raw = self.net.decode(z, *self.labels(y)).to(x.dtype)
+        raw = self.net.decode(z.to(self.net_dtype), *self.labels(y)).to(x.dtype)
         if self.hparams["likelihood"] == "bernoulli":
             return -F.binary_cross_entropy_with_logits(raw, x, reduction="none").flatten(1).sum(dim=1)
         fixed = self.hparams["observation_std"]
@@ -249,7 +249,9 @@ class VariationalTask(CodingTask):
         """
         if count < 1:
             raise ValueError(f"count must be 1 or more, got {count}")
-        z = torch.randn(count, self.net.latent_dim, generator=torch.Generator().manual_seed(seed)).to(self.mean)
+        z = torch.randn(count, self.net.latent_dim, generator=torch.Generator().manual_seed(seed)).to(
+            self.mean.device, self.net_dtype
+        )
         return self.decode(z, self.classes(count, y))
 
     def latent_grid(self, side: int = 16, y: Tensor | int | None = None) -> Tensor:
@@ -259,5 +261,5 @@ class VariationalTask(CodingTask):
             ``(side * side, *input_shape)``, row by row from the top.
         """
         shares = (torch.arange(side, dtype=torch.float64) + 0.5) / side
-        places = torch.special.ndtri(shares).to(self.mean)
+        places = torch.special.ndtri(shares).to(self.mean.device, self.net_dtype)
         return self.latent_plane(places, places, self.classes(side * side, y))

@@ -59,7 +59,8 @@ def splits_of(data: "LightningDataModule") -> dict[str, "tuple[ndarray, ndarray]
     """Return the splits "train", "val" and "test" as training sees them, standardized but not augmented; None if empty.
 
     Shape:
-        inputs float32 ``(N, D)``; targets int64 ``(N,)``, or float32 ``(N, K)`` in their own unit.
+        inputs float32 ``(N, D)``; targets int64 ``(N,)``, or floats ``(N, K)`` in their own unit, whose type the inputs then
+        have.
 
     Raises:
         UserError: A split is too large for memory, or has several classes per example.
@@ -93,7 +94,7 @@ def _read(data: Any, name: str, loader: Any) -> "tuple[ndarray, ndarray] | None"
         x, y, *_ = data.on_after_batch_transfer(batch, 0)
         if mean is not None and std is not None:
             shape = (-1, *[1] * (x.ndim - 2))
-            x = (x - mean.view(shape)) / std.view(shape)
+            x = ((x - mean.view(shape)) / std.view(shape)).float()
         inputs.append(x.flatten(1))  # (B, C, H, W) -> (B, D)
         targets.append(y)
     y = torch.cat(targets)
@@ -101,7 +102,11 @@ def _read(data: Any, name: str, loader: Any) -> "tuple[ndarray, ndarray] | None"
         raise UserError(
             f"the targets have shape {tuple(y.shape)}: the baselines need one class per example, or numbers"
         )
-    return torch.cat(inputs).numpy(), (y.view(len(y), -1) if y.is_floating_point() else y).numpy()
+    if not y.is_floating_point():
+        return torch.cat(inputs).numpy(), y.numpy()
+    return torch.cat(inputs).to(y.dtype).numpy(), y.view(
+        len(y), -1
+    ).numpy()  # scikit-learn computes in the type of the inputs
 
 
 def _compare(recipe: catalog.Recipe, splits: dict[str, Any]) -> None:

@@ -240,13 +240,18 @@ def _labels(model: "Model", output: dict[str, Any], top: int) -> list[dict[str, 
     return rows
 
 
+def _number(value: float) -> str:
+    """Return a number with six digits; of a large one, all before the decimal point."""
+    return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.12g}"
+
+
 def _cells(row: dict[str, Any]) -> dict[str, Any]:
     """Return the cells of a table row by column heading, without the paths of pictures."""
     cells = {key: value for key, value in row.items() if key not in ("overlay", "mask", "reconstruction")}
     if isinstance(value := cells.pop("value", None), dict):
-        cells |= {name: f"{number:.6g}" for name, number in value.items()}
+        cells |= {name: _number(number) for name, number in value.items()}
     elif value is not None:
-        cells["value"] = f"{value:.6g}"
+        cells["value"] = _number(value)
     if isinstance(label := row.get("label"), list):
         cells["label"] = ", ".join(label)
     if shares := cells.pop("shares", None):
