@@ -37,6 +37,8 @@ class GracefulStop(Checkpoint):
     loggers. A second SIGINT interrupts at once without saving (KeyboardInterrupt). If training ends by itself before such a
     point (early stopping), it ends normally.
 
+    A signal that the process ignores when training starts, as ``nohup ... &`` does, stays ignored.
+
     With several processes, the signal may reach any of them: all stop together.
 
     To resume exactly, a run also needs :class:`~callbacks.RandomState` and a loader that can start in mid-epoch, such as those of
@@ -66,7 +68,9 @@ class GracefulStop(Checkpoint):
     def _install_handlers(self) -> None:
         if not self._previous and threading.current_thread() is threading.main_thread():
             self._signum, self._saved = None, False
-            self._previous = {signum: signal.signal(signum, self._on_signal) for signum in SIGNALS}
+            # what is ignored at the start, as in the background of a shell, stays ignored
+            heard = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
+            self._previous = {signum: signal.signal(signum, self._on_signal) for signum in heard}
 
     def _restore_handlers(self) -> None:
         for signum, handler in self._previous.items():

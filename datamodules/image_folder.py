@@ -95,6 +95,9 @@ class ImageFolderDataModule(PartsInFolders, ImageDataModule):
             raise ValueError(
                 f"{self.folders['train']} has only one class, {self.class_names[0]!r}: two or more are needed"
             )
+        for name in self.class_names:
+            if any("\ud800" <= letter <= "\udfff" for letter in name):  # what Python makes of bytes that are no text
+                raise ValueError(f"the name of the folder {self.folders['train'] / name} is not valid UTF-8: rename it")
 
     @override
     def _find_folders(self) -> dict[str, Path]:

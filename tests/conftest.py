@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import socket
 import sys
 import tempfile
@@ -24,6 +25,9 @@ for _name in list(os.environ):  # a shell inside a job must not make the tests p
         "WANDB_API_KEY",
     }:
         del os.environ[_name]
+
+# The background of a shell ignores Ctrl-C, and so would this process and those that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _LOCAL = {"", "localhost", "0.0.0.0", "::", "::1", socket.gethostname()}
 

@@ -6,6 +6,7 @@ import sys
 import traceback
 from importlib import import_module
 
+from recipes.cli.console import any_text_prints
 from recipes.cli.errors import BUG, INTERRUPTED, OK, USER, Crash, UserError, explain
 from zoo.spelling import suggest
 
@@ -47,8 +48,11 @@ def main(argv: list[str] | None = None) -> int:
         2
     """
     args = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in args
-    args = [arg for arg in args if arg != "--debug"]
+    with any_text_prints():
+        return _run([arg for arg in args if arg != "--debug"], debug="--debug" in args)
+
+
+def _run(args: list[str], debug: bool) -> int:
     try:
         return _dispatch(args)
     except SystemExit as stop:
@@ -74,6 +78,8 @@ def entry_point() -> None:
 
 
 def _dispatch(args: list[str]) -> int:
+    if args[:1] == ["help"] and len(args) > 1:  # zoo help fit
+        args = [*args[1:], "--help"]
     if not args or args[0] in ("-h", "--help", "help"):
         print(_help(), end="")
         return OK
@@ -85,7 +91,8 @@ def _dispatch(args: list[str]) -> int:
         return OK
     if verb not in VERBS:
         what = "option" if verb.startswith("-") else "verb"
-        raise UserError(f"unknown {what} {verb!r}{suggest(verb, [*VERBS, '--version', '--help'])}")
+        hint = suggest(verb, [*VERBS, "--version", "--help"]) or " (`zoo --help` lists the verbs)"
+        raise UserError(f"unknown {what} {verb!r}{hint}")
     module = import_module(VERBS[verb][0])
     if "--help" in rest or "-h" in rest:
         if verb in _RUN_VERBS:

@@ -36,7 +36,7 @@ def train(name: str, target: Path) -> Path:
         for seed in SEEDS:
             if code := main(["fit", "-c", recipe, *options, f"--seed_everything={seed}", "--runs", runs]):
                 raise UserError(f"training {name} ended with exit code {code}")
-            with Path(runs, recipe, f"version_{len(values)}", "metrics.csv").open(newline="") as file:
+            with Path(runs, recipe, f"version_{len(values)}", "metrics.csv").open(newline="", encoding="utf-8") as file:
                 values.append(next(round(float(row[metric]), 4) for row in csv.DictReader(file) if row.get(metric)))
         module = load(Path(runs, recipe, "version_0", "checkpoints", "best.ckpt"))
         training = {

@@ -61,7 +61,8 @@ class Console:
             self._pending.write(text + "\n")
             return
         # a full disk is reported where the run itself writes
-        with contextlib.suppress(OSError), self._file.open("a", encoding="utf-8") as file:
+        # backslashreplace: a file name that is no valid text
+        with contextlib.suppress(OSError), self._file.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text + "\n")
 
     def log_traceback(self, error: BaseException) -> None:
@@ -83,6 +84,22 @@ class Console:
     def is_terminal() -> bool:
         """Return whether stdout is a terminal."""
         return sys.stdout.isatty()
+
+
+@contextlib.contextmanager
+def any_text_prints() -> Iterator[None]:
+    """Let stdout and stderr replace characters that their encoding lacks, such as those of a class name, by ``\\uXXXX``."""
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+    before = [(stream, stream.errors or "strict") for stream in streams]
+    with contextlib.suppress(OSError, ValueError):  # closed
+        for stream in streams:
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            for stream, errors in before:
+                stream.reconfigure(errors=errors)
 
 
 class _Handler(logging.Handler):

@@ -39,7 +39,7 @@ def _gpu() -> str:
         return "none (no nvidia-smi)"
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=3, check=True)
+        done = subprocess.run(query, capture_output=True, text=True, errors="replace", timeout=3, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         return f"nvidia-smi failed: {error}"
     return "; ".join(done.stdout.split("\n")).strip("; ") or "none"

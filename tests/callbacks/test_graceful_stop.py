@@ -97,6 +97,16 @@ def test_a_second_sigint_interrupts_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "last.ckpt").exists()
 
 
+def test_a_sigint_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a shell
+    try:
+        assert fit(GracefulStop(tmp_path), At(2, kill(signal.SIGINT))).global_step == 10
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not (tmp_path / "last.ckpt").exists()
+
+
 def test_further_sigterms_change_nothing(tmp_path: Path) -> None:
     def twice(trainer: Trainer) -> None:
         os.kill(os.getpid(), signal.SIGTERM)

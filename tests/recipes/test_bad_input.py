@@ -73,7 +73,7 @@ def mine(tmp_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     ("args", "words"),
     [
         ([], ["no recipe given", "zoo fit -c NAME"]),
-        (["-c"], ["expected one argument"]),
+        (["-c"], ["--config needs a value"]),
         (["-c", "cnn/lenet_digit"], ["unknown recipe 'cnn/lenet_digit'", "did you mean 'cnn/lenet_digits'?"]),
         (
             ["--model.nun_classes", "3"],

@@ -173,15 +173,15 @@ def test_a_regression_of_images_predicts_values(zoo: Zoo, images: Path, monkeypa
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ([], ["required: MODEL"]),
+        ([], ["MODEL and INPUT must be given"]),
         (["nothing.ckpt", "img"], ["no such checkpoint", "nothing.ckpt"]),
         (["img", "img"], ["neither a run folder", "save_pretrained"]),
-        (["CKPT"], ["required: INPUT"]),
+        (["CKPT"], ["INPUT must be given"]),
         (["CKPT", "nothing.png"], ["no such file or folder", "nothing.png"]),
         (["CKPT", "runs"], ["no image in the folder runs"]),
         (["CKPT", "img/notes.txt"], ["img/notes.txt cannot be read as an image"]),
         (["CKPT", "img", "--top", "0"], ["1 or more"]),
-        (["CKPT", "img", "--top", "x"], ["--top", "'x'"]),
+        (["CKPT", "img", "--top", "x"], ["--top must be a whole number, got x"]),
         (["CKPT", "img", "--tpo", "1"], ["--tpo"]),
         (["CKPT", "img", "--top", "3", "--featuers"], ["--featuers"]),
         (["CKPT", "cut.png"], ["cut.png cannot be read as an image"]),

@@ -172,7 +172,7 @@ def test_what_is_refused(zoo: Zoo, models: Any, name: str, args: list[str], word
 
 def test_no_such_model(zoo: Zoo) -> None:
     assert_one_line(zoo("sample", "gone.ckpt"), "no such checkpoint or folder: gone.ckpt")
-    assert_one_line(zoo("sample"), "required: MODEL")
+    assert_one_line(zoo("sample"), "MODEL must be given")
     assert "zoo sample MODEL" in zoo("sample", "--help").out
 
 
@@ -213,7 +213,7 @@ def test_texts_and_options_of_the_models_own(zoo: Zoo, poet: str) -> None:
     ("args", "words"),
     [
         (["--temprature", "2"], ["Poet has no option --temprature, did you mean '--temperature'?"]),
-        (["--temperature", "hot"], ["--temperature", "invalid float value: 'hot'"]),
+        (["--temperature", "hot"], ["--temperature must be a number, got hot"]),
         (["-o", "poem.png"], ["-o poem.png: the model makes texts: give a .txt file"]),
     ],
 )

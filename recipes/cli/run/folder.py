@@ -138,7 +138,7 @@ def drop_rows_from(path: Path, step: int) -> None:
     """
     if not path.is_file():
         return
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         names = list(reader.fieldnames or [])
         rows = [row for row in reader if (row.get("step") or "").isdigit() and int(row["step"]) < step]
@@ -147,7 +147,7 @@ def drop_rows_from(path: Path, step: int) -> None:
 
 def write_rows(path: Path, names: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
     """Replace a metrics file by these rows, atomically."""
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)

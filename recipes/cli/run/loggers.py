@@ -28,7 +28,7 @@ class MetricsFile:
         self._row: dict[str, Any] = {}
         self._tail = 0  # offset of the last row in the file
         if path.is_file():
-            with path.open(newline="") as file:
+            with path.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
                 rows = list(reader)
                 self.names = list(reader.fieldnames or self.names)
@@ -55,7 +55,7 @@ class MetricsFile:
             self.names = [*self.names[:2], *sorted({*self.names[2:], *self._row} - {"step", "epoch"})]
             self._rewrite(rows)
         try:
-            with self.path.open("r+", newline="") as file:
+            with self.path.open("r+", newline="", encoding="utf-8") as file:
                 file.seek(self._tail)
                 csv.DictWriter(file, self.names).writerow(self._row)
                 file.truncate()
@@ -66,7 +66,7 @@ class MetricsFile:
     def _rows_before_last(self) -> list[dict[str, Any]]:
         if not self.path.is_file():
             return []
-        with self.path.open(newline="") as file:
+        with self.path.open(newline="", encoding="utf-8") as file:
             text = file.read(self._tail)
         return list(csv.DictReader(text.splitlines()))
 

@@ -1,8 +1,10 @@
 """Options of ``zoo fit``, ``validate`` and ``test``: the recipe, run and checkpoint they select. Imports no torch."""
 
 import argparse
+import ast
 import importlib.util
 import os
+import re
 import shlex
 import socket
 from dataclasses import dataclass, field
@@ -36,7 +38,25 @@ class Parser(argparse.ArgumentParser):
 
     @override
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see `{self.prog} --help`)")
+        options = re.findall(r"--[\w.-]+", self.format_help())
+        help_ = f"(see `{self.prog} --help`)"
+        argument, _, problem = message.removeprefix("argument ").partition(": ")
+        name = next((part for part in argument.split("/") if part.startswith("--")), argument)
+        if match := re.fullmatch(r"expected (one|at least one|\d+) arguments?", problem):
+            count = int(match[1]) if match[1].isdecimal() else 1
+            raise UserError(f"{name} needs a value: {name}{count * ' VALUE'} {help_}")
+        if match := re.fullmatch(r"invalid (\w+) value: (.*)", problem):
+            wanted = {"int": "a whole number", "float": "a number"}.get(match[1], f"a {match[1]}")
+            raise UserError(f"{name} must be {wanted}, got {ast.literal_eval(match[2])} {help_}")
+        if match := re.fullmatch(r"ignored explicit argument (.*)", problem):
+            raise UserError(f"{name} takes no value, got {ast.literal_eval(match[1])} {help_}")
+        if match := re.fullmatch(r"the following arguments are required: (.*)", message):
+            raise UserError(f"{match[1].replace(', ', ' and ')} must be given {help_}")
+        if match := re.match(r"unrecognized arguments: (\S+)", message):
+            word = match[1].partition("=")[0]
+            what = f"unknown option {word}" if word.startswith("-") else f"unexpected argument {word!r}"
+            raise UserError(f"{what}{suggest(word, options) if word.startswith('-') else ''} {help_}")
+        raise UserError(f"{message} {help_}")
 
 
 @dataclass

@@ -101,7 +101,8 @@ def importable_current_folder() -> Iterator[None]:
 @contextlib.contextmanager
 def exiting_at_once() -> Iterator[None]:
     """Let SIGTERM end the process at once, while nothing is written: an exception within an import of torch's would abort it."""
-    if threading.current_thread() is not threading.main_thread():
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
         yield
         return
     handler = signal.signal(signal.SIGTERM, lambda signum, frame: exit_at_once(128 + signum))
@@ -117,7 +118,7 @@ def restored_process_state() -> Iterator[None]:
     environment = dict(os.environ)
     main = threading.current_thread() is threading.main_thread()
     handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)} if main else {}
-    if main:
+    if main and handlers[signal.SIGTERM] is not signal.SIG_IGN:
         signal.signal(signal.SIGTERM, _terminate)
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # LightningCLI supports old versions too
     try:
