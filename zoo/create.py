@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from zoo.model import Model
 from zoo.pretrained.files import check_state_dict, read_checkpoint
 from zoo.pretrained.folder import read_folder
 from zoo.pretrained.report import LoadReport, compare, load_weights, put, tied
-from zoo.pretrained.sources import Weights, find, local_folder
-from zoo.registry import check_arguments, get, name_of
+from zoo.pretrained.sources import Weights, find, local_folder, torchvision_name
+from zoo.registry import Entry, arguments_of, check_arguments, get, name_of
 
 AUXILIARY = ("net.aux1.", "net.aux2.")  # heads for training only: a net may be built without those the file has
 
@@ -24,20 +25,22 @@ def create_model(name: str, weights: str | Path | None = None, **kwargs: Any) ->
     """Build a registered model, with fresh or with trained weights.
 
     With weights the net is built without drawing a random number, and a file is mapped into memory: do not write over it while
-    the model is in use. Standardization, class names and the shape of an example come with the weights where they know them
-    (a file of tensors alone does not: standardization then comes from the data). A head for another ``num_classes`` is drawn
-    anew, the first convolution is adapted to other ``in_channels``, all else must fit; ``model.load_report`` lists what became
-    of each tensor.
+    the model is in use. Arguments that are not given are those that the weights were saved with, but for the training's (the
+    optimizer, ``lr``, class weights ...). Standardization, class names and the shape of an example come with the weights, too. A
+    file of tensors alone knows none of this: the arguments are then the class's, the standardization comes from the data. A head
+    for another ``num_classes`` is drawn anew, the first convolution is adapted to other ``in_channels``, all else must fit;
+    ``model.load_report`` lists what became of each tensor.
 
     Args:
         name: One of :func:`zoo.list_models`.
         weights: "imagenet" (torchvision's default for the model) or another of torchvision's names ("IMAGENET1K_V1"); a bundled
             name; a folder that ``save_pretrained`` wrote; a checkpoint (.ckpt) or a file of tensors (.pt, .pth, .safetensors);
             "owner/name" on the Hugging Face hub. `zoo models NAME` lists the names.
-        kwargs: Arguments of the model's class; they win over the preset.
+        kwargs: Arguments of the model's class; they win over the preset and over those of the weights.
 
     Returns:
-        The task, a LightningModule; ``.net`` is the plain network.
+        The task, a LightningModule; ``.net`` is the plain network. With weights it is in evaluation mode, as from :func:`load`;
+        a fresh one is in training mode, as every new module. A fit trains in training mode whatever the mode was.
 
     Raises:
         ValueError: Unknown name, an argument out of its range, or weights that are damaged, hostile or of another architecture.
@@ -49,9 +52,14 @@ def create_model(name: str, weights: str | Path | None = None, **kwargs: Any) ->
     arguments = {**entry.preset, **kwargs}
     if weights is None:
         return entry.cls(**arguments)
+    _check_init(arguments, str(weights))
+    source: str | Weights = str(weights)
+    if torchvision_name(str(weights), name) is None:  # else it is downloaded once the arguments are known to be good
+        source = find(str(weights), name)
+        arguments = {**_stored_arguments(source, entry), **kwargs}
     module = _without_weights(entry.cls, arguments)
-    use_weights(module, str(weights), name)
-    return module
+    use_weights(module, source, name)
+    return module.eval()
 
 
 def load(
@@ -71,7 +79,8 @@ def load(
         overrides: Hyperparameters that win over the file's, e.g. ``num_classes=7`` with ``strict=False`` for a new head.
 
     Returns:
-        The module on the CPU, in training mode.
+        The module on the CPU, in evaluation mode: call ``train()`` for a training loop of your own (a fit of the Trainer does so
+        by itself).
 
     Raises:
         FileNotFoundError, ConnectionError: No such file or folder, or the hub cannot be reached.
@@ -122,11 +131,12 @@ def load(
     module.describe_data(description)
     module.load_report = load_weights(module, _adapted(module, dict(state), overrides), strict=strict, assign=assign)
     module.to("cpu")  # where its tensors are; Lightning's ``device`` says where it was built
-    frozen = description.get("frozen", 0)
-    return module.freeze(frozen) if frozen else module
+    if frozen := description.get("frozen", 0):
+        module.freeze(frozen)
+    return module.eval()
 
 
-def use_weights(module: Model, weights: str, name: str | None = None) -> None:
+def use_weights(module: Model, weights: str | Weights, name: str | None = None) -> None:
     """Load weights into a model and take what else they bring: standardization, class names, input shape.
 
     A head for another number of classes keeps its fresh values, the first convolution is adapted to other image channels, all
@@ -135,7 +145,7 @@ def use_weights(module: Model, weights: str, name: str | None = None) -> None:
 
     Args:
         module: Receives the weights; it may be on the meta device, see :func:`zoo.blocks.skeleton.skeleton`.
-        weights: See :func:`create_model`.
+        weights: See :func:`create_model`; or what :func:`zoo.pretrained.sources.find` returned.
         name: Registered name of the model; by default the one that fits.
 
     Raises:
@@ -143,9 +153,10 @@ def use_weights(module: Model, weights: str, name: str | None = None) -> None:
         ValueError: No such weights, damaged or hostile ones, those of another architecture, or of a trained part that the model
             does not have yet.
     """
-    if module.hparams["init"] is not None:
-        raise ValueError(f"init {module.hparams['init']!r} would draw what weights {weights!r} bring: give one of them")
-    source = find(weights, name or name_of(module))
+    if isinstance(weights, str):
+        _check_init(module.hparams, weights)
+        weights = find(weights, name or name_of(module))
+    source = weights
     own = module.state_dict()
     wanted = {k: t for k, t in own.items() if k.startswith("net.")}
     state = {f"net.{k}": t for k, t in _unwrapped(source.net, module.net.state_dict()).items()}
@@ -188,6 +199,26 @@ def use_weights(module: Model, weights: str, name: str | None = None) -> None:
         data["input_shape"] = [channels, *shape[1:]]
     module.describe_data(data)
     module.load_report = report
+
+
+def _check_init(arguments: Mapping[str, Any], weights: str) -> None:
+    """Refuse an initialization beside weights."""
+    if (init := arguments.get("init")) is not None:
+        raise ValueError(f"init {init!r} would draw what weights {weights!r} bring: give one of them")
+
+
+def _stored_arguments(source: Weights, entry: Entry) -> dict[str, Any]:
+    """Return the preset of a model with the arguments that weights of its class were saved with, but for the training's.
+
+    The preset of another model of the same class wins over what is stored: ``resnet32`` stays one with weights of a resnet20.
+    """
+    stored: dict[str, Any] = {}
+    cls: type[Model] = entry.cls
+    with suppress(ValueError):  # a model that is not registered here
+        if source.model is not None and get(source.model).cls is cls:
+            left_out = {*cls.training_arguments, *cls.training_buffers}
+            stored = {k: v for k, v in (source.hparams or {}).items() if k in arguments_of(cls) and k not in left_out}
+    return {**entry.preset, **stored} if source.model == entry.name else {**stored, **entry.preset}
 
 
 def _has(state: Mapping[str, Tensor], part: str) -> bool:

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -68,7 +69,9 @@ class Model(LightningModule):
         standardize_axis: Axis of the input along which ``mean`` and ``std`` lie: 1 for channels ``(B, C, ...)`` and columns
             ``(B, D)``, -1 for series ``(B, T, D)``.
         statistics: Names of the buffers of a mean and a deviation, in pairs.
-        training_buffers: Buffers that describe the training data (class weights): ``weights=`` leaves them alone.
+        training_arguments: Hyperparameters of the training (optimizer, learning rate): ``weights=`` brings all others along.
+        training_buffers: Buffers that describe the training data (class weights), and hyperparameters of the same name:
+            ``weights=`` leaves them alone.
         sample_options: Options of ``zoo sample`` that this model takes beside the number of samples and the seed.
     """
 
@@ -82,10 +85,14 @@ class Model(LightningModule):
     trained_parts: tuple[str, ...] = ("net",)
     standardize_axis: ClassVar[int] = 1
     statistics: ClassVar[tuple[tuple[str, str], ...]] = (("mean", "std"),)
+    training_arguments: ClassVar[tuple[str, ...]] = ()
     training_buffers: ClassVar[tuple[str, ...]] = ()
     sample_options: tuple[str, ...] = ()
     __signature__: ClassVar[inspect.Signature]
     _frozen = 0
+    _resting: Mapping[str, set[str]] = MappingProxyType(
+        {}
+    )  # of each part that is only kept: modules in evaluation mode
     _standardized = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -463,8 +470,19 @@ class Model(LightningModule):
         return self.freeze(0)
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode for what is not frozen."""
+        """Set training mode for what is not frozen.
+
+        A part that is only kept, not trained (a teacher), stays in the evaluation mode that the constructor gave it.
+        """
+        kept = {name: part for name, part in self.named_children() if name not in self.trained_parts}
+        for name in kept.keys() - self._resting.keys():  # noted once, before a mode is set
+            resting = {inner for inner, layer in kept[name].named_modules() if not layer.training}
+            self._resting = {**self._resting, name: resting}
         super().train(mode)
+        for name, module in kept.items() if mode else ():
+            for inner, layer in module.named_modules():
+                if inner in self._resting[name]:
+                    layer.training = False
         if mode and self._frozen:
             groups = self.layer_groups()
             frozen, of_net = groups[: self._frozen], self._num_net_groups(groups)

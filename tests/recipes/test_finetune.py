@@ -288,3 +288,16 @@ def test_no_network_names_the_cure(zoo: Zoo, tmp_cwd: Path, monkeypatch: pytest.
     paint(Path("photos"), {"cat": 10, "dog": 10})
     words = ("cannot download https://", "no route to host", "--weights PATH, or --weights none")
     refused(zoo("finetune", "photos", "--size", "32"), *words)
+
+
+def test_what_is_trained_is_in_training_mode_and_the_frozen_body_is_not(finetuned: Path) -> None:
+    """The norms keep the statistics of the start while the head trains, and follow the photos afterwards."""
+    state = {name: library.load(path).state_dict() for name, path in (("start", "start"), ("end", finetuned / "model"))}
+    first = torch.load(finetuned / "checkpoints/last.ckpt", weights_only=True)
+    assert first["zoo"]["frozen"] == 0
+    norms = [name for name in state["start"] if name.endswith("running_mean")]
+    assert norms
+    for name in norms:
+        assert not torch.equal(state["start"][name], state["end"][name]), name
+    batches = {int(state["end"][name]) for name in state["end"] if name.endswith("num_batches_tracked")}
+    assert batches == {2 * 3}  # epochs with a free body, 28 images in batches of 8

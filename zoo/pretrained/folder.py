@@ -138,7 +138,7 @@ tags: [pytorch, lightning]
 ```python
 import zoo
 
-model = zoo.load("path/to/this/folder").eval()
+model = zoo.load("path/to/this/folder")
 ```
 
 | hyperparameter | value |

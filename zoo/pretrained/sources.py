@@ -58,8 +58,9 @@ def find(weights: str, model: str | None) -> Weights:
         FileNotFoundError, ConnectionError, ValueError: See :func:`zoo.create.use_weights`.
     """
     weights = str(weights)
-    entry = vision.members(model).get({"imagenet": "DEFAULT"}.get(weights, weights.upper()))
-    if entry is not None:
+    published = torchvision_name(weights, model)
+    if published is not None:
+        entry = vision.members(model)[published]
         return Weights(f"torchvision's {entry}", *vision.read(entry))
     folder = local_folder(weights)
     if folder is not None:
@@ -77,6 +78,12 @@ def find(weights: str, model: str | None) -> Weights:
         f"{', '.join(names) or 'none'}; else give a folder that save_pretrained wrote, a file ({', '.join(FILES)}) or 'owner/name' "
         "on the Hugging Face hub"
     )
+
+
+def torchvision_name(weights: str, model: str | None) -> str | None:
+    """Return torchvision's name of weights for a model; None if it has none of that name."""
+    name = {"imagenet": "DEFAULT"}.get(weights, weights.upper())
+    return name if name in vision.members(model) else None
 
 
 def local_folder(text: str) -> Path | None:

@@ -190,7 +190,7 @@ def build_encoder(
         raise ValueError(  # noqa: TRY004 (of the name, which is a str)
             f"encoder must be a convolutional classifier such as resnet34 or vgg16, and {name} is none: it has no maps"
         )
-    return task.net, task
+    return task.net.train(), task
 
 
 def take_standardization(task: Model, source: Model | None) -> None:

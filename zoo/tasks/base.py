@@ -48,6 +48,9 @@ class Task(Model):
     A batch is ``(x, y)`` or ``(x, y, weight)``; a part of several tensors is a NamedTuple with named fields. Examples, or targets,
     of weight 0 do not count.
 
+    A fit trains in training mode, whatever mode the task was in before (:func:`zoo.load` gives evaluation mode). What shall not
+    be trained is declared: :meth:`freeze`, or a part that is only kept, which stays in the mode of its constructor.
+
     Training logs ``train/<name>_step`` every ``trainer.log_every_n_steps`` optimizer steps (the mean over the examples since
     the last time) and ``train/<name>`` at the end of the epoch (the exact mean over its examples, all ranks together).
 
@@ -75,6 +78,7 @@ class Task(Model):
             weights that do not fit.
     """
 
+    training_arguments = (*TaskArguments.__annotations__, "encoder_weights")
     metrics: dict[str, Metric]
 
     def __init__(
@@ -222,12 +226,13 @@ class Task(Model):
         )
 
     def on_fit_start(self) -> None:
-        """Refuse a parameter that would silently never be trained.
+        """Set training mode, see :meth:`train`, and refuse a parameter that would silently never be trained.
 
         Raises:
             ValueError: A parameter requires a gradient, and no optimizer has it.
         """
-        if self.frozen:  # modules in evaluation mode are meant to be so
+        self.train()  # Lightning keeps the mode that it finds, and a loaded model is in evaluation mode
+        if any(not part.training for part in self.modules()):  # frozen, or kept so: it is meant
             warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")
         trained = {id(p) for o in self.trainer.optimizers for group in o.param_groups for p in group["params"]}
         lost = [name for name, p in self.named_parameters() if p.requires_grad and id(p) not in trained]

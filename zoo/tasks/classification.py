@@ -241,6 +241,7 @@ class ClassificationTask(Task):
     """
 
     class_weight: Tensor
+    training_arguments = (*Task.training_arguments, "top_k")
     training_buffers = ("class_weight",)
 
     def __init__(

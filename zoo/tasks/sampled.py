@@ -11,7 +11,7 @@ from zoo.create import load
 from zoo.drawing import images
 from zoo.metrics.samples import FrechetDistance, Shares, entropy, mode_of, num_reached, share_within
 from zoo.model import Makes, Reads
-from zoo.tasks.base import TaskArguments, input_of
+from zoo.tasks.base import Task, TaskArguments, input_of
 from zoo.tasks.generative import GenerativeTask, Output
 
 SIGMAS = 4  # a sample within so many standard deviations of a center is of high quality
@@ -51,6 +51,7 @@ class SampledTask(GenerativeTask):
         ValueError: An argument out of its range, or a judge that cannot judge these data.
     """
 
+    training_arguments = (*Task.training_arguments, "judge")
     _judge: Any = None
     _centers: Tensor | None = None
     _sigma = 0.0
@@ -163,7 +164,7 @@ class SampledTask(GenerativeTask):
         data: Any = getattr(self.trainer, "datamodule", None)
         self._centers, self._sigma = getattr(data, "centers", None), getattr(data, "sigma", 0.0)
         if self.hparams["judge"] and self._judge is None and stage != "predict":
-            judge: Any = load(self.hparams["judge"]).eval().requires_grad_(False)
+            judge: Any = load(self.hparams["judge"]).requires_grad_(False)
             check_judge(judge, self.hparams["judge"], self.input_shape)
             self.__dict__["_judge"] = judge  # no submodule
 

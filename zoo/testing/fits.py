@@ -134,6 +134,7 @@ class _Subject:
                 loss_of(self.module, self.batch)  # the batch's own statistics
         for norm in norms:
             norm.eval()
+            vars(norm)["train"] = lambda mode=True: None  # a fit of a task sets training mode
         if has_loss(module):
             self.lr = self._learning_rate()
 

@@ -75,7 +75,7 @@ def load_model(word: str) -> "Model":
     from zoo import load
 
     _import_own_class(Path(word))
-    return load(word).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    return load(word).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _import_own_class(path: Path) -> None:

@@ -54,7 +54,7 @@ def test_every_bundled_net_has_a_small_folder() -> None:
 
 
 def test_a_bundled_net_starts_another(tmp_path: Path) -> None:
-    task = zoo.create_model("resnet20", weights="resnet20_digits", in_channels=1, num_classes=5)
+    task = zoo.create_model("resnet20", weights="resnet20_digits", num_classes=5)
     assert task.load_report is not None
     assert task.load_report.reinitialized == ["net.fc.weight", "net.fc.bias"]
     assert task.input_shape == (1, 8, 8)

@@ -110,7 +110,7 @@ def test_a_model_is_uploaded_and_loaded(hub: dict[str, dict[str, bytes]], task: 
     assert loaded.hparams == task.hparams
     for name, value in task.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
-    created = zoo.create_model("lenet5_relu", weights="me/tiny", width=2, num_classes=4)
+    created = zoo.create_model("lenet5_relu", weights="me/tiny")
     assert created.load_report is not None
     assert created.load_report.complete
     assert created.class_names == task.class_names

@@ -1,5 +1,6 @@
 """``weights=``: from files and folders, into nets with the same head or another."""
 
+import json
 import pickle
 import warnings
 from collections import OrderedDict
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import zoo
+from zoo import registry
 from zoo.blocks.skeleton import skeleton
 from zoo.pretrained import load_weights
 from zoo.tasks import ClassificationTask, RegressionTask
@@ -99,6 +101,86 @@ def test_the_class_takes_weights_too(trained: zoo.Task, tmp_path: Path) -> None:
     assert torch.equal(task(x), trained(x))
     assert task.class_names == trained.class_names
     assert "weights" not in task.hparams
+
+
+# Arguments that are stored with the weights ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["folder", "ckpt"])
+def test_the_net_is_built_as_it_was_saved(kind: str, trained: zoo.Task, tmp_path: Path) -> None:
+    task = zoo.create_model("resnet18", weights=write(trained, kind, tmp_path))
+    assert (task.hparams["width"], task.num_classes) == (4, 10)
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(task(x), trained(x))
+    other = zoo.create_model("resnet18", weights=tmp_path / f"weights.{kind}", num_classes=7, in_channels=1)
+    assert other.load_report is not None
+    assert other.load_report.reinitialized == ["net.fc.weight", "net.fc.bias"]
+    assert other.load_report.adapted == ["net.conv1.weight"]
+    with pytest.raises(ValueError, match="width is 4 there and 5 here"):
+        zoo.create_model("resnet18", weights=tmp_path / f"weights.{kind}", width=5)
+
+
+def test_bundled_weights_bring_their_own_shape_and_classes() -> None:
+    task = zoo.create_model("resnet20", weights="resnet20_digits")
+    saved = zoo.load("resnet20_digits")
+    assert (task.net.in_channels, task.num_classes, task.input_shape) == (1, 10, (1, 8, 8))
+    assert task.load_report is not None
+    assert task.load_report.complete
+    x = torch.rand(2, 1, 8, 8)
+    assert torch.equal(task(x), saved(x))
+    assert zoo.create_model("resnet20", weights="resnet20_digits", in_channels=3).net.in_channels == 3
+
+
+def test_how_they_were_trained_is_left_alone(tmp_path: Path) -> None:
+    """Or a given optimizer would meet the arguments of another, and given classes the weights of others."""
+    how: dict[str, Any] = {"optimizer": "SGD", "optimizer_args": {"momentum": 0.9}, "lr": 0.5, "init": "kaiming_normal"}
+    saved = make(**how, class_weight=[2.0] * 10, top_k=9, threshold=0.3, label_smoothing=0.25)
+    task = zoo.create_model("resnet18", weights=saved.save_pretrained(tmp_path / "m"), optimizer="Adam", num_classes=3)
+    fresh = make().hparams
+    left_out = ("optimizer_args", "lr", "init", "class_weight", "top_k")
+    assert {k: task.hparams[k] for k in left_out} == {k: fresh[k] for k in left_out}
+    assert (task.hparams["optimizer"], task.hparams["threshold"]) == ("Adam", 0.3)
+    assert (task.hparams["label_smoothing"], task.hparams["width"]) == (0.25, 4)
+
+
+def test_weights_of_the_class_by_another_name(tmp_path: Path) -> None:
+    """What the name does not say comes with the weights: here the activation, which no tensor tells."""
+    path = zoo.create_model("lenet5_relu", width=2).save_pretrained(tmp_path / "relu")
+    task = zoo.create_model("lenet5", weights=path)
+    assert (task.hparams["width"], task.hparams["variant"]) == (2, "relu")
+    path = zoo.create_model("lenet5", width=2).save_pretrained(tmp_path / "tanh")
+    assert zoo.create_model("lenet5_relu", weights=path).hparams["variant"] == "relu"
+
+
+class Sized(ClassificationTask):
+    """Its size has no default."""
+
+    def __init__(self, size: int, **task: Any) -> None:
+        super().__init__(nn.Linear(size, 10), **task)
+
+
+def test_arguments_without_a_default_and_those_of_another_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    zoo.register("sized", Sized)
+    path = Sized(3).save_pretrained(tmp_path / "m")
+    config = json.loads((path / "config.json").read_text())
+    config["hparams"]["of_long_ago"] = 1
+    (path / "config.json").write_text(json.dumps(config))
+    assert zoo.create_model("sized", weights=path).net.in_features == 3
+
+
+def test_no_file_makes_the_model_open_another(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"encoder_args": {"width": 2}, "num_classes": 3}
+    path = zoo.create_model("unet", **arguments).save_pretrained(tmp_path / "m")
+    config = json.loads((path / "config.json").read_text())
+    config["hparams"] |= {"encoder_weights": "of/another", "weights": "of/another"}
+    (path / "config.json").write_text(json.dumps(config))
+    assert zoo.create_model("unet", weights=path).load_report.complete  # type: ignore[union-attr]
+
+
+# Nets of another size --------------------------------------------------------------------------------------------------
 
 
 def test_another_number_of_classes_draws_a_new_head(trained: zoo.Task, tmp_path: Path) -> None:
