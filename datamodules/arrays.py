@@ -90,6 +90,7 @@ class TableDataModule(DataModule):
             "delimiter": ",",
             "encoding": "utf-8",
             "targets": self.target_names if self.kind == "regression" else [],
+            **self.seen_in_training,
         }
 
     @property
@@ -135,6 +136,7 @@ class TableDataModule(DataModule):
     @override
     def describe(self, train: Examples) -> None:
         self.mean, self.std = column_statistics(train.x)
+        self.seen = train.x.amin(0), train.x.amax(0)
         if self.kind == "regression":
             self.target_mean, self.target_std = column_statistics(train.y)
 

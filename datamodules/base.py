@@ -44,6 +44,9 @@ class DataModule(LightningDataModule):
         mean, std: Statistics of the training split, one number for each channel or column, after ``setup("fit")``.
         class_counts: Number of examples of each class in the training split, after ``setup("fit")``: by :meth:`labels`, or by
             targets ``(N, K)`` of zeros and ones, one for each of K classes; None where there are neither.
+        seen: Smallest and largest values in the training split, of columns or of single images' mean and deviation, after
+            ``setup("fit")``; None where :meth:`describe` does not set it. A model keeps them (in its ``preparation``), and
+            ``zoo predict`` warns of an input that is far from them.
         fingerprint: 16 hexadecimal digits that identify the training data and their split, after ``setup("fit")``.
 
     Raises:
@@ -70,6 +73,7 @@ class DataModule(LightningDataModule):
         self.std: Tensor | None = None
         self.class_counts: list[int] | None = None
         self.fingerprint: str | None = None
+        self.seen: tuple[Tensor, Tensor] | None = None
         self._parts: dict[str, Examples] = {}  # by "train", "val", "test"
         self._seed = 0
         self._resume: tuple[int, int] | None = None  # (epoch, batches done in it) of a checkpoint
@@ -141,6 +145,11 @@ class DataModule(LightningDataModule):
     def num_classes(self) -> int | None:
         """Number of classes K, labels are 0..K-1; None where the target is no class."""
         return None if self.class_names is None else len(self.class_names)
+
+    @property
+    def seen_in_training(self) -> dict[str, Any]:
+        """The attribute ``seen`` as plain data, a part of ``preparation``; empty before ``setup("fit")``."""
+        return {} if self.seen is None else {"seen": [values.tolist() for values in self.seen]}
 
     @property
     def has_test(self) -> bool:

@@ -2,13 +2,14 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 
 # The image files that are read: the suffix under which folders take them, and Pillow's format. What is in a file decides, not
@@ -16,6 +17,9 @@ from torch import Tensor
 FORMATS = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
+    ".mpo": "JPEG",  # several JPEGs
     ".png": "PNG",
     ".bmp": "BMP",
     ".gif": "GIF",
@@ -24,7 +28,12 @@ FORMATS = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".webp": "WEBP",
+    ".jp2": "JPEG2000",
+    ".j2k": "JPEG2000",
+    ".avif": "AVIF",
 }
+if not features.check("avif"):  # not in all builds of Pillow
+    del FORMATS[".avif"]
 SUFFIXES = tuple(FORMATS)
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -32,6 +41,16 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 class BadImageError(ValueError):
     """An image file cannot be used; the message names it."""
+
+
+def left_out(files: Sequence[str], folder: str | Path, why: str = "for no format that is read") -> str:
+    """Return the sentence about files of a folder that are not taken, with their number by suffix and an example."""
+    kinds = Counter(Path(file).suffix.lower() or "without suffix" for file in files)
+    (most, _), *_ = common = kinds.most_common(4)
+    example = next(file for file in files if (Path(file).suffix.lower() or "without suffix") == most)
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in common) + " ..." * (len(kinds) > len(common))
+    what = f"{len(files):,} file{'s' * (len(files) > 1)}"
+    return f"{what} in {folder} left out, {why}: {counts} (such as {example})"
 
 
 def decode(
@@ -134,6 +153,11 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
         raise BadImageError(
             f"{path} cannot be read as an image ({error}): it is damaged or not an image; replace or remove it"
         ) from error
+
+
+def has_frames(image: Image.Image, path: str | Path) -> bool:
+    """Return whether an open file holds several images, of which the first is read; a photo's preview is none."""
+    return getattr(image, "is_animated", False) and (image.format != "MPO" or str(path).lower().endswith(".mpo"))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

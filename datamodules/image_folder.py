@@ -20,6 +20,7 @@ from datamodules.parts import PartsInFolders
 from datamodules.splits import digest
 
 _PARTS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")  # usual names of parts
+_OF_WINDOWS = ("Thumbs.db", "desktop.ini")  # written into folders of images
 _SAMPLE = 512  # number of training images that mean and std are estimated from, to about half a percent
 
 
@@ -28,8 +29,9 @@ class ImageFolderDataModule(PartsInFolders, ImageDataModule):
 
     With ``root/train/<class>/...``, ``root/val`` is the validation part, or without it ``val_fraction`` of the training images;
     ``root/test`` is the test part. With ``root/<class>/...``, ``test_fraction`` of the images are the test part (stratified,
-    always chosen with seed 0), and ``val_fraction`` of the others the validation part. Files in subfolders count too; files
-    without the suffix of an image do not.
+    always chosen with seed 0), and ``val_fraction`` of the others the validation part. Files in subfolders count too. Files that
+    do not count, without the suffix of an image or in no folder of a class, are named in a warning. Of a file with several frames
+    (GIF, MPO, TIFF) the first is read.
 
     Workers decode the files and resize their center square (gray, RGB, RGBA, CMYK, palettes, 16 bits, EXIF orientation: see
     :func:`~datamodules.decode.decode`); the rest is done with the whole batch on the device, as for every
@@ -121,7 +123,7 @@ class ImageFolderDataModule(PartsInFolders, ImageDataModule):
     @property
     def preparation(self) -> dict[str, Any]:
         """How an image file becomes x in evaluation, as plain data for a model to save."""
-        return {"center": self.center}
+        return {"center": self.center} | self.seen_in_training
 
     # Splits ---------------------------------------------------------------------------------------------------------
 
@@ -132,7 +134,7 @@ class ImageFolderDataModule(PartsInFolders, ImageDataModule):
     @override
     def describe(self, train: Examples) -> None:
         indices = torch.linspace(0, len(train) - 1, min(len(train), _SAMPLE)).round().long()
-        self.mean, self.std = statistics(train.inputs(some) for some in indices.split(32))
+        self.mean, self.std, self.seen = statistics(train.inputs(some) for some in indices.split(32))
 
     @override
     def files(self, part: str) -> "ImageFiles":
@@ -143,9 +145,10 @@ class ImageFolderDataModule(PartsInFolders, ImageDataModule):
                 f"{folder / other[0]} is a class that {self.folders['train']} does not have, only {self.class_names}: remove or "
                 "rename it"
             )
-        paths, labels = [], []
+        paths, labels, others = [], [], []
         for label, name in enumerate(self.class_names):
-            files = files_in(folder / name)
+            files, more = images_and_others(folder / name)
+            others += more
             if not files and part == "train":
                 raise ValueError(
                     f"{folder / name} has no images ({', '.join(SUFFIXES)}): add some, or remove the folder"
@@ -154,8 +157,20 @@ class ImageFolderDataModule(PartsInFolders, ImageDataModule):
             labels += [label] * len(files)
         if not paths:
             raise ValueError(f"{folder} has no images ({', '.join(SUFFIXES)}): add some, or remove the folder")
+        self.leave_out(others)
+        self.leave_out(self._misplaced(), why="in no folder of a class")
         names = np.array([os.fsencode(path) for path in paths])
         return ImageFiles(self.root, names, torch.tensor(labels), self.input_shape, self.center, self.resized_crop)
+
+    def _misplaced(self) -> list[str]:
+        """Return the images beside the folders of classes, and those in folders beside ``train``."""
+        parts = list(self.folders.values())
+        names = [] if parts == [self.root] else [n for n in classes_in(self.root) if n not in ("train", "val", "test")]
+        files = [f"{folder}/{e.name}" for folder in {self.root, *parts} for e in os.scandir(folder) if e.is_file()]
+        images = [
+            file for file in files if file.lower().endswith(SUFFIXES) and not os.path.basename(file).startswith(".")
+        ]
+        return images + [file for name in names for file in files_in(self.root / name)]
 
 
 class ImageFiles(Examples):
@@ -239,8 +254,15 @@ def classes_in(folder: Path) -> list[str]:
 
 def files_in(folder: Path) -> list[str]:
     """Return all image files below a folder, sorted by code points, which does not depend on the locale."""
-    paths = []
+    return images_and_others(folder)[0]
+
+
+def images_and_others(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the image files below a folder, by their suffix, and all other files that are not hidden, both sorted."""
+    paths: tuple[list[str], list[str]] = [], []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith((".", "__"))]
-        paths += [f"{parent}/{n}" for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
-    return sorted(paths)
+        for name in names:
+            if not name.startswith(".") and name not in _OF_WINDOWS:
+                paths[not name.lower().endswith(SUFFIXES)].append(f"{parent}/{name}")
+    return sorted(paths[0]), sorted(paths[1])

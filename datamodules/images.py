@@ -17,6 +17,8 @@ from datamodules.examples import Examples
 from datamodules.internals import fetched_batches_of_epoch, finished_epochs, in_precision
 from datamodules.samplers import generator_for, seed_all
 
+_SAMPLE = 2048  # number of images of a chunk whose brightness and contrast are looked at
+
 
 class ImageDataModule(DataModule):
     """Images in memory, one uint8 tensor for each split. A subclass gives its arrays and two constants.
@@ -116,7 +118,8 @@ class ImageDataModule(DataModule):
     @property
     def preparation(self) -> dict[str, Any] | None:
         """How an image file becomes x in evaluation, as plain data for a model to save."""
-        return None if self.binarize is None else {"binarize": self.binarize}
+        more = {} if self.binarize is None else {"binarize": self.binarize}
+        return (more | self.seen_in_training) or None
 
     # Splits ---------------------------------------------------------------------------------------------------------
 
@@ -133,7 +136,7 @@ class ImageDataModule(DataModule):
 
     @override
     def describe(self, train: Examples) -> None:
-        self.mean, self.std = statistics([train.x])
+        self.mean, self.std, self.seen = statistics([train.x])
 
     def _checked(self, part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
         images, labels = self.read(part)
@@ -209,19 +212,31 @@ def binarized(images: Tensor, share: float) -> Tensor:
     return (images > round(share * 255)).byte() * 255
 
 
-def statistics(chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of each channel in units of [0, 1], exact, from counts of the 256 values.
+def statistics(chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Return mean and standard deviation of each channel in units of [0, 1], and the range of single images' :func:`levels`.
+
+    Mean and deviation are exact, from counts of the 256 values; the range is that of some 2,048 images of each chunk.
 
     Args:
         chunks: Any number of uint8 tensors ``(N, C, H, W)``.
     """
     counts: Any = 0
+    ranges = []
     for images in chunks:
         counts = counts + torch.stack(
             [torch.bincount(c.flatten(), minlength=256) for c in images.unbind(1)]
         )  # (C, 256)
+        ranges.append(levels(images[:: max(1, len(images) // _SAMPLE)].float() / 255).aminmax(dim=0))
     share = counts.double() / counts.sum(1, keepdim=True)
     values = torch.arange(256, dtype=torch.float64) / 255
     mean = share @ values  # (C,)
     std = (share * (values - mean[:, None]) ** 2).sum(1).sqrt()
-    return mean.float(), torch.where(std > 0, std, 1.0).float()  # 1 for a constant channel
+    lowest, highest = zip(*ranges, strict=True)
+    seen = torch.stack(lowest).amin(0), torch.stack(highest).amax(0)
+    return mean.float(), torch.where(std > 0, std, 1.0).float(), seen  # 1 for a constant channel
+
+
+def levels(images: Tensor) -> Tensor:
+    """Return the mean of each channel of an image, then the standard deviation of each: ``(N, C, H, W)`` -> ``(N, 2 C)``."""
+    pixels = images.flatten(2)  # (N, C, H W)
+    return torch.cat([pixels.mean(2), pixels.std(2, correction=0)], dim=1)

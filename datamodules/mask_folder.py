@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from datamodules.decode import SUFFIXES, BadImageError, read_image, read_upright
 from datamodules.examples import Examples
-from datamodules.image_folder import files_in
+from datamodules.image_folder import images_and_others
 from datamodules.parts import PartsInFolders
 from datamodules.segmentation import IGNORED, Pairs, SegmentationDataModule
 from datamodules.splits import digest
@@ -28,7 +28,8 @@ class MaskFolderDataModule(PartsInFolders, SegmentationDataModule):
     The mask of ``root/train/images/a.jpg`` is ``root/train/masks/a.png``. With ``root/train``, ``root/val`` is the validation part,
     or without it ``val_fraction`` of the training images; ``root/test`` is the test part. With all images together,
     ``test_fraction`` of them are the test part (always chosen with seed 0), and ``val_fraction`` of the others the validation
-    part. Files in subfolders count too; files without the suffix of an image do not.
+    part. Files in subfolders count too. Files that do not count, without the suffix of an image or masks without one, are named
+    in a warning.
 
     A mask has the size of its image (both rotated as their EXIF orientation says). The value of a pixel is its class: gray of 8 or
     16 bits, black and white, or the index of a palette; a color only if ``mask_values`` are colors.
@@ -105,7 +106,9 @@ class MaskFolderDataModule(PartsInFolders, SegmentationDataModule):
 
     @override
     def files(self, part: str) -> "MaskFiles":
-        images, masks = pairs_in(self.folders[part])
+        images, masks, others = pairs_in(self.folders[part])
+        self.leave_out(file for file in others if not file.lower().endswith(SUFFIXES))
+        self.leave_out((file for file in others if file.lower().endswith(SUFFIXES)), why="masks without an image")
         return MaskFiles(self.root, images, masks, self.code, self.channels)
 
     @override
@@ -119,14 +122,14 @@ class MaskFolderDataModule(PartsInFolders, SegmentationDataModule):
             )
 
 
-def pairs_in(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the sorted images in ``folder/images``, and the mask of each in ``folder/masks``.
+def pairs_in(folder: Path) -> tuple[list[str], list[str], list[str]]:
+    """Return the sorted images in ``folder/images``, the mask of each in ``folder/masks``, and all other files in the two.
 
     Raises:
         FileNotFoundError: There are no images, or one has no mask.
         ValueError: Two files have the same name, or a mask has a format that changes its values.
     """
-    images, masks = _by_stem(folder / "images"), _by_stem(folder / "masks")
+    (images, others), (masks, more) = _by_stem(folder / "images"), _by_stem(folder / "masks")
     if not images:
         raise FileNotFoundError(f"{folder / 'images'} has no images ({', '.join(SUFFIXES)}): add some")
     missing = [stem for stem in images if stem not in masks]
@@ -139,20 +142,21 @@ def pairs_in(folder: Path) -> tuple[list[str], list[str]]:
     for path in chosen:
         if path.lower().endswith((".jpg", ".jpeg")):
             raise ValueError(f"{path} is a JPEG, which changes pixel values: save masks as PNG")
-    return list(images.values()), chosen
+    return list(images.values()), chosen, [*others, *more, *(masks[stem] for stem in masks if stem not in images)]
 
 
-def _by_stem(folder: Path) -> dict[str, str]:
-    """Return image files by their path below a folder, without the suffix."""
+def _by_stem(folder: Path) -> tuple[dict[str, str], list[str]]:
+    """Return image files by their path below a folder, without the suffix, and the other files."""
     files: dict[str, str] = {}
-    for path in files_in(folder):
+    images, others = images_and_others(folder)
+    for path in images:
         stem = os.path.splitext(os.path.relpath(path, folder))[0]
         if stem in files:
             raise ValueError(
                 f"{files[stem]} and {path} differ in their suffix only: rename one, since an image and its mask share a name"
             )
         files[stem] = path
-    return files
+    return files, others
 
 
 class MaskCode:

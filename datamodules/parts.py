@@ -1,13 +1,16 @@
 """Files in folders for training, validation and test, or in one folder."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
 from datamodules.base import DataModule
+from datamodules.decode import left_out
 from datamodules.examples import Examples
 from datamodules.splits import held_out
 
@@ -36,6 +39,7 @@ class PartsInFolders(DataModule):
         self.root = Path(root).expanduser()
         self.test_fraction = test_fraction
         self.folders = self._find_folders()
+        self._left_out: set[str] = set()
         self._num_val = 0  # number of files of the folder val, the last ones of the training part
 
     def _find_folders(self) -> dict[str, Path]:
@@ -47,6 +51,12 @@ class PartsInFolders(DataModule):
         raise TypeError(
             f"{type(self).__name__} must define files(part), which returns the files in the folder of a part"
         )
+
+    def leave_out(self, files: Iterable[str], **why: str) -> None:
+        """Warn, once, of files that are no part of any example; ``why`` as for :func:`~datamodules.decode.left_out`."""
+        if new := sorted(set(files) - self._left_out):
+            self._left_out.update(new)
+            rank_zero_warn(left_out(new, self.root, **why))
 
     @property
     @override

@@ -90,7 +90,7 @@ class SegmentationDataModule(DataModule):
     @property
     def preparation(self) -> dict[str, Any]:
         """How an image file becomes x in evaluation, as plain data for a model to save."""
-        return {"whole": True}
+        return {"whole": True} | self.seen_in_training
 
     @override
     def ready(self, examples: Examples) -> Examples:
@@ -113,7 +113,7 @@ class SegmentationDataModule(DataModule):
                 counts.add_(torch.bincount(y.flatten().long(), minlength=256))
                 yield x
 
-        self.mean, self.std = statistics(images())
+        self.mean, self.std, self.seen = statistics(images())
         self.class_counts = counts[: self.num_classes].tolist()
         self.ignored_count = int(counts[IGNORED])
 

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from datamodules import ImageFolderDataModule, ImageNetDataModule
-from datamodules.decode import decode
+from datamodules.decode import FORMATS, decode, has_frames, open_image
+from datamodules.image_folder import files_in
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -147,7 +148,7 @@ def test_a_bad_file_is_named(tmp_path: Path, kind: str) -> None:
     wanted = {
         "huge": "has more than 89,478,485 pixels: make it smaller, remove it, or set PIL",
         **dict.fromkeys(
-            ("text", "empty", "eps", "ico"), "cannot be read as an image: it is damaged, or none of BMP, GIF"
+            ("text", "empty", "eps", "ico"), "cannot be read as an image: it is damaged, or none of .*BMP, GIF"
         ),
     }.get(kind, r"cannot be read as an image \(.+\): it is damaged")
     with pytest.raises(ValueError, match=f"{path} {wanted}"):
@@ -208,7 +209,6 @@ def test_a_crop_of_ones_own(tmp_path: Path) -> None:
 def test_folders_of_their_own(tmp_path: Path) -> None:
     tree(tmp_path, {"train/cat": 3, "train/dog": 3, "val/cat": 2, "val/dog": 1, "test/dog": 4})
     save(tmp_path / "train/cat/deep/er/x.JPG", 250, "L", 4)
-    (tmp_path / "train/cat/notes.txt").write_text("no image")
     (tmp_path / "train/.hidden").mkdir()
     data = ImageFolderDataModule(str(tmp_path), size=4, num_workers=0)
     assert (data.class_names, data.num_classes, data.input_shape) == (["cat", "dog"], 2, (3, 4, 4))
@@ -221,6 +221,62 @@ def test_folders_of_their_own(tmp_path: Path) -> None:
     assert (levels(parts["test"]), parts["test"].y.tolist()) == ([9, 10, 11, 12], [1] * 4)
     assert data.class_counts == [4, 3]
     torch.testing.assert_close(data.mean, torch.tensor([265 / 7 / 255] * 3))
+
+
+def test_files_that_are_left_out_are_named_once(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    tree(tmp_path, {"train/cat": 3, "train/dog": 3, "test/cat": 2, "test/dog": 1})
+    for name in (
+        "train/cat/a.heic",
+        "train/dog/b.HEIC",
+        "train/cat/notes.txt",
+        "train/cat/.DS_Store",
+        "test/dog/Thumbs.db",
+    ):
+        (tmp_path / name).write_text("?")
+    for name in ("test/stray.png", "more/cat/1.png", "2.jpg"):
+        save(tmp_path / name, 9, "L", 4)
+    data = ImageFolderDataModule(str(tmp_path), size=4, num_workers=0, val_fraction=0)
+    data.setup()
+    assert (len(data._parts["train"]), len(data._parts["test"])) == (6, 3)
+    assert [str(warning.message) for warning in recwarn] == [
+        f"3 files in {tmp_path} left out, for no format that is read: 2 .heic, 1 .txt (such as {tmp_path}/train/cat/a.heic)",
+        f"3 files in {tmp_path} left out, in no folder of a class: 2 .png, 1 .jpg (such as {tmp_path}/more/cat/1.png)",
+    ]
+
+
+def test_an_image_beside_the_folders_of_classes_is_named(tmp_path: Path) -> None:
+    tree(tmp_path, {"cat": 3, "dog": 3})
+    save(tmp_path / "stray.jpg", 9, "L", 4)
+    with pytest.warns(UserWarning, match="1 file in .* left out, in no folder of a class: 1 .jpg"):
+        ImageFolderDataModule(str(tmp_path), size=4, num_workers=0, val_fraction=0, test_fraction=0).setup("fit")
+
+
+@pytest.mark.parametrize("suffix", [suffix.removeprefix(".") for suffix in FORMATS])
+def test_folders_take_every_format(tmp_path: Path, suffix: str) -> None:
+    for k in range(3):
+        kind = "MPO" if suffix == "mpo" else FORMATS[f".{suffix}"]
+        more = {"lossless": True} if suffix == "webp" else {}
+        Image.new("L" if suffix == "pgm" else "RGB", (16, 16), 80 * k if suffix == "pgm" else (80 * k,) * 3).save(
+            tmp_path / f"{k}.{suffix}", kind, **more
+        )
+    files = files_in(tmp_path)
+    assert [Path(file).name for file in files] == [f"{k}.{suffix}" for k in range(3)]
+    pixels = [decode(file, 1, 8).float() for file in files]
+    assert [round(x.mean().item() / 80) for x in pixels] == [0, 1, 2]
+    assert max(float((x - 80 * k).abs().max()) for k, x in enumerate(pixels)) <= 3
+
+
+@pytest.mark.parametrize("suffix", ["gif", "mpo", "tif"])
+def test_the_first_of_several_frames_is_read(tmp_path: Path, suffix: str) -> None:
+    first, *others = (Image.new("L", (8, 8), level) for level in (200, 10, 90))
+    path = tmp_path / f"a.{suffix}"
+    first.convert("RGB").save(path, save_all=True, append_images=[image.convert("RGB") for image in others])
+    assert (decode(path, 1, 8).float() - 200).abs().max() <= 3
+    with open_image(path) as image:
+        assert has_frames(image, path)
+    path.rename(photo := tmp_path / "a.jpg")  # a camera's photo and its preview are an MPO, too
+    with open_image(photo) as image:
+        assert has_frames(image, photo) == (suffix != "mpo")
 
 
 def test_validation_from_training_where_there_is_no_folder(tmp_path: Path) -> None:

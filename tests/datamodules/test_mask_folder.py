@@ -28,7 +28,6 @@ def levels(part: Any) -> list[int]:
 def test_parts_of_their_own(tmp_path: Path) -> None:
     masked(tmp_path, {"train": 6, "val": 3, "test": 2})
     photo_and_mask(tmp_path / "train", "deep/er/x", 200)
-    (tmp_path / "train/images/notes.txt").write_text("no image")
     data = make(tmp_path)
     assert (data.num_classes, data.input_shape, data.kind, data.has_test) == (2, (3, 10, 12), "segmentation", True)
     data.setup()
@@ -43,6 +42,20 @@ def test_parts_of_their_own(tmp_path: Path) -> None:
     _, y = parts["val"].batch(torch.tensor([1]))
     assert y[0, :5, :4].unique().tolist() == [1]
     assert y.sum() == 20
+
+
+def test_files_that_are_left_out_are_named_once(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    masked(tmp_path, {"train": 6, "test": 2})
+    (tmp_path / "train/images/notes.txt").write_text("no image")
+    (tmp_path / "test/masks/a.heic").write_text("no image")
+    Image.new("L", (4, 4)).save(tmp_path / "train/masks/alone.png")
+    data = make(tmp_path)
+    data.setup()
+    assert [str(warning.message).replace(str(tmp_path), "ROOT") for warning in recwarn] == [
+        "1 file in ROOT left out, for no format that is read: 1 .txt (such as ROOT/train/images/notes.txt)",
+        "1 file in ROOT left out, masks without an image: 1 .png (such as ROOT/train/masks/alone.png)",
+        "1 file in ROOT left out, for no format that is read: 1 .heic (such as ROOT/test/masks/a.heic)",
+    ]
 
 
 def test_all_together_is_split_with_seeds(tmp_path: Path) -> None:
@@ -159,8 +172,8 @@ def test_evaluation_reads_an_image_as_predict_does(tmp_path: Path) -> None:
         save(tmp_path / part / "images/a.jpg", photo)
         save(tmp_path / part / "masks/a.png", Image.new("L", (61, 37)))
     data = make(tmp_path, size=[16, 24], flip=True, resized_crop=0.1)
-    data.setup("fit")
     assert data.preparation == {"whole": True}
+    data.setup("fit")
     x, _ = data._parts["val"].batch(torch.tensor([0]))
     assert torch.equal(x[0], decode(tmp_path / "val/images/a.jpg", 3, (16, 24), crop=whole))
 

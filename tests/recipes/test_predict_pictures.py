@@ -125,7 +125,8 @@ def test_a_trained_segmenter_reads_files_as_its_validation_did(zoo: Zoo) -> None
     result = zoo("fit", "-c", "mine.yaml", *args)
     assert result.code == 0, result.err
     model = package.load("runs/mine/version_0/checkpoints/best.ckpt")
-    assert (model.preparation, model.class_names) == ({"whole": True}, ["ground", "thing"])
+    assert model.preparation is not None
+    assert (model.preparation["whole"], model.class_names) == (True, ["ground", "thing"])
     assert model.hparams["num_classes"] == 2
     rows = json.loads(zoo("predict", "runs/mine/version_0", "data/val/images", "--json").out)
     assert [list(row["shares"]) for row in rows] == [["ground", "thing"]] * 2

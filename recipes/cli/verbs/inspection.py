@@ -77,7 +77,9 @@ def inspect(root: str, **options: Any) -> Inspection:
         name: sum(len(files_in(folder / name)) for folder in data.folders.values() if (folder / name).is_dir())
         for name in data.class_names
     }
-    examples = {part: data.examples(part) for part in ("train", "test")[: 1 + data.has_test]}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* left out, ")  # the run will say so
+        examples = {part: data.examples(part) for part in ("train", "test")[: 1 + data.has_test]}
     names = [os.fsdecode(name) for part in examples.values() for name in part.names]
     with warnings.catch_warnings(), ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         warnings.simplefilter("ignore")  # threads share the filters, so decode() cannot set its own

@@ -11,6 +11,7 @@ from recipes.cli.errors import UserError
 from recipes.cli.run.options import Parser
 from recipes.cli.text import columns
 from recipes.cli.verbs.named_model import MODEL_HELP, find_model, load_model
+from recipes.cli.verbs.notes import Notes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,8 +68,12 @@ def run(args: list[str]) -> int:
             raise UserError(f"no such file or folder: {path}")
     with NoCaches():
         import lightning.pytorch  # noqa: F401 (sets up its log, which is captured from then on)
-    with captured_logs(Console()):
-        rows = list(_rows(_model(word, options.features), options))
+    console = Console()
+    with captured_logs(console):
+        model = _model(word, options.features)
+        notes = Notes(model)
+        rows = list(_rows(model, options, notes))
+    notes.print(console)
     if options.json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
     elif options.features:
@@ -101,10 +106,13 @@ def _model(word: str, features: bool) -> "Model":
 # Reading ------------------------------------------------------------------------------------------------------------
 
 
-def _images(files: Sequence[Path], model: "Model", batch_size: int) -> Iterator[tuple[list[dict[str, Any]], "Tensor"]]:
+def _images(
+    files: Sequence[Path], model: "Model", batch_size: int, notes: Notes
+) -> Iterator[tuple[list[dict[str, Any]], "Tensor"]]:
     """Yield the origin of each image of a batch, and the batch ``(B, C, H, W)``."""
     for start in range(0, len(files), batch_size):
         part = files[start : start + batch_size]
+        notes.look_at_files(part)
         yield [{"file": str(path)} for path in part], read_images(part, model)
 
 
@@ -125,18 +133,20 @@ def read_images(files: Sequence[Path], model: "Model") -> "Tensor":
     return (binarized(pixels, settings["binarize"]) if "binarize" in settings else pixels).float() / 255
 
 
-def _files(paths: Sequence[Path]) -> Iterator[Path]:
+def _files(paths: Sequence[Path], notes: Notes) -> Iterator[Path]:
     """Yield files as they are, and the images in folders, searched recursively by suffix."""
     from datamodules.decode import SUFFIXES
-    from datamodules.image_folder import files_in
+    from datamodules.image_folder import images_and_others
 
     for path in paths:
         if not path.is_dir():
             yield path
-        elif files := files_in(path):
-            yield from map(Path, files)
-        else:
+            continue
+        files, others = images_and_others(path)
+        if not files:
             raise UserError(f"no image in the folder {path} ({', '.join(SUFFIXES)})")
+        notes.leave_out(others, path)
+        yield from map(Path, files)
 
 
 def _csv_rows(
@@ -158,7 +168,7 @@ def _csv_rows(
 # Predicting ---------------------------------------------------------------------------------------------------------
 
 
-def _rows(model: "Model", options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _rows(model: "Model", options: argparse.Namespace, notes: Notes) -> Iterator[dict[str, Any]]:
     """Yield the origin and the prediction of each example."""
     import torch
 
@@ -166,9 +176,9 @@ def _rows(model: "Model", options: argparse.Namespace) -> Iterator[dict[str, Any
 
     pictures = None
     if model.reads == "image":
-        files = list(_files(options.inputs))
+        files = list(_files(options.inputs, notes))
         pictures = PictureWriter(options.output, files)
-        batches = _images(files, model, options.batch_size)
+        batches = _images(files, model, options.batch_size, notes)
     elif options.output is not None:
         raise UserError(f"-o is for models of images, and {type(model).__name__} reads rows: leave it out")
     else:
@@ -179,6 +189,7 @@ def _rows(model: "Model", options: argparse.Namespace) -> Iterator[dict[str, Any
         raise UserError(f"{type(model).__name__} is conditional: give the class of the images with --label")
     with torch.inference_mode():
         for origins, x in batches:
+            notes.look_at(x, origins)
             x = x.to(model.device)
             if options.features:
                 net: Any = model.net
