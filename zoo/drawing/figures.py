@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from zoo.drawing.colors import palette
+from zoo.drawing.fonts import drawable, family, length
 from zoo.drawing.tiles import GAP, HEADER, LINE, TILE, fit, to_uint8
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -60,7 +62,9 @@ def image_grid(x: Tensor, predicted: Sequence[str], true: Sequence[str]) -> Tens
     """
     tiles = to_uint8(fit(x.float().cpu())).permute(0, 2, 3, 1).numpy()  # (B, 3, h, w) -> (B, h, w, 3)
     height, width = tiles.shape[1:3]
-    widest = max(len(text) for text in [*predicted, *true]) * 7
+    wrong = [a != b for a, b in zip(predicted, true, strict=True)]
+    predicted, true = ([drawable(text) for text in texts] for texts in (predicted, true))
+    widest = max(length(text) for text in [*predicted, *true]) * 7
     cell = max(width, min(widest, 2 * TILE))
     columns = min(len(tiles), 8)
     rows = math.ceil(len(tiles) / columns)
@@ -70,22 +74,21 @@ def image_grid(x: Tensor, predicted: Sequence[str], true: Sequence[str]) -> Tens
     figure = new_figure(size[1] / 64, size[0] / 64, dpi=64, layout=None)  # a power of two: sizes are exact
 
     def write(x: float, y: float, text: str, **style: Any) -> None:
-        figure.text(x / size[1], 1 - y / size[0], text, va="center", parse_math=False, **style)
+        style |= {"va": "center", "parse_math": False, "family": family([text])}
+        figure.text(x / size[1], 1 - y / size[0], text, **style)
 
     for i, tile in enumerate(tiles):
         top = HEADER + i // columns * pitch
         left = GAP + i % columns * (cell + GAP) + (cell - width) // 2
-        right = predicted[i] == true[i]
-        if not right:
+        if wrong[i]:
             canvas[top - 3 : top + height + 3, left - 3 : left + width + 3] = _rgb(WRONG)
         canvas[top : top + height, left : left + width] = tile
         for line, text in enumerate((predicted[i], true[i])):
             shown = shortened(text, cell // 7)
             y = top + height + (line + 0.5) * LINE + 3
-            style = {"color": "#888888"} if line else {"color": RIGHT if right else WRONG, "weight": "bold"}
+            style = {"color": "#888888"} if line else {"color": WRONG if wrong[i] else RIGHT, "weight": "bold"}
             write(left + width / 2, y, shown, ha="center", size=11, **style)
-    wrong = sum(a != b for a, b in zip(predicted, true, strict=True))
-    write(GAP, HEADER / 2, f"predicted, below it true  ·  {wrong} of {len(tiles)} wrong", size=12, color=RIGHT)
+    write(GAP, HEADER / 2, f"predicted, below it true  ·  {sum(wrong)} of {len(tiles)} wrong", size=12, color=RIGHT)
     figure.figimage(canvas, origin="upper", zorder=-1)
     return to_image(figure)
 
@@ -103,8 +106,8 @@ def heatmap(counts: Tensor, rows: Sequence[str], columns: Sequence[str], labels:
     height, width = values.shape
     counted = height <= COUNTED
     cell = 0.42 if counted else 0.14 if height <= NAMED else 10 / height  # inches
-    rows, columns = ([shortened(name, 24) for name in names] for names in (rows, columns))
-    margins = [0.085 * max(map(len, names)) if len(names) <= NAMED else 0.4 for names in (rows, columns)]
+    rows, columns = ([shortened(drawable(name), 24) for name in names] for names in (rows, columns))
+    margins = [0.085 * max(map(length, names)) if len(names) <= NAMED else 0.4 for names in (rows, columns)]
     size = (max(cell * width, 2.0 if width < height else 0) + margins[0] + 0.7, cell * height + margins[1] + 1.1)
     figure = new_figure(max(size[0], 4.2), size[1], dpi=120)
     axes = figure.add_subplot()
@@ -115,12 +118,12 @@ def heatmap(counts: Tensor, rows: Sequence[str], columns: Sequence[str], labels:
     axes.imshow(strength, cmap="Blues", vmin=0, vmax=1, aspect="equal" if height == width else "auto")
     font = 9 if counted else 7
     if width <= NAMED:
-        flat = counted and max(map(len, columns)) <= 3
+        flat = counted and max(map(length, columns)) <= 3
         axes.set_xticks(range(width), columns, fontsize=font, rotation=0 if flat else 90)
     if height <= NAMED:
         axes.set_yticks(range(height), rows, fontsize=font)
     for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
-        label.set_parse_math(False)
+        label.set(parse_math=False, family=family([*rows, *columns]))
     if counted:
         fitting = min(9, 0.42 * 72 / (0.7 * len(f"{values.max():.0f}")))
         for (i, j), value in np.ndenumerate(values):
@@ -163,29 +166,36 @@ def decision_regions(
         interpolation="nearest",
     )
     y, wrong = y.cpu(), wrong.cpu()
-    scatter_classes(axes, points, y, names)
+    shown = scatter_classes(axes, points, y, names)
     if wrong.any():
-        axes.scatter(points[wrong, 0], points[wrong, 1], s=30, color="black", marker="x", linewidths=1.2, label="wrong")
+        style: dict[str, Any] = {"s": 30, "color": "black", "marker": "x", "linewidths": 1.2, "label": "wrong"}
+        shown.append(axes.scatter(points[wrong, 0], points[wrong, 1], **style))
     axes.set(xlabel="x0", ylabel="x1", xlim=(left, right), ylim=(bottom, top))
     axes.set_title(f"{int(wrong.sum())} of {len(points)} wrong", fontsize=10)
-    add_legend(figure, len(names))
+    add_legend(figure, shown, len(names))
     return to_image(figure)
 
 
-def scatter_classes(axes: "Axes", points: Tensor, classes: Tensor, names: Sequence[str]) -> None:
-    """Draw points ``(N, 2)``, each in the color of its class ``(N,)``, and label them for :func:`add_legend`."""
+def scatter_classes(axes: "Axes", points: Tensor, classes: Tensor, names: Sequence[str]) -> list["Artist"]:
+    """Draw points ``(N, 2)``, each in the color of its class ``(N,)``; return what :func:`add_legend` takes."""
     colors = palette(len(names)).numpy() / 255
+    shown: list[Artist] = []
     for k, name in enumerate(names):
         own = points[classes == k]
         if len(own):
-            axes.scatter(own[:, 0], own[:, 1], s=28, color=colors[k], edgecolors="white", linewidths=0.8, label=name)
+            style: dict[str, Any] = {"color": colors[k], "edgecolors": "white", "linewidths": 0.8, "label": name}
+            shown.append(axes.scatter(own[:, 0], own[:, 1], s=28, **style))
+    return shown
 
 
-def add_legend(figure: "Figure", num_classes: int) -> None:
-    """Draw a legend beside the axes, the names as they are, unless there are more classes than it can hold."""
-    if num_classes <= LISTED:
-        for text in figure.legend(loc="outside right upper", frameon=False, fontsize=9).get_texts():
-            text.set_parse_math(False)
+def add_legend(figure: "Figure", shown: Sequence["Artist"], num_classes: int) -> None:
+    """Draw a legend beside the axes, the labels as they are, unless there are more classes than it can hold."""
+    if num_classes > LISTED:
+        return
+    # matplotlib itself would leave out labels that begin with an underscore
+    names = [drawable(str(artist.get_label())) for artist in shown]
+    for text in figure.legend(shown, names, loc="outside right upper", frameon=False, fontsize=9).get_texts():
+        text.set(parse_math=False, family=family(names))
 
 
 def predicted_against_true(true: Tensor, predicted: Tensor) -> Tensor:
@@ -236,8 +246,12 @@ def fitted_curve(x: Tensor, y: Tensor, predict: Callable[[Tensor], Tensor]) -> T
 
 
 def shortened(text: str, most: int) -> str:
-    """Cut a text to at most ``most`` characters; the last is an ellipsis if any are missing."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+    """Cut a text to at most ``most`` letters in width; the last is an ellipsis if any are missing."""
+    if length(text) <= most:
+        return text
+    while length(text) > most - 1:
+        text = text[:-1]
+    return text + "…"
 
 
 def _panels(count: int, draw: Callable[["Axes", int], None]) -> Tensor:

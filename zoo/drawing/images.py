@@ -70,8 +70,7 @@ def codes(z: Tensor, y: Tensor, names: Sequence[str] | None = None) -> Tensor:
         axes.scatter(points[:, 0], points[:, 1], s=18, color="0.5", alpha=0.8, linewidths=0)
         return to_image(figure)
     names = names or [str(k) for k in range(int(classes.max()) + 1)]
-    scatter_classes(axes, points, classes, names)
-    add_legend(figure, len(names))
+    add_legend(figure, scatter_classes(axes, points, classes, names), len(names))
     return to_image(figure)
 
 

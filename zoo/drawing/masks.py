@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zoo.drawing.colors import palette
 from zoo.drawing.figures import new_figure, to_image
+from zoo.drawing.fonts import drawable, family, length
 from zoo.drawing.tiles import GAP, HEADER, LINE, enlarge, fit, to_uint8
 
 _STRENGTH = 0.6  # share of a class's color in its pixels
@@ -87,13 +88,13 @@ def _with_legend(
     classes = torch.cat([mask.flatten().cpu().unique() for mask in masks]).unique().long()
     inside = (classes >= 0) & (classes < len(names))
     colors = palette(len(names), background=True).tolist()
-    entries: list[tuple[str, Any]] = [(names[k], colors[k]) for k in classes[inside].tolist()]
+    entries: list[tuple[str, Any]] = [(drawable(names[k]), colors[k]) for k in classes[inside].tolist()]
     if not inside.all():
         entries.append(("ignored", None))
     _, height, width = picture.shape
     unit = max(1, round(min(height, width) / 600)) if titles is None else 1  # large letters below a large photograph
     line, letter = LINE * unit, _LETTER * unit
-    spans = [line + len(name) * letter + line // 2 for name, _ in entries]
+    spans = [line + length(name) * letter + line // 2 for name, _ in entries]
     wide = max([width, *(GAP + span for span in spans)])
     places, left, row = [], GAP, 0
     for span in spans:
@@ -106,6 +107,7 @@ def _with_legend(
     canvas[:height, :width] = picture.permute(1, 2, 0).numpy()  # (3, H, W) -> (H, W, 3)
     figure = new_figure(size[1] / 64, size[0] / 64, dpi=64, layout=None)  # a power of two: sizes are exact
     style: dict[str, Any] = {"va": "center", "parse_math": False, "color": "#222222"}
+    style["family"] = family(name for name, _ in entries)
     for (name, color), (left, row) in zip(entries, places, strict=True):
         top, side = height + GAP // 2 + row * (line + line // 4), line - 4 * unit
         patch = canvas[top + 2 * unit : top + 2 * unit + side, left : left + side]
