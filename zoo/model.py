@@ -373,7 +373,7 @@ class Model(LightningModule):
         try:
             with evaluating(self):
                 output = self.example_output()
-        except (RuntimeError, IndexError) as error:
+        except (RuntimeError, IndexError, ValueError) as error:  # a norm of one value is a ValueError
             raise ValueError(
                 f"{type(self.net).__name__} cannot take the data's input of shape {shape}: {error}"
             ) from error

@@ -237,7 +237,7 @@ def test_a_bad_mask_met_after_training_is_named_and_the_checkpoint_kept(zoo: Zoo
         (["--data.root=nowhere"], ["nowhere is not a folder: give the one with images/ and masks/ in it"]),
         (["--model.num_classes=3"], ["--model.num_classes 3 contradicts the data, which has 2: leave it out"]),
         (["--data.resized_crop=2"], ["resized_crop must be a share in [0, 1]", "got 2"]),
-        (["--data.flip=maybe"], ["data.flip must be bool, got maybe"]),
+        (["--data.flip=maybe"], ["data.flip must be true or false, got maybe"]),
         (
             ["--model.encoder=resnet20", "--model.encoder_args={}", "--data.size=3"],
             ["UNet takes images of 4x4 pixels or more, got 3x3: set the datamodule's size=4"],
@@ -268,3 +268,17 @@ def test_a_segmenter_requires_masks(zoo: Zoo) -> None:
     Path("mine.csv").write_text("a,y\n" + "1,5\n2,6\n" * 20)
     args = ("--data.path=mine.csv", "--data.target=y", "--data.kind=regression", "--model=zoo.UNetSegmenter")
     assert_one_line(zoo(*TABLE, *args), "CSVDataModule has no masks (kind: regression)")
+
+
+def test_batch_norm_with_batches_of_one_names_both_settings(zoo: Zoo) -> None:
+    """The maps of this net are one pixel at the end."""
+    model = ("--model.depth=8", "--model.width=4", "--data.size=4")
+    words = ("batch norm cannot train on one value", "layer3", "data.batch_size is 1", "model.norm (such as layer)")
+    result = zoo("fit", "-c", "cnn/resnet_digits", "--data.batch_size=1", *model)
+    assert_one_line(result, *words, started=True)
+    assert not Path("runs").exists()
+    short = ("--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--trainer.val_check_interval=2")
+    result = zoo("fit", "-c", "cnn/resnet_digits", "--data.batch_size=1", *model, "--model.norm=layer", *short)
+    assert result.code == 0, result.err
+    result = zoo("fit", "-c", "cnn/resnet_digits", *model, "--model.norm=group")
+    assert_one_line(result, "cannot take the data's input of shape (1, 4, 4)", "more than 1 value", started=True)

@@ -16,6 +16,7 @@ from zoo.internals import BATCH_NORMS, pending_scale
 from zoo.losses.adversarial import LOSSES, Loss, discriminator_loss, generator_loss, gradient_penalty_of
 from zoo.model import Reads
 from zoo.optim.optimizers import CLOSURE_OPTIMIZERS, build_optimizer
+from zoo.tasks.batch_norm import explained
 from zoo.tasks.sampled import SampledArguments, SampledTask
 
 GENERATOR, DISCRIMINATOR = 0, 1  # the numbers of their optimizers
@@ -168,7 +169,7 @@ class AdversarialTask(SampledTask):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Make the discriminator's step; then, on every ``n_critic``-th batch, the generator's."""
         x, y = self._parts(batch)
-        with self.shared_random(batch, batch_idx):
+        with explained(self), self.shared_random(batch, batch_idx):
             loss, means = self._discriminator_loss(self.standardize(x), y)
         self._descend(loss, DISCRIMINATOR)
         if (limit := self.hparams["weight_clip"]) is not None:
@@ -176,7 +177,7 @@ class AdversarialTask(SampledTask):
                 for parameter in self.net.discriminator.parameters():
                     parameter.clamp_(-limit, limit)
         if self.trainer.global_step % self.hparams["n_critic"] == 0:  # this batch's step is counted
-            with self.shared_random(batch, batch_idx):
+            with explained(self), self.shared_random(batch, batch_idx):
                 g_loss = self._generator_loss(len(x), y)
             self._descend(g_loss, GENERATOR)
         self._means.update(means, len(x))

@@ -22,6 +22,7 @@ from zoo.model import Model, real_device
 from zoo.optim.initializers import initialize
 from zoo.optim.optimizers import CLOSURE_OPTIMIZERS, build_optimizer, check_optimizer
 from zoo.registry import name_of
+from zoo.tasks.batch_norm import check_batch_norm, explained
 from zoo.tasks.shared_random import generator_states, share_generators, shared_random
 
 
@@ -248,6 +249,14 @@ class Task(Model):
                 "stay as it is"
             )
 
+    def on_train_start(self) -> None:
+        """Refuse batches of one example where a batch norm cannot train on them.
+
+        Raises:
+            ValueError: There are such batches.
+        """
+        check_batch_norm(self)
+
     def shared_random(self, batch: Any, batch_idx: int) -> AbstractContextManager[Any]:
         """Return a context in which several processes draw the rows of one stream; nothing happens for one process.
 
@@ -258,7 +267,7 @@ class Task(Model):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return one batch's loss, weighted by its share of the optimizer step."""
-        with self.shared_random(batch, batch_idx):
+        with explained(self), self.shared_random(batch, batch_idx):
             loss, means, count = self.training_losses(batch)
         if (isinstance(count, Tensor) and count.ndim) or not isinstance(count, Tensor | int | float):
             raise TypeError(
