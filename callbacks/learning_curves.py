@@ -17,6 +17,7 @@ EPOCH_METRIC = re.compile(r"(train|val)[/_](?!.*_(step|epoch)$)([^/]+)")  # trai
 STEP_METRIC = re.compile(r"train[/_].+_step|grad_norm(/\d+)?")  # train/loss_step, grad_norm, grad_norm/0
 LOSS, RATE, NORM = "loss (nats)", "learning rate", "gradient norm"
 TRAIN, VAL = "#3b6fb6", "#d9722e"
+FEW = 40  # points of a curve up to which each is marked
 
 
 class LearningCurves(Callback):
@@ -167,7 +168,7 @@ def draw(
     mode: str | None = None,
     unit: str = "epoch",
 ) -> None:
-    """Draw curves into a PNG.
+    """Draw curves into a PNG. Values that are not finite are left out; without any others, there is no picture.
 
     Args:
         curves: By name, the times and the values.
@@ -181,6 +182,12 @@ def draw(
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+    finite = {
+        name: [(x, y) for x, y in zip(*points, strict=True) if math.isfinite(y)] for name, points in curves.items()
+    }
+    curves = {name: ([x for x, _ in points], [y for _, y in points]) for name, points in finite.items() if points}
+    if not curves:
+        return
     panels: dict[str, list[str]] = {}
     for name in curves:
         panels.setdefault(_panel(name), []).append(name)
@@ -198,23 +205,22 @@ def draw(
         for name in names:
             xs, ys = curves[name]
             axes.plot(xs, ys, **_style(name, len(xs), single=len(names) == 1))
-        finite = [(x, y) for x, y in zip(*curves.get(monitor or "", ([], [])), strict=True) if math.isfinite(y)]
-        if monitor in names and finite:
-            x, y = (min if mode == "min" else max)(finite, key=lambda point: point[1])
+        if monitor in names:
+            x, y = (min if mode == "min" else max)(finite[monitor], key=lambda point: point[1])
             axes.plot(
                 x, y, "*", color=VAL, ms=13, mec="black", mew=0.8, label=f"best {y:.4g} ({unit} {x:.4g})", zorder=5
             )
             title += f"  ·  best {monitor} {y:.4g}"
-        shown = [y for name in names for y in curves[name][1] if math.isfinite(y) and y > 0]
-        if panel in (LOSS, RATE, NORM) and shown and max(shown) > (100 if panel == LOSS else 10) * min(shown):
+        if panel in (LOSS, RATE, NORM) and (bottom := _log_bottom([curves[name][1] for name in names], panel)):
             axes.set_yscale("log")
-            axes.set_ylim(bottom=max(min(shown), 1e-4 * max(shown)) / 1.5)
-        axes.set(xlabel=unit, ylabel=panel, xlim=(-0.02 * end, 1.02 * end))
+            axes.set_ylim(bottom=bottom)
+        axes.set(xlabel=unit, xlim=(-0.02 * end, 1.02 * end))
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[1]:
             axes.legend(frameon=False, fontsize="small")
-    figure.suptitle(title)
+        axes.yaxis.label.set(text=_drawable(panel), parse_math=False)
+    figure.suptitle(_drawable(title), parse_math=False)
     figure.savefig(path)
 
 
@@ -225,14 +231,38 @@ def _panel(name: str) -> str:
     return RATE if name.startswith("lr") else NORM
 
 
+def _log_bottom(curves: list[list[float]], panel: str) -> float | None:
+    """Return where a logarithmic axis begins, None for a linear one: values differ little, or a curve would not be seen."""
+    positive = [[y for y in ys if y > 0] for ys in curves]
+    least, most = min(min(ys) for ys in curves), max(max(ys) for ys in curves)
+    if least < 0 or not all(positive):
+        return None
+    least = min(map(min, positive))
+    if most <= (100 if panel == LOSS else 10) * least:
+        return None
+    return min(max(least, 1e-4 * most), *map(max, positive)) / 1.5
+
+
 def _style(name: str, count: int, single: bool) -> dict[str, Any]:
-    """Return the keyword arguments of ``plot`` for a curve."""
+    """Return the keyword arguments of ``plot`` for a curve; points are marked while they are few, since one makes no line."""
     if name.endswith("_step"):
-        return {"color": TRAIN, "alpha": 0.45, "lw": 0.8, "label": "train, running"}
-    if match := EPOCH_METRIC.fullmatch(name):
-        marker = "o" if count <= 30 else None
-        return {"color": TRAIN if match[1] == "train" else VAL, "lw": 1.6, "marker": marker, "ms": 3, "label": match[1]}
-    return {"lw": 1.2} | ({"color": "#555555"} if single else {"label": f"optimizer {name.split('/')[1]}"})
+        style = {"color": TRAIN, "alpha": 0.45, "lw": 0.8, "label": "train, running", "ms": 2}
+    elif match := EPOCH_METRIC.fullmatch(name):
+        style = {"color": TRAIN if match[1] == "train" else VAL, "lw": 1.6, "ms": 3, "label": match[1]}
+    else:
+        style = {"lw": 1.2, "ms": 2} | (
+            {"color": "#555555"} if single else {"label": f"optimizer {name.split('/')[1]}"}
+        )
+    return style | {"marker": "o" if count <= FEW else None}
+
+
+def _drawable(text: str) -> str:
+    """Return a text with escapes for the characters that the font does not have: matplotlib would draw boxes, and warn."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    font = get_font(findfont(FontProperties()))
+    known = (char if font.get_char_index(ord(char)) else char.encode("unicode_escape").decode() for char in text)
+    return "".join(known)
 
 
 def _matching(trainer: Trainer, pattern: re.Pattern[str], part: str = "") -> dict[str, Tensor]:

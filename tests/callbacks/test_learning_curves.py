@@ -262,3 +262,52 @@ def test_several_optimizers_are_told_apart(drawn: list[Any], tmp_path: Path) -> 
     draw({"lr/0": ([1.0], [1.0]), "lr/1": ([1.0], [0.5]), "grad_norm/0": ([1.0], [1.0])}, tmp_path / "x.png")
     rate = drawn[0].axes[0]
     assert [text.get_text() for text in rate.get_legend().get_texts()] == ["optimizer 0", "optimizer 1"]
+
+
+def test_few_points_are_marked_since_one_makes_no_line(drawn: list[Any], tmp_path: Path) -> None:
+    fit(LearningCurves(tmp_path), GradNorm(), max_epochs=1, log_every_n_steps=4)
+    for axes in drawn[0].axes:
+        for line in axes.lines:
+            assert len(line.get_xdata()) == 1
+            assert line.get_marker() in ("o", "*"), line.get_label()
+    many = [float(i) for i in range(1000)]
+    draw(dict.fromkeys(("train/loss_step", "val/loss", "lr"), (many, many)), tmp_path / "x.png")
+    assert [line.get_marker() for axes in drawn[1].axes for line in axes.lines] == ["None"] * 3
+
+
+def test_neither_panel_nor_legend_for_what_is_not_finite(drawn: list[Any], tmp_path: Path) -> None:
+    nothing = ([1.0, 2.0], [float("nan"), float("inf")])
+    curves = {"val/acc": nothing, "train/loss": nothing, "val/loss": ([1.0, 2.0, 3.0], [1.0, float("nan"), 3.0])}
+    draw(curves, tmp_path / "x.png", monitor="val/acc", mode="max")
+    (axes,) = drawn[0].axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["val"]
+    assert [*zip(*axes.lines[0].get_data(), strict=True)] == [(1.0, 1.0), (3.0, 3.0)]  # a line, not two points without
+    draw({"val/acc": nothing}, tmp_path / "x.png")
+    assert len(drawn) == 1
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "scale"),
+    [
+        ([500.0, 1.0], [2.0, 1.0], "log"),
+        ([500.0, 1.0], [1e-3, 1e-4], "log"),
+        ([500.0, 1.0], [-2.0, 1.0], "linear"),  # of a critic: below 0 there is no logarithm
+        ([500.0, 1.0], [0.0, 0.0], "linear"),
+        ([50.0, 1.0], [2.0, 1.0], "linear"),
+    ],
+)
+def test_every_curve_is_within_its_panel(
+    train: list[float], val: list[float], scale: str, drawn: list[Any], tmp_path: Path
+) -> None:
+    draw({"train/loss": ([1.0, 2.0], train), "val/loss": ([1.0, 2.0], val)}, tmp_path / "x.png")
+    (axes,) = drawn[0].axes
+    assert axes.get_yscale() == scale
+    low, high = axes.get_ylim()
+    for line in axes.lines:
+        assert any(low < y < high for y in line.get_ydata())
+
+
+def test_names_are_drawn_as_they_are_or_escaped(tmp_path: Path) -> None:
+    curves = {"val/猫_$x_{1$": ([1.0], [1.0]), "val/ä": ([1.0], [2.0])}
+    draw(curves, tmp_path / "x.png", title="猫$", monitor="val/ä", mode="min")  # warnings are errors
+    assert (tmp_path / "x.png").exists()

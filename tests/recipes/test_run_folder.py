@@ -16,7 +16,7 @@ import yaml
 from cli_kit import RECIPE, SHORT, Zoo
 from PIL import Image
 
-from recipes.cli.run.progress import EpochLines
+from recipes.cli.run.progress import EpochLines, LogInterval
 
 OURS = {"config.yaml", "metrics.csv", "curves.png", "log.txt", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
 EVERY_LOGGER = """
@@ -287,3 +287,42 @@ def test_the_line_of_an_epoch_has_its_new_metrics_but_not_single_classes() -> No
     line.on_train_end(trainer, module)
     assert re.fullmatch(r"epoch 1/2  train/loss 0.5000  val/miou 0.5000  [\d.]+ s", lines[0])
     assert re.fullmatch(r"epoch 2/2  train/loss 0.5000  [\d.]+ s", lines[1])
+
+
+@pytest.mark.parametrize(
+    ("batches", "epochs", "every"),
+    [
+        (1, 1, 1),
+        (20, 1, 1),
+        (20, 30, 2),
+        (937, 1, 3),
+        (843, 20, 50),  # not less often than Lightning
+        (4954, 90, 247),  # 20 an epoch
+        (100, float("inf"), 50),
+        (float("inf"), 1, 50),
+    ],
+)
+def test_the_interval_of_rows_fits_the_length_of_the_run(batches: float, epochs: float, every: int) -> None:
+    trainer: Any = SimpleNamespace(
+        num_training_batches=batches, accumulate_grad_batches=1, estimated_stepping_batches=batches * epochs
+    )
+    LogInterval().on_train_start(trainer, None)  # type: ignore[arg-type]
+    assert trainer.log_every_n_steps == every
+
+
+def logged(run: Path) -> list[int]:
+    rows = csv.DictReader((run / "metrics.csv").read_text().splitlines())
+    return [int(row["step"]) for row in rows if row["train/loss_step"]]
+
+
+def test_a_short_run_has_a_row_a_step_and_a_resumed_one_keeps_its_interval(zoo: Zoo) -> None:
+    run = Path("runs", RECIPE, "version_0")
+    assert zoo("fit", "-c", RECIPE, "--trainer.limit_train_batches=3", "--trainer.max_epochs=1").code == 0
+    assert logged(run) == [0, 1, 2]
+    assert (
+        zoo("fit", "-c", RECIPE, "--resume", "--trainer.max_epochs=210").code == 0
+    )  # 630 steps: every second of a new run
+    assert logged(run) == list(range(630))
+    given = ("--trainer.limit_train_batches=9", "--trainer.max_epochs=1", "--trainer.log_every_n_steps=4")
+    assert zoo("fit", "-c", RECIPE, *given).code == 0
+    assert logged(run.with_name("version_1")) == [3, 7]

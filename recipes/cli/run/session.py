@@ -38,7 +38,7 @@ from recipes.cli.run.folder import (
     is_main_process,
 )
 from recipes.cli.run.options import OPTIONS_OF, Options
-from recipes.cli.run.progress import EpochLines, Progress, StartDetector
+from recipes.cli.run.progress import EpochLines, LogInterval, Progress, StartDetector
 from recipes.cli.run.summary import evaluation_table, fit_summary
 from zoo.writing import replacing
 
@@ -165,6 +165,8 @@ class Session:
         if self.options.verb != "fit":
             return callbacks
         callbacks += [EpochLines(self.console), RandomState()]
+        if self.cli.config_init.trainer.log_every_n_steps is None:
+            callbacks.append(LogInterval())
         if self.run is not None:
             callbacks.append(LearningCurves())
         if saves and self.run is not None:
