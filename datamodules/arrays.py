@@ -83,7 +83,7 @@ class TableDataModule(DataModule):
 
     @property
     def preparation(self) -> dict[str, Any]:
-        """How rows of a CSV file become x, as plain data for a model to save (see :func:`~datamodules.sheet.encode_rows`)."""
+        """How rows of a CSV file become x, as plain data for a model to save (see :func:`~datamodules.sheet.read_rows`)."""
         return {
             "columns": [{"name": name} for name in self.feature_names],
             "missing": [],

@@ -12,15 +12,18 @@ from typing_extensions import override
 
 from datamodules.arrays import Kind, TableDataModule
 from datamodules.examples import Examples
-from datamodules.sheet import MISSING, Column, Sheet, encode_rows, encode_sheet, like_number, number
+from datamodules.sheet import Column, Sheet, dates, read_rows
+from datamodules.written import DATE_PARTS, MISSING, Form
 
 
 class CSVDataModule(TableDataModule):
     """A CSV file with a header: one column is the target, the others are features.
 
-    A column whose values are all numbers is one feature; missing values are replaced by the mean of the training rows. Any other
-    column is categorical: one feature for each category in the training rows; a missing or new value is 0 in all of them. A column
-    that is mostly numbers is refused, since some value in it is likely wrong. The file is read when the datamodule is built.
+    A column whose values are all numbers is one feature; missing values are replaced by the mean of the training rows. A column of
+    dates or times (ISO 8601, or ``date_format``) is its year, month, day, weekday and hour. Any other column is categorical: one
+    feature for each category in the training rows; a missing or new value is 0 in all of them. Categories and classes that are
+    numbers are compared as numbers: 1.0 is 1, but 01 is not. A column whose values mostly look like numbers or dates and are
+    written otherwise is refused; the message names the option that reads it. The file is read when the datamodule is built.
 
     Args:
         path: The file; its first line names the columns.
@@ -28,10 +31,14 @@ class CSVDataModule(TableDataModule):
         kind: Whether a class (the different texts of the column) or a number is predicted.
         test: Another file with the same columns, in any order, as the test part; without it, ``test_fraction`` is split off.
         drop: Columns to leave out: identifiers, and what is known only after the target.
-        categorical: Columns that are categories although they look like numbers, such as postal codes.
+        categorical: Columns that are categories although they look like numbers or dates, such as postal codes.
         missing: Texts that stand for a missing value.
         delimiter: Character between values; "\\t" for tabs.
         encoding: Encoding of the text, by Python's name.
+        decimal: Character before the decimals of numbers.
+        thousands: Character between groups of three digits, such as "," or " "; None for none.
+        units: Texts to leave out before or after a number, such as "EUR" or "%".
+        date_format: Format of dates as in Python's ``strptime``, such as "%d.%m.%Y", beside ISO 8601.
         max_categories: Most categories of a column; one with more is likely an identifier, and is refused.
         **table: Arguments of :class:`~datamodules.TableDataModule`.
 
@@ -60,24 +67,24 @@ class CSVDataModule(TableDataModule):
         missing: Sequence[str] = MISSING,
         delimiter: str = ",",
         encoding: str = "utf-8",
+        decimal: str = ".",
+        thousands: str | None = None,
+        units: Sequence[str] = (),
+        date_format: str | None = None,
         max_categories: int = 50,
         **table: Any,
     ) -> None:
         super().__init__(**table)
         if kind not in ("classification", "regression"):
             raise ValueError(f'kind must be "classification" or "regression", got {kind!r}')
-        if isinstance(delimiter, str) and delimiter == "\\t":  # as typed in a shell
-            delimiter = "\t"
-        if not isinstance(delimiter, str) or len(delimiter) != 1:
-            raise ValueError(f"delimiter must be one character, got {delimiter!r}")
         self.kind = kind
         self.target = target
-        self.missing = frozenset(missing)
-        self._form = {"delimiter": delimiter, "encoding": encoding}
-        whole = Sheet.read(Path(path), **self._form)
+        self._form = Form(delimiter, encoding, missing, decimal, thousands, units, date_format)
+        whole = Sheet.read(Path(path), self._form)
         for name in (target, *drop, *categorical):
             whole.column(name)  # raises where there is none
-        names = [name for name in whole.header if name != target and name not in drop]
+        left_out, as_text = {target, *drop}, set(categorical)
+        names = [name for name in whole.header if name not in left_out]
         if not names:
             raise ValueError(
                 f"{path} has no feature column beside the target {target!r}: its columns are {whole.header}"
@@ -88,13 +95,18 @@ class CSVDataModule(TableDataModule):
             self.class_names = self._classes(whole)
         y = self._targets(whole)
         trains = self._training_rows(torch.from_numpy(y), test is not None).numpy()
-        self.columns = [self._fit_column(whole, name, trains, name in categorical, max_categories) for name in names]
+        self.columns, blocks = [], []
+        for name in names:
+            column = self._fit_column(whole, name, trains, name in as_text, max_categories)
+            self.columns.append(column)
+            blocks.append(column.encode(whole, self._form))
         self.feature_names = [feature for column in self.columns for feature in column.features]
-        self._whole = self._encoded(whole), y
+        self._whole = np.concatenate(blocks, axis=1), y
         self._test: tuple[np.ndarray, np.ndarray] | None = None
         if test is not None:
-            sheet = Sheet.read(Path(test), **self._form)
-            self._test = self._encoded(sheet), self._targets(sheet)
+            sheet = Sheet.read(Path(test), self._form)
+            blocks = [column.encode(sheet, self._form) for column in self.columns]
+            self._test = np.concatenate(blocks, axis=1), self._targets(sheet)
 
     @override
     def table(self) -> tuple[np.ndarray, np.ndarray]:
@@ -107,12 +119,11 @@ class CSVDataModule(TableDataModule):
     @property
     @override
     def preparation(self) -> dict[str, Any]:
-        columns = [asdict(column) for column in self.columns]
-        return super().preparation | {"columns": columns, "missing": sorted(self.missing)} | self._form
+        return super().preparation | {"columns": [asdict(column) for column in self.columns]} | self._form.plain()
 
     def encode(self, path: str) -> Tensor:
         """Return the features ``(N, D)``, float64, of another file with these columns; it needs no target."""
-        return encode_rows(path, self.preparation)
+        return read_rows(path, self.preparation).x
 
     def _training_rows(self, y: Tensor, has_test: bool) -> Tensor:
         rows = Examples(y, y)  # only targets matter for the split
@@ -120,17 +131,14 @@ class CSVDataModule(TableDataModule):
         trains[trains.clone()] = ~self.validation_mask(rows.subset(trains))
         return trains
 
-    def _encoded(self, sheet: Sheet) -> np.ndarray:
-        return encode_sheet(sheet, self.columns, self.missing)
-
-    def _present(self, sheet: Sheet) -> list[str]:
+    def _present(self, sheet: Sheet) -> tuple[str, ...]:
         """Return the texts of the target.
 
         Raises:
             ValueError: A row has none.
         """
         texts = sheet.column(self.target)
-        absent = [at for at, text in enumerate(texts) if text in self.missing]
+        absent = [at for at, text in enumerate(texts) if text in self._form.missing]
         if absent:
             raise ValueError(
                 f"{sheet.at(absent[0], self.target)}: the target is missing in {len(absent)} of {len(texts)} rows: fill it in, or "
@@ -140,14 +148,16 @@ class CSVDataModule(TableDataModule):
 
     def _classes(self, sheet: Sheet) -> list[str]:
         texts = self._present(sheet)
-        classes = sorted(set(texts))
-        numbers = [number(text) for text in classes]
-        if all(value is not None for value in numbers):
-            classes = sorted(classes, key=float)
-            at = next((i for i, text in enumerate(texts) if not float(text).is_integer()), None)
-            if at is not None:
+        names = {text: self._form.canonical(text) for text in dict.fromkeys(texts)}
+        numbers = {name: self._form.number(text) for text, name in names.items()}
+        classes = sorted(numbers)
+        if all(value is not None for value in numbers.values()):
+            classes.sort(key=lambda name: numbers[name] or 0)
+            amount = next((text for text, name in names.items() if not _is_whole(numbers[name])), None)
+            if amount is not None:
                 raise ValueError(
-                    f'{sheet.at(at, self.target)}: {texts[at]!r} is an amount, not a class: give kind="regression"'
+                    f"{sheet.at(texts.index(amount), self.target)}: {amount!r} is an amount, not a class: give "
+                    f'kind="regression"'
                 )
         if len(classes) < 2:
             raise ValueError(
@@ -158,33 +168,57 @@ class CSVDataModule(TableDataModule):
     def _targets(self, sheet: Sheet) -> np.ndarray:
         texts = self._present(sheet)
         if self.kind == "regression":
-            return np.array([sheet.number(at, self.target, text) for at, text in enumerate(texts)])
-        place = {name: i for i, name in enumerate(self.class_names or [])}
-        unknown = next((at for at, text in enumerate(texts) if text not in place), None)
+            return sheet.checked_numbers(self.target, self._form, missing=False)
+        index = {name: i for i, name in enumerate(self.class_names or [])}
+        place = {text: index.get(self._form.canonical(text)) for text in dict.fromkeys(texts)}
+        unknown = next((text for text, at in place.items() if at is None), None)
         if unknown is not None:
             raise ValueError(
-                f"{sheet.at(unknown, self.target)}: class {texts[unknown]!r} is not one of {self.class_names}"
+                f"{sheet.at(texts.index(unknown), self.target)}: class {unknown!r} is not one of {self.class_names}"
             )
         return np.array([place[text] for text in texts])
 
     def _fit_column(self, sheet: Sheet, name: str, trains: np.ndarray, categorical: bool, most: int) -> Column:
         """Return the encoding of a column, from its training rows."""
-        texts = sheet.column(name)
-        present = [at for at, text in enumerate(texts) if text not in self.missing]
-        known = [texts[at] for at in present if trains[at]]
-        if not known:
+        form = self._form
+        values, texts = sheet.numbers(name, form), sheet.column(name)
+        places = np.flatnonzero(np.isnan(values))  # of what is missing, or no number
+        odd = [int(at) for at in places if texts[at] not in form.missing]
+        absent = np.zeros(len(texts), bool)
+        absent[places] = True
+        absent[odd] = False
+        known = trains & ~absent
+        if not known.any():
             raise ValueError(f"{sheet.path}: column {name!r} has no value in any training row: drop it, drop: [{name}]")
-        odd = [at for at in present if number(texts[at]) is None]
         if not odd and not categorical:
-            return Column(
-                name, fill=float(np.mean([sheet.number(at, name, texts[at]) for at in present if trains[at]]))
-            )
-        if not categorical and 2 * sum(like_number(texts[at]) for at in present) > len(present):
-            sheet.number(odd[0], name, texts[odd[0]], f", or list {name!r} in categorical, or the text in missing")
-        categories = sorted(set(known))
+            return Column(name, fill=float(sheet.checked_numbers(name, form, missing=True)[known].mean()))
+        present = [text for text, gone in zip(texts, absent, strict=True) if not gone]
+        if not categorical:
+            if 2 * sum(form.moment(text) is not None for text in present) > len(present):
+                return self._fit_dates(sheet, name, known)
+            cure = f", or list {name!r} in categorical"
+            if options := form.date_hint(present):
+                raise ValueError(f"{sheet.at(odd[0], name)} looks like a date, {texts[odd[0]]!r}: give {options}{cure}")
+            if (options := form.hint(present)) is not None:
+                raise sheet.no_number(odd[0], name, form, cure + ("" if options else ", or the text in missing"))
+        categories = sorted({form.canonical(text) for text in {texts[at] for at in np.flatnonzero(known)}})
         if len(categories) > most:
             raise ValueError(
                 f"{sheet.path}: column {name!r} has {len(categories)} different texts, more than max_categories={most}: "
                 f"drop it if it is an identifier, or allow more"
             )
         return Column(name, categories=categories)
+
+    def _fit_dates(self, sheet: Sheet, name: str, known: np.ndarray) -> Column:
+        """Return the encoding of a column of dates: without a date or a time of day where all have none."""
+        values = dates(sheet, name, self._form, DATE_PARTS)[known]
+        has_date, has_time = bool((values[:, 0] > 1).any()), bool((values[:, -1] > 0).any())
+        chosen = {part: has_time or not has_date if part == "hour" else has_date for part in DATE_PARTS}
+        return Column(
+            name,
+            parts={part: float(fill) for part, fill in zip(DATE_PARTS, values.mean(0), strict=True) if chosen[part]},
+        )
+
+
+def _is_whole(value: float | None) -> bool:
+    return value is not None and value.is_integer()

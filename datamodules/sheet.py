@@ -2,176 +2,281 @@
 
 import csv
 import io
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-MISSING = ("", "?", "NA", "N/A", "NaN", "nan", "NULL", "null", "None")
+from datamodules.written import DATE_PARTS, Form, parts_of
+
+_SHOWN = 20  # columns that a message names
 
 
-def encode_rows(path: str | Path, preparation: Mapping[str, Any]) -> Tensor:
+class Rows(NamedTuple):
+    """Features of the rows of a file, float64 ``(N, D)``, and a remark about categories that training did not have."""
+
+    x: Tensor
+    remark: str | None
+
+
+def read_rows(path: str | Path, preparation: Mapping[str, Any]) -> Rows:
     """Return the features of the rows of a CSV file. It needs no target; other columns are ignored.
 
     Args:
         path: The file.
         preparation: Encoding, from a datamodule (:attr:`~datamodules.TableDataModule.preparation`) or from a trained model.
 
-    Returns:
-        float64 ``(N, D)``.
-
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file cannot be read or lacks a column; the message names line and column.
     """
-    sheet = Sheet.read(Path(path), preparation["delimiter"], preparation["encoding"])
-    columns = [Column(**column) for column in preparation["columns"]]
-    return torch.from_numpy(encode_sheet(sheet, columns, preparation["missing"]))
+    form = Form.of(preparation)
+    sheet = Sheet.read(Path(path), form)
+    blocks, unseen = [], {}
+    for column in (Column(**column) for column in preparation["columns"]):
+        blocks.append(column.encode(sheet, form))
+        if new := column.unseen(sheet, form):
+            unseen[column.name] = new
+    return Rows(torch.from_numpy(np.concatenate(blocks, axis=1)), _remark(sheet, unseen))
 
 
-def encode_sheet(sheet: "Sheet", columns: Collection["Column"], missing: Collection[str]) -> np.ndarray:
-    """Return the features of a sheet: ``(N, D)``."""
-    return np.concatenate([column.encode(sheet, missing) for column in columns], axis=1)
+def _remark(sheet: "Sheet", unseen: Mapping[str, list[int]]) -> str | None:
+    if not unseen:
+        return None
+    rows = len(set().union(*unseen.values()))
+    columns = []
+    for name, places in list(unseen.items())[:3]:
+        texts = Counter(sheet.column(name)[at] for at in places)
+        shown = ", ".join(f"{text!r}" for text, _ in texts.most_common(3)) + " ..." * (len(texts) > 3)
+        columns.append(f"column {name!r} ({shown}; {len(places)} rows)")
+    more = f" and {len(unseen) - 3} columns more" if len(unseen) > 3 else ""
+    return (
+        f"{sheet.path}: {rows} of {len(sheet)} rows hold a category that the training rows did not have, which counts as "
+        f"missing: {', '.join(columns)}{more}"
+    )
 
 
 @dataclass(frozen=True)
 class Column:
-    """Encoding of a column: as one number, or as one feature for each of ``categories``.
+    """Encoding of a column: as one number, as the parts of a date, or as one feature for each of ``categories``.
 
     Args:
         name: Name in the header.
         fill: Replacement of a missing number; None refuses it.
-        categories: None for a column of numbers.
+        categories: None for a column of numbers or dates.
+        parts: Parts of a date (see ``DATE_PARTS``), and what replaces each of a missing one; None for other columns.
     """
 
     name: str
     fill: float | None = None
     categories: list[str] | None = None
+    parts: dict[str, float] | None = None
 
     @property
     def features(self) -> list[str]:
         """Names of the features."""
+        if self.parts is not None:
+            return [f"{self.name}.{part}" for part in self.parts]
         return [self.name] if self.categories is None else [f"{self.name}={text}" for text in self.categories]
 
-    def encode(self, sheet: "Sheet", missing: Collection[str]) -> np.ndarray:
+    def encode(self, sheet: "Sheet", form: Form) -> np.ndarray:
         """Return the features of a sheet's rows: ``(N, len(features))``."""
-        texts = sheet.column(self.name)
         if self.categories is not None:
-            return np.array(texts)[:, None] == np.array(self.categories)[None, :]
-        fill = self.fill
-        values = [
-            fill if fill is not None and t in missing else sheet.number(at, self.name, t) for at, t in enumerate(texts)
-        ]
-        return np.array(values)[:, None]
+            return self._places(sheet, form)[:, None] == np.arange(len(self.categories))
+        if self.parts is not None:
+            values = dates(sheet, self.name, form, list(self.parts))
+            return np.where(np.isnan(values), list(self.parts.values()), values)
+        values = sheet.checked_numbers(self.name, form, missing=self.fill is not None)
+        return (values if self.fill is None else np.where(np.isnan(values), self.fill, values))[:, None]
+
+    def unseen(self, sheet: "Sheet", form: Form) -> list[int]:
+        """Return the rows that have a category, and none of ``categories``."""
+        if self.categories is None:
+            return []
+        texts = sheet.column(self.name)
+        return [int(at) for at in np.flatnonzero(self._places(sheet, form) < 0) if texts[at] not in form.missing]
+
+    def _places(self, sheet: "Sheet", form: Form) -> np.ndarray:
+        """Return the index of each row's category, -1 for none; numbers are compared as numbers."""
+        exact = {text: i for i, text in enumerate(self.categories or [])}
+        equal = {form.canonical(text): i for text, i in exact.items()}
+        texts = sheet.column(self.name)
+        place = {text: exact.get(text, equal.get(form.canonical(text), -1)) for text in set(texts)}
+        place |= dict.fromkeys(form.missing, -1)
+        return np.array([place[text] for text in texts])
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sheet:
-    """The texts of a CSV file, and the line that each row ends on."""
+    """The texts of a CSV file by column, and the line that each row ends on."""
 
     path: Path
     header: list[str]
-    rows: list[list[str]]
+    columns: list[tuple[str, ...]]
     lines: list[int]
+    _index: dict[str, int] = field(init=False, repr=False)
+    _numbers: tuple[str, np.ndarray] = field(init=False, repr=False, default=("", np.empty(0)))
+
+    def __post_init__(self) -> None:
+        self._index = {name: i for i, name in enumerate(self.header)}
+
+    def __len__(self) -> int:
+        return len(self.lines)
 
     @classmethod
-    def read(cls, path: Path, delimiter: str, encoding: str) -> "Sheet":
+    def read(cls, path: Path, form: Form) -> "Sheet":
         """Read a file whose first line names the columns."""
         if not path.is_file():
             raise FileNotFoundError(f"{path.absolute()} is not a file: give the path of a CSV file")
-        reader = csv.reader(io.StringIO(_text(path, delimiter, encoding), newline=""), delimiter=delimiter, strict=True)
+        text = io.StringIO(_text(path, form), newline="")
+        reader = csv.reader(text, delimiter=form.delimiter, strict=True)
+        header: list[str] = []
         lines, rows = [], []
         try:
             for row in reader:
-                if row:  # not an empty line
-                    rows.append([text.strip() for text in row])
+                if not row:  # an empty line
+                    continue
+                row = [text.strip() for text in row]
+                if not header:
+                    header = row
+                    _check_header(path, header, form.delimiter)
+                elif len(row) != len(header):
+                    raise ValueError(
+                        f"{path}, line {reader.line_num}: {len(row)} columns, but the header has {len(header)} (delimiter "
+                        f"{form.delimiter!r})"
+                    )
+                else:
+                    rows.append(row)
                     lines.append(reader.line_num)
         except csv.Error as error:
             raise ValueError(f"{path}, line {reader.line_num}: {error}: check the quotes and the delimiter") from error
-        if not rows:
+        if not header:
             raise ValueError(f"{path} is empty: it must have a header and rows")
-        sheet = cls(path, rows[0], rows[1:], lines[1:])
-        _check_header(sheet, delimiter)
-        if not sheet.rows:
+        if not rows:
             raise ValueError(f"{path} has a header but no rows")
-        return sheet
+        return cls(path, header, list(zip(*rows, strict=True)), lines)
 
-    def column(self, name: str) -> list[str]:
+    def column(self, name: str) -> tuple[str, ...]:
         """Return the texts of a column."""
-        if name not in self.header:
-            raise ValueError(f"{self.path} has no column {name!r}, only {', '.join(map(repr, self.header))}")
-        index = self.header.index(name)
-        return [row[index] for row in self.rows]
+        if name not in self._index:
+            names = ", ".join(map(repr, self.header[:_SHOWN]))
+            more = f" ... ({len(self.header)} columns)" if len(self.header) > _SHOWN else ""
+            raise ValueError(f"{self.path} has no column {name!r}, only {names}{more}")
+        return self.columns[self._index[name]]
 
     def at(self, row: int, name: str) -> str:
         """Return the position of a value, for messages."""
         return f"{self.path}, line {self.lines[row]}, column {name!r}"
 
-    def number(self, row: int, name: str, text: str, cure: str = "") -> float:
-        """Return a text of the sheet as a finite number.
+    def numbers(self, name: str, form: Form) -> np.ndarray:
+        """Return the numbers of a column: float64 ``(N,)``, nan where a value is missing or none."""
+        if self._numbers[0] != name:
+            self._numbers = name, _numbers(self.column(name), form)
+        return self._numbers[1]
+
+    def checked_numbers(self, name: str, form: Form, missing: bool) -> np.ndarray:
+        """Return the numbers of a column, nan where a value is missing.
+
+        Args:
+            name: Name of the column.
+            form: How numbers are written.
+            missing: Whether values may be missing.
 
         Raises:
-            ValueError: It is not one; ``cure`` is added to the message.
+            ValueError: Another value is no finite number.
         """
-        value = number(text)
-        if value is None or not abs(value) <= float(np.finfo(np.float32).max):
-            how = ", decimals with a point" if value is None and like_number(text) else ""
-            raise ValueError(f"{self.at(row, name)} must be a finite number, got {text!r}: correct it{how}{cure}")
-        return value
+        values = self.numbers(name, form)
+        for at in np.flatnonzero(~(np.abs(values) <= float(np.finfo(np.float32).max))):
+            if not (missing and self.column(name)[at] in form.missing):
+                raise self.no_number(int(at), name, form)
+        return values
+
+    def no_number(self, row: int, name: str, form: Form, cure: str = "") -> ValueError:
+        """Return the error of a value that is no finite number.
+
+        Args:
+            row: Its row.
+            name: Its column.
+            form: How numbers are written.
+            cure: What else the user can do.
+        """
+        text = self.column(name)[row]
+        options = form.hint(t for t in self.column(name) if t not in form.missing) or form.hint([text])
+        how = f"give {options}" if options else "correct it"
+        return ValueError(f"{self.at(row, name)} must be a finite number, got {text!r}: {how}{cure}")
 
 
-def _check_header(sheet: Sheet, delimiter: str) -> None:
-    header = sheet.header
+def dates(sheet: Sheet, name: str, form: Form, parts: Iterable[str]) -> np.ndarray:
+    """Return parts of the dates of a column: float64 ``(N, len(parts))``, nan where a date is missing.
+
+    Raises:
+        ValueError: A value is no date.
+    """
+    texts = sheet.column(name)
+    moments = {text: form.moment(text) for text in set(texts) - set(form.missing)}
+    if None in moments.values():
+        at = next(at for at, text in enumerate(texts) if moments.get(text, 0) is None)
+        raise ValueError(
+            f"{sheet.at(at, name)} must be a date such as 2024-01-31, got {texts[at]!r}: correct it, give date_format, or list "
+            f"{name!r} in categorical or drop"
+        )
+    chosen = [DATE_PARTS.index(part) for part in parts]
+    rows = {text: [parts_of(moment)[i] for i in chosen] for text, moment in moments.items() if moment is not None}
+    rows |= {text: [np.nan] * len(chosen) for text in form.missing}
+    return np.array([rows[text] for text in texts], dtype=np.float64)
+
+
+def _numbers(texts: tuple[str, ...], form: Form) -> np.ndarray:
+    missing, nan = form.missing, float("nan")
+    if form.as_python:
+        try:
+            values = [nan if text in missing else float(text) for text in texts]
+            if "_" not in "".join(texts):  # Python reads 1_000
+                return np.array(values)
+        except ValueError:
+            pass  # not all are numbers, or some are written otherwise
+    distinct = {text: nan if text in missing or (n := form.number(text)) is None else n for text in set(texts)}
+    return np.array([distinct[text] for text in texts])
+
+
+def _check_header(path: Path, header: list[str], delimiter: str) -> None:
     for other in {";", "\t", "|", ","} - {delimiter}:
         if len(header) == 1 and other in header[0]:
             raise ValueError(
-                f"{sheet.path}, line 1: {header[0]!r} is one column: is the delimiter {other!r} instead of {delimiter!r}?"
+                f"{path}, line 1: {header[0]!r} is one column: is the delimiter {other!r} instead of {delimiter!r}?"
             )
-    if all(number(name) is not None for name in header):
-        raise ValueError(f"{sheet.path}, line 1 must name the columns, got the numbers {header}: add a header")
+    if all(Form().number(name) is not None for name in header):
+        raise ValueError(f"{path}, line 1 must name the columns, got the numbers {header[:_SHOWN]}: add a header")
+    first: dict[str, int] = {}
     for i, name in enumerate(header):
         if not name:
             raise ValueError(
-                f"{sheet.path}, line 1: column {i + 1} has no name: add one (pandas writes its index this way; give index=False)"
+                f"{path}, line 1: column {i + 1} has no name: add one (pandas writes its index this way; give index=False)"
             )
-        if (first := header.index(name)) != i:
+        if name in first:
             raise ValueError(
-                f"{sheet.path}, line 1: columns {first + 1} and {i + 1} are both named {name!r}: rename one"
+                f"{path}, line 1: columns {first[name] + 1} and {i + 1} are both named {name!r}: rename one"
             )
-    for row, line in zip(sheet.rows, sheet.lines, strict=True):
-        if len(row) != len(header):
-            raise ValueError(
-                f"{sheet.path}, line {line}: {len(row)} columns, but the header has {len(header)} (delimiter {delimiter!r})"
-            )
+        first[name] = i
 
 
-def number(text: str) -> float | None:
-    """Return a text as a number, None if it is not one; unlike in Python, ``1_000`` is not."""
-    try:
-        return None if "_" in text else float(text)
-    except ValueError:
-        return None
-
-
-def like_number(text: str) -> bool:
-    """Whether a text is a number, also with a decimal comma."""
-    return number(text.replace(",", ".")) is not None
-
-
-def _text(path: Path, delimiter: str, encoding: str) -> str:
+def _text(path: Path, form: Form) -> str:
     content = path.read_bytes()
     try:
-        return content.decode(encoding).removeprefix("\ufeff")
+        return content.decode(form.encoding).removeprefix("\ufeff")
     except LookupError as error:
-        raise ValueError(f"encoding must be one of Python's, such as utf-8 or latin-1, got {encoding!r}") from error
+        raise ValueError(
+            f"encoding must be one of Python's, such as utf-8 or latin-1, got {form.encoding!r}"
+        ) from error
     except UnicodeDecodeError as error:
         before = content[: error.start].decode("latin-1")
         line = before.rpartition("\n")[2]
         raise ValueError(
-            f"{path}, line {before.count(chr(10)) + 1}, column {line.count(delimiter) + 1}: byte "
-            f"0x{content[error.start]:02x} is not valid {encoding}: give the file's encoding, such as latin-1 or utf-16"
+            f"{path}, line {before.count(chr(10)) + 1}, column {line.count(form.delimiter) + 1}: byte "
+            f"0x{content[error.start]:02x} is not valid {form.encoding}: give the file's encoding, such as latin-1 or utf-16"
         ) from error

@@ -146,7 +146,7 @@ GOOD = "a,b,y\n" + "1,2,p\n3,4,q\n" * 20
         (
             "a;y\n" + "".join(f"{i},5;{'pq'[i % 2]}\n" for i in range(100)),
             {"delimiter": ";"},
-            r"line 2, column 'a' must be a finite number, got '0,5': correct it, decimals with a point",
+            r"line 2, column 'a' must be a finite number, got '0,5': give decimal=',', or list 'a' in categorical",
         ),
         (
             GOOD.encode() + b"1,\xe9,p\n",

@@ -51,7 +51,7 @@ GOOD = "a,b,y\n" + "1,2,p\n3,4,q\n" * 20
         (
             "a;y\n" + "1,5;2,5\n" * 20,
             ["--data.delimiter=;", "--data.kind=regression"],
-            ["line 2, column 'y'", "got '2,5'", "decimals with a point"],
+            ["line 2, column 'y'", "got '2,5'", "give decimal=','"],
         ),
     ],
 )

@@ -33,6 +33,8 @@ HELP = f"""zoo predict MODEL INPUT... [options]: classify, segment or reconstruc
   --batch-size N    examples per batch (default: 64)
   --delimiter C     CSV: the character between values (default: that of the training file)
   --encoding NAME   CSV: the encoding of the text, such as latin-1 (default: that of the training file)
+  --decimal C       CSV: the character before decimals (default: that of the training file)
+  --thousands C     CSV: the character between groups of three digits, "" for none (default: that of the training file)
   --debug           show the traceback of any error
 
 Examples:
@@ -57,6 +59,8 @@ def run(args: list[str]) -> int:
     parser.add_argument("--features", action="store_true")
     parser.add_argument("--delimiter")
     parser.add_argument("--encoding")
+    parser.add_argument("--decimal")
+    parser.add_argument("--thousands")
     options = parser.parse_args(args)
     if options.top < 1 or options.batch_size < 1:
         raise UserError("--top and --batch-size must be 1 or more")
@@ -154,12 +158,14 @@ def _csv_rows(
 ) -> Iterator[tuple[list[dict[str, Any]], "Tensor"]]:
     """Yield the origin of each row of a batch, counted from 1 in each file, and the batch ``(B, D)``."""
     from datamodules.decode import SUFFIXES
-    from datamodules.sheet import encode_rows
+    from datamodules.sheet import read_rows
 
     for path in paths:
         if path.is_dir() or path.suffix.lower() in SUFFIXES:
             raise UserError(f"{path} is not a CSV file: the model predicts from the rows of CSV files")
-        x = encode_rows(path, preparation)
+        x, remark = read_rows(path, preparation)
+        if remark is not None:
+            Console().print(f"warning: {remark}", error=True)
         for start in range(0, len(x), batch_size):
             part = x[start : start + batch_size]
             yield [{"file": str(path), "row": start + i + 1} for i in range(len(part))], part
@@ -182,7 +188,8 @@ def _rows(model: "Model", options: argparse.Namespace, notes: Notes) -> Iterator
     elif options.output is not None:
         raise UserError(f"-o is for models of images, and {type(model).__name__} reads rows: leave it out")
     else:
-        given = {key: vars(options)[key] for key in ("delimiter", "encoding") if vars(options)[key] is not None}
+        names = ("delimiter", "encoding", "decimal", "thousands")
+        given = {key: vars(options)[key] or None for key in names if vars(options)[key] is not None}
         batches = _csv_rows(options.inputs, {**(model.preparation or {}), **given}, options.batch_size)
     label = None if options.label is None else class_index(model, options.label)
     if label is None and "label" in model.predict_options and not options.features:

@@ -193,7 +193,8 @@ def _write(model: "Model", samples: "Tensor", columns: int | None, output: Path 
 def _write_rows(model: "Model", samples: "Tensor", path: Path) -> None:
     columns = [column["name"] for column in (model.preparation or {}).get("columns") or []]
     names = columns if len(columns) == samples.shape[1] else [f"x{i}" for i in range(samples.shape[1])]
+    digits = 7 if samples.element_size() <= 4 else 15
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(names)
-        writer.writerows([f"{value:.7g}" for value in row] for row in samples.tolist())
+        writer.writerows([f"{value:.{digits}g}" for value in row] for row in samples.tolist())
