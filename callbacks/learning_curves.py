@@ -48,6 +48,7 @@ class LearningCurves(Callback):
         self.curves: dict[str, tuple[list[float], list[float]]] = {}  # name -> (times, values)
         self.unit = "epoch"  # of times: epochs done, with a fraction
         self._path: Path | None = None
+        self._trained = False  # whether there is anything new to draw
         self._rates: dict[str, float] = {}
         # Times of the last row and of the end of the last epoch, until they are read: modules log in hooks that run after ours.
         self._row_at: float | None = None
@@ -60,6 +61,7 @@ class LearningCurves(Callback):
         folder = run_folder(trainer)
         self._path = None if folder is None else Path(self.dirpath or folder) / self.filename
         self._row_at = self._epoch_at = None
+        self._trained = False
         if trainer.global_step == 0:  # a checkpoint to resume from is loaded after this
             self.curves = {}
 
@@ -81,6 +83,7 @@ class LearningCurves(Callback):
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._trained = True
         if self._rates:  # an optimizer has stepped, and a row is due
             self._row_at = self._now(trainer)
             self._add(self._row_at, self._rates)
@@ -117,7 +120,8 @@ class LearningCurves(Callback):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._draw(trainer, pl_module)
+        if self._trained:
+            self._draw(trainer, pl_module)
 
     @override
     def state_dict(self) -> dict[str, Any]:

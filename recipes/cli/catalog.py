@@ -6,10 +6,16 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from recipes.cli.errors import UserError
+from recipes.cli.yaml_files import read_recipe
 from zoo.spelling import suggest
 
 PACKAGE = Path(__file__).resolve().parents[1]  # recipes/
 _BOUND = re.compile(r"^([\w/]+)\s*(>=|<=)\s*([-+.\deE]+)")
+_FIELD = re.compile(  # of a header; the last three in a run's config.yaml, where other comments may begin with these words
+    r"(run|expect|takes|recipe|data(?= +fingerprint)|changed(?= +(?:model|data|trainer)\b)|logger(?= +(?:tensorboard|wandb)))"
+    r"\s+(.*)"
+)
+_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")  # a path below runs/ that cannot leave it
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,8 @@ class Recipe:
         expect: The metric and its bound, "test/acc >= 0.955 (measured ...)".
         takes: Duration and hardware.
         data: In a run's ``config.yaml``, the fingerprint of the data it was trained on.
+        changed: In a run's ``config.yaml``, the keys whose values are not the recipe's: "data.size, trainer.max_epochs".
+        logger: In a run's ``config.yaml``, the logger that a resumed run continues with; "" is metrics.csv alone.
     """
 
     name: str
@@ -31,6 +39,8 @@ class Recipe:
     expect: str = ""
     takes: str = ""
     data: str = ""
+    changed: str = ""
+    logger: str = ""
 
     @property
     def bound(self) -> tuple[str, str, float] | None:
@@ -41,12 +51,17 @@ class Recipe:
     def header(self) -> str:
         """Return the comment lines that :func:`read` understands, without ``run``."""
         lines = [f"# {self.summary}"] if self.summary else []
-        fields = {"recipe": self.name, "expect": self.expect, "takes": self.takes, "data": self.data}
+        names = ("expect", "takes", "data", "changed", "logger")
+        fields = {"recipe": self.name, **{name: getattr(self, name) for name in names}}
         return "\n".join([*lines, *(f"#   {key:<7} {value}" for key, value in fields.items() if value)]) + "\n"
 
 
 def read(path: Path, name: str) -> Recipe:
-    """Read the header of a recipe; its line ``recipe NAME`` takes precedence over ``name``."""
+    """Read the header of a recipe; its line ``recipe NAME`` takes precedence over ``name``.
+
+    Raises:
+        UserError: The file is no text, or its name could lead out of the folder of all runs.
+    """
     fields: dict[str, str] = {}
     key = "summary"
     try:
@@ -55,13 +70,18 @@ def read(path: Path, name: str) -> Recipe:
                 if not line.startswith("#"):
                     break
                 text = line[1:].strip()
-                if match := re.match(r"(run|expect|takes|recipe|data(?= +fingerprint))\s+(.*)", text):
+                if match := _FIELD.match(text):
                     key, text = match[1], match[2]
                 fields[key] = f"{fields.get(key, '')} {text}".strip()
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a text file: a recipe is a YAML file") from None
-    values = (fields.get(key, "") for key in ("summary", "expect", "takes", "data"))
-    return Recipe(fields.get("recipe", name), path, *values)
+    if not _NAME.fullmatch(given := fields.get("recipe", name)):
+        raise UserError(
+            f"the name of a recipe may have letters, digits, _, -, . and single slashes, and names a folder below runs/; the "
+            f"line `recipe` of {path} has {given[:80]!r}: change it, or leave the line out"
+        )
+    values = (fields.get(key, "") for key in ("summary", "expect", "takes", "data", "changed", "logger"))
+    return Recipe(given, path, *values)
 
 
 def shipped() -> list[Recipe]:
@@ -73,22 +93,39 @@ def shipped() -> list[Recipe]:
 def find(text: str) -> Recipe:
     """Return the recipe with a name ("cnn/lenet_digits") or a path to a YAML file.
 
+    A name that :func:`shipped` lists is that recipe, whatever is in the current folder: a file there that is called the same is
+    ``./cnn/lenet_digits``.
+
     Raises:
-        UserError: There is none; the message suggests the closest name.
+        UserError: There is none; the message suggests the closest name. Or the file is no recipe.
     """
+    known = {recipe.name: recipe for recipe in shipped()}
+    if text in known:
+        return known[text]
     path = Path(text)
     if path.is_file():
+        read_recipe(path)
         full = path.resolve()
         inside = full.is_relative_to(PACKAGE)
-        return read(path, full.relative_to(PACKAGE).with_suffix("").as_posix() if inside else path.stem)
+        name = full.relative_to(PACKAGE).with_suffix("").as_posix() if inside else as_name(path.stem)
+        return read(path, name)
     if path.is_dir():
-        raise UserError(f"{text} is a folder: a recipe is a YAML file, or a name that `zoo recipes` lists")
+        cure = f"give {path / 'config.yaml'}" if (path / "config.yaml").is_file() else "give a YAML file"
+        raise UserError(f"{text} is a folder: {cure}, or a name that `zoo recipes` lists")
     if path.suffix in (".yaml", ".yml"):
         raise UserError(f"no such recipe file: {text}")
-    known = {recipe.name: recipe for recipe in shipped()}
-    if text not in known:
-        raise UserError(f"unknown recipe {text!r}{suggest(text, known)} (`zoo recipes` lists all {len(known)})")
-    return known[text]
+    raise UserError(f"unknown recipe {text!r}{suggest(text, known)} (`zoo recipes` lists all {len(known)})")
+
+
+def as_name(text: str) -> str:
+    """Return a text, such as the stem of a file, as the name of a recipe, with _ in place of what it may not have.
+
+    Example:
+        >>> as_name("my first net")
+        'my_first_net'
+    """
+    parts = (re.sub(r"[^\w.-]+", "_", part).lstrip(".-") for part in text.split("/"))
+    return "/".join(part for part in parts if part) or "recipe"
 
 
 def matching(pattern: str) -> list[Recipe]:

@@ -34,11 +34,26 @@ def test_read_parses_the_header(tmp_cwd: Path) -> None:
 
 def test_header_round_trip(tmp_cwd: Path) -> None:
     recipe = catalog.Recipe(
-        "cnn/x", Path("config.yaml"), "what", "val/loss <= 1e-3 (so)", "1 s", "fingerprint 0a (3 train / 1 val)"
+        "cnn/x",
+        Path("config.yaml"),
+        "what",
+        "val/loss <= 1e-3 (so)",
+        "1 s",
+        "fingerprint 0a (3 train / 1 val)",
+        "data.size, model",
+        "wandb-offline",
     )
     Path("config.yaml").write_text(recipe.header() + "model: {}\n")
     assert catalog.find("config.yaml") == recipe
     assert recipe.bound == ("val/loss", "<=", 1e-3)
+
+
+def test_comments_that_begin_like_the_fields_of_a_run_are_comments(tmp_cwd: Path) -> None:
+    text = "changed from the paper: all; data of mine; logger as you like"
+    Path("mine.yaml").write_text("# " + text.replace("; ", "\n# ") + "\nmodel: {}\n")
+    recipe = catalog.find("mine.yaml")
+    assert recipe.summary == text.replace("; ", " ")
+    assert not recipe.changed + recipe.data + recipe.logger
 
 
 @pytest.mark.parametrize("text", ["", "published, not reproduced by us", "test/acc about 0.9"])
@@ -67,10 +82,111 @@ def test_find_refuses(tmp_cwd: Path, text: str, words: list[str]) -> None:
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-def test_a_binary_file_is_refused(tmp_cwd: Path) -> None:
-    Path("x.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="not a text file"):
-        catalog.find("x.yaml")
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff\xfe\x00", "x.yaml is not a text file"),
+        (b"\x89PNG\r\n\x1a\n secret", "x.yaml is not a text file"),
+        (b"secret " * 300_000, "x.yaml has 2.1 MB"),
+        (b"import secret\n\nsecret.run()\n", "x.yaml holds text"),
+        (
+            b"def secret(x):\n    return {x: 1}[secret]\n",
+            "x.yaml has a key that is no section",
+        ),
+        (b"secret\0secret", "x.yaml is not valid YAML"),
+        (b'["secret", 1]', "x.yaml holds a list"),
+        (b"3.5", "x.yaml holds a number"),
+        (b"", "x.yaml is empty"),
+        (b"# a comment alone\n", "x.yaml is empty"),
+        (
+            b"model: {class_path: secret, init_args: {lr",
+            "x.yaml is not valid YAML: expected ',' or '}'",
+        ),
+        (
+            b"model: !!python/object/apply:secret []",
+            "x.yaml is not valid YAML: could not determine a constructor for the tag",
+        ),
+        (b"model: 2020-99-99", "x.yaml is not valid YAML"),
+        (b"[" * 5000, "x.yaml is nested too deeply"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused_without_its_content(
+    zoo: Zoo, trained: Path, content: bytes, words: str
+) -> None:
+    Path("x.yaml").write_bytes(content)
+    result = zoo("fit", "-c", "x.yaml")
+    assert_one_line(result, words)
+    assert len(result.err) < 250
+    assert "secret" not in result.err.replace("python/object/apply:secret", "")
+    (trained / "config.yaml").write_bytes(content)
+    again = zoo("fit", "--resume", trained)
+    assert_one_line(again, words.replace("x.yaml", f"{trained}/config.yaml"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../escape",
+        "/tmp/escape",
+        "a/../../escape",
+        "a//b",
+        "a b",
+        "./a",
+        ".a",
+        "-a",
+        "a/",
+        "a\tb",
+        "~/a",
+        "C:\\a",
+    ],
+)
+def test_a_name_that_could_lead_out_of_the_runs_is_refused(zoo: Zoo, tmp_cwd: Path, name: str) -> None:
+    Path("work").mkdir()
+    Path("work/mine.yaml").write_text(f"#   recipe  {name}\nmodel: {{class_path: zoo.LeNetClassifier}}\n")
+    result = zoo("fit", "-c", "work/mine.yaml", "--runs", "work/runs")
+    assert_one_line(result, "the line `recipe` of work/mine.yaml has", "letters, digits, _, -, . and single slashes")
+    assert "\x1b" not in result.err
+    assert [path.name for path in Path().rglob("*")] == ["work", "mine.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [
+        ("mine", "mine"),
+        ("my first net", "my_first_net"),
+        ("größe-2.0", "größe-2.0"),
+        ("..a", "a"),
+        ("a\nmodel: b", "a_model_b"),
+        ("...", "recipe"),
+    ],
+)
+def test_the_name_of_a_file_is_made_a_name(tmp_cwd: Path, stem: str, name: str) -> None:
+    Path(f"{stem}.yaml").write_text("model: {}\n")
+    recipe = catalog.find(f"{stem}.yaml")
+    assert recipe.name == name
+    Path("config.yaml").write_text(recipe.header() + "model: {}\n")
+    assert catalog.find("config.yaml").name == name
+
+
+def test_a_recipe_is_not_hidden_by_a_folder_or_file_of_its_name(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("runs/linear/softmax_digits").mkdir(parents=True)
+    monkeypatch.chdir("runs")
+    result = zoo("fit", "-c", "linear/softmax_digits", "--trainer.fast_dev_run=true")
+    assert result.code == 0, result.err
+    assert "note:" not in result.out
+    Path("linear/softmax_digits").rmdir()
+    Path("linear/softmax_digits").write_text("# mine\ntrainer: {max_epochs: 3}\n")
+    result = zoo("fit", "-c", "linear/softmax_digits", "--trainer.fast_dev_run=true")
+    assert result.code == 0, result.err
+    assert "note: linear/softmax_digits is the recipe of that name: the file is ./linear/softmax_digits" in result.out
+    assert catalog.find("./linear/softmax_digits").summary == "mine"
+
+
+def test_a_run_folder_is_no_recipe_but_has_one(tmp_cwd: Path) -> None:
+    Path("run").mkdir()
+    Path("run/config.yaml").write_text("model: {}\n")
+    with pytest.raises(UserError, match=r"run is a folder: give run/config\.yaml"):
+        catalog.find("run")
 
 
 def test_recipes_lists_all_with_bound_and_time(zoo: Zoo) -> None:

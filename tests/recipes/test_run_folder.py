@@ -107,14 +107,55 @@ def test_config_has_the_fingerprint_of_the_data(trained: Path) -> None:
 
 
 def test_summary_compares_with_the_expectation(zoo: Zoo) -> None:
-    out = zoo("fit", "-c", RECIPE, *SHORT, "--trainer.max_epochs=1").out
-    line = re.search(r"expected +(.*)", out)
-    assert line
-    assert re.match(r"test/acc >= 0\.965: NOT met, got 0\.\d{4} \(with .*max_epochs=1\)", line[1])
-    assert re.search(rf"run folder +runs/{RECIPE}/version_0\n", out)
-    Path("easy.yaml").write_text("# easy\n#   expect  test/acc >= 0.01\n" + _yaml())
-    assert "test/acc >= 0.01: met" in zoo("fit", "-c", "easy.yaml", *SHORT).out
-    assert Path("runs/easy/version_0").is_dir()
+    text = _yaml("{batch_size: 128}", limit_train_batches=3)
+    Path("easy.yaml").write_text("# easy\n#   expect  test/acc >= 0.01\n" + text)
+    result = zoo("fit", "-c", "easy.yaml", "--seed_everything=3", "--data.num_workers=0", "--model.lr=0.001")
+    assert "test/acc >= 0.01: met" in result.out
+    assert re.search(r"run folder +runs/easy/version_0\n", result.out)
+    assert "test/acc >= 0.01: met" in zoo("test", "-c", "easy.yaml").out
+    Path("hard.yaml").write_text("#   expect  test/acc >= 0.999\n" + text)
+    assert re.search(r"test/acc >= 0\.999: NOT met, got 0\.\d{4}\n", zoo("fit", "-c", "hard.yaml").out)
+
+
+def test_a_changed_recipe_is_not_compared_with_the_expectation(zoo: Zoo) -> None:
+    Path("easy.yaml").write_text(
+        "#   expect  test/acc >= 0.01\n" + _yaml("{batch_size: 128}", limit_train_batches=2, callbacks=[])
+    )
+    Path("more.yaml").write_text("trainer: {max_epochs: 2}\n")
+    cases = {
+        "data.size was": ["--data.size=10"],
+        "model was": ["--model=zoo.MLPClassifier"],
+        "trainer.callbacks was": ["--trainer.callbacks+=callbacks.GradNorm"],
+        "trainer.max_epochs was": ["-c", "more.yaml"],
+        "trainer.max_epochs, model.lr were": ["--model.lr=0.5", "--trainer.max_epochs=2"],
+    }
+    for changed, args in cases.items():
+        result = zoo("fit", "-c", "easy.yaml", *args)
+        assert result.code == 0, result.err
+        assert f"test/acc >= 0.01: not compared, {changed} changed" in result.out
+    run = Path("runs/easy/version_4")
+    for args in (
+        ["test", "-c", "easy.yaml"],
+        ["test", "--ckpt", run],
+        ["fit", "--resume", run],
+        ["fit", "-c", run / "config.yaml"],
+    ):
+        assert f"not compared, {changed} changed" in zoo(*args).out
+    assert "not compared, data.batch_size was changed" in zoo("fit", "-c", "easy.yaml", "--data.batch_size=64").out
+
+
+def test_a_checkpoint_of_another_recipe_or_of_none_is_not_compared(zoo: Zoo) -> None:
+    for name in ("one", "other"):
+        Path(f"{name}.yaml").write_text("#   expect  test/acc >= 0.01\n" + _yaml(limit_train_batches=2))
+    assert "met" in zoo("fit", "-c", "one.yaml").out
+    checkpoint = Path("runs/one/version_0/checkpoints/best.ckpt")
+    assert "met" in zoo("test", "-c", "one.yaml", "--ckpt", checkpoint).out
+    Path("alone.ckpt").write_bytes(checkpoint.read_bytes())
+    for args in (["-c", "one.yaml", "--ckpt", "alone.ckpt"], ["-c", "other.yaml", "--ckpt", checkpoint]):
+        result = zoo("test", *args)
+        assert result.code == 0, result.err
+        assert "test/acc" in result.out
+        assert "expected" not in result.out
 
 
 def _yaml(data: str = "{}", **trainer: object) -> str:

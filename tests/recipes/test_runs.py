@@ -11,9 +11,9 @@ from recipes.cli.run.folder import (
     CONFIG,
     Run,
     create_run,
-    drop_rows_from,
     find_run,
     is_main_process,
+    newer_runs,
     newest_run,
 )
 from recipes.cli.run.loggers import MetricsFile
@@ -73,10 +73,16 @@ def test_a_folder_that_cannot_be_created_is_an_error(tmp_cwd: Path) -> None:
 def test_newest_is_by_number_and_has_a_checkpoint(tmp_cwd: Path) -> None:
     root = Path("runs")
     assert newest_run(root, "x") is None
+    make(root / "x/version_0")
+    assert newest_run(root, "x") is None
+    assert newer_runs(root, "x", None) == [root / "x/version_0"]
     make(root / "x/version_2", "last.ckpt")
     make(root / "x/version_10", "best.ckpt")
     make(root / "x/version_11")
-    assert newest_run(root, "x") == root / "x/version_10"
+    (root / "x/version_12").mkdir()  # killed before its config.yaml
+    newest = newest_run(root, "x")
+    assert newest == root / "x/version_10"
+    assert newer_runs(root, "x", newest) == [root / "x/version_11", root / "x/version_12"]
 
 
 @pytest.mark.parametrize(
@@ -95,15 +101,58 @@ def test_find_names_the_places_it_tried(tmp_cwd: Path) -> None:
         find_run("a.ckpt", Path("runs"), "x")
 
 
-def test_drop_rows_keeps_the_header_and_the_steps_before(tmp_cwd: Path) -> None:
+def test_a_resumed_metrics_file_keeps_the_rows_before_the_step(tmp_cwd: Path) -> None:
     path = Path("metrics.csv")
-    path.write_text("step,epoch,a\n0,0,1\n9,0,2\n10,1,3\n200,2,4\n")
-    drop_rows_from(path, 10)
-    assert path.read_text().split() == ["step,epoch,a", "0,0,1", "9,0,2"]
-    drop_rows_from(path, 0)
-    assert path.read_text().split() == ["step,epoch,a"]
-    drop_rows_from(Path("none.csv"), 0)
+    text = "step,epoch,a\n0,0,1\n9,0,2\n10,1,3\n200,2,4\n"
+    path.write_text(text)
+    file = MetricsFile(path, before=10)
+    file.save()
+    assert path.read_text() == text  # nothing is written before a row is added
+    assert (file.kept, file.rows, file.damaged, file.missing) == (2, 2, 0, False)
+    file.add({"a": 5.0}, 10)
+    file.save()
+    assert path.read_text().split() == ["step,epoch,a", "0,0,1", "9,0,2", "10,,5.0"]
+    assert file.rows == 3
+    file = MetricsFile(path, before=0)
+    file.add({"b": 5.0}, 0)
+    file.save()
+    assert path.read_text().split() == ["step,epoch,a,b", "0,,,5.0"]
+    assert MetricsFile(Path("none.csv"), before=3).missing
     assert not Path("none.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "damaged"),
+    [
+        ("step,epoch,a,b\n0,0,1.5,2\n1,0,1.25,0.1", ["0,0,1.5,2"], 1),  # half a number
+        ("step,epoch,a,b\n0,0,1.5,2\n1,0,1.25", ["0,0,1.5,2"], 1),
+        ("step,epoch,a,b\n0,0,1.5,2\n1,0,1.25\n2,0,3,4\n", ["0,0,1.5,2", "2,0,3,4"], 1),
+        ("step,epoch,a,b\n0,0,1.5,2\n,0,1,2\n\0\0\0\n", ["0,0,1.5,2"], 2),
+        ("step,epo", [], 1),
+        ("", [], 0),
+    ],
+)
+def test_damaged_lines_are_left_out_and_counted(tmp_cwd: Path, text: str, kept: list[str], damaged: int) -> None:
+    path = Path("metrics.csv")
+    path.write_text(text)
+    file = MetricsFile(path, before=9)
+    assert (file.kept, file.damaged) == (len(kept), damaged)
+    file.add({"a": 5.0, "b": 6.0}, 9)
+    file.save()
+    assert path.read_text().split() == ["step,epoch,a,b", *kept, "9,,5.0,6.0"]
+
+
+def test_names_of_columns_may_be_of_any_script(tmp_cwd: Path) -> None:
+    """Offsets in the file are of bytes."""
+    path = Path("metrics.csv")
+    file = MetricsFile(path)
+    for step in range(3):
+        file.add({"val/iou/größe": 0.5}, step)
+        file.save()
+    file.add({"neu": 1.0}, 2)
+    file.save()
+    lines = path.read_text(encoding="utf-8").split()
+    assert lines == ["step,epoch,neu,val/iou/größe", "0,,,0.5", "1,,,0.5", "2,,1.0,0.5"]
 
 
 def test_metrics_file_has_one_row_per_step_and_is_continued(tmp_cwd: Path) -> None:

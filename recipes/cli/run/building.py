@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,8 +17,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
 from recipes.cli.errors import UserError, message, one_line
-from recipes.cli.run.checks import check_callbacks, check_seed, check_trainer, read_recipe, read_yaml
+from recipes.cli.run.changes import check_length, check_resumable, differences
+from recipes.cli.run.checks import check_callbacks, check_seed, check_trainer
 from recipes.cli.run.parse_errors import reduce_parse_error, unwrap
+from recipes.cli.yaml_files import read_recipe, read_yaml
 
 # trainer arguments that options of the command line replace
 _RESERVED = {"logger": "--logger", "default_root_dir": "--runs"}
@@ -33,11 +36,13 @@ class RecipeCLI(LightningCLI):
     Args:
         args: ``-c FILE ...`` and the overrides.
         overrides: Those of ``args`` that are given on the command line.
-        saved_hparams: Hyperparameters of the checkpoint in use.
-        prefer_saved: Whether they take precedence over the recipe (evaluation); if not, a difference is refused (resume).
+        checkpoint: The checkpoint in use.
+        resume: Whether a run is resumed: what contradicts the checkpoint is refused. If not, the hyperparameters of the checkpoint
+            take precedence over those of the recipe (evaluation).
         verb_options: The verb's own options, for suggestions.
 
     Attributes:
+        changes: What differs from the first file: by key, both values.
         datamodule: The datamodule, or None.
         model: The model.
         config_init: Its ``trainer`` holds the trainer's arguments, with callbacks built.
@@ -47,13 +52,14 @@ class RecipeCLI(LightningCLI):
         self,
         args: list[str],
         overrides: list[str],
-        saved_hparams: Mapping[str, Any] | None = None,
-        prefer_saved: bool = False,
+        checkpoint: Mapping[str, Any] | None = None,
+        resume: bool = False,
         verb_options: Sequence[str] = (),
     ) -> None:
         self.overrides, self.verb_options = overrides, verb_options
-        self.saved_hparams = dict(saved_hparams or {})
-        self.prefer_saved = prefer_saved
+        self.checkpoint = checkpoint or {}
+        self.saved_hparams: dict[str, Any] = dict(self.checkpoint.get("hyper_parameters") or {})
+        self.resume = resume
         self._filled: set[str] = set()  # arguments of the model whose values come from the data
         super().__init__(
             save_config_callback=None,
@@ -76,6 +82,7 @@ class RecipeCLI(LightningCLI):
             self.config = self._parse(args)
             with nulls_checked():
                 parser.validate(self.given, skip_required=True)
+            self.changes = self._changes(args)
         except (argparse.ArgumentError, TypeError) as error:
             known = lambda: self._known_options(args)  # noqa: E731
             raise UserError(reduce_parse_error(str(error), args, known, arguments_of)) from error
@@ -84,11 +91,28 @@ class RecipeCLI(LightningCLI):
                 raise UserError(f"trainer.{name} is set by {option}: use that, and leave trainer.{name} out")
         check_seed(self.config.seed_everything)
         check_trainer(self.config.trainer)
+        if self.resume:
+            check_resumable(self.changes)
+            check_length(self.checkpoint, self.config.trainer, self.changes)
+
+    def _changes(self, args: list[str]) -> dict[str, tuple[Any, Any]]:
+        if len(args) < 2:
+            return {}
+        try:
+            first = self._parse(args[:1])
+        except argparse.ArgumentError:
+            if self.resume:
+                raise
+            # only complete together with the others
+            return {arg.partition("=")[0].lstrip("-"): (None, None) for arg in args[1:] if arg.startswith("--")}
+        one, other = (yaml.safe_load(self.parser.dump(config, skip_none=False)) for config in (first, self.config))
+        linked = {f"model.{name}" for name in _LINKED}  # compared with the data when the model is built
+        return {key: values for key, values in differences(one, other).items() if key not in linked}
 
     def _check_yaml(self, args: list[str]) -> None:
         """Check the files, and the values that are YAML of their own; remember the files' content."""
         pairs = [arg.partition("=")[::2] for arg in args]
-        self._files = [read_recipe(value) for option, value in pairs if option == "--config"]
+        self._files = [read_recipe(Path(value)) for option, value in pairs if option == "--config"]
         for option, value in pairwise(args):
             if value[:1] in ("[", "{"):
                 read_yaml(value, option)
@@ -152,7 +176,7 @@ class RecipeCLI(LightningCLI):
 
     def _values_to_fill(self, linked: dict[str, Any]) -> dict[str, Any]:
         given = {k: v for k, v in self._init_args(self.given, "model").items() if k not in self._filled}
-        strict = self._given_on_command_line() if self.prefer_saved else given
+        strict = given if self.resume else self._given_on_command_line()
         names = arguments_of(self.config.model.class_path)
         saved = {name: value for name, value in self.saved_hparams.items() if name in names and name != "net"}
         if "." in str(saved.get("optimizer", "")) and saved["optimizer"] != given.get("optimizer"):
@@ -288,7 +312,7 @@ def print_arguments(paths: Iterable[str]) -> None:
     """Print help on the arguments of the trainer, the datamodule and the model of recipe files."""
     config: dict[str, Any] = {}
     for path in paths:
-        config.update(read_recipe(path))
+        config.update(read_recipe(Path(path)))
     parser = ArgumentParser(usage=argparse.SUPPRESS, add_help=False)
     parser.add_class_arguments(Trainer, "trainer", fail_untyped=False)
     for key in ("data", "model"):

@@ -1,85 +1,19 @@
-"""What is checked before anything is built: YAML files, the trainer's options, and callbacks that are given twice."""
+"""What is checked before anything is built: the trainer's options, and callbacks that are given twice."""
 
 import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning.pytorch import Callback
 from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from recipes.cli.errors import UserError, one_line
+from recipes.cli.errors import UserError
 from zoo.spelling import suggest
-
-_DEEPEST = 50  # levels of a YAML file; recipes have seven
-
-
-# YAML ---------------------------------------------------------------------------------------------------------------
-
-
-def read_yaml(text: str, source: str) -> Any:
-    """Return the content of a YAML text after checking what PyYAML accepts in silence or fails on.
-
-    Args:
-        text: The text.
-        source: What it is, for messages: the name of a file or an option.
-
-    Raises:
-        UserError: It is not valid YAML, has a key twice, or is nested too deeply.
-    """
-    try:
-        _check_node(yaml.compose(text, yaml.SafeLoader), source)
-        return yaml.safe_load(text)
-    except RecursionError:
-        raise UserError(f"{source} is nested too deeply: at most {_DEEPEST} levels") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-45
-        raise UserError(f"{source} is not valid YAML: {one_line(_problem(error))}") from None
-
-
-def read_recipe(path: str | Path) -> dict[str, Any]:
-    """Read the YAML file of a recipe, see :func:`read_yaml`.
-
-    Raises:
-        UserError: It cannot be read, or holds something else than a mapping.
-    """
-    try:
-        content = read_yaml(Path(path).read_text(encoding="utf-8"), str(path)) or {}
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file: a recipe is a YAML file") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a recipe: its keys must be model, data, trainer and so on")
-    return content
-
-
-def _problem(error: Exception) -> str:
-    """Return the problem and its line, without the excerpt of the text."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    return f"{problem} in line {mark.line + 1}" if mark and problem else str(error)
-
-
-def _check_node(root: yaml.Node | None, source: str) -> None:
-    levels: list[tuple[yaml.Node, int]] = [] if root is None else [(root, 1)]
-    while levels:
-        node, depth = levels.pop()
-        if depth > _DEEPEST:
-            raise UserError(f"{source} is nested too deeply: at most {_DEEPEST} levels")
-        if isinstance(node, yaml.MappingNode):
-            lines: dict[str, int] = {}
-            for key, value in node.value:
-                line = key.start_mark.line + 1
-                if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
-                    where = f"in lines {lines[key.value]} and {line}"
-                    raise UserError(f"{source} has the key {key.value!r} twice, {where}: keep one")
-                levels.append((value, depth + 1))
-        elif isinstance(node, yaml.SequenceNode):
-            levels += [(value, depth + 1) for value in node.value]
-
 
 # The trainer's options ----------------------------------------------------------------------------------------------
 

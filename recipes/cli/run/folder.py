@@ -4,6 +4,7 @@ import contextlib
 import csv
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -83,6 +84,12 @@ def newest_run(root: Path, recipe: str) -> Path | None:
     return max(runs, key=_number, default=None)
 
 
+def newer_runs(root: Path, recipe: str, run: Path | None) -> list[Path]:
+    """Return the folders of a recipe after that of a run, or all: killed before their first checkpoint, or of evaluations."""
+    folders = [path for path in (root / recipe).glob("version_*") if run is None or _number(path) > _number(run)]
+    return sorted(folders, key=_number)
+
+
 def find_run(text: str, root: Path, recipe: str | None) -> Path:
     """Return the run folder given by a path, by the name of a version, or by a checkpoint in it.
 
@@ -94,6 +101,8 @@ def find_run(text: str, root: Path, recipe: str | None) -> Path:
         folder = place.parent.parent if place.suffix == ".ckpt" and place.is_file() else place
         if (folder / CONFIG).is_file():
             return folder
+        if (folder / CHECKPOINTS).is_dir() and not _has_checkpoint(folder):
+            raise UserError(f"the run {folder} was ended before it began: start a new one")
     if Path(text).suffix == ".ckpt" and Path(text).is_file():
         raise UserError(
             f"{text} is not in a run folder (no {CONFIG} beside its checkpoints/): --resume continues a run"
@@ -112,7 +121,10 @@ def checkpoint_of(run: Path, text: str, names: tuple[str, ...]) -> Path:
     for name in names:
         if (run / CHECKPOINTS / name).is_file():
             return run / CHECKPOINTS / name
-    raise UserError(f"the run {run} has no checkpoint ({' or '.join(names)}): it was stopped before its first one")
+    raise UserError(
+        f"the run {run} has no checkpoint ({' or '.join(names)}), it ended before its first one: start it again with "
+        f"zoo fit -c {shlex.quote(str(run / CONFIG))}"
+    )
 
 
 def recipe_name(folder: Path, root: Path) -> str:
@@ -129,20 +141,6 @@ def _number(path: Path) -> int:
 
 def _has_checkpoint(run: Path) -> bool:
     return any((run / CHECKPOINTS / name).is_file() for name in (LAST, BEST))
-
-
-def drop_rows_from(path: Path, step: int) -> None:
-    """Remove the rows of a metrics file from optimizer step ``step`` on; the header stays.
-
-    A resumed run repeats those steps, and no step may appear twice.
-    """
-    if not path.is_file():
-        return
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        names = list(reader.fieldnames or [])
-        rows = [row for row in reader if (row.get("step") or "").isdigit() and int(row["step"]) < step]
-    write_rows(path, names, rows)
 
 
 def write_rows(path: Path, names: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:

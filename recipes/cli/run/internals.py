@@ -1,11 +1,13 @@
 """Private parts of other libraries that the command line needs; no other file of ``recipes`` uses any."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from lightning.pytorch.loggers import WandbLogger
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.loggers import Logger, WandbLogger
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,26 @@ def wandb_account() -> WandbAccount | None:
 def omit_anonymous(logger: "WandbLogger") -> None:
     """Remove ``anonymous`` from the arguments of ``wandb.init``, which warns about it, even if it is None."""
     logger._wandb_init.pop("anonymous", None)
+
+
+def attach_loggers(trainer: "Trainer", loggers: "list[Logger]") -> None:
+    """Give a trainer other loggers after its setup, and them the hyperparameters that it has logged by then."""
+    from lightning.pytorch.loggers.utilities import _log_hyperparams
+
+    trainer.loggers = loggers
+    if trainer.enable_autolog_hparams:
+        _log_hyperparams(trainer)
+
+
+def is_fitting(trainer: "Trainer") -> bool:
+    """Return whether the trainer runs fit, which may be validating at the moment."""
+    return trainer.state.fn == "fit"
+
+
+def epochs_of(checkpoint: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the numbers of epochs that the run of a checkpoint has begun and has done."""
+    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
+    return progress.get("started", 0), progress.get("processed", 0)
 
 
 def exit_at_once(code: int) -> NoReturn:

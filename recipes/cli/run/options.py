@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -16,7 +16,8 @@ from typing_extensions import override
 
 from recipes.cli import catalog
 from recipes.cli.errors import UserError
-from recipes.cli.run.folder import BEST, CONFIG, LAST, checkpoint_of, find_run, newest_run, recipe_name
+from recipes.cli.run.folder import BEST, CONFIG, LAST, checkpoint_of, find_run, newer_runs, newest_run, recipe_name
+from recipes.cli.yaml_files import read_recipe
 from zoo.spelling import suggest
 
 LOGGERS = ("csv", "tensorboard", "wandb", "wandb-offline", "none")
@@ -73,6 +74,7 @@ class Options:
         resumed: The run folder to continue.
         checkpoint: The checkpoint to resume from or to evaluate.
         fast: Whether to add the trainer options that are fastest on this machine; given options take precedence.
+        notes: What the user should know of how the recipe and the run were selected, printed when the run starts.
     """
 
     verb: str
@@ -84,6 +86,7 @@ class Options:
     resumed: Path | None = None
     checkpoint: Path | None = None
     fast: bool = False
+    notes: list[str] = field(default_factory=list)
 
 
 def parse(verb: str, args: list[str]) -> Options:
@@ -107,7 +110,12 @@ def parse(verb: str, args: list[str]) -> Options:
     check_logger(known.logger)
     recipes = [catalog.find(text) for text in known.config]
     recipe = recipes[0] if recipes else None
-    options: dict[str, Any] = {"overrides": overrides, "logger": known.logger, "runs": known.runs}
+    notes = [
+        f"{r.name} is the recipe of that name: the file is ./{text}"
+        for r, text in zip(recipes, known.config, strict=True)
+        if text == r.name and Path(text).is_file()
+    ]
+    options: dict[str, Any] = {"overrides": overrides, "logger": known.logger, "runs": known.runs, "notes": notes}
     if verb == "fit" and known.resume is None:
         if recipe is None:
             raise UserError("no recipe given: zoo fit -c NAME (`zoo recipes` lists them)")
@@ -119,19 +127,27 @@ def parse(verb: str, args: list[str]) -> Options:
             )
         if len(recipes) > 1:
             raise UserError("--resume uses the run's own configuration: give at most one -c")
-        resumed = _run(known.resume, known.runs, recipe, "zoo fit --resume RUN, or -c RECIPE --resume")
+        resumed = _run(known.resume, known.runs, recipe, "zoo fit --resume RUN, or -c RECIPE --resume", notes)
         options |= {"resumed": resumed, "checkpoint": checkpoint_of(resumed, known.resume, (LAST, BEST))}
-        return Options(verb, _recipe_of(resumed, known.runs, recipe), [resumed / CONFIG], **options)
+        of_run = _recipe_of(resumed, known.runs, recipe)
+        if known.logger is None and of_run.logger:
+            check_logger(of_run.logger)
+            options["logger"] = of_run.logger
+        return Options(verb, of_run, [resumed / CONFIG], **options)
     if known.ckpt is not None and Path(known.ckpt).is_file():
         checkpoint, folder = Path(known.ckpt), Path(known.ckpt).parent.parent
         run: Path | None = folder if (folder / CONFIG).is_file() else None
     elif known.ckpt is not None and Path(known.ckpt).suffix == ".ckpt":
         raise UserError(f"no such checkpoint: {known.ckpt}")
     else:
-        run = _run(known.ckpt or "", known.runs, recipe, f"zoo {verb} -c RECIPE --ckpt PATH")
+        run = _run(known.ckpt or "", known.runs, recipe, f"zoo {verb} -c RECIPE --ckpt PATH", notes)
         checkpoint = checkpoint_of(run, "", (BEST, LAST))
     options["checkpoint"] = checkpoint
     if recipe is not None:
+        # the recipe's bound is for its own runs, as they are
+        trained = catalog.read(run / CONFIG, recipe.name) if run is not None else None
+        same = trained is not None and trained.name == recipe.name
+        recipe = replace(recipe, changed=trained.changed) if trained and same else replace(recipe, expect="")
         return Options(verb, recipe, [r.path for r in recipes], **options)
     if run is None:
         raise UserError(f"{checkpoint} is not in a run folder: give the recipe whose data to use, with -c RECIPE")
@@ -167,20 +183,30 @@ def _take_word(verb: str, word: str | None, known: argparse.Namespace) -> None:
         known.ckpt = word
 
 
-def _run(text: str, root: Path, recipe: catalog.Recipe | None, usage: str) -> Path:
-    """Return the run folder that ``text`` names; the newest one of the recipe if it is empty."""
+def _run(text: str, root: Path, recipe: catalog.Recipe | None, usage: str, notes: list[str]) -> Path:
+    """Return the run folder that ``text`` names; the newest one of the recipe with a checkpoint if it is empty."""
     if text:
         return find_run(text, root, recipe.name if recipe else None)
     if recipe is None:
         raise UserError(f"no run given: {usage}")
     newest = newest_run(root, recipe.name)
+    without = newer_runs(root, recipe.name, newest)
     if newest is None:
-        raise UserError(f"no run of {recipe.name} with a checkpoint in {root}: train one with zoo fit -c {recipe.name}")
+        why = f" ({without[-1].name} ended before its first one)" if without else ""
+        raise UserError(
+            f"no run of {recipe.name} with a checkpoint in {root}{why}: train one with zoo fit -c {recipe.name}"
+        )
+    if without:
+        have = "has" if len(without) == 1 else "have"
+        notes.append(
+            f"{', '.join(path.name for path in without)} {have} no checkpoint: {newest.name} is the newest that has one"
+        )
     return newest
 
 
 def _recipe_of(run: Path, root: Path, given: catalog.Recipe | None) -> catalog.Recipe:
-    recipe = catalog.read(run / CONFIG, recipe_name(run, root))
+    read_recipe(run / CONFIG)
+    recipe = catalog.read(run / CONFIG, catalog.as_name(recipe_name(run, root)))
     if given is not None and given.name != recipe.name:
         raise UserError(f"{run} is a run of {recipe.name}, not of {given.name}: leave -c out, or give {recipe.name}")
     return recipe

@@ -11,37 +11,49 @@ from lightning.pytorch.callbacks import RichProgressBar
 from typing_extensions import override
 
 from recipes.cli.console import Console
+from recipes.cli.run.internals import is_fitting
 
 
 class StartDetector(Callback):
     """Detect that the first batch is done; an error before that is one of the setup.
 
     Args:
-        on_fit: Called when a fit is set up, after the checkpoint to resume from is loaded.
+        on_train_start: Called when training is about to start.
+        on_first_batch: Called in fit when the first batch is done.
 
     Attributes:
         started: Whether a batch of training, validation or test is done.
     """
 
-    def __init__(self, on_fit: Callable[[], None]) -> None:
+    def __init__(self, on_train_start: Callable[[], None], on_first_batch: Callable[[], None]) -> None:
         self.started = False
-        self.on_fit = on_fit
+        self._on_train_start, self._on_first_batch = on_train_start, on_first_batch
 
-    @override
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.on_fit()
-
-    @override
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+    def _start(self, trainer: Trainer) -> None:
+        if not self.started and is_fitting(trainer):
+            self._on_first_batch()
         self.started = True
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._on_train_start()
+
+    @override
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        self._start(trainer)
 
     @override
     def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        self.started = self.started or not trainer.sanity_checking
+        if not trainer.sanity_checking:
+            self._start(trainer)
 
     @override
-    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        self.started = True
+    def on_test_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        self._start(trainer)
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start(trainer)  # a run may resume after the last batch of an epoch
 
 
 class LogInterval(Callback):

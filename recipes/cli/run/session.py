@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from callbacks import GracefulStop, LearningCurves, RandomState
 from datamodules.decode import BadImageError
-from recipes.cli.catalog import Recipe
 from recipes.cli.console import Console
-from recipes.cli.errors import Crash, MachineError, UserError, causes, disk_full, message
+from recipes.cli.errors import Crash, MachineError, UserError, causes, disk_full, message, one_line
 from recipes.cli.run import loggers
 from recipes.cli.run.building import RecipeCLI, as_list
+from recipes.cli.run.changes import changed_keys
 from recipes.cli.run.checkpoints import AtomicCheckpointIO, Best, Last, check_fits, load
 from recipes.cli.run.fast import fast_options
 from recipes.cli.run.folder import (
@@ -34,9 +34,10 @@ from recipes.cli.run.folder import (
     METRICS,
     Run,
     create_run,
-    drop_rows_from,
     is_main_process,
 )
+from recipes.cli.run.internals import attach_loggers
+from recipes.cli.run.loggers import MetricsLogger, RowCount
 from recipes.cli.run.options import OPTIONS_OF, Options
 from recipes.cli.run.progress import EpochLines, LogInterval, Progress, StartDetector
 from recipes.cli.run.summary import evaluation_table, fit_summary
@@ -51,21 +52,33 @@ def train_or_evaluate(options: Options, console: Console) -> int:
         Exception: Parsing, building or setup failed.
     """
     checkpoint = load(options.checkpoint) if options.checkpoint else None
-    hparams = (checkpoint or {}).get("hyper_parameters")
     fast = fast_options() if options.fast else []
     if options.fast and not fast:
         console.print("--fast has no effect: this machine has no instructions for 16-bit arithmetic")
     args = [*(f"--config={path}" for path in options.configs), *fast, *options.overrides]
-    cli = RecipeCLI(
-        args, options.overrides, hparams, prefer_saved=options.verb != "fit", verb_options=OPTIONS_OF[options.verb]
-    )
+    resume = options.resumed is not None
+    cli = RecipeCLI(args, options.overrides, checkpoint, resume, verb_options=OPTIONS_OF[options.verb])
     if checkpoint is not None and options.checkpoint is not None:
         check_fits(checkpoint, cli.model, options.checkpoint)
-    resumed_at = checkpoint["global_step"] if checkpoint is not None and options.verb == "fit" else None
+    resumed_at = ResumedAt(checkpoint["global_step"], checkpoint.get(RowCount.KEY)) if checkpoint and resume else None
     del checkpoint
+    cli.checkpoint = {}
     session = Session(options, cli, console, resumed_at)
     with session.cleaning_up():
         return session.fit() if options.verb == "fit" else session.evaluate()
+
+
+@dataclass(frozen=True)
+class ResumedAt:
+    """Where a run is resumed.
+
+    Args:
+        step: Optimizer step of the checkpoint.
+        rows: Number of rows that ``metrics.csv`` had then; None if the checkpoint does not tell.
+    """
+
+    step: int
+    rows: int | None
 
 
 class Session:
@@ -75,18 +88,25 @@ class Session:
         options: Options of the command line.
         cli: The datamodule, the model and the trainer's arguments.
         console: Output.
-        resumed_at: Optimizer step of the checkpoint to resume from; None for a new run.
+        resumed_at: Where the run is resumed; None for a new run. Nothing of a resumed run is written, and nothing that is printed
+            goes into its log, before the first batch is done: until then the start may be refused.
     """
 
-    def __init__(self, options: Options, cli: RecipeCLI, console: Console, resumed_at: int | None) -> None:
+    def __init__(self, options: Options, cli: RecipeCLI, console: Console, resumed_at: ResumedAt | None) -> None:
         self.options = options
         self.cli = cli
         self.console = console
         self.resumed_at = resumed_at
         self.module: LightningModule = cli.model
-        self.detector = StartDetector(self._record_data)
+        self.detector = StartDetector(self._attach_loggers, self._record)
+        self._recorded = False
+        recipe, changes = options.recipe, changed_keys(cli.changes)
+        self._changed = (
+            list(dict.fromkeys([*filter(None, recipe.changed.split(", ")), *changes])) if recipe.bound else []
+        )
         self.run = self._run_folder()
         try:
+            self.metrics, self._loggers = self._build_loggers()
             self.trainer = self._trainer()
         except BaseException:
             self._discard()
@@ -108,31 +128,53 @@ class Session:
         else:
             run = create_run(options.runs, options.recipe.name)
         os.environ[FOLDER_VARIABLE] = str(run.folder.resolve())
-        try:
-            self._write_folder(run)
-        except BaseException:
-            run.discard()
-            raise
+        if self.resumed_at is None:
+            try:
+                self.console.open_log(run.folder / LOG)
+                self._write_config(run)
+            except BaseException:
+                run.discard()
+                raise
         return run
 
-    def _write_folder(self, run: Run) -> None:
-        self.console.open_log(run.folder / LOG)
-        if self.options.resumed is None:  # a resumed run keeps its config until the setup has succeeded
-            self._write_config(run, self.options.recipe)
-        if self.resumed_at is not None:
-            drop_rows_from(run.folder / METRICS, self.resumed_at)
-            for orphan in (run.folder / CHECKPOINTS).glob(".*.tmp"):  # left by a kill while saving
-                orphan.unlink()
-
-    def _write_config(self, run: Run, recipe: Recipe) -> None:
+    def _write_config(self, run: Run, data: str | None = None) -> None:
+        logger = self.options.logger
+        recipe = replace(
+            self.options.recipe,
+            data=data or "",
+            changed=", ".join(self._changed),
+            logger=logger if logger and logger not in ("csv", "none") else "",
+        )
         with replacing(run.folder / CONFIG) as temporary:
             temporary.write_text(recipe.header() + self.cli.config_text(), encoding="utf-8")
 
-    def _record_data(self) -> None:
-        """Write the fingerprint of the data into ``config.yaml``; on resume it is checked against the checkpoint's by now."""
-        if self.run is not None and self.trainer.is_global_zero:
-            data = getattr(self.cli.datamodule, "data_identity", None)
-            self._write_config(self.run, replace(self.options.recipe, data=data or ""))
+    def _record(self) -> None:
+        """Write what tells of this fit into the run folder, now that it goes on."""
+        if self.run is None or self._recorded or not self.trainer.is_global_zero:
+            return
+        self._recorded = True
+        # with the fingerprint of the data; on resume it is checked against the checkpoint's by now
+        self._write_config(self.run, getattr(self.cli.datamodule, "data_identity", None))
+        if self.resumed_at is None:
+            return
+        self.console.open_log(self.run.folder / LOG)
+        for orphan in (self.run.folder / CHECKPOINTS).glob(".*.tmp"):  # left by a kill while saving
+            orphan.unlink()
+        self._tell_lost_rows(self.run.folder / METRICS)
+
+    def _tell_lost_rows(self, path: Path) -> None:
+        assert self.resumed_at is not None
+        assert self.metrics is not None
+        file, expected, step = self.metrics.experiment, self.resumed_at.rows, self.resumed_at.step
+        lost = ""
+        if file.missing and expected != 0 and step:
+            lost = f"{path} is missing: its rows before step {step} are lost, a new file begins"
+        elif file.kept < (expected or 0):
+            lost = f"{path} has {file.kept} of the {expected} rows before step {step}: the others are lost"
+        elif file.damaged:
+            lost = f"{path} ended in the middle of a line, or had one that is damaged: it is left out"
+        if lost:
+            self.console.print(f"warning: {lost}", error=True)
 
     def _trainer(self) -> Trainer:
         given: dict[str, Any] = dict(self.cli.config_init.trainer)
@@ -152,14 +194,14 @@ class Session:
                 "enable_progress_bar": any(isinstance(callback, ProgressBar) for callback in [*users, *ours]),
                 "enable_model_summary": bool(given.get("enable_model_summary")),
             },
-            callbacks=[*users, *(c for c in ours if type(c) not in kinds)],
+            callbacks=[self.detector, *users, *(c for c in ours if type(c) not in kinds)],
             plugins=plugins,
-            logger=self._loggers(),
+            logger=self._loggers[:1] if self.resumed_at is not None else self._loggers,
             default_root_dir=self.run.folder if self.run else None,
         )
 
     def _callbacks(self, saves: bool, bars: bool) -> list[Callback]:
-        callbacks: list[Callback] = [self.detector]
+        callbacks: list[Callback] = []
         if bars and not self.console.silent and self.console.is_terminal():
             callbacks.append(Progress())
         if self.options.verb != "fit":
@@ -174,12 +216,21 @@ class Session:
             if (monitor := getattr(self.module, "monitor", None)) is not None:
                 callbacks.append(Best(folder, *monitor))
             callbacks += [Last(folder), GracefulStop(folder)]
+            if self.metrics is not None:
+                callbacks.append(RowCount(self.metrics))
         return callbacks
 
-    def _loggers(self) -> list[Logger] | bool:
+    def _build_loggers(self) -> tuple[MetricsLogger | None, list[Logger]]:
         if self.run is None:
-            return False
-        return loggers.build(self.options.logger or "csv", self.run, self.resumed_at)
+            return None, []
+        step = None if self.resumed_at is None else self.resumed_at.step
+        metrics = MetricsLogger(self.run.folder, step)
+        return metrics, [metrics, *loggers.build(self.options.logger or "csv", self.run, step)]
+
+    def _attach_loggers(self) -> None:
+        """Add the loggers of a resumed run that write as soon as they are used."""
+        if self.resumed_at is not None and self.trainer.loggers != self._loggers:
+            attach_loggers(self.trainer, self._loggers)
 
     # The verbs ------------------------------------------------------------------------------------------------------
 
@@ -190,10 +241,12 @@ class Session:
         self.trainer.fit(
             self.module, datamodule=self.cli.datamodule, ckpt_path=self.options.checkpoint, weights_only=True
         )
+        self._attach_loggers()  # a finished run has not trained, but is tested again
+        self._record()
         seconds = time.monotonic() - begin
         best = self._best()
         results = self._test(best)
-        self.console.print(fit_summary(self.options, self.run, self.trainer, best, results, seconds))
+        self.console.print(fit_summary(self.options, self.run, self.trainer, best, results, seconds, self._changed))
         return 0
 
     def _best(self) -> Path | None:
@@ -222,6 +275,8 @@ class Session:
 
     def evaluate(self) -> int:
         """Validate or test a checkpoint and print the metrics."""
+        for note in self.options.notes:
+            self.console.print(f"note: {note}")
         run = self.trainer.validate if self.options.verb == "validate" else self.trainer.test
         results = run(
             self.module,
@@ -231,17 +286,22 @@ class Session:
             verbose=False,
         )
         metrics = {name: value for result in results for name, value in result.items()}
-        self.console.print(evaluation_table(self.options, metrics))
+        self.console.print(evaluation_table(self.options, metrics, self._changed))
         return 0
 
     def _print_start(self) -> None:
         count = sum(p.numel() for p in self.module.parameters())
         where = f", into {self.run.folder}" if self.run else ", nothing is saved"
-        how = "starts" if self.resumed_at is None else f"resumes at step {self.resumed_at} with its config.yaml"
+        how = "starts" if self.resumed_at is None else f"resumes at step {self.resumed_at.step} with its config.yaml"
+        for note in self.options.notes:
+            self.console.print(f"note: {note}")
         self.console.print(
             f"{self.options.recipe.name} {how}: {type(self.module).__name__}, {count:,} parameters, on "
             f"{self.trainer.world_size} x {self.trainer.strategy.root_device.type}{where}"
         )
+        if self.resumed_at is not None:
+            for key, (old, new) in self.cli.changes.items():
+                self.console.print(f"  {key}: {one_line(str(old))} -> {one_line(str(new))}, from here on")
 
     # The end --------------------------------------------------------------------------------------------------------
 

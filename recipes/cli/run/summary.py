@@ -2,7 +2,7 @@
 
 import operator
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lightning.pytorch import Trainer
@@ -22,8 +22,9 @@ def fit_summary(
     tested: Path | None,
     results: Mapping[str, float],
     seconds: float,
+    changed: Sequence[str],
 ) -> str:
-    """Return the summary of a fit as aligned lines."""
+    """Return the summary of a fit as aligned lines; ``changed`` names what is not as in the recipe."""
     epochs = trainer.current_epoch
     rows = [("trained", f"{epochs} epoch{'s' * (epochs != 1)}, {trainer.global_step} steps; {seconds:.1f} s")]
     best = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, Best)]
@@ -31,7 +32,7 @@ def fit_summary(
     of = f" ({tested.name})" if tested else ""
     rows += [(name, f"{value:.4f}{of}") for name, value in results.items()]
     if options.recipe.bound:
-        rows.append(("expected", verdict(options, results)))
+        rows.append(("expected", verdict(options, results, changed)))
     if run is not None:
         rows.append(("run folder", str(run.folder)))
         module = trainer.lightning_module
@@ -42,23 +43,24 @@ def fit_summary(
     return "\n" + columns(rows, rule=False)
 
 
-def verdict(options: Options, results: Mapping[str, float]) -> str:
-    """Return the recipe's bound and whether it is met."""
+def verdict(options: Options, results: Mapping[str, float], changed: Sequence[str]) -> str:
+    """Return the recipe's bound and whether it is met, which nobody can tell if something is not as in the recipe."""
     assert options.recipe.bound is not None
     metric, sign, bound = options.recipe.bound
     expected = f"{metric} {sign} {bound:g}"
+    if changed:
+        return f"{expected}: not compared, {', '.join(changed)} {'was' if len(changed) == 1 else 'were'} changed"
     if metric not in results:
         return f"{expected}: not measured"
     if _COMPARE[sign](results[metric], bound):
         return f"{expected}: met"
-    why = f" (with {' '.join(options.overrides)})" if options.overrides else ""
-    return f"{expected}: NOT met, got {results[metric]:.4f}{why}"
+    return f"{expected}: NOT met, got {results[metric]:.4f}"
 
 
-def evaluation_table(options: Options, metrics: Mapping[str, float]) -> str:
+def evaluation_table(options: Options, metrics: Mapping[str, float], changed: Sequence[str]) -> str:
     """Return the metrics of a validation or test as aligned lines."""
     rows = [("checkpoint", str(options.checkpoint))]
     rows += [(name, f"{value:.4f}") for name, value in metrics.items()]
     if options.recipe.bound and options.recipe.bound[0] in metrics:
-        rows.append(("expected", verdict(options, metrics)))
+        rows.append(("expected", verdict(options, metrics, changed)))
     return columns(rows, rule=False)

@@ -62,7 +62,7 @@ def run(args: list[str]) -> int:
             from recipes.cli.run.session import train_or_evaluate
         with tempfile.TemporaryDirectory() as folder, captured_logs(console), logged_exit(console):
             config = Path(folder, "config.yaml")
-            config.touch()
+            config.write_text("{trainer: {}}\n", encoding="utf-8")  # filled in below
             fit_options = options.parse("fit", ["-c", str(config), *overrides])
             config.write_text(yaml.safe_dump(_config(recipe, arguments, overrides, console)), encoding="utf-8")
             return train_or_evaluate(replace(fit_options, recipe=recipe), console)
