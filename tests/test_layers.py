@@ -32,6 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "pretrained": {*LIGHT, "internals"},
     "model": MODEL,
     "create": CREATE,
+    "exports": CREATE,
     "tasks": TASKS,
     **{room: TASKS | {"tasks"} | FAMILIES for room in FAMILIES},
     "protocol": set(),

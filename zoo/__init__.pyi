@@ -17,6 +17,7 @@ from .cnn import ResNetClassifier as ResNetClassifier
 from .cnn import VGGClassifier as VGGClassifier
 from .create import create_model as create_model
 from .create import load as load
+from .exports import export as export
 from .gan import DCGAN as DCGAN
 from .gan import GAN as GAN
 from .linear import GLMRegressor as GLMRegressor

@@ -3,9 +3,11 @@
 Everything that may change with a new version of them is here, and nowhere else in ``zoo``.
 """
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+import torch.fx.experimental._config
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -32,6 +34,7 @@ __all__ = [
     "pending_scale",
     "reset_compiler",
     "row_is_due",
+    "sizes_of_one_are_sizes",
     "tree_leaves",
     "tree_map",
 ]
@@ -80,6 +83,12 @@ def default_generator(device: torch.device) -> Any:
     if device.type == "cuda":
         return torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
     return torch.default_generator if device.type == "cpu" else None
+
+
+def sizes_of_one_are_sizes() -> AbstractContextManager[Any]:
+    """Return a context in which ``torch.export`` makes no graph that is for sizes above one alone."""
+    context: AbstractContextManager[Any] = torch.fx.experimental._config.patch(backed_size_oblivious=True)
+    return context
 
 
 def reset_compiler() -> None:

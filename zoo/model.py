@@ -73,6 +73,7 @@ class Model(LightningModule):
         training_buffers: Buffers that describe the training data (class weights), and hyperparameters of the same name:
             ``weights=`` leaves them alone.
         sample_options: Options of ``zoo sample`` that this model takes beside the number of samples and the seed.
+        output_meaning: What :meth:`outputs` gives, for who reads an exported file.
     """
 
     net: nn.Module
@@ -88,6 +89,7 @@ class Model(LightningModule):
     training_arguments: ClassVar[tuple[str, ...]] = ()
     training_buffers: ClassVar[tuple[str, ...]] = ()
     sample_options: tuple[str, ...] = ()
+    output_meaning: str = "what the model's forward gives"
     __signature__: ClassVar[inspect.Signature]
     _frozen = 0
     _resting: Mapping[str, set[str]] = MappingProxyType(
@@ -194,6 +196,13 @@ class Model(LightningModule):
         first, *rest = self.example_inputs()
         return net(self.standardize(first), *rest)
 
+    def outputs(self, *inputs: Any) -> dict[str, Any]:
+        """Return what a prediction for inputs of :meth:`forward` is made of, by name: tensors, the batch in front.
+
+        It is what :func:`zoo.export` writes as a graph; ``output_meaning`` says what it is.
+        """
+        return {"output": self(*inputs)}
+
     def output_shape(self) -> tuple[int, ...] | None:
         """Return the shape that the net must give for an example, without the batch; None if any will do."""
         return None
@@ -224,7 +233,9 @@ class Model(LightningModule):
         x = (x - self.mean.view(shape)) / self.std.view(shape)
         if x.dtype == torch.float64:
             x = x.to(dtype or self.net_dtype)
-        return x.contiguous(memory_format=torch.channels_last) if self._channels_last and x.ndim == 4 else x
+        # an exported graph has no layout of its own, and torch would make it for images that have the example's
+        channels_last = self._channels_last and x.ndim == 4 and not torch.compiler.is_exporting()
+        return x.contiguous(memory_format=torch.channels_last) if channels_last else x
 
     def set_standardization(self, mean: Any, std: Any) -> Self:
         """Set ``mean`` and ``std``, one number or one a channel; a later fit keeps them instead of the data's own.

@@ -21,6 +21,7 @@ VERBS = {
     "test": ("recipes.cli.verbs.test", "measure a checkpoint on the test data"),
     "predict": ("recipes.cli.verbs.predict", "images or CSV rows in, labels, values or pictures out"),
     "sample": ("recipes.cli.verbs.sample", "sample from a generative model"),
+    "export": ("recipes.cli.verbs.export", "write a model as ONNX, a torch.export program or tensors"),
     "models": ("recipes.cli.verbs.models", "list the models, or describe one"),
     "recipes": ("recipes.cli.verbs.recipes", "list the recipes"),
     "transfer": (

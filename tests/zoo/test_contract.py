@@ -1,6 +1,7 @@
 """Every registered model, held against the contract kit; a model without a case fails."""
 
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
@@ -142,6 +143,19 @@ def test_contract(name: str) -> None:
     skip = skip if name in FIRST_OF_CLASS else {**COSTLY, **skip}
     report = check_module(zoo.create_model(name, **arguments), batch, skip=skip)
     assert {check for check, result in report.items() if result != "ok"} == set(skip)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_every_model_is_exported(name: str, tmp_path: Path) -> None:
+    """The file is compared with the model before it is written."""
+    arguments, batch, _ = CASES[name]
+    model = zoo.create_model(name, **arguments)
+    for parameter in model.parameters():  # heads that begin with zeros would give the same for any input
+        parameter.data += 0.01 * torch.randn_like(parameter)
+    model.input_shape = tuple(batch[0].shape[1:])
+    for suffix in ("onnx", "pt2", "safetensors"):
+        zoo.export(model, tmp_path / f"model.{suffix}")
 
 
 def test_a_residual_net_of_110_layers_learns() -> None:

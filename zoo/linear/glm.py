@@ -172,11 +172,21 @@ class GLMRegressor(Task):
         metrics["loss"].update(counted(self._losses(eta, y), weight))
         metrics["mae"].update(counted(self._errors(eta, y), weight))
 
+    @property
+    def output_meaning(self) -> str:  # type: ignore[override]
+        """What :meth:`outputs` gives, by the family."""
+        if self.net.family == "categorical":
+            return "probabilities of the classes (B, K)"
+        return f"expectation of the target (B, K), in its own unit, by the {self.net.family} family"
+
+    def outputs(self, x: Tensor) -> dict[str, Tensor]:
+        """Return ``value``: the expectation of y, ``(B, K)``; categorical: probabilities ``(B, K)``."""
+        eta = self(x)
+        return {"value": self.net.expectation(eta.to(torch.promote_types(eta.dtype, torch.float32)))}
+
     def predict_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
         """Return ``value``: the expectation of y, ``(B, K)``, with one output ``(B,)``; categorical: probabilities ``(B, K)``."""
-        eta = self(input_of(batch))
-        eta = eta.to(torch.promote_types(eta.dtype, torch.float32))
-        value = self.net.expectation(eta)
+        value = self.outputs(input_of(batch))["value"]
         return {"value": value.squeeze(1) if value.shape[1] == 1 else value}
 
     def loss_floor(self) -> float:

@@ -167,9 +167,15 @@ class MaximumLikelihood(Task):
         self.check_support(x)
         metrics["loss"].update(counted(-self(x), _weight_of(batch)))
 
+    output_meaning = "log-likelihood of each example in nats (B,)"
+
+    def outputs(self, x: Tensor) -> dict[str, Tensor]:
+        """Return ``log_likelihood`` of each example in nats, ``(B,)``."""
+        return {"log_likelihood": self(x)}
+
     def predict_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
         """Return ``log_likelihood``: of each example in nats, ``(B,)``."""
-        return {"log_likelihood": self(input_of(batch))}
+        return self.outputs(input_of(batch))
 
 
 def _weight_of(batch: Any) -> Tensor | None:

@@ -83,6 +83,8 @@ class PerceptronClassifier(ClassificationTask):
         decision = (logits >= 0).to(logits.dtype)
         return torch.cat([1 - decision, decision], dim=1)
 
+    output_meaning = "the decision as probabilities (B, 2): 0 or 1"
+
     def expected_initial_loss(self) -> float:
         """Return 1 for the hinge loss of scores near 0, 0 for the loss of the perceptron."""
         return 1.0 if self.hparams["rule"] == "hinge" else 0.0

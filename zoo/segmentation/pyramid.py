@@ -56,7 +56,8 @@ class EncoderDecoder(nn.Module):
         self.maps: list[FeatureMap] = [maps[i] for i in self._indices]
         self.stride = strides[-1]
         self.in_channels = encoder.in_channels
-        self.smallest = _prune(encoder, self.stride, dense)
+        self.smallest, missing = _prune(encoder, [m.stride for m in maps], dense)
+        self._missing = [missing[i] for i in self._indices]
         self.encoder = encoder
 
     def decode(self, maps: list[Tensor]) -> Tensor:
@@ -81,18 +82,21 @@ class EncoderDecoder(nn.Module):
         check_images(self, x.shape, self.in_channels, smallest=self.smallest)
         height, width = x.shape[2:]
         down, right = -height % self.stride, -width % self.stride
-        if down or right:
+        if torch.compiler.is_exporting() or down or right:  # an exported graph has no branches: it pads any size
             x = F.pad(x, (0, right, 0, down), mode="reflect")
         features = self.encoder.features(x)
-        size = (height + down, width + right)
-        maps = [_to_grid(features[i], size, m.stride) for i, m in zip(self._indices, self.maps, strict=True)]
-        return self.decode(maps)[:, :, :height, :width]
+        maps = [_to_grid(features[i], missing) for i, missing in zip(self._indices, self._missing, strict=True)]
+        y = self.decode(maps)
+        if torch.compiler.is_exporting():  # of a view torch asks whether it is contiguous, which depends on the size
+            rows, columns = (torch.arange(n, device=x.device) for n in (height, width))
+            return y.index_select(2, rows).index_select(3, columns)
+        return y[:, :, :height, :width]
 
 
-def _to_grid(x: Tensor, size: tuple[int, int], stride: int) -> Tensor:
-    """Center a map on its grid, which has one cell for each ``stride`` pixels: crop it, or pad it with zeros."""
-    down, right = (n // stride - got for n, got in zip(size, x.shape[2:], strict=True))
-    return F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2)) if down or right else x
+def _to_grid(x: Tensor, missing: int) -> Tensor:
+    """Center a map on its grid, which has so many cells more than the map on each axis: pad it with zeros, or crop it."""
+    before, behind = missing // 2, missing - missing // 2
+    return F.pad(x, (before, behind, before, behind)) if missing else x
 
 
 class _Trace(nn.Module):
@@ -108,12 +112,14 @@ class _Trace(nn.Module):
         return [*maps, slide(self.net, maps[-1], pad=True)] if self.dense else maps
 
 
-def _prune(net: ConvNet, stride: int, dense: bool) -> int:
-    """Replace the layers that the maps do not depend on by identities; return the smallest side of an image in pixels.
+def _prune(net: ConvNet, strides: list[int], dense: bool) -> tuple[int, list[int]]:
+    """Replace the layers that the maps do not depend on by identities; the net is traced on the meta device, without computing.
 
-    An image is large enough if it leaves a map of each stride. The net is traced on the meta device, without any computation.
+    Returns:
+        The smallest side of an image in pixels: one that leaves a map of each stride. And how many cells each map lacks on an
+        axis of its grid, which has one for each of its strides; images are multiples of the largest, so it does not depend on them.
     """
-    part = _Trace(net, dense)
+    part, stride = _Trace(net, dense), max(strides)
     tensors = {name: t.detach().to("meta") for name, t in part.state_dict().items()}
     parameters = {name: tensors[name].requires_grad_() for name, _ in part.named_parameters()}
     dtype = next(iter(parameters.values())).dtype
@@ -134,7 +140,10 @@ def _prune(net: ConvNet, stride: int, dense: bool) -> int:
     gradients = torch.autograd.grad(sum(y.sum() for y in maps), list(parameters.values()), allow_unused=True)
     used = {name.removeprefix("net.") for name, g in zip(parameters, gradients, strict=True) if g is not None}
     _drop_unused(net, used)
-    return stride if cells == 1 else side - stride + 1
+    missing = [
+        side // step - y.shape[-1] for step, y in zip(strides, maps, strict=False)
+    ]  # maps may end in a dense one
+    return stride if cells == 1 else side - stride + 1, missing
 
 
 def _drop_unused(net: nn.Module, used: set[str], prefix: str = "") -> None:

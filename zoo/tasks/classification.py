@@ -383,6 +383,19 @@ class ClassificationTask(Task):
             else:
                 self._mode.update(name, metric, p, target)
 
+    @property
+    def output_meaning(self) -> str:  # type: ignore[override]
+        """What :meth:`outputs` gives, by the mode."""
+        return {
+            "multiclass": "probabilities of the classes (B, K), in the order of class_names, which sum to 1",
+            "binary": f"probabilities of the two classes (B, 2); class 1 is predicted from {self.hparams['threshold']:g}",
+            "multilabel": f"probability of each label by itself (B, K); it is given from {self.hparams['threshold']:g}",
+        }[self.mode]
+
+    def outputs(self, x: Any) -> dict[str, Tensor]:
+        """Return ``probabilities``, ``(B, K)``; in binary mode ``(B, 2)``."""
+        return {"probabilities": self.probabilities(self._outputs(x)[0].float())}
+
     def predict_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
         """Return the predicted labels.
 
@@ -390,8 +403,7 @@ class ClassificationTask(Task):
             ``label``: a class name an example (multi-label: a list of them), ``probability``: of that label ``(B,)`` (multi-label:
             of the most probable one), ``probabilities``: ``(B, K)``.
         """
-        x = input_of(batch)
-        p = self.probabilities(self._outputs(x)[0].float())
+        p = self.outputs(input_of(batch))["probabilities"]
         decided = self.decide(p)
         probability = p.gather(1, decided.unsqueeze(1)).squeeze(1) if decided.ndim == 1 else p.amax(dim=1)
         return {

@@ -128,6 +128,12 @@ class CodingTask(GenerativeTask):
     def example_output(self) -> Any:
         return self(*self.example_inputs())
 
+    output_meaning = "reconstruction of the input, of its shape, in units of the data"
+
+    def outputs(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
+        """Return ``reconstruction``, of the input's shape in units of the data; a variational one is of the codes' mean."""
+        return {"reconstruction": self(x, y)}
+
     def output_shape(self) -> tuple[int, ...]:
         return self.example_shape
 

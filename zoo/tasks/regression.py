@@ -186,6 +186,12 @@ class RegressionTask(Task):
         residuals, target = residuals[whole], target[whole]
         metrics["r2"].update(target + residuals, target)  # the same in any unit; here without a large mean squared
 
+    output_meaning = "predictions (B, K), in the target's own unit"
+
+    def outputs(self, x: Tensor) -> dict[str, Tensor]:
+        """Return ``value``, ``(B, K)``, in the target's unit."""
+        return {"value": self(x)}
+
     def predict_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
         """Return ``value``, in the target's unit: ``(B, K)``, with one output ``(B,)``."""
         value = self(input_of(batch))

@@ -86,6 +86,12 @@ class SampledTask(GenerativeTask):
         """Return examples in units of the data, of noise ``(B, latent_dim)`` and, if the net is conditional, classes ``(B,)``."""
         return self.to_data(self.net(z, y) if self.conditional else self.net(z))
 
+    output_meaning = "new examples (B, ...), in units of the data, a function of the noise"
+
+    def outputs(self, z: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
+        """Return ``samples``, in units of the data, of noise ``(B, latent_dim)``."""
+        return {"samples": self(z, y)}
+
     def forward_args(self, batch: Any) -> tuple[Any, ...]:
         """Return fixed noise for as many examples, and their classes if the net is conditional."""
         z = self.noise(len(batch[0]))

@@ -202,6 +202,12 @@ class SegmentationTask(Task):
         for name, value in values.items():  # the same on all ranks
             self.log(f"{stage}/{name}", value, batch_size=1, prog_bar=name == "miou", sync_dist=True, reduce_fx="max")
 
+    output_meaning = "probabilities of the classes of each pixel (B, K, H, W), in the order of class_names"
+
+    def outputs(self, x: Tensor) -> dict[str, Tensor]:
+        """Return ``probabilities``, ``(B, K, H, W)``."""
+        return {"probabilities": self(x).float().softmax(dim=1)}
+
     def predict_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
         """Return the predicted masks.
 
@@ -209,7 +215,7 @@ class SegmentationTask(Task):
             ``mask``: the most probable class of each pixel, ``(B, H, W)``, uint8 (int64 for more than 256 classes);
             ``probability``: of that class.
         """
-        probability, mask = self(input_of(batch)).float().softmax(dim=1).max(dim=1)  # (B, K, H, W) -> (B, H, W)
+        probability, mask = self.outputs(input_of(batch))["probabilities"].max(dim=1)  # (B, K, H, W) -> (B, H, W)
         return {"mask": mask.byte() if self.num_classes <= 256 else mask, "probability": probability}
 
     @torch.no_grad()
