@@ -47,7 +47,8 @@ def scores(confusion: Tensor, names: list[str]) -> dict[str, Tensor]:
         names: Names of the classes.
 
     Returns:
-        ``miou`` (over the classes that occur), ``acc``, ``iou/<name>`` (nan for a class that does not occur); nan without pixels.
+        ``miou`` (over the classes that occur or are predicted), ``acc``, ``iou/<name>`` (nan for a class that neither occurs nor is
+        predicted); nan without pixels.
     """
     counts = confusion.to(exact_dtype(confusion.device))
     right, total = counts.diagonal(), counts.sum()

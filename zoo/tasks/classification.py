@@ -12,6 +12,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix, 
 
 from zoo.drawing import figures
 from zoo.losses.means import counted, weighted_mean
+from zoo.metrics.labels import MacroF1
 from zoo.model import Makes, check_num_classes
 from zoo.tasks.base import Task, TaskArguments, check_monitor, input_of
 
@@ -188,7 +189,7 @@ class MultiLabel(MultiClass):
         arguments |= {"ignore_index": IGNORED, "validate_args": False}
         return {
             "acc": tm.MultilabelAccuracy(average="micro", **arguments),
-            "f1": tm.MultilabelF1Score(average="macro", **arguments),
+            "f1": MacroF1(**arguments),
             "confusion": tm.MultilabelConfusionMatrix(**arguments),
         }
 
@@ -211,8 +212,9 @@ class ClassificationTask(Task):
     """Train a net as a classifier.
 
     Loss in nats, a mean over examples: cross-entropy ("multiclass"), or binary cross-entropy with logits ("binary": one
-    logit; "multilabel": the mean over the K logits). Logs loss, accuracy (``acc``), macro-averaged F1 (``f1``) and, with
-    ``top_k``, top-k accuracy (``acc_top5``); ``metrics["confusion"].compute()`` is the confusion matrix of the last evaluation.
+    logit; "multilabel": the mean over the K logits). Logs loss, accuracy (``acc``), macro-averaged F1 (``f1``: the mean over the
+    classes that occur or are predicted in the evaluation, in every mode) and, with ``top_k``, top-k accuracy (``acc_top5``);
+    ``metrics["confusion"].compute()`` is the confusion matrix of the last evaluation.
 
     Args:
         net: ``(B, ...)`` -> logits ``(B, K)``. In binary mode K is 1: a net that has ``reset_head`` gets its one output here.

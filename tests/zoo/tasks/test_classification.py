@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import zoo
+from datamodules import DatasetDataModule
 from zoo.tasks import ClassificationTask
 
 
@@ -185,6 +186,32 @@ def test_multilabel_metrics(logits: Tensor, tmp_path: Any) -> None:
     assert got["val/acc"] == pytest.approx((guess == y).float().mean().item())
     assert got["val/f1"] == pytest.approx(sk.f1_score(y, guess, average="macro"))
     assert np.array_equal(task.metrics["confusion"].compute(), sk.multilabel_confusion_matrix(y, guess))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("mode", ["multiclass", "multilabel"])
+def test_a_class_that_neither_occurs_nor_is_predicted_is_left_out_of_the_f1(mode: Any, ranks: int) -> None:
+    """Class 0 occurs late and is never predicted, which counts as 0; 3 is predicted and never occurs, too; 4 is left out."""
+    guess = torch.tensor([1, 1, 2, 2, 3, 2, 1, 1, 2, 1, 2])
+    truth = torch.tensor([1, 2, 2, 1, 1, 2, 1, 1, 2, 0, 2])
+    y = truth if mode == "multiclass" else nn.functional.one_hot(truth, 5)
+    test = TensorDataset(torch.eye(5)[guess] * 8 - 4, y)
+    data = DatasetDataModule(test, test=test, class_names=list("abcde"), batch_size=4 // ranks, val_fraction=0.3)
+    model = ClassificationTask(Table(), 5, mode=mode)
+    (got,) = quiet_trainer(ranks=ranks).test(model, data, verbose=False)
+    f1 = [2 * hits / (predicted + true) for hits, predicted, true in [(0, 0, 1), (3, 5, 5), (4, 5, 5), (0, 1, 0)]]
+    assert got["test/f1"] == pytest.approx(sum(f1) / 4)
+
+
+def test_a_perfect_multilabel_model_has_an_f1_of_one() -> None:
+    y = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 1, 0]])
+    metrics = ClassificationTask(Table(), 3, mode="multilabel").build_metrics()
+    metrics["f1"].update(y.float(), y)
+    assert metrics["f1"].compute() == 1
+    metrics["f1"].reset()
+    metrics["f1"].update(0 * y.float(), 0 * y)
+    assert metrics["f1"].compute().isnan()
 
 
 def test_rows_of_weight_zero_count_nowhere(logits: Tensor, labels: Tensor) -> None:
