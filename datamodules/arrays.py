@@ -27,7 +27,7 @@ class TableDataModule(DataModule):
 
     Args:
         test_fraction: Share of all rows for the test part where the table has none, in [0, 1).
-        batch_size, num_workers, val_fraction, split_seed: See :class:`~datamodules.DataModule`.
+        batch_size, num_workers, val_fraction, split_seed, drop_last: See :class:`~datamodules.DataModule`.
 
     Attributes:
         kind: "classification" or "regression".
@@ -51,8 +51,9 @@ class TableDataModule(DataModule):
         num_workers: int = 0,
         val_fraction: float = 0.1,
         split_seed: int = 0,
+        drop_last: bool = True,
     ) -> None:
-        super().__init__(batch_size, num_workers, val_fraction, split_seed)
+        super().__init__(batch_size, num_workers, val_fraction, split_seed, drop_last)
         if not 0 <= test_fraction < 1:
             raise ValueError(f"test_fraction must be a share of all rows in [0, 1), got {test_fraction}")
         self.test_fraction = test_fraction

@@ -24,8 +24,8 @@ class DataModule(LightningDataModule):
 
     A batch is ``(x, y)`` or ``(x, y, weight)``. The weight has shape ``(B,)``, or that of the targets where some targets of an
     example count and others do not; 0 means that it does not count. Inputs or targets of several tensors are a NamedTuple with
-    named fields. By default, batches have a weight in evaluation only, where a process has run out of examples; :meth:`collate`
-    may add one.
+    named fields. By default, a batch has a weight only where a process has run out of examples, in evaluation or in the last batch
+    of an epoch without ``drop_last``; :meth:`collate` may add one.
 
     The order of training is a pure function of (run seed, epoch, position in the global batch). So a stopped run continues
     exactly, with any number of workers, and several processes see what one process with the same global batch would. The run seed
@@ -39,6 +39,9 @@ class DataModule(LightningDataModule):
         num_workers: Number of loading processes of each process; 0 is the fastest for data in memory.
         val_fraction: Share of the training part that is held out for validation, stratified by class, in [0, 1).
         split_seed: Seed of the choice of held-out examples, apart from the run's seed so that runs can be compared.
+        drop_last: Whether an epoch leaves out the training examples that do not fill a last global batch (other ones in each
+            epoch), so that all batches have the same size. False: the last batch is smaller, and each example is seen in each
+            epoch. Evaluation always sees all.
 
     Attributes:
         mean, std: Statistics of the training split, one number for each channel or column, after ``setup("fit")``.
@@ -57,7 +60,12 @@ class DataModule(LightningDataModule):
     class_names: list[str] | None = None
 
     def __init__(
-        self, batch_size: int = 64, num_workers: int = 0, val_fraction: float = 0.1, split_seed: int = 0
+        self,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        val_fraction: float = 0.1,
+        split_seed: int = 0,
+        drop_last: bool = True,
     ) -> None:
         super().__init__()
         check_integer("batch_size", batch_size, 1)
@@ -69,6 +77,7 @@ class DataModule(LightningDataModule):
         self.num_workers = num_workers
         self.val_fraction = val_fraction
         self.split_seed = split_seed
+        self.drop_last = drop_last
         self.mean: Tensor | None = None
         self.std: Tensor | None = None
         self.class_counts: list[int] | None = None
@@ -130,14 +139,21 @@ class DataModule(LightningDataModule):
             rank: Rank of this process among them.
         """
         return TrainSampler(
-            dataset, self.batch_size, seed=seed, epoch=epoch, start=start, num_replicas=num_replicas, rank=rank
+            dataset,
+            self.batch_size,
+            seed=seed,
+            epoch=epoch,
+            start=start,
+            num_replicas=num_replicas,
+            rank=rank,
+            drop_last=self.drop_last,
         )
 
     def collate(self, batch: Any) -> Any:
         """Return the batch for a step, for example with padding cut to the longest example.
 
         It is called in training and evaluation, in the worker processes if there are any, on a copy of the datamodule without
-        trainer and examples. ``batch`` is ``(x, y)`` or, rarely in evaluation, ``(x, y, weight)``: keep what follows y.
+        trainer and examples. ``batch`` is ``(x, y)`` or, rarely, ``(x, y, weight)``: keep what follows y.
         """
         return batch
 

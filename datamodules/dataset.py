@@ -40,7 +40,7 @@ class DatasetDataModule(DataModule):
         class_names: Names of the classes 0..K-1. Default: ``train.classes``, or "0", "1" ... up to the largest target.
         mean, std: Statistics of x, one number for each channel (its first dimension) or one for all; None computes them from up to
             512 training examples.
-        batch_size, num_workers, val_fraction, split_seed: See :class:`~datamodules.DataModule`.
+        batch_size, num_workers, val_fraction, split_seed, drop_last: See :class:`~datamodules.DataModule`.
 
     Attributes:
         target_mean, target_std: For regression, statistics of the training targets, ``(K,)``, after ``setup("fit")``.
@@ -69,8 +69,9 @@ class DatasetDataModule(DataModule):
         num_workers: int = 0,
         val_fraction: float = 0.1,
         split_seed: int = 0,
+        drop_last: bool = True,
     ) -> None:
-        super().__init__(batch_size, num_workers, val_fraction, split_seed)
+        super().__init__(batch_size, num_workers, val_fraction, split_seed, drop_last)
         if (mean is None) != (std is None):
             raise ValueError("mean and std must be given together: give both, or neither")
         given = {"train": train, "val": val, "test": test}

@@ -24,7 +24,7 @@ class ImageDataModule(DataModule):
     """Images in memory, one uint8 tensor for each split. A subclass gives its arrays and two constants.
 
     The loaders yield whole uint8 batches. On the device (``on_after_batch_transfer``) they become ``(x, y)``: x float32 in [0, 1],
-    y int64. Training batches are augmented there, each image with its own random numbers. Evaluation may yield
+    y int64. Training batches are augmented there, each image with its own random numbers. A batch may also be
     ``(x, y, weight)``, see :class:`~datamodules.DataModule`.
 
     Augmentation is a pure function of (run seed, epoch, batch, position in the global batch), like the order of training (see
@@ -39,7 +39,7 @@ class ImageDataModule(DataModule):
 
     Args:
         size: Height and width that the images are resized to, once (bilinear, antialiased); None keeps their own.
-        batch_size, num_workers, val_fraction, split_seed: See :class:`~datamodules.DataModule`.
+        batch_size, num_workers, val_fraction, split_seed, drop_last: See :class:`~datamodules.DataModule`.
         shift: Largest random shift of training images in pixels, filled with zeros (see :class:`~datamodules.Augmentation`).
         crop: The same by its other name: number of zeros to pad each side with before cropping to the old size at random.
         flip: Whether to mirror training images left and right with probability 1/2.
@@ -69,6 +69,7 @@ class ImageDataModule(DataModule):
         num_workers: int = 0,
         val_fraction: float = 0.1,
         split_seed: int = 0,
+        drop_last: bool = True,
         shift: int = 0,
         crop: int = 0,
         flip: bool = False,
@@ -77,7 +78,7 @@ class ImageDataModule(DataModule):
         cutmix: float = 0.0,
         binarize: float | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, val_fraction, split_seed)
+        super().__init__(batch_size, num_workers, val_fraction, split_seed, drop_last)
         if size is not None:
             check_integer("size", size, 1)
         self.size = size
@@ -179,10 +180,13 @@ class ImageDataModule(DataModule):
     def _augmented(self, images: Tensor) -> Tensor:
         """Augment this process's share of the global batch with its share of the random numbers, every ``num_replicas``-th."""
         replicas = self._replica_kwargs()
-        count = len(images) * replicas["num_replicas"]
+        count = (
+            max(self.batch_size, len(images)) * replicas["num_replicas"]
+        )  # also for a short batch: ranks may differ there
         height, width = images.shape[2:]
         draws = self.augmentation.draw(count, (height, width), generator_for(*self._batch_key(), 2))
-        mine = {k: v[replicas["rank"] :: replicas["num_replicas"]].to(images.device) for k, v in draws.items()}
+        share = slice(replicas["rank"], len(images) * replicas["num_replicas"], replicas["num_replicas"])
+        mine = {k: v[share].to(images.device) for k, v in draws.items()}
         return self.augmentation.apply(images, mine)
 
     def _mixed(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,10 +43,13 @@ class TrainSampler(DistributedSampler[int]):
     """Training examples in random order, a pure function of (seed, epoch, start).
 
     Rank r takes ``order[r::num_replicas]`` of the epoch's permutation, so the union of the ranks' k-th batches is the k-th
-    batch of one process with the global batch ``batch_size * num_replicas``. The last, incomplete global batch of an epoch
-    is dropped (another one in each epoch, as the order changes). A dataset smaller than one global batch gives one smaller
-    batch, of equal size on all ranks. The length is that of the whole epoch, also when it starts in the middle: the Trainer
-    counts the batches that are done.
+    batch of one process with the global batch ``batch_size * num_replicas``. The length is that of the whole epoch, also when it
+    starts in the middle: the Trainer counts the batches that are done.
+
+    With ``drop_last``, the last, incomplete global batch of an epoch is dropped (another one in each epoch, as the order changes).
+    A dataset smaller than one global batch gives one smaller batch, of equal size on all ranks. Without it, the last global batch
+    is short: its examples are spread over the ranks, which may have one more or less. A rank without any gets the index -1, which
+    stands for an example that does not count (see :class:`~datamodules.Examples`).
 
     Args:
         dataset: Dataset to sample; only its length is used.
@@ -56,15 +59,18 @@ class TrainSampler(DistributedSampler[int]):
         start: Number of batches done in that epoch.
         num_replicas: Number of processes.
         rank: Rank of this process.
+        drop_last: Whether to drop the last, incomplete global batch.
 
     Raises:
-        ValueError: There are fewer examples than processes.
+        ValueError: There are fewer examples than processes, with ``drop_last``.
 
     Example:
         >>> list(TrainSampler(range(8), batch_size=2)) == list(TrainSampler(range(8), batch_size=4))
         True
         >>> list(TrainSampler(range(8), batch_size=2, start=3)) == list(TrainSampler(range(8), batch_size=2))[6:]
         True
+        >>> len(TrainSampler(range(8), batch_size=3)), len(TrainSampler(range(8), batch_size=3, drop_last=False))
+        (6, 8)
     """
 
     def __init__(
@@ -77,24 +83,30 @@ class TrainSampler(DistributedSampler[int]):
         start: int = 0,
         num_replicas: int = 1,
         rank: int = 0,
+        drop_last: bool = True,
     ) -> None:
         count = len(dataset)
-        if count < num_replicas:
+        if drop_last and count < num_replicas:
             raise ValueError(
                 f"{count} training examples are too few for {num_replicas} processes: give each at least one, "
                 f"with --trainer.devices {max(count, 1)} or fewer"
             )
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, seed=seed)  # type: ignore[arg-type]
         batches = count // (batch_size * num_replicas)
-        self.num_samples = batches * batch_size or count // num_replicas
+        if drop_last:
+            self.num_samples = batches * batch_size or count // num_replicas
+        else:
+            most = math.ceil(count / num_replicas)  # on rank 0
+            mine = len(range(rank, count, num_replicas))
+            self.num_samples = mine + (math.ceil(mine / batch_size) < math.ceil(most / batch_size))
         self.batch_size = batch_size
         self.epoch = epoch
         self.start = start
 
     @override
     def __iter__(self) -> Iterator[int]:
-        mine = self.order()[self.rank :: self.num_replicas][self.start * self.batch_size : self.num_samples]
-        return iter(mine.tolist())
+        mine = self.order()[self.rank :: self.num_replicas].tolist()
+        return iter([*mine, -1][self.start * self.batch_size : self.num_samples])
 
     def order(self) -> Tensor:
         """Return the indices of the epoch for all processes together, a function of ``seed`` and ``epoch``: ``(N,)``.

@@ -40,8 +40,8 @@ class SegmentationDataModule(DataModule):
             resized to ``size``; 0 takes the whole image.
         color_jitter: Training images' brightness, contrast and saturation change by a random factor of 1 - this to 1 + this, in
             [0, 1].
-        batch_size, num_workers, val_fraction, split_seed: See :class:`~datamodules.DataModule`; the validation part is not
-            stratified.
+        batch_size, num_workers, val_fraction, split_seed, drop_last: See :class:`~datamodules.DataModule`; the validation part
+            is not stratified.
 
     Attributes:
         mean, std: Statistics of up to 512 training images, evenly spread, one for each channel: ``(C,)``, after ``setup("fit")``.
@@ -67,8 +67,9 @@ class SegmentationDataModule(DataModule):
         num_workers: int = 0,
         val_fraction: float = 0.1,
         split_seed: int = 0,
+        drop_last: bool = True,
     ) -> None:
-        super().__init__(batch_size, num_workers, val_fraction, split_seed)
+        super().__init__(batch_size, num_workers, val_fraction, split_seed, drop_last)
         sides = [size, size] if isinstance(size, int) else list(size)
         if len(sides) != 2:
             raise ValueError(f"size must be one number, or height and width, got {size}")

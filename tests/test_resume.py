@@ -190,6 +190,22 @@ def test_stopping_at_any_step_and_resuming_ends_with_the_same_bits(
     assert plain(uninterrupted.rows) == plain(rows)  # nothing is logged twice, nothing is missing
 
 
+@pytest.mark.parametrize("at", [BATCHES - 1, BATCHES, 2 * BATCHES + 1])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_stopping_beside_the_short_last_batch(tmp_path: Path, at: int, accumulate: int) -> None:
+    """Right before it, right after it, and after it in another epoch."""
+
+    def data() -> ToyData:  # six batches of 8 and one of 6
+        return ToyData(batch_size=8, val_fraction=0.1, shift=1, flip=True, cutout=2, drop_last=False)
+
+    kwargs = {"accumulate_grad_batches": accumulate}
+    end, rows, _ = stop_and_resume(tmp_path / "b", Signal(at), data=data(), **kwargs)
+    uninterrupted = End(fit(tmp_path / "a", data=data(), **kwargs))
+    assert uninterrupted.steps == EPOCHS * -(-(BATCHES + 1) // accumulate)
+    assert differences(uninterrupted, end) == []
+    assert plain(uninterrupted.rows) == plain(rows)
+
+
 class SignalIn(Callback):
     """Send SIGTERM to this process in the n-th call of a hook."""
 

@@ -57,6 +57,30 @@ def test_position_in_the_global_batch_is_rank_first() -> None:
     assert [list(TrainSampler(range(16), 4, num_replicas=2, rank=r)) for r in (0, 1)] == [one[::2], one[1::2]]
 
 
+@pytest.mark.parametrize("count", [1, 3, 7, 16, 17, 19, 23, 24])
+@pytest.mark.parametrize(("world", "size"), [(1, 8), (2, 4), (4, 2), (8, 1)])
+def test_without_dropping_each_example_is_seen_once(count: int, world: int, size: int) -> None:
+    """The last global batch is short; a rank without an example gets the index -1."""
+    keys = {"seed": 9, "epoch": 2, "drop_last": False}
+    one = list(TrainSampler(range(count), 8, **keys))
+    assert sorted(one) == list(range(count))
+    assert one[: count // 8 * 8] == list(TrainSampler(range(count), 8, seed=9, epoch=2))[: count // 8 * 8]
+    ranks = [TrainSampler(range(count), size, num_replicas=world, rank=r, **keys) for r in range(world)]
+    cut = [batches(list(sampler), size) for sampler in ranks]
+    assert [len(sampler) for sampler in ranks] == [sum(map(len, parts)) for parts in cut]
+    for k, wanted in enumerate(batches(one, 8)):
+        for r, parts in enumerate(cut):
+            assert parts[k] == (wanted[r::world] or [-1])
+            start = TrainSampler(range(count), size, num_replicas=world, rank=r, start=k, **keys)
+            assert batches(list(start), size) == parts[k:]
+    assert {len(parts) for parts in cut} == {-(-count // 8)}
+
+
+def test_the_number_of_batches_is_that_of_the_course() -> None:
+    lengths = [len(TrainSampler(range(60000), 64, drop_last=drop)) for drop in (True, False)]
+    assert [-(-length // 64) for length in lengths] == [937, 938]
+
+
 def test_fewer_examples_than_processes_is_refused() -> None:
     with pytest.raises(ValueError, match="3 training examples are too few for 4 processes"):
         TrainSampler(range(3), 1, num_replicas=4)

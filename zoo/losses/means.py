@@ -1,6 +1,5 @@
 """Weighted means of losses."""
 
-import torch
 from torch import Tensor
 
 
@@ -22,7 +21,7 @@ def weighted_mean(values: Tensor, weight: Tensor | None = None) -> tuple[Tensor,
     if weight is None:
         return values.mean(), len(values)
     total = weight.sum()
-    return (values * weight).sum() / total.clamp(min=torch.finfo(values.dtype).tiny), total
+    return (values * weight).sum() / total.where(total > 0, 1), total
 
 
 def counted(values: Tensor, weight: Tensor | None = None) -> Tensor:

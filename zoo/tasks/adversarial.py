@@ -18,6 +18,7 @@ from zoo.model import Reads
 from zoo.optim.optimizers import CLOSURE_OPTIMIZERS, build_optimizer
 from zoo.tasks.batch_norm import explained
 from zoo.tasks.sampled import SampledArguments, SampledTask
+from zoo.tasks.shared_random import counts
 
 GENERATOR, DISCRIMINATOR = 0, 1  # the numbers of their optimizers
 
@@ -41,7 +42,8 @@ class AdversarialTask(SampledTask):
     trainer counts batches (``global_step``, ``max_steps``, schedules), not optimizer steps. Optimizer 0 is the generator's
     (``grad_norm/0``, ``LRSchedule(optimizer=0)``), 1 the discriminator's. Several processes (strategies ``ddp...``) see what one
     with the global batch would: each takes its rows of the same noise, and gradients and statistics of norms are averaged.
-    Gradients cannot be accumulated over batches.
+    Gradients cannot be accumulated over batches. An example of weight 0 counts as any other, but for a process that has nothing
+    else.
 
     Logs ``d_loss`` and ``g_loss`` (before the discriminator's step), ``d_real`` and ``d_fake`` (its mean output: a probability of
     being real, or the score itself where the loss is of scores) and ``penalty``. The metrics of evaluation are those of
@@ -169,9 +171,10 @@ class AdversarialTask(SampledTask):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Make the discriminator's step; then, on every ``n_critic``-th batch, the generator's."""
         x, y = self._parts(batch)
+        count = len(x) * counts(batch)
         with explained(self), self.shared_random(batch, batch_idx):
             loss, means = self._discriminator_loss(self.standardize(x), y)
-        self._descend(loss, DISCRIMINATOR)
+        self._descend(loss, DISCRIMINATOR, count)
         if (limit := self.hparams["weight_clip"]) is not None:
             with torch.no_grad():
                 for parameter in self.net.discriminator.parameters():
@@ -179,8 +182,8 @@ class AdversarialTask(SampledTask):
         if self.trainer.global_step % self.hparams["n_critic"] == 0:  # this batch's step is counted
             with explained(self), self.shared_random(batch, batch_idx):
                 g_loss = self._generator_loss(len(x), y)
-            self._descend(g_loss, GENERATOR)
-        self._means.update(means, len(x))
+            self._descend(g_loss, GENERATOR, count)
+        self._means.update(means, count)
         return loss.detach()
 
     def _parts(self, batch: Any) -> tuple[Tensor, Tensor | None]:
@@ -214,8 +217,8 @@ class AdversarialTask(SampledTask):
     def _output_of(self, scores: Tensor) -> Tensor:
         return scores.sigmoid() if self.hparams["loss"] in ("minimax", "non_saturating") else scores
 
-    def _descend(self, loss: Tensor, which: int) -> None:
-        """Make one step of one optimizer along the gradient of the loss by its own parameters, averaged over all processes."""
+    def _descend(self, loss: Tensor, which: int, count: int) -> None:
+        """Make one step of one optimizer along the gradient of the loss by its own parameters, averaged over all examples."""
         optimizers: Any = self.optimizers()
         optimizer, strategy = optimizers[which], self.trainer.strategy
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
@@ -224,22 +227,23 @@ class AdversarialTask(SampledTask):
             # DDP would wait for the gradients of both nets
             with getattr(strategy, "block_backward_sync", nullcontext)():
                 self.manual_backward(loss, inputs=parameters)
-            self._average([p.grad for p in parameters if p.grad is not None])
+            self._average([p.grad for p in parameters if p.grad is not None], count)
         if which == DISCRIMINATOR:
             optimizer.step()  # on each batch: the one that the trainer counts
         else:
             strategy.optimizer_step(optimizer.optimizer, _no_closure, model=self)
 
     @torch.no_grad()
-    def _average(self, gradients: list[Tensor]) -> None:
-        """Average gradients and the statistics of norms over processes, in one exchange."""
+    def _average(self, gradients: list[Tensor], count: int) -> None:
+        """Average gradients and the statistics of norms over the examples of all processes, in one exchange."""
         if self.trainer.world_size == 1:
             return
         tensors = gradients + [buffer for buffer in self.net.buffers() if buffer.is_floating_point()]
-        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        flat = torch.cat([*(tensor.flatten() for tensor in tensors), torch.ones_like(tensors[0].flatten()[:1])])
+        flat *= count
         dist.all_reduce(flat)
-        flat /= self.trainer.world_size
-        for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        *means, _ = (flat / flat[-1].clamp(min=1)).split([*(tensor.numel() for tensor in tensors), 1])
+        for tensor, mean in zip(tensors, means, strict=True):
             tensor.copy_(mean.view_as(tensor))
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:

@@ -5,7 +5,8 @@ for different examples. Here a draw for a batch is made for the examples of all 
 the rows of its own examples, ``rank::world_size``, the order of the training sampler.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -58,17 +59,21 @@ class SharedRandom(TorchFunctionMode):
       process has a seed of its own: the draws differ between processes, and from those of one process.
     - A call with a ``generator`` of its own is left alone.
 
-    All processes must hold equally many examples, as those of ``datamodules`` do.
+    Processes hold equally many examples, but for the last batch of an epoch: there the first ones may have one more, and a process
+    without any holds one that does not count, for which it draws what no other does.
 
     Args:
         batch_size: Examples of this process.
         rank, world_size: Of this process.
         seed: Of what is drawn inside of operations, another one on each process and in each step.
+        total: Examples of all processes that count; None: as many on each.
     """
 
-    def __init__(self, batch_size: int, rank: int, world_size: int, seed: int) -> None:
+    def __init__(self, batch_size: int, rank: int, world_size: int, seed: int, total: int | None = None) -> None:
         super().__init__()
         self.batch_size, self.rank, self.world_size, self.seed = batch_size, rank, world_size, seed
+        self.total = batch_size * world_size if total is None else total
+        self.lacks = rank >= self.total  # has only an example that does not count
         self._own: dict[torch.device, Tensor] = {}  # states of this process's generators
 
     @override
@@ -109,26 +114,29 @@ class SharedRandom(TorchFunctionMode):
 
     def _repeats(self, size: tuple[int, ...]) -> int | None:
         """Rows of the first dimension that belong to one example; None if it is not the batch."""
-        if not size or size[0] == 0 or size[0] % self.batch_size or (self.batch_size == 1 and size[0] != 1):
+        if not size or size[0] == 0 or size[0] % self.batch_size:
+            return None
+        if self.batch_size == 1 and size[0] != 1 and self.total != 1:  # it need not be the batch
             return None
         return size[0] // self.batch_size
 
     def _mine(self, whole: Tensor, repeats: int) -> Tensor:
-        """This process's rows: ``(W B r, ...)`` -> ``(B r, ...)``."""
-        examples = whole.unflatten(0, (-1, repeats))  # (W B r, ...) -> (W B, r, ...)
-        return examples[self.rank :: self.world_size].flatten(0, 1)
+        """This process's rows: ``(N r, ...)``, N examples of all -> ``(B r, ...)``."""
+        examples = whole.unflatten(0, (-1, repeats))  # (N r, ...) -> (N, r, ...)
+        return (examples[:1] if self.lacks else examples[self.rank :: self.world_size]).flatten(0, 1)
 
     def _rows(self, size: tuple[int, ...], draw: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
         repeats = self._repeats(size)
-        return draw(size) if repeats is None else self._mine(draw((size[0] * self.world_size, *size[1:])), repeats)
+        return draw(size) if repeats is None else self._mine(draw((self.total * repeats, *size[1:])), repeats)
 
     def _rows_of(self, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """A draw whose parameters are given for each example: the rows of others are filled with ones."""
         repeats = self._repeats(tuple(x.shape))
         if repeats is None:
             return func(x, *args, **kwargs)
-        whole = x.new_ones(self.world_size * self.batch_size, repeats, *x.shape[1:])
-        whole[self.rank :: self.world_size] = x.unflatten(0, (-1, repeats))
+        whole = x.new_ones(self.total, repeats, *x.shape[1:])
+        if not self.lacks:
+            whole[self.rank :: self.world_size] = x.unflatten(0, (-1, repeats))
         return self._mine(func(whole.flatten(0, 1), *args, **kwargs), repeats)
 
     def _normal(self, mean: Any, std: Any = 1.0, size: Any = None, **kwargs: Any) -> Tensor:
@@ -163,12 +171,26 @@ class SharedRandom(TorchFunctionMode):
             generator.set_state(common)
 
 
-def shared_random(trainer: Trainer, batch: Any, batch_idx: int) -> SharedRandom:
-    """Return the context for one step of a trainer with several processes."""
+@contextmanager
+def shared_random(trainer: Trainer, batch: Any, batch_idx: int) -> Iterator[None]:
+    """Share what is drawn in one step of a trainer with several processes."""
     sizes = (len(part) for part in tree_leaves(batch) if isinstance(part, Tensor) and part.ndim)
+    size, total = next(sizes, 1), None
     step = (trainer.current_epoch << 32) + batch_idx
     seed = hash((torch.initial_seed(), trainer.global_rank, step)) % 2**63
-    return SharedRandom(next(sizes, 1), trainer.global_rank, trainer.world_size, seed)
+    if trainer.is_last_batch:  # processes may hold different numbers of examples
+        held = torch.tensor(size * counts(batch), device=trainer.strategy.root_device)
+        total = int(trainer.strategy.reduce(held, reduce_op="sum"))
+    with SharedRandom(size, trainer.global_rank, trainer.world_size, seed, total or None):
+        yield
+    if trainer.is_last_batch:  # where a draw could not be divided, processes have drawn different numbers
+        share_generators(trainer, generator_states(trainer))
+
+
+def counts(batch: Any) -> bool:
+    """Return whether a batch holds an example that counts: one process may have got one of weight 0 alone."""
+    several = type(batch) in (tuple, list) and len(batch) > 2
+    return not several or bool((batch[2] > 0).any())
 
 
 def generator_states(trainer: Trainer) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 import zoo
 from callbacks import GradNorm, RandomState
+from datamodules import DataModule, Examples
 from zoo.blocks import Adversaries, WithClass
 from zoo.tasks import (
     AdversarialTask,
@@ -120,7 +121,9 @@ class TokenTask(Task):
         super().__init__(nn.Sequential(nn.Embedding(7, 5), nn.Tanh(), nn.Linear(5, 7)), **task)
 
     def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        x, y = batch
+        x, y, *weight = batch
+        if weight:
+            y = y.where(weight[0][:, None] > 0, -1)
         losses = nn.functional.cross_entropy(self(x).flatten(0, 1), y.flatten(), ignore_index=-1, reduction="sum")
         count = (y >= 0).sum()
         loss = losses / count.clamp(min=1)
@@ -422,3 +425,80 @@ def test_draws_in_an_operation_differ_between_processes(tmp_path: Path) -> None:
         )  # neither ranks nor steps are alike
     for step in range(3):
         assert values[f"0-{step}"][2] == values[f"1-{step}"][2]  # the common stream goes on
+
+
+# The last, short batch of an epoch ------------------------------------------------------------------------------------
+
+
+class Whole(DataModule):
+    """All examples in each epoch, in random order."""
+
+    def __init__(self, parts: tuple[Tensor, ...], **data: Any) -> None:
+        super().__init__(val_fraction=0.0, drop_last=False, **data)
+        self.parts = parts
+
+    def examples(self, part: str) -> Examples:
+        return Examples(*self.parts)
+
+
+def whole(name: str, count: int, processes: int = 1, batches: int = 1) -> tuple[Callable[[], LightningModule], Whole]:
+    build, parts = {**CASES, **DRAWS}[name]
+    return build, Whole(tuple(part[:count] for part in parts), batch_size=GLOBAL // processes // batches)
+
+
+UNEQUAL = 2 * GLOBAL + 5  # the last batch is three examples of one process and two of the other
+LACKING = 2 * GLOBAL + 1  # it is one example, so the other process has none
+SHORT = [(name, LACKING) for name in [*CASES, *DRAWS] if name != "weighted classes"]
+SHORT += [(name, UNEQUAL) for name in ["pixels", "penalty", *DRAWS]]
+
+
+@pytest.mark.parametrize(("name", "count"), SHORT)
+def test_two_processes_share_a_short_batch(tmp_path: Path, name: str, count: int) -> None:
+    """Two epochs: the numbers that are drawn after it are those of one process, too."""
+    build, data = whole(name, count)
+    one = fit(build, data, tmp_path / "one", max_epochs=2)
+    two = fit(*whole(name, count, processes=2), tmp_path / "two", ranks=2, max_epochs=2)
+    assert gap(one, two) < (1e-6 if name in DRAWS else BOUND)
+    assert gap(one, build().double().state_dict()) > 1e-3
+    if name == "classes":
+        data.drop_last = True
+        assert gap(one, fit(build, data, tmp_path / "dropped", max_epochs=2)) > 1e-3
+
+
+@pytest.mark.parametrize("count", [UNEQUAL, LACKING])
+@pytest.mark.parametrize("name", ["tokens", "classes"])
+def test_a_short_batch_is_accumulated(tmp_path: Path, name: str, count: int) -> None:
+    one = fit(*whole(name, count), tmp_path / "one", max_epochs=2)
+    parts = fit(*whole(name, count, batches=2), tmp_path / "parts", accumulate_grad_batches=2, max_epochs=2)
+    assert gap(one, parts) < BOUND
+    data = whole(name, count, processes=2, batches=2)
+    both = fit(*data, tmp_path / "both", ranks=2, accumulate_grad_batches=2, max_epochs=2)
+    assert gap(one, both) < BOUND
+
+
+@pytest.mark.parametrize("count", [3, 1])
+def test_fewer_examples_than_a_batch_and_than_processes(tmp_path: Path, count: int) -> None:
+    one, two = (fit(*whole("classes", count, n), tmp_path / str(n), ranks=n, max_epochs=2) for n in (1, 2))
+    assert gap(one, two) < BOUND
+
+
+class LastMeans(Callback):
+    """Writes the means that are logged over the last epoch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        torch.save({k: float(v) for k, v in trainer.logged_metrics.items()}, self.folder / f"log{trainer.global_rank}")
+
+
+@pytest.mark.parametrize("name", ["classes", "variational", "adversarial"])
+def test_the_means_of_an_epoch_are_over_all_its_examples(tmp_path: Path, name: str) -> None:
+    logs = []
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        logger = CSVLogger(folder)
+        fit(*whole(name, LACKING, ranks), folder, LastMeans(folder), ranks=ranks, logger=logger, log_every_n_steps=1)
+        logs.append(torch.load(folder / "log0"))
+    assert {"train/loss", "train/d_loss"} & logs[0].keys()
+    assert logs[1] == pytest.approx(logs[0], rel=1e-6)
