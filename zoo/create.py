@@ -1,27 +1,28 @@
 """The ways in: a registered model by name, with fresh or trained weights; a model from a file or folder."""
 
 import inspect
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.skeleton import skeleton
+from zoo.blocks.skeleton import at_most, skeleton
 from zoo.internals import tree_leaves
 from zoo.model import Model
-from zoo.pretrained.files import check_state_dict, read_checkpoint
-from zoo.pretrained.folder import read_folder
 from zoo.pretrained.report import LoadReport, compare, load_weights, put, tied
-from zoo.pretrained.sources import Weights, find, local_folder, torchvision_name
-from zoo.registry import Entry, arguments_of, check_arguments, get, name_of
+from zoo.pretrained.schema import check_hyperparameters, check_standardization
+from zoo.pretrained.sources import Weights, find, read_saved, torchvision_name
+from zoo.registry import Entry, arguments_of, check_arguments, get, name_of, sources_of
 
+_BUILD = "the model cannot be built: "
 AUXILIARY = ("net.aux1.", "net.aux2.")  # heads for training only: a net may be built without those the file has
 
 
-def create_model(name: str, weights: str | Path | None = None, **kwargs: Any) -> Model:
+def create_model(name: str, /, weights: str | Path | None = None, **kwargs: Any) -> Model:
     """Build a registered model, with fresh or with trained weights.
 
     With weights the net is built without drawing a random number, and a file is mapped into memory: do not write over it while
@@ -57,7 +58,10 @@ def create_model(name: str, weights: str | Path | None = None, **kwargs: Any) ->
     if torchvision_name(str(weights), name) is None:  # else it is downloaded once the arguments are known to be good
         source = find(str(weights), name)
         arguments = {**_stored_arguments(source, entry), **kwargs}
-    module = _without_weights(entry.cls, arguments)
+        with _naming(source.origin, _BUILD, Exception), at_most([*source.net.values(), *source.rest.values()]):
+            module = _without_weights(entry.cls, arguments)
+    else:
+        module = _without_weights(entry.cls, arguments)
     use_weights(module, source, name)
     return module.eval()
 
@@ -67,7 +71,8 @@ def load(
 ) -> Model:
     """Rebuild a model from a Lightning checkpoint (``.ckpt``) of a zoo task, or from what ``save_pretrained`` wrote.
 
-    The file names a registered model and holds tensors and plain data; nothing it asks for is imported or unpickled.
+    The file names a registered model and holds tensors and plain data. Nothing it asks for is imported, unpickled, opened or
+    downloaded: what it says is checked against the class before anything is built, and all tensors are its own.
 
     Args:
         path: The checkpoint file, the folder, the name of a bundled one, or "owner/name" on the Hugging Face hub.
@@ -85,55 +90,71 @@ def load(
     Raises:
         FileNotFoundError, ConnectionError: No such file or folder, or the hub cannot be reached.
         ValueError: The file is damaged, holds objects other than tensors and plain data, is no zoo checkpoint, names an unknown
-            model or an optimizer to import, or (``strict``) its weights do not fit.
+            model or an optimizer to import, says what cannot be of its model, or (``strict``) its weights do not fit.
     """
-    folder, path = local_folder(str(path)), Path(path)
-    description: Any
-    state: Any
-    averaged = False
-    if folder is not None:
-        description, state = read_folder(folder, verify)
-        hparams = description["hparams"]
-    else:
-        checkpoint = read_checkpoint(path, mmap=not verify, verify=verify)
-        description, state, hparams = (checkpoint.get(key) for key in ("zoo", "state_dict", "hyper_parameters"))
-        if not all(isinstance(part, dict) for part in (description, state, hparams)):
-            raise ValueError(f"{path} is no lightning-zoo checkpoint: load it with the class it was made by")
-        averaged = "ema" in checkpoint
-        if averaged and average is not None and average != checkpoint["ema"]["evaluate"]:
-            state = checkpoint["ema"]["other"]
-        state = check_state_dict(state, path)
-    if average and not averaged:
-        raise ValueError(
-            f"{path} holds no average of the weights: it is of a run without callbacks.EMA, or no checkpoint"
-        )
-    if description.get("model") is None:
-        raise ValueError(
-            f"the net of {path}, a {hparams['net']}, was given from outside, and no file holds a net: build it again and give "
-            "it, zoo.ClassificationTask.load_from_checkpoint(path, net=net) if that was the class"
-            if "net" in hparams
-            else f"{path} was made by a class that is not registered: use TheClass.load_from_checkpoint, or zoo.register it"
-        )
+    saved = read_saved(Path(path), average, verify)
+    with _naming(saved.path):
+        entry = get(saved.model)
+    cls: type[Model] = entry.cls
+    check_arguments(cls, overrides)
+    hparams = _checked(cls, saved.hparams, saved.path, overrides)
+    check_standardization(saved.state, cls.statistics, saved.path)
+    sources = sources_of(cls)
+    arguments = {**{k: v for k, v in entry.preset.items() if k not in sources}, **hparams, **overrides}
+    with _naming(saved.path, _BUILD, Exception), at_most(saved.state.values()):
+        if strict:  # no fresh value stays, so none is drawn
+            with torch.random.fork_rng(devices=[]):
+                module = _without_weights(cls, arguments)
+        else:
+            module = cls(**arguments)
+    assign = any(t.is_meta for t in module.state_dict().values())
+    module.describe_data(saved.description)
+    with _naming(saved.path):
+        state = _adapted(module, dict(saved.state), overrides)
+        module.load_report = load_weights(module, state, strict=strict, assign=assign)
+        module.check_description()
+        module.to("cpu")  # where its tensors are; Lightning's ``device`` says where it was built
+        if frozen := saved.description.get("frozen", 0):
+            module.freeze(frozen)
+    return module.eval()
+
+
+def _checked(
+    cls: type[Model], hparams: Mapping[str, Any], file: object, overrides: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return the hyperparameters of a file that may be used: arguments of the class, of their types, that open and import nothing.
+
+    Raises:
+        ValueError: They are not.
+    """
+    hparams = dict(hparams)
+    for name in sources_of(cls):
+        if (value := hparams.pop(name, None)) is not None and name not in overrides:
+            warnings.warn(
+                f"{file} names {name} {value!r}, which is not opened for a file: pass {name}=... to use it",
+                stacklevel=3,
+            )
     optimizer = str(hparams.get("optimizer", ""))
     if "." in optimizer and "optimizer" not in overrides:
         raise ValueError(
-            f"{path} asks for the optimizer {optimizer!r} to be imported, which load never does: pass optimizer=..."
+            f"{file} asks for the optimizer {optimizer!r} to be imported, which load never does: pass optimizer=..."
         )
-    entry = get(description["model"])
-    arguments = {**entry.preset, **hparams, **overrides}
-    check_arguments(entry.cls, arguments)
-    if strict:  # no fresh value stays, so none is drawn
-        with torch.random.fork_rng(devices=[]):
-            module = _without_weights(entry.cls, arguments)
-    else:
-        module = entry.cls(**arguments)
-    assign = any(t.is_meta for t in module.state_dict().values())
-    module.describe_data(description)
-    module.load_report = load_weights(module, _adapted(module, dict(state), overrides), strict=strict, assign=assign)
-    module.to("cpu")  # where its tensors are; Lightning's ``device`` says where it was built
-    if frozen := description.get("frozen", 0):
-        module.freeze(frozen)
-    return module.eval()
+    with _naming(file):
+        check_arguments(cls, hparams)
+    check_hyperparameters(hparams, arguments_of(cls), file)
+    return hparams
+
+
+@contextmanager
+def _naming(file: object, what: str = "", errors: Any = (ValueError, TypeError)) -> Iterator[None]:
+    """Turn errors that a file causes into a ValueError that names it; those of files that the caller gave pass."""
+    try:
+        yield
+    except OSError:
+        raise
+    except errors as error:
+        kind = "" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
+        raise ValueError(f"{file}: {what}{kind}{error}"[:1000]) from error
 
 
 def use_weights(module: Model, weights: str | Weights, name: str | None = None) -> None:
@@ -157,6 +178,7 @@ def use_weights(module: Model, weights: str | Weights, name: str | None = None) 
         _check_init(module.hparams, weights)
         weights = find(weights, name or name_of(module))
     source = weights
+    check_standardization(source.rest, type(module).statistics, source.origin)
     own = module.state_dict()
     wanted = {k: t for k, t in own.items() if k.startswith("net.")}
     state = {f"net.{k}": t for k, t in _unwrapped(source.net, module.net.state_dict()).items()}
@@ -198,6 +220,8 @@ def use_weights(module: Model, weights: str | Weights, name: str | None = None) 
     if channels is not None and len(shape := data.get("input_shape") or []) == 3:
         data["input_shape"] = [channels, *shape[1:]]
     module.describe_data(data)
+    with _naming(source.origin):
+        module.check_description()
     module.load_report = report
 
 
@@ -218,6 +242,7 @@ def _stored_arguments(source: Weights, entry: Entry) -> dict[str, Any]:
         if source.model is not None and get(source.model).cls is cls:
             left_out = {*cls.training_arguments, *cls.training_buffers}
             stored = {k: v for k, v in (source.hparams or {}).items() if k in arguments_of(cls) and k not in left_out}
+    stored = _checked(cls, stored, source.origin)
     return {**entry.preset, **stored} if source.model == entry.name else {**stored, **entry.preset}
 
 
@@ -249,6 +274,8 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
 def _adapted(module: Model, state: dict[str, Tensor], changed: Collection[str]) -> dict[str, Tensor]:
     """A state dict that fits a model with some hyperparameters changed."""
     own = module.state_dict()
+    if "in_channels" in changed and module.input_shape is not None and len(module.input_shape) == 3:
+        module.input_shape = (module.hparams["in_channels"], *module.input_shape[1:])
     for name in ("mean", "std"):
         if name in state and "in_channels" in changed:  # one number for whatever channels come
             state[name] = state[name].mean().view(1)

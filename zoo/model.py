@@ -72,6 +72,10 @@ class Model(LightningModule):
         training_arguments: Hyperparameters of the training (optimizer, learning rate): ``weights=`` brings all others along.
         training_buffers: Buffers that describe the training data (class weights), and hyperparameters of the same name:
             ``weights=`` leaves them alone.
+        weight_sources: Arguments that name a file, a folder or a repository of weights to start from. They are no hyperparameters:
+            nothing opens them for a file, whose model has all its tensors in it.
+        other_sources: Arguments that name another file, folder or repository, which is used and not kept. They are no
+            hyperparameters either: a model that is loaded has none until it is given one.
         sample_options: Options of ``zoo sample`` that this model takes beside the number of samples and the seed.
         output_meaning: What :meth:`outputs` gives, for who reads an exported file.
     """
@@ -88,6 +92,8 @@ class Model(LightningModule):
     statistics: ClassVar[tuple[tuple[str, str], ...]] = (("mean", "std"),)
     training_arguments: ClassVar[tuple[str, ...]] = ()
     training_buffers: ClassVar[tuple[str, ...]] = ()
+    weight_sources: ClassVar[tuple[str, ...]] = ("weights",)
+    other_sources: ClassVar[tuple[str, ...]] = ()
     sample_options: tuple[str, ...] = ()
     output_meaning: str = "what the model's forward gives"
     __signature__: ClassVar[inspect.Signature]
@@ -241,12 +247,12 @@ class Model(LightningModule):
         """Set ``mean`` and ``std``, one number or one a channel; a later fit keeps them instead of the data's own.
 
         Raises:
-            ValueError: A deviation that is not above 0, or numbers that do not go together.
+            ValueError: Numbers that are not finite or do not go together, or a deviation that is not above 0.
         """
         values = [torch.as_tensor(v, dtype=torch.float64, device="cpu").flatten() for v in (mean, std)]
-        if values[0].shape != values[1].shape or not (values[1] > 0).all():
+        if values[0].shape != values[1].shape or not torch.stack(values).isfinite().all() or not (values[1] > 0).all():
             raise ValueError(
-                f"mean and std must be equally many numbers, std above 0, got {values[0].tolist()} and {values[1].tolist()}"
+                f"mean and std must be equally many finite numbers, std above 0, got {values[0].tolist()} and {values[1].tolist()}"
             )
         self._set_statistics(("mean", "std"), *values)
         self._standardized = True
@@ -375,12 +381,7 @@ class Model(LightningModule):
             ValueError: The net cannot take it, or its output has another shape than the task needs.
         """
         shape = self.example_shape
-        axis = self.standardize_axis - 1 if self.standardize_axis > 0 else -1
-        channels = shape[axis] if shape else 1  # an example may be one number
-        if self.mean.numel() not in (1, channels):
-            raise ValueError(
-                f"the model was standardized for {self.mean.numel()} channels, the data have {channels} (shape {shape})"
-            )
+        self._check_standardization(shape)
         try:
             with evaluating(self):
                 output = self.example_output()
@@ -522,6 +523,30 @@ class Model(LightningModule):
         self.class_names = None if names is None else list(names)
         self.input_shape = None if shape is None else tuple(shape)
         self.preparation = description.get("preparation")
+
+    def check_description(self) -> None:
+        """Refuse what is said of the data if it cannot be of this model.
+
+        Raises:
+            ValueError: Standardization or the shape of an example is of another number of channels than the net, or there is
+                not one name for each class.
+        """
+        names, shape = self.class_names, self.input_shape
+        if names is not None and self.num_classes not in (None, len(names)):
+            raise ValueError(f"class_names has {len(names)} names, the model has {self.num_classes} classes")
+        channels = getattr(self.net, "in_channels", None)
+        if shape is not None and len(shape) == 3 and channels not in (None, shape[0]):
+            raise ValueError(f"input_shape is {list(shape)}, the net is built for {channels} channels")
+        if shape is not None or channels is not None:
+            self._check_standardization(self.example_shape)
+
+    def _check_standardization(self, shape: tuple[int, ...]) -> None:
+        axis = self.standardize_axis - 1 if self.standardize_axis > 0 else -1
+        channels = shape[axis] if shape else 1  # an example may be one number
+        if self.mean.numel() not in (1, channels):
+            raise ValueError(
+                f"the model was standardized for {self.mean.numel()} channels, the data have {channels} (shape {shape})"
+            )
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         self.make_room(state_dict, prefix)  # one number before the first fit, one a channel afterwards

@@ -36,7 +36,7 @@ def _complete() -> None:
         _find_more.pop()()
 
 
-def register(name: str, cls: type, **preset: Any) -> None:
+def register(name: str, cls: type, /, **preset: Any) -> None:
     """Register a model, your own too.
 
     Args:
@@ -46,8 +46,13 @@ def register(name: str, cls: type, **preset: Any) -> None:
 
     Raises:
         ValueError: The name is taken by another model.
-        TypeError: ``cls`` does not take an argument of the preset.
+        TypeError: ``cls`` does not take an argument of the preset, or has an argument "weights" that is no source of weights.
     """
+    weights = arguments_of(cls).get("weights")
+    if weights is not None and weights.annotation not in (str | None, inspect.Parameter.empty, "str | None"):
+        raise TypeError(
+            f"{cls.__name__} has an argument 'weights' of another meaning than that of create_model(name, weights=...): rename it"
+        )
     entry = Entry(name, cls, preset)
     if _ENTRIES.get(name, entry) != entry:
         raise ValueError(f"the model name {name!r} is taken by {_ENTRIES[name].cls.__name__}: choose another")
@@ -93,6 +98,20 @@ def arguments_of(cls: type) -> dict[str, inspect.Parameter]:
     """Return all constructor arguments of a task class by name, those that ``**task`` hands up to its parents included."""
     parameters = signature_of(cls).parameters.values()
     return {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+
+def net_arguments(cls: type) -> list[str]:
+    """Return the arguments of a class that describe its net: neither its task's, nor sources."""
+    inits = [(base, vars(base)["__init__"]) for base in cls.__mro__ if "__init__" in vars(base)]
+    generic = next((base for base, init in inits if "net" in inspect.signature(init).parameters), object)
+    own = inspect.signature(inits[0][1]).parameters
+    tasks = arguments_of(generic).keys() - own.keys()
+    return [name for name in arguments_of(cls) if name not in {*tasks, *sources_of(cls)}]
+
+
+def sources_of(cls: Any) -> tuple[str, ...]:
+    """Return the arguments of a class that name a file, a folder or a repository, see :class:`zoo.model.Model`."""
+    return (*getattr(cls, "weight_sources", ()), *getattr(cls, "other_sources", ()))
 
 
 def signature_of(cls: type) -> inspect.Signature:

@@ -36,9 +36,11 @@ def test_only_numbers_are_standardized_along_the_declared_axis() -> None:
     assert images.standardize(torch.full((1, 2, 1, 1), 5, dtype=torch.uint8)).flatten().tolist() == [5.0, 2.0]
 
 
-@pytest.mark.parametrize(("mean", "std"), [(0.0, 0.0), (0.0, -1.0), ([0.0, 1.0], 1.0), (0.0, float("nan"))])
+@pytest.mark.parametrize(
+    ("mean", "std"), [(0.0, 0.0), (0.0, -1.0), ([0.0, 1.0], 1.0), (0.0, float("nan")), (float("nan"), 1.0)]
+)
 def test_a_standardization_that_cannot_be(mean: object, std: object) -> None:
-    with pytest.raises(ValueError, match="mean and std must be equally many numbers, std above 0"):
+    with pytest.raises(ValueError, match="mean and std must be equally many finite numbers, std above 0"):
         Task(nn.Identity()).set_standardization(mean, std)
 
 

@@ -95,7 +95,11 @@ def check_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: It is not.
     """
-    if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
+    if not (
+        isinstance(content, dict)
+        and content
+        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
+    ):
         raise ValueError(
             f"{path} holds no state dict (tensors by name): save one with torch.save(net.state_dict(), path)"
         )

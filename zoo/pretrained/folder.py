@@ -1,6 +1,7 @@
 """A model as a folder: ``config.json`` (plain data), ``model.safetensors`` (its state dict), ``README.md`` (the model card)."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from zoo.pretrained.files import read_tensors, sha256, warn_unchecked
+from zoo.pretrained.schema import check_description, read_json
 from zoo.writing import replacing
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -32,6 +34,7 @@ def save_folder(folder: Path, config: Mapping[str, Any], state: Mapping[str, Ten
 
     Raises:
         TypeError: The config holds something else than plain data, or the state dict something else than tensors.
+        ValueError: The config holds nan.
     """
     _check_plain(config)
     for key, value in state.items():
@@ -77,28 +80,33 @@ def read_folder(folder: Path, verify: bool = True) -> tuple[dict[str, Any], dict
             best = folder / "checkpoints" / "best.ckpt"
             cure = f"of a run folder give {best}" if best.is_file() else "give another folder, or a checkpoint file"
             raise FileNotFoundError(f"{folder} has no {name}, so it is no folder that save_pretrained wrote: {cure}")
+    path = folder / CONFIG
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        config["model"], config["hparams"].items()
-        old = config.pop("buffers", None)
-        buffers = {k: torch.tensor(v, dtype=torch.float32) for k, v in (old or {}).items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        config = read_json(path)
+        if missing := [name for name in ("model", "hparams") if config.get(name) is None]:
+            raise ValueError(f"it has no {missing[0]!r}")
+    except ValueError as error:
         raise ValueError(
-            f"{folder / CONFIG} is damaged, or not of lightning-zoo ({type(error).__name__}: {error}): give the file {WEIGHTS} "
-            "alone as weights="
+            f"{path} is damaged, or not of lightning-zoo ({error}): give the file {WEIGHTS} alone as weights="
         ) from error
+    check_description(config, path)
+    old = config.pop("buffers", None)
+    buffers = {k: torch.tensor(v, dtype=torch.float32) for k, v in (old or {}).items()}
     expected = config.get("sha256") if verify else None
-    tensors = read_tensors(folder / WEIGHTS, expected)
+    state = read_tensors(folder / WEIGHTS, expected)
     if verify and expected is None:
         warn_unchecked(folder / WEIGHTS, f"{CONFIG} has no sha256 of it; save_pretrained writes one")
-    return config, tensors if old is None else {**{f"net.{k}": v for k, v in tensors.items()}, **buffers}
+    if old is not None:
+        state = {**{f"net.{k}": v for k, v in state.items()}, **buffers}
+    return config, state
 
 
 def _check_plain(value: Any, name: str = "") -> None:
-    """Check that JSON gives a value back as it is (a tuple as a list).
+    """Check that JSON gives a value back as it is (a tuple as a list), and that :func:`read_folder` takes it.
 
     Raises:
         TypeError: A value of another type, or a key that is no text.
+        ValueError: A number that JSON does not have.
     """
     if isinstance(value, Mapping):
         for key, part in value.items():
@@ -108,6 +116,8 @@ def _check_plain(value: Any, name: str = "") -> None:
     elif isinstance(value, list | tuple):
         for i, part in enumerate(value):
             _check_plain(part, f"{name}[{i}]")
+    elif isinstance(value, float) and math.isnan(value) and not name.startswith("training."):
+        raise ValueError(f"{name} is nan, which no file holds: give a number, or None")
     elif not (value is None or isinstance(value, str | int | float)):
         raise TypeError(
             f"{name} holds plain data (text, numbers, lists and dicts of them), got a {type(value).__name__}: {value!r}; hand the "

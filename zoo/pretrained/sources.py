@@ -10,7 +10,8 @@ from torch import Tensor
 
 from zoo.pretrained import bundled, hub, vision
 from zoo.pretrained.files import check_state_dict, read_checkpoint, read_tensors, warn_unchecked
-from zoo.pretrained.folder import read_folder
+from zoo.pretrained.folder import CONFIG, read_folder
+from zoo.pretrained.schema import check_description
 from zoo.spelling import suggest
 
 FILES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
@@ -98,6 +99,57 @@ def local_folder(text: str) -> Path | None:
     return hub.download(text)
 
 
+@dataclass
+class Saved:
+    """A whole model as a file holds it.
+
+    Attributes:
+        path: The checkpoint, or the config of the folder.
+        model: Registered name.
+        hparams: Its hyperparameters, not checked against its class.
+        description: What else is said of it, checked.
+        state: Its state dict.
+    """
+
+    path: Path
+    model: str
+    hparams: dict[str, Any]
+    description: dict[str, Any]
+    state: dict[str, Tensor]
+
+
+def read_saved(path: Path, average: bool | None, verify: bool) -> Saved:
+    """Read a checkpoint of a zoo task, or a folder that ``save_pretrained`` wrote; see :func:`zoo.load`."""
+    if (folder := local_folder(str(path))) is not None:
+        description, state = read_folder(folder, verify)
+        path, hparams, ema = folder / CONFIG, description["hparams"], None
+    else:
+        checkpoint = read_checkpoint(path, mmap=not verify, verify=verify)
+        parts: list[Any] = [checkpoint.get(key) for key in ("zoo", "state_dict", "hyper_parameters")]
+        if not all(isinstance(part, dict) for part in parts):
+            raise ValueError(f"{path} is no lightning-zoo checkpoint: load it with the class it was made by")
+        description, state, hparams = parts
+        ema = checkpoint.get("ema")
+        if ema is not None and average is not None:
+            if not isinstance(ema, dict) or not {"evaluate", "other"} <= ema.keys():
+                raise ValueError(f"{path} is damaged: its entry 'ema' holds no average of the weights")
+            state = state if average == ema["evaluate"] else ema["other"]
+        state = check_state_dict(state, path)
+        check_description(description, path)
+    if average and ema is None:
+        raise ValueError(
+            f"{path} holds no average of the weights: it is of a run without callbacks.EMA, or no checkpoint"
+        )
+    if (model := description.get("model")) is None:
+        raise ValueError(
+            f"the net of {path}, a {hparams['net']}, was given from outside, and no file holds a net: build it again and give "
+            "it, zoo.ClassificationTask.load_from_checkpoint(path, net=net) if that was the class"
+            if "net" in hparams
+            else f"{path} was made by a class that is not registered: use TheClass.load_from_checkpoint, or zoo.register it"
+        )
+    return Saved(path, model, hparams, description, state)
+
+
 def _from_folder(folder: Path, origin: str) -> Weights:
     config, state = read_folder(folder)
     return Weights(origin, *_split(state), config, config["model"], config["hparams"])
@@ -112,6 +164,7 @@ def _from_file(path: Path) -> Weights:
     description, hparams = content.get("zoo"), content.get("hyper_parameters")
     if isinstance(description, dict) and isinstance(hparams, dict):
         state = check_state_dict(content.get("state_dict"), path)
+        check_description(description, path)
         return Weights(str(path), *_split(state), description, description.get("model"), hparams)
     for key in ("state_dict", "model"):  # Lightning's and torchvision's checkpoints
         if isinstance(content.get(key), dict):

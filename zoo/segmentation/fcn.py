@@ -127,6 +127,8 @@ class FCNSegmenter(SegmentationTask):
         in_channels: Number of channels C of the image.
     """
 
+    weight_sources = ("weights", "encoder_weights")
+
     def __init__(
         self,
         encoder: str = "vgg16",

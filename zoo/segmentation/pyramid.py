@@ -15,7 +15,8 @@ from zoo.blocks.layers import parameters_of
 from zoo.blocks.modes import evaluating
 from zoo.create import create_model
 from zoo.model import Model
-from zoo.registry import arguments_of, check_arguments, get
+from zoo.registry import check_arguments, get, net_arguments
+from zoo.spelling import suggest
 
 
 class EncoderDecoder(nn.Module):
@@ -193,7 +194,12 @@ def build_encoder(
         return plain(**{"in_channels": in_channels, **(plain_args or {}), **arguments}), None
     if weights is not None and torch.get_default_device().type == "meta":
         raise ValueError(f"weights contain those of the encoder: leave encoder_weights={weights!r} out, or weights")
-    known = arguments_of(get(name).cls)
+    known = net_arguments(get(name).cls)
+    for argument in arguments:  # a file may give them, and a task's arguments import and open what they name
+        if argument not in known:
+            raise TypeError(
+                f"encoder_args of {name} has {argument!r}{suggest(argument, known)}: it takes {', '.join(known)}"
+            )
     task = create_model(name, weights, **arguments, **({"in_channels": in_channels} if "in_channels" in known else {}))
     if not isinstance(task.net, ConvNet):
         raise ValueError(  # noqa: TRY004 (of the name, which is a str)

@@ -174,6 +174,8 @@ class UNetSegmenter(SegmentationTask):
         norm, activation, dropout: See :class:`UNet`.
     """
 
+    weight_sources = ("weights", "encoder_weights")
+
     def __init__(
         self,
         encoder: str = "plain",

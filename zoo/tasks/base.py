@@ -21,7 +21,7 @@ from zoo.metrics.running_means import RunningMeans
 from zoo.model import Model, real_device
 from zoo.optim.initializers import initialize
 from zoo.optim.optimizers import CLOSURE_OPTIMIZERS, build_optimizer, check_optimizer
-from zoo.registry import name_of
+from zoo.registry import name_of, sources_of
 from zoo.tasks.batch_norm import check_batch_norm, explained
 from zoo.tasks.shared_random import generator_states, share_generators, shared_random
 
@@ -111,7 +111,7 @@ class Task(Model):
         elif init_args:
             raise ValueError(f"init_args {init_args} belong to an init, and none is given")
         super().__init__()
-        self.save_hyperparameters(ignore=["net", "weights", "encoder_weights"])
+        self.save_hyperparameters(ignore=["net", *sources_of(type(self))])
         if "net" in inspect.signature(type(self).__init__).parameters:
             self.hparams["net"] = f"{type(net).__module__}.{type(net).__qualname__}"
         self.net = net

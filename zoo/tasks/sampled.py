@@ -11,7 +11,7 @@ from zoo.create import load
 from zoo.drawing import images
 from zoo.metrics.samples import FrechetDistance, Shares, entropy, mode_of, num_reached, share_within
 from zoo.model import Makes, Reads
-from zoo.tasks.base import Task, TaskArguments, input_of
+from zoo.tasks.base import TaskArguments, input_of
 from zoo.tasks.generative import GenerativeTask, Output
 
 SIGMAS = 4  # a sample within so many standard deviations of a center is of high quality
@@ -37,7 +37,8 @@ class SampledTask(GenerativeTask):
       that it assigns to the class they were made for (conditional models: all classes equally often), else ``classes``, the
       number of classes with at least a tenth of their fair share of samples, and ``class_entropy``, in nats, of their shares.
 
-    The metrics do not depend on the number of processes. The judge is no part of the model, nor of its checkpoints.
+    The metrics do not depend on the number of processes. The judge is no part of the model, nor of its checkpoints: give it to
+    ``zoo.load`` too.
 
     Args:
         net: ``(z, y)`` -> examples, as :class:`zoo.blocks.Adversaries`, with ``latent_dim`` and ``num_classes`` (0:
@@ -51,7 +52,7 @@ class SampledTask(GenerativeTask):
         ValueError: An argument out of its range, or a judge that cannot judge these data.
     """
 
-    training_arguments = (*Task.training_arguments, "judge")
+    other_sources = ("judge",)
     _judge: Any = None
     _centers: Tensor | None = None
     _sigma = 0.0
@@ -67,6 +68,7 @@ class SampledTask(GenerativeTask):
         if num_judged < 2:
             raise ValueError(f"num_judged must be 2 or more, got {num_judged}")
         super().__init__(net, output=output, **task)
+        self.judge = judge
 
     @property
     def reads(self) -> Reads:
@@ -162,16 +164,16 @@ class SampledTask(GenerativeTask):
     @property
     def monitor(self) -> tuple[str, str] | None:  # type: ignore[override]
         """The judge's distance; None without a judge: then no checkpoint is better than the last."""
-        return ("val/frechet", "min") if self.hparams["judge"] else None
+        return ("val/frechet", "min") if self.judge else None
 
     def setup(self, stage: str) -> None:
         """Copy the centers from the data, and load the judge, where there is something to judge."""
         super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
         self._centers, self._sigma = getattr(data, "centers", None), getattr(data, "sigma", 0.0)
-        if self.hparams["judge"] and self._judge is None and stage != "predict":
-            judge: Any = load(self.hparams["judge"]).requires_grad_(False)
-            check_judge(judge, self.hparams["judge"], self.input_shape)
+        if self.judge and self._judge is None and stage != "predict":
+            judge: Any = load(self.judge).requires_grad_(False)
+            check_judge(judge, self.judge, self.input_shape)
             self.__dict__["_judge"] = judge  # no submodule
 
     def build_metrics(self) -> dict[str, Metric]:

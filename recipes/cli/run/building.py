@@ -21,6 +21,7 @@ from recipes.cli.run.changes import check_length, check_resumable, differences
 from recipes.cli.run.checks import check_callbacks, check_seed, check_trainer
 from recipes.cli.run.parse_errors import reduce_parse_error, unwrap
 from recipes.cli.yaml_files import read_recipe, read_yaml
+from zoo.registry import sources_of
 
 # trainer arguments that options of the command line replace
 _RESERVED = {"logger": "--logger", "default_root_dir": "--runs"}
@@ -154,9 +155,10 @@ class RecipeCLI(LightningCLI):
         model = self.config.model.clone()
         for name, value in self._values_to_fill(linked_values(self.datamodule)).items():
             model[f"init_args.{name}"] = value
-        for name in ("weights", "encoder_weights"):
-            if self.saved_hparams and f"init_args.{name}" in model:
-                model[f"init_args.{name}"] = None  # the checkpoint has them
+        if self.saved_hparams:
+            for name in getattr(import_class(model.class_path), "weight_sources", ()):
+                if f"init_args.{name}" in model:
+                    model[f"init_args.{name}"] = None  # the checkpoint has them
         self.model = self._build("model", model)
         check_kind(self.model, self.datamodule)
         self.config_init = Namespace(trainer=self._build("trainer", self.config.trainer))
@@ -178,7 +180,10 @@ class RecipeCLI(LightningCLI):
         given = {k: v for k, v in self._init_args(self.given, "model").items() if k not in self._filled}
         strict = given if self.resume else self._given_on_command_line()
         names = arguments_of(self.config.model.class_path)
-        saved = {name: value for name, value in self.saved_hparams.items() if name in names and name != "net"}
+        sources = sources_of(import_class(self.config.model.class_path))
+        saved = {
+            name: value for name, value in self.saved_hparams.items() if name in names and name not in ("net", *sources)
+        }
         if "." in str(saved.get("optimizer", "")) and saved["optimizer"] != given.get("optimizer"):
             raise UserError(
                 f"the checkpoint's optimizer {saved['optimizer']!r} would have to be imported, which no file may ask for: "

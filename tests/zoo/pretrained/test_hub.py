@@ -141,7 +141,7 @@ def test_no_such_repository(hub: dict[str, dict[str, bytes]], tmp_cwd: Path) -> 
     hub["me/other"] = {"config.json": b"{}", "model.safetensors": b""}
     with pytest.raises(
         ValueError,
-        match=r"config.json is damaged, or not of lightning-zoo \(KeyError: 'model'\): give the file model.safetensors",
+        match=r"config.json is damaged, or not of lightning-zoo \(it has no 'model'\): give the file model.safetensors",
     ):
         zoo.load("me/other")
 

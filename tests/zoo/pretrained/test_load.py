@@ -81,6 +81,7 @@ def test_a_new_head_is_reported(folder: Path) -> None:
 def test_other_channels_adapt_the_first_convolution(folder: Path, task: zoo.Task) -> None:
     gray = zoo.load(folder, in_channels=1, strict=False)
     assert gray.load_report.adapted == ["net.conv1.weight"]
+    assert gray.input_shape == (1, 32, 32)
     x = torch.rand(2, 1, 32, 32)
     for t in (gray, task):  # a gray image, as it is or on three equal channels, gives the same maps
         t.mean, t.std = torch.zeros(1), torch.ones(1)
