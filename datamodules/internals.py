@@ -6,8 +6,8 @@ libraries can break the datamodules here and nowhere else.
 
 import signal
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.util import Finalize
 from typing import Any
 
@@ -86,13 +86,23 @@ class SteadyLoader(DataLoader):
     def __iter__(self) -> Any:
         if not self.num_workers:
             return super().__iter__()
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        try:
+        with _blocking_signals():
             iterator: Any = super().__iter__()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         Finalize(iterator, _end_workers, (weakref.ref(iterator), iterator._workers), exitpriority=0)
         return iterator
+
+
+@contextmanager
+def _blocking_signals() -> Iterator[None]:
+    """Block SIGINT and SIGTERM for what is started meanwhile; on Windows, which has no signal masks, do nothing."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 class _WorkerIterator(_MultiProcessingDataLoaderIter):

@@ -124,6 +124,7 @@ def _write_tensors(model: Model, path: Path) -> None:
             k for k, t in tensors.items() if not torch.equal(written[k].view(torch.uint8), t.view(torch.uint8))
         ]:
             raise ValueError(f"{path} would not hold what the model does, {wrong[0]} differs: write it to another disk")
+        del written  # it is mapped from the file, which Windows would not replace
 
 
 # Graphs -------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Pieces of nets that two or more families use."""
 
-from zoo.blocks.activations import Activation, build_activation, expansion
+from zoo.blocks.activations import Activation, ActivationName, build_activation, expansion
 from zoo.blocks.adversaries import Adversaries, WithClass
 from zoo.blocks.attention import MultiHeadAttention
 from zoo.blocks.classifier import Classifier
@@ -10,10 +10,11 @@ from zoo.blocks.highway import HighwayLayer
 from zoo.blocks.kernels import kernel
 from zoo.blocks.layers import layer_groups
 from zoo.blocks.norm import Dropout, Norm, Style, build_dropout, build_norm, map_activation
-from zoo.blocks.receptive_field import FeatureMap, feature_maps
+from zoo.blocks.receptive_field import FeatureMap, conv_out_size, feature_maps
 
 __all__ = [
     "Activation",
+    "ActivationName",
     "Adversaries",
     "Classifier",
     "ConvNet",
@@ -29,6 +30,7 @@ __all__ = [
     "build_activation",
     "build_dropout",
     "build_norm",
+    "conv_out_size",
     "expansion",
     "feature_maps",
     "flatten_features",

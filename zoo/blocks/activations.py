@@ -1,14 +1,15 @@
 """Activations by name; those whose own gradient is zero have a straight-through one."""
 
+import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from zoo.spelling import suggest
 
-Activation = Literal[
+ActivationName = Literal[
     "identity",
     "sigmoid",
     "tanh",
@@ -22,6 +23,7 @@ Activation = Literal[
     "threshold",
     "stochastic_binary",
 ]
+Activation = ActivationName | dict[str, Any]  # with arguments: {"name": "leaky_relu", "negative_slope": 0.2}
 
 
 class Maxout(nn.Module):
@@ -88,7 +90,7 @@ def _straight_through(value: Tensor, x: Tensor) -> Tensor:
     return value.detach() + (x - x.detach())
 
 
-_FACTORIES: dict[str, Callable[[], nn.Module]] = {
+_FACTORIES: dict[str, Callable[..., nn.Module]] = {
     "identity": nn.Identity,
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
@@ -102,28 +104,71 @@ _FACTORIES: dict[str, Callable[[], nn.Module]] = {
     "threshold": Threshold,
     "stochastic_binary": StochasticBinary,
 }
+# what may be given with a name, by the names of torch.nn, and what kind of value it is
+_ARGUMENTS: dict[str, dict[str, type]] = {
+    "leaky_relu": {"negative_slope": float},
+    "prelu": {"init": float},
+    "elu": {"alpha": float},
+    "gelu": {"approximate": str},
+    "maxout": {"pieces": int},
+    "softmax": {"temperature": float},
+}
 
 
-def build_activation(name: str, pieces: int = 2, temperature: float = 1.0) -> nn.Module:
-    """Build an activation by name.
+def build_activation(activation: Activation, pieces: int = 2, temperature: float = 1.0) -> nn.Module:
+    """Build an activation by name, alone or with arguments.
 
     Args:
-        name: "identity", "sigmoid", "tanh", "relu", "leaky_relu" (slope 0.01), "prelu" (one learned slope, 0.25 at first),
-            "elu", "gelu", "maxout", "softmax", "threshold" (binary) or "stochastic_binary".
+        activation: "identity", "sigmoid", "tanh", "relu", "leaky_relu", "prelu" (one learned slope), "elu", "gelu", "maxout",
+            "softmax", "threshold" (binary) or "stochastic_binary". With arguments it is a dict: ``{"name": "leaky_relu",
+            "negative_slope": 0.2}`` (0.01 by itself), "prelu" with ``init`` (0.25, the slope at first), "elu" with ``alpha``
+            (1), "gelu" with ``approximate`` ("none" or "tanh"), "maxout" with ``pieces``, "softmax" with ``temperature``.
         pieces: Number of pieces of "maxout". The layer before it must have that many outputs for each unit, see
             :func:`expansion`.
         temperature: Temperature of "softmax".
 
     Raises:
-        ValueError: An unknown name; the message suggests the closest.
+        ValueError: An unknown name or argument (the message suggests the closest), or a value of another kind.
+
+    Example:
+        >>> build_activation({"name": "elu", "alpha": 0.5})
+        ELU(alpha=0.5)
     """
+    name, arguments = parse_activation(activation)
+    defaults = {"maxout": {"pieces": pieces}, "softmax": {"temperature": temperature}}.get(name, {})
+    return _FACTORIES[name](**(defaults | arguments))
+
+
+def parse_activation(activation: Activation) -> tuple[str, dict[str, Any]]:
+    """Return the name of an activation and its arguments.
+
+    Raises:
+        ValueError: See :func:`build_activation`.
+    """
+    arguments = dict(activation) if isinstance(activation, dict) else {"name": activation}
+    name = arguments.pop("name", None)
     if name not in _FACTORIES:
-        raise ValueError(f"unknown activation {name!r}{suggest(name, _FACTORIES)}; known: {', '.join(_FACTORIES)}")
-    if name == "maxout":
-        return Maxout(pieces)
-    return Softmax(temperature) if name == "softmax" else _FACTORIES[name]()
+        hint = suggest(name, _FACTORIES) if isinstance(name, str) else ""
+        if name is None:
+            raise ValueError(
+                f"an activation with arguments is {{'name': 'leaky_relu', ...}}, got {activation!r} without a name"
+            )
+        raise ValueError(f"unknown activation {name!r}{hint}; known: {', '.join(_FACTORIES)}")
+    known = _ARGUMENTS.get(name, {})
+    for argument, value in arguments.items():
+        if argument not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise ValueError(f"activation {name!r} has no argument {argument!r}{suggest(argument, known)}; {has}")
+        kind, wanted = known[argument], {float: "a number", int: "a whole number", str: "a text"}[known[argument]]
+        right = isinstance(value, int | float) and math.isfinite(value) if kind is float else isinstance(value, kind)
+        if isinstance(value, bool) or not right:
+            raise ValueError(f"{argument} of activation {name!r} must be {wanted}, got {value!r}")
+    if arguments.get("approximate") not in (None, "none", "tanh"):
+        raise ValueError(f"approximate of activation 'gelu' must be 'none' or 'tanh', got {arguments['approximate']!r}")
+    return name, arguments
 
 
-def expansion(name: str, pieces: int = 2) -> int:
-    """Return the number of inputs of one unit of an activation: ``pieces`` for "maxout", else 1."""
-    return pieces if name == "maxout" else 1
+def expansion(activation: Activation, pieces: int = 2) -> int:
+    """Return the number of inputs of one unit of an activation: the pieces of "maxout", else 1."""
+    name, arguments = parse_activation(activation)
+    return arguments.get("pieces", pieces) if name == "maxout" else 1

@@ -27,9 +27,10 @@ class Classifier(nn.Module):
         if num_classes < 0:
             raise ValueError(f"num_classes must be 0 (features) or more, got {num_classes}")
         parent, _, name = self.head_name.rpartition(".")
-        weight = next(self.parameters())
-        head = nn.Linear(self.num_features, num_classes, device=weight.device) if num_classes else nn.Identity()
-        setattr(self.get_submodule(parent), name, head)
+        owner, weight = self.get_submodule(parent), next(self.parameters())
+        bias = getattr(getattr(owner, name), "bias", True) is not None  # as before
+        head = nn.Linear(self.num_features, num_classes, bias, weight.device) if num_classes else nn.Identity()
+        setattr(owner, name, head)
 
 
 def check_images(

@@ -56,19 +56,19 @@ def build_dropout(p: float, kind: str = "element") -> nn.Module:
     return nn.Dropout(p) if kind == "element" else nn.Dropout2d(p)
 
 
-def map_activation(name: Activation) -> nn.Module:
+def map_activation(activation: Activation) -> nn.Module:
     """Build an activation for feature maps, one that keeps the number of channels; ReLU works in place.
 
     Raises:
         ValueError: An unknown name, or "maxout", which takes several channels for one.
     """
-    if name == "relu":
+    if activation == "relu":
         return nn.ReLU(inplace=True)
-    if expansion(name) != 1:
+    if expansion(activation) != 1:
         raise ValueError(
-            f"activation {name!r} takes several channels for one, which the layers of this net do not have: take another one"
+            f"activation {activation!r} takes several channels for one, which the layers of this net do not have: take another one"
         )
-    return build_activation(name)
+    return build_activation(activation)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Receptive fields of feature maps: r_l = r_{l-1} + (k_l - 1) * s_1 ... s_{l-1}, along any graph of operations."""
+"""Sizes and receptive fields of feature maps: r_l = r_{l-1} + (k_l - 1) * s_1 ... s_{l-1}, along any graph of operations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,6 +92,59 @@ class _Tracker(TorchDispatchMode):
         raise ValueError(
             f"the receptive field behind {func} is not known: it changes {tuple(x.shape)} to {tuple(out.shape)}"
         )
+
+
+def conv_out_size(
+    size: int,
+    kernel: int,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    *,
+    transposed: bool = False,
+    output_padding: int = 0,
+) -> int:
+    """Return the size of a convolution's or pooling's output along one axis.
+
+    It is ``floor((size + 2 padding - dilation (kernel - 1) - 1) / stride) + 1``; of a transposed convolution
+    ``(size - 1) stride - 2 padding + dilation (kernel - 1) + output_padding + 1``.
+
+    Args:
+        size: Size of the input, >= 1.
+        kernel: Size of the kernel, >= 1.
+        stride: Distance from one position of the kernel to the next, >= 1.
+        padding: Zeros on each of the two sides, >= 0.
+        dilation: Distance from one value of the kernel to the next, >= 1.
+        transposed: Whether the convolution is a transposed one.
+        output_padding: Of a transposed convolution: added to one side of the output, >= 0, less than stride or dilation.
+
+    Raises:
+        ValueError: An argument out of its range, or no output: the kernel is larger than the padded input.
+
+    Example:
+        >>> conv_out_size(32, kernel=5)
+        28
+        >>> conv_out_size(7, kernel=4, stride=2, padding=1, transposed=True)
+        14
+    """
+    for name, value, least in (
+        *(("size", size, 1), ("kernel", kernel, 1), ("stride", stride, 1)),
+        *(("padding", padding, 0), ("dilation", dilation, 1), ("output_padding", output_padding, 0)),
+    ):
+        if value < least:
+            raise ValueError(f"{name} must be {least} or more, got {value}")
+    if output_padding and (not transposed or output_padding >= max(stride, dilation)):
+        raise ValueError(
+            f"output_padding is of transposed convolutions, and less than stride or dilation, got {output_padding}"
+        )
+    reach = dilation * (kernel - 1) + 1
+    out = (size - 1) * stride - 2 * padding + reach + output_padding if transposed else size + 2 * padding - reach
+    if out < (1 if transposed else 0):
+        raise ValueError(
+            f"a kernel of {kernel} with dilation {dilation} reaches over {reach} values, and there is no output for a size of "
+            f"{size} with padding {padding}: take a smaller kernel or a larger input"
+        )
+    return out if transposed else out // stride + 1
 
 
 def feature_maps(net: nn.Module, function: Callable[[Tensor], Any], shape: tuple[int, int, int]) -> list[FeatureMap]:

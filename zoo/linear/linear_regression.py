@@ -20,6 +20,7 @@ class LinearRegression(nn.Module):
     Args:
         in_features: Number of inputs D; images are flattened.
         num_outputs: Number of outputs K.
+        bias: Whether there is a b; without it, the output for standardized inputs of 0 is the target's mean.
 
     Shape:
         ``(B, ...)`` with D numbers an example -> ``(B, K)``.
@@ -28,10 +29,10 @@ class LinearRegression(nn.Module):
         ValueError: Input that does not have D numbers an example.
     """
 
-    def __init__(self, in_features: int = 10, num_outputs: int = 1) -> None:
+    def __init__(self, in_features: int = 10, num_outputs: int = 1, bias: bool = True) -> None:
         super().__init__()
         self.num_features = in_features
-        self.fc = nn.Linear(in_features, num_outputs)
+        self.fc = nn.Linear(in_features, num_outputs, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(flatten_features(self, x, self.num_features))
@@ -43,8 +44,11 @@ class LinearRegressor(RegressionTask):
     :func:`fit_closed_form` sets the weights to the least-squares solution in one pass over the data.
     """
 
-    def __init__(self, in_features: int = 10, num_outputs: int = 1, **task: Unpack[RegressionArguments]) -> None:
-        super().__init__(LinearRegression(in_features=in_features, num_outputs=num_outputs), num_outputs, **task)
+    def __init__(
+        self, in_features: int = 10, num_outputs: int = 1, bias: bool = True, **task: Unpack[RegressionArguments]
+    ) -> None:
+        net = LinearRegression(in_features=in_features, num_outputs=num_outputs, bias=bias)
+        super().__init__(net, num_outputs, **task)
 
 
 class NormalEquations:
@@ -140,10 +144,14 @@ def fit_closed_form(model: LinearRegressor, batches: Iterable[Any], ridge: float
         The sums over the data, with the number of rows in ``count``.
 
     Raises:
-        ValueError: A negative ``ridge``, no data, or data of another shape.
+        ValueError: A negative ``ridge``, no data, data of another shape, or a model without a bias.
     """
     fc = model.net.get_submodule("fc")
     assert isinstance(fc, nn.Linear)
+    if fc.bias is None:
+        raise ValueError(
+            "the closed form solves for weights and a bias, and this model has bias=False: build it with bias=True"
+        )
     equations = NormalEquations(fc.in_features, fc.out_features)
     for x, y, *rest in batches:
         rows, targets = (

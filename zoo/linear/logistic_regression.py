@@ -15,6 +15,7 @@ class LogisticRegression(Classifier):
     Args:
         in_features: Number of inputs D; images are flattened.
         num_outputs: Number of logits K: 1 for two classes, in multi-label mode the number of labels.
+        bias: Whether the layer has a bias.
 
     Shape:
         ``(B, ...)`` with D numbers an example -> logits ``(B, K)``.
@@ -23,10 +24,10 @@ class LogisticRegression(Classifier):
         ValueError: Input that does not have D numbers an example.
     """
 
-    def __init__(self, in_features: int = 30, num_outputs: int = 1) -> None:
+    def __init__(self, in_features: int = 30, num_outputs: int = 1, bias: bool = True) -> None:
         super().__init__()
         self.num_features = in_features
-        self.fc = nn.Linear(in_features, num_outputs)
+        self.fc = nn.Linear(in_features, num_outputs, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(flatten_features(self, x, self.num_features))
@@ -44,6 +45,7 @@ class LogisticRegressionClassifier(ClassificationTask):
         mode: "binary" (one logit) or "multilabel" (one logit a label).
         l2: Factor >= 0 of the penalty, which is ``l2 / 2`` times the sum of squared weights, without the biases, of standardized
             inputs. scikit-learn's ``C`` is ``1 / (N l2)`` for N training examples.
+        bias: Whether the layer has a bias.
         task: Arguments of :class:`zoo.ClassificationTask`.
 
     Raises:
@@ -56,6 +58,7 @@ class LogisticRegressionClassifier(ClassificationTask):
         num_classes: int = 2,
         mode: Literal["binary", "multilabel"] = "binary",
         l2: float = 0.0,
+        bias: bool = True,
         **task: Unpack[ClassifierArguments],
     ) -> None:
         if mode not in ("binary", "multilabel"):
@@ -65,9 +68,8 @@ class LogisticRegressionClassifier(ClassificationTask):
         if l2 < 0:
             raise ValueError(f"l2 must be 0 or above, got {l2}")
         outputs = 1 if mode == "binary" else num_classes
-        super().__init__(
-            LogisticRegression(in_features=in_features, num_outputs=outputs), num_classes, mode=mode, **task
-        )
+        net = LogisticRegression(in_features=in_features, num_outputs=outputs, bias=bias)
+        super().__init__(net, num_classes, mode=mode, **task)
 
     def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int | Tensor]:
         """Return the mean binary cross-entropy plus the penalty; each of them is logged by itself."""

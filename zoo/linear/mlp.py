@@ -22,11 +22,18 @@ class MLPLayer(nn.Module):
     """
 
     def __init__(
-        self, in_features: int, width: int, activation: Activation, pieces: int, norm: Norm, dropout: float
+        self,
+        in_features: int,
+        width: int,
+        activation: Activation,
+        pieces: int,
+        norm: Norm,
+        dropout: float,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         units = width * expansion(activation, pieces)
-        self.linear = nn.Linear(in_features, units)
+        self.linear = nn.Linear(in_features, units, bias)
         self.norm = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}[norm](units)
         self.activation = build_activation(activation, pieces)
         self.dropout = nn.Dropout(dropout)
@@ -42,12 +49,15 @@ class MLP(Classifier):
         in_features: Number of inputs D; images are flattened.
         num_outputs: Number of outputs K.
         widths: Number of units of each hidden layer; an empty list makes a linear model.
-        activation: Activation of the hidden units, a name of :func:`zoo.blocks.build_activation`.
+        activation: Activation of the hidden units, see :func:`zoo.blocks.build_activation`: a name, or with arguments
+            ``{"name": "leaky_relu", "negative_slope": 0.2}``.
         pieces: Number of linear pieces of a unit, for activation "maxout".
         norm: Normalization between linear map and activation: "none", "batch" or "layer".
         dropout: Probability in [0, 1) of dropping a hidden unit in training.
         skip: Skip connections: "none"; "residual", each layer but the first adds its input to its output (all widths must be
             equal); or "dense", each layer and the output take the input and the outputs of all hidden layers before them.
+        bias: Whether the linear maps have a bias.
+        output_activation: Activation of the outputs, as for the hidden units but "maxout".
 
     Shape:
         ``(B, ...)`` with D numbers an example -> ``(B, K)``.
@@ -66,6 +76,8 @@ class MLP(Classifier):
         norm: Norm = "none",
         dropout: float = 0.0,
         skip: Skip = "none",
+        bias: bool = True,
+        output_activation: Activation = "identity",
     ) -> None:
         super().__init__()
         if any(width < 1 for width in widths):
@@ -82,15 +94,18 @@ class MLP(Classifier):
             raise ValueError(
                 f"skip='residual' adds layers, so all widths must be equal, got {list(widths)}: or skip='dense'"
             )
+        if expansion(output_activation) != 1:
+            raise ValueError(f"output_activation {output_activation!r} takes several outputs for one: choose another")
         self.in_features = in_features
         self.skip = skip
         layers, size = [], in_features
         for width in widths:
-            layers.append(MLPLayer(size, width, activation, pieces, norm, dropout))
+            layers.append(MLPLayer(size, width, activation, pieces, norm, dropout, bias))
             size = size + width if skip == "dense" else width
         self.layers = nn.ModuleList(layers)
         self.num_features = size
-        self.fc = nn.Linear(size, num_outputs)
+        self.fc = nn.Linear(size, num_outputs, bias)
+        self.output_activation = build_activation(output_activation)
 
     def forward(self, x: Tensor) -> Tensor:
         x = flatten_features(self, x, self.in_features)
@@ -100,7 +115,8 @@ class MLP(Classifier):
                 x = torch.cat([x, y], dim=1)  # (B, D) and (B, W) -> (B, D + W)
             else:
                 x = x + y if self.skip == "residual" and i else y
-        return self.fc(x)
+        y = self.fc(x)
+        return y if isinstance(self.fc, nn.Identity) else self.output_activation(y)  # features are as they are
 
 
 class MLPClassifier(ClassificationTask):
@@ -116,6 +132,7 @@ class MLPClassifier(ClassificationTask):
         norm: Norm = "none",
         dropout: float = 0.0,
         skip: Skip = "none",
+        bias: bool = True,
         **task: Unpack[ClassificationArguments],
     ) -> None:
         widths = list(widths)  # a hyperparameter is as JSON gives it back
@@ -128,12 +145,17 @@ class MLPClassifier(ClassificationTask):
             norm=norm,
             dropout=dropout,
             skip=skip,
+            bias=bias,
         )
         super().__init__(net, num_classes, **task)
 
 
 class MLPRegressor(RegressionTask):
-    """An :class:`MLP` trained to predict numbers. Arguments: those of the net, then ``**task``."""
+    """An :class:`MLP` trained to predict numbers. Arguments: those of the net, then ``**task``.
+
+    With an ``output_activation`` the targets are not standardized: what it gives, such as the numbers in (0, 1) of a sigmoid, is in
+    the target's own unit.
+    """
 
     def __init__(
         self,
@@ -145,6 +167,8 @@ class MLPRegressor(RegressionTask):
         norm: Norm = "none",
         dropout: float = 0.0,
         skip: Skip = "none",
+        bias: bool = True,
+        output_activation: Activation = "identity",
         **task: Unpack[RegressionArguments],
     ) -> None:
         widths = list(widths)
@@ -157,8 +181,11 @@ class MLPRegressor(RegressionTask):
             norm=norm,
             dropout=dropout,
             skip=skip,
+            bias=bias,
+            output_activation=output_activation,
         )
         super().__init__(net, num_outputs, **task)
+        self.standardizes_target = output_activation == "identity"
 
 
 register("mlp", MLPClassifier)

@@ -85,7 +85,9 @@ def linear_regions(net: MLP, window: Sequence[tuple[float, float]] = ((-1.0, 1.0
                 next_pieces.append((part, hidden, shift))
         pieces = next_pieces
     if isinstance(net.fc, nn.Linear):
-        matrix, offset = net.fc.weight.detach().double().cpu(), net.fc.bias.detach().double().cpu()
+        if not isinstance(net.output_activation, nn.Identity):
+            raise TypeError(f"linear regions exist for linear outputs, got {type(net.output_activation).__name__}")
+        matrix, offset = _tensors(net.fc)
         pieces = [(part, matrix @ weight, matrix @ bias + offset) for part, weight, bias in pieces]
     return [Region(*piece) for piece in pieces]
 
@@ -153,9 +155,15 @@ def _slope(layer: MLPLayer) -> float:
     )
 
 
+def _tensors(linear: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Weight and bias in float64; where there is no bias, zeros."""
+    weight = linear.weight.detach().double().cpu()
+    return weight, weight.new_zeros(len(weight)) if linear.bias is None else linear.bias.detach().double().cpu()
+
+
 def _affine(layer: MLPLayer) -> tuple[Tensor, Tensor]:
     """Linear map and normalization as one linear map: ``(W, D)`` and ``(W,)``."""
-    weight, bias = layer.linear.weight.detach().double().cpu(), layer.linear.bias.detach().double().cpu()
+    weight, bias = _tensors(layer.linear)
     norm = layer.norm
     if isinstance(norm, nn.BatchNorm1d):
         assert norm.running_mean is not None

@@ -16,6 +16,7 @@ class SoftmaxRegression(Classifier):
         in_features: Number of inputs D; images are flattened.
         num_classes: Number of classes K.
         temperature: Temperature T > 0: probabilities are flatter above 1, sharper below.
+        bias: Whether there is a b.
 
     Shape:
         ``(B, ...)`` with D numbers an example -> logits ``(B, K)``.
@@ -24,13 +25,15 @@ class SoftmaxRegression(Classifier):
         ValueError: A temperature that is not above 0, or input that does not have D numbers an example.
     """
 
-    def __init__(self, in_features: int = 784, num_classes: int = 10, temperature: float = 1.0) -> None:
+    def __init__(
+        self, in_features: int = 784, num_classes: int = 10, temperature: float = 1.0, bias: bool = True
+    ) -> None:
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
         self.num_features = in_features
         self.temperature = temperature
-        self.fc = nn.Linear(in_features, num_classes)
+        self.fc = nn.Linear(in_features, num_classes, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, divided by the temperature."""
@@ -50,10 +53,11 @@ class SoftmaxRegressionClassifier(ClassificationTask):
         in_features: int = 784,
         num_classes: int = 10,
         temperature: float = 1.0,
+        bias: bool = True,
         **task: Unpack[ClassificationArguments],
     ) -> None:
         super().__init__(
-            SoftmaxRegression(in_features=in_features, num_classes=num_classes, temperature=temperature),
+            SoftmaxRegression(in_features=in_features, num_classes=num_classes, temperature=temperature, bias=bias),
             num_classes,
             **task,
         )

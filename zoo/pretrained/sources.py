@@ -69,7 +69,7 @@ def find(weights: str, model: str | None) -> Weights:
     path = Path(weights).expanduser()
     if path.is_file():
         return _from_file(path)
-    if path.suffix in FILES or os.sep in weights:
+    if path.suffix in FILES or "/" in weights or os.sep in weights:
         raise FileNotFoundError(
             f"there is no file or folder {weights}: give a path from {Path.cwd()}, or an absolute one"
         )

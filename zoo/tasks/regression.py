@@ -16,7 +16,7 @@ from zoo.tasks.base import Task, TaskArguments, check_monitor, input_of
 class RegressionArguments(TaskArguments, total=False):
     """Arguments of :class:`RegressionTask` but the net and ``num_outputs``."""
 
-    loss: Literal["mse", "mae", "huber"]
+    loss: Literal["mse", "half_mse", "mae", "huber"]
     huber_delta: float
     monitor: str
 
@@ -33,7 +33,7 @@ class RegressionTask(Task):
     Args:
         net: ``(B, ...)`` -> ``(B, K)``, in standardized units.
         num_outputs: Numbers K an example.
-        loss: "mse", "mae" or "huber".
+        loss: "mse", "half_mse" (half the squared error, whose gradient is the residual), "mae" or "huber".
         huber_delta: Residual from which the Huber loss grows linearly, in standard deviations of the target, > 0.
         monitor: Metric that decides which checkpoint is best: "val/loss", "val/rmse", "val/mae" or "val/r2".
         task: Arguments of :class:`zoo.Task`.
@@ -49,21 +49,22 @@ class RegressionTask(Task):
     target_mean: Tensor
     target_std: Tensor
     statistics = (*Task.statistics, ("target_mean", "target_std"))
+    standardizes_target = True  # False: what the net gives is in the target's own unit
     _target_known = False  # whether they are copied from data, or loaded
 
     def __init__(
         self,
         net: nn.Module,
         num_outputs: int = 1,
-        loss: Literal["mse", "mae", "huber"] = "mse",
+        loss: Literal["mse", "half_mse", "mae", "huber"] = "mse",
         huber_delta: float = 1.0,
         monitor: str = "val/loss",
         **task: Unpack[TaskArguments],
     ) -> None:
         if num_outputs < 1:
             raise ValueError(f"num_outputs must be 1 or more, got {num_outputs}")
-        if loss not in ("mse", "mae", "huber"):
-            raise ValueError(f"loss must be mse, mae or huber, got {loss!r}")
+        if loss not in ("mse", "half_mse", "mae", "huber"):
+            raise ValueError(f"loss must be mse, half_mse, mae or huber, got {loss!r}")
         if not huber_delta > 0:
             raise ValueError(f"huber_delta must be above 0, got {huber_delta}")
         check_monitor(monitor, "val/r2")
@@ -95,6 +96,9 @@ class RegressionTask(Task):
         data: Any = getattr(self.trainer, "datamodule", None)
         mean = getattr(data, "target_mean", None)
         if stage != "fit" or mean is None or self._target_known:
+            return
+        if not self.standardizes_target:
+            self.check_digits("targets", mean, getattr(data, "target_std", None))
             return
         mean, std = (torch.as_tensor(v, dtype=torch.float64, device="cpu").flatten() for v in (mean, data.target_std))
         for name, value in (("target_mean", mean), ("target_std", std)):
@@ -148,8 +152,8 @@ class RegressionTask(Task):
 
     def _losses(self, residuals: Tensor) -> Tensor:
         """The loss of each output of each example: ``(B, K)``."""
-        if self.hparams["loss"] == "mse":
-            return residuals.square()
+        if self.hparams["loss"] in ("mse", "half_mse"):
+            return residuals.square() * (0.5 if self.hparams["loss"] == "half_mse" else 1.0)
         if self.hparams["loss"] == "mae":
             return residuals.abs()
         zero = torch.zeros_like(residuals)
@@ -209,8 +213,10 @@ class RegressionTask(Task):
         return shown
 
     def expected_initial_loss(self) -> float | None:
-        """Return 1 for the squared error of standardized targets: a fresh net predicts about their mean; else None."""
-        return 1.0 if self.hparams["loss"] == "mse" and self._target_known else None
+        """Return 1 for the squared error of standardized targets, 1/2 for half of it: a fresh net predicts about their mean; else
+        None."""
+        known = {"mse": 1.0, "half_mse": 0.5} if self._target_known and self.standardizes_target else {}
+        return known.get(self.hparams["loss"])
 
 
 def _as_columns(y: Tensor, outputs: int) -> Tensor:

@@ -1,13 +1,18 @@
 """Activations against formulas, and the gradients that go straight through."""
 
 import math
-from typing import get_args
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
+from torch import nn
 
-from zoo.blocks import Activation, build_activation, expansion
+import zoo
+from zoo.blocks import ActivationName, build_activation, expansion
 from zoo.blocks.activations import Maxout, Softmax, StochasticBinary, Threshold
+from zoo.blocks.skeleton import skeleton
+from zoo.registry import arguments_of, get
 
 FORMULAS = {
     "identity": lambda x: x,
@@ -31,10 +36,71 @@ def test_formula(name: str) -> None:
 
 
 def test_every_name_has_a_test_and_builds() -> None:
-    assert set(get_args(Activation)) == {*FORMULAS, "maxout", "softmax"}
-    for name in get_args(Activation):
+    assert set(get_args(ActivationName)) == {*FORMULAS, "maxout", "softmax"}
+    for name in get_args(ActivationName):
         units = 3 * expansion(name, pieces=4)
         assert build_activation(name, pieces=4)(torch.randn(2, units)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("activation", "formula"),
+    [
+        ({"name": "leaky_relu", "negative_slope": 0.2}, lambda x: max(x, 0.2 * x)),
+        ({"name": "prelu", "init": 0.5}, lambda x: max(x, 0.5 * x)),
+        ({"name": "elu", "alpha": 2}, lambda x: x if x > 0 else 2 * (math.exp(x) - 1)),
+        (
+            {"name": "gelu", "approximate": "tanh"},
+            lambda x: x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+        ),
+        ({"name": "relu"}, lambda x: max(x, 0.0)),
+    ],
+)
+def test_arguments(activation: dict[str, Any], formula: Any) -> None:
+    given, values = dict(activation), [-3.0, -0.5, 0.0, 0.7, 2.0]
+    got = build_activation(activation).double()(torch.tensor([values], dtype=torch.float64))
+    assert got[0].tolist() == pytest.approx([formula(v) for v in values], abs=1e-7)
+    assert activation == given
+    assert expansion({"name": "maxout", "pieces": 5}) == 5
+
+
+@pytest.mark.parametrize(
+    ("activation", "message"),
+    [
+        (
+            {"name": "leaky_relu", "slope": 0.2},
+            "activation 'leaky_relu' has no argument 'slope'.*it has negative_slope",
+        ),
+        ({"name": "relu", "alpha": 1.0}, "activation 'relu' has no argument 'alpha'; it has none"),
+        ({"name": "elu", "alpha": "x"}, "alpha of activation 'elu' must be a number, got 'x'"),
+        ({"name": "elu", "alpha": math.nan}, "must be a number, got nan"),
+        ({"name": "maxout", "pieces": 2.5}, "must be a whole number, got 2.5"),
+        ({"name": "gelu", "approximate": "exact"}, "must be 'none' or 'tanh', got 'exact'"),
+        ({"negative_slope": 0.2}, "without a name"),
+        ({"name": "leaky"}, "unknown activation 'leaky', did you mean|unknown activation 'leaky'"),
+    ],
+)
+def test_wrong_arguments(activation: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_activation(activation)
+
+
+@pytest.mark.parametrize("name", [n for n in zoo.list_models() if "activation" in arguments_of(get(n).cls)])
+def test_every_model_that_takes_an_activation_takes_its_arguments(name: str) -> None:
+    activation = {"name": "elu", "alpha": 0.5}
+    with skeleton():
+        model = zoo.create_model(name, activation=activation)
+    found = [part for part in model.net.modules() if isinstance(part, nn.ELU)]
+    assert bool(found) == (name != "autoencoder_linear")  # which has no hidden layer
+    assert all(part.alpha == 0.5 for part in found)
+    assert model.hparams["activation"] == activation
+
+
+def test_an_activation_with_arguments_comes_back(tmp_path: Path) -> None:
+    model = zoo.create_model("mlp", in_features=4, widths=[3], activation={"name": "leaky_relu", "negative_slope": 0.2})
+    again = zoo.load(model.save_pretrained(tmp_path / "mlp"))
+    assert again.hparams["activation"] == {"name": "leaky_relu", "negative_slope": 0.2}
+    x = torch.randn(5, 4)
+    assert torch.equal(again.eval()(x), model.eval()(x))
 
 
 def test_maxout_takes_the_largest_of_each_units_pieces() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import zoo
-from zoo.blocks import ConvNet, FeatureMap, feature_maps
+from zoo.blocks import ConvNet, FeatureMap, conv_out_size, feature_maps
 
 CNNS = [
     name
@@ -101,3 +101,31 @@ def test_a_dense_layer_is_refused() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     with pytest.raises(ValueError, match="receptive field behind"):
         feature_maps(net, net, (1, 8, 8))
+
+
+SIZES = [(7, 3, 1, 0, 1), (32, 5, 2, 2, 1), (33, 4, 3, 1, 2), (5, 5, 2, 0, 1), (9, 2, 4, 1, 3), (1, 1, 1, 0, 1)]
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride", "padding", "dilation"), SIZES)
+def test_conv_out_size_is_that_of_torch(size: int, kernel: int, stride: int, padding: int, dilation: int) -> None:
+    x = torch.empty(1, 1, size, device="meta")
+    options = {"stride": stride, "padding": padding, "dilation": dilation}
+    assert conv_out_size(size, kernel, **options) == nn.Conv1d(1, 1, kernel, **options, device="meta")(x).shape[-1]
+    for extra in range(max(stride, dilation)):
+        layer = nn.ConvTranspose1d(1, 1, kernel, **options, output_padding=extra, device="meta")
+        assert conv_out_size(size, kernel, **options, transposed=True, output_padding=extra) == layer(x).shape[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": 4, "kernel": 5}, "a kernel of 5 with dilation 1 reaches over 5 values"),
+        ({"size": 4, "kernel": 0}, "kernel must be 1 or more, got 0"),
+        ({"size": 4, "kernel": 2, "padding": -1}, "padding must be 0 or more, got -1"),
+        ({"size": 1, "kernel": 2, "padding": 1, "transposed": True}, "there is no output"),
+        ({"size": 4, "kernel": 2, "output_padding": 1}, "output_padding is of transposed convolutions"),
+    ],
+)
+def test_conv_out_size_refuses_what_has_no_output(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        conv_out_size(**arguments)

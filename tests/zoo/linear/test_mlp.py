@@ -4,11 +4,13 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from kit import quiet_trainer
 from torch import Tensor
 
 import zoo
+from datamodules import ArrayDataModule
 from zoo import testing
-from zoo.blocks import Activation
+from zoo.blocks import ActivationName
 from zoo.linear import MLP
 from zoo.testing import check_module
 
@@ -58,7 +60,7 @@ def test_equals_the_formula(skip: str, norm: str) -> None:
     torch.testing.assert_close(net(x), last @ w["fc.weight"].T + w["fc.bias"], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("activation", get_args(Activation))
+@pytest.mark.parametrize("activation", get_args(ActivationName))
 def test_contract_of_every_activation(activation: str) -> None:
     task = zoo.MLPClassifier(32, widths=[64], activation=activation)
     assert set(check_module(task, BATCH, lr=0.05).values()) == {"ok"}
@@ -138,3 +140,50 @@ def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
 
 def test_hyperparameters_from_a_tuple_rebuild() -> None:
     testing.check_hyperparameters(zoo.MLPClassifier(32, widths=(8, 8)), BATCH)
+
+
+@pytest.mark.parametrize(
+    "name", ["mlp", "mlp_regression", "linear_regression", "logistic_regression", "softmax_regression"]
+)
+def test_without_biases(name: str) -> None:
+    model = zoo.create_model(name, in_features=6, bias=False)
+    names = [n for n, _ in model.net.named_parameters()]
+    assert names
+    assert not [n for n in names if "bias" in n]
+    model.net.eval()
+    assert not model.net(torch.zeros(1, 6)).any()  # every layer is linear, or a ReLU that keeps 0
+    report = check_module(model, BIASLESS[name], only=["gradients", "hyperparameters", "folder"])
+    assert set(report.values()) == {"ok"}
+
+
+BIASLESS = {name: (torch.randn(8, 6), torch.randn(8)) for name in ("mlp_regression", "linear_regression")} | {
+    name: (torch.randn(8, 6), torch.arange(8) % 2) for name in ("mlp", "logistic_regression", "softmax_regression")
+}
+
+
+def test_a_head_without_a_bias_is_replaced_by_one() -> None:
+    net = MLP(5, 2, [4], bias=False)
+    net.reset_head(3)
+    assert net.fc.bias is None
+    assert net(torch.randn(2, 5)).shape == (2, 3)
+
+
+def test_output_activation_in_the_targets_own_unit() -> None:
+    """A target of shares: the sigmoid's output is compared with it as it is."""
+    x = torch.randn(200, 3)
+    y = (x @ torch.tensor([[1.0], [-2.0], [0.5]])).sigmoid() * 0.9 + 0.05
+    model = zoo.create_model("mlp_regression", in_features=3, widths=[], output_activation="sigmoid", lr=0.1)
+    data = ArrayDataModule(x, y, kind="regression", batch_size=50)
+    quiet_trainer(max_epochs=1).fit(model, datamodule=data)
+    assert (model.target_mean, model.target_std) == (0, 1)
+    with torch.no_grad():
+        w, b = model.net.fc.weight, model.net.fc.bias
+        expected = torch.sigmoid((x - model.mean) / model.std @ w.T + b)
+        torch.testing.assert_close(model.eval()(x), expected)
+        losses = model.training_losses((x, y))[0]
+        torch.testing.assert_close(losses, (expected - y).square().mean())
+    assert model.expected_initial_loss() is None
+    model.net.reset_head(0)
+    torch.testing.assert_close(model.net(x), x)  # features are no outputs
+    with pytest.raises(ValueError, match="output_activation 'maxout' takes several outputs for one"):
+        MLP(5, 2, output_activation="maxout")

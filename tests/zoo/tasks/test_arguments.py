@@ -33,7 +33,10 @@ GIVEN_BY_THE_FAMILY = {"net", "num_classes", "num_outputs"}
 # A family's own arguments are those of its net, but for the names in the first set, which the net does not have, and those in
 # the second, which the family does not have.
 EXCEPTIONS: dict[type[zoo.Task], tuple[set[str], set[str]]] = {
-    zoo.MLPClassifier: ({"num_classes"}, {"num_outputs"}),  # the outputs of an MLP need not be classes
+    zoo.MLPClassifier: (
+        {"num_classes"},
+        {"num_outputs", "output_activation"},
+    ),  # the outputs of an MLP need not be classes; those of a classifier are logits
     zoo.LogisticRegressionClassifier: (
         {"num_classes", "mode", "l2"},
         {"num_outputs"},

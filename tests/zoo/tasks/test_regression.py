@@ -64,19 +64,19 @@ def y() -> Tensor:
     return torch.randn(50, 2) * STD + MEAN
 
 
-@pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
+@pytest.mark.parametrize("loss", ["mse", "half_mse", "mae", "huber"])
 def test_loss_is_the_mean_over_all_standardized_residuals(loss: str, x: Tensor, y: Tensor) -> None:
     r = (x.double() - (y.double() - MEAN) / STD).numpy()
     d = 0.7
     huber = np.where(abs(r) <= d, r**2 / 2, d * (abs(r) - d / 2))
-    wanted = {"mse": r**2, "mae": abs(r), "huber": huber}[loss].mean()
+    wanted = {"mse": r**2, "half_mse": r**2 / 2, "mae": abs(r), "huber": huber}[loss].mean()
     got, means, count = task(loss, huber_delta=d).training_losses((x, y))
     assert got.item() == pytest.approx(wanted, rel=1e-4)
     assert means["mae"].item() == pytest.approx(abs(r * STD.numpy()).mean(), rel=1e-4)
     assert count == 50
 
 
-@pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
+@pytest.mark.parametrize("loss", ["mse", "half_mse", "mae", "huber"])
 def test_metrics_are_in_the_targets_unit(loss: str, x: Tensor, y: Tensor, tmp_path: Any) -> None:
     model = task(loss)
     got = trainer(tmp_path).validate(model, DataLoader(TensorDataset(x, y), 7), verbose=False)[0]
@@ -162,7 +162,7 @@ def test_statistics_that_do_not_fit_are_refused(x: Tensor, y: Tensor, tmp_path: 
         trainer(tmp_path).fit(RegressionTask(Table(), 2), datamodule=Data(x, y, target_mean=MEAN, target_std=STD * 0))
 
 
-@pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
+@pytest.mark.parametrize("loss", ["mse", "half_mse", "mae", "huber"])
 def test_contract(loss: str) -> None:
     report = check_module(RegressionTask(nn.Linear(64, 2), 2, loss=loss), (torch.randn(8, 64), torch.randn(8, 2)))
     assert {name for name, result in report.items() if result != "ok"} == {"hyperparameters", "checkpoint", "folder"}
@@ -177,7 +177,7 @@ def test_monitor() -> None:
     ("arguments", "message"),
     [
         ({"num_outputs": 0}, "num_outputs must be 1 or more, got 0"),
-        ({"loss": "rmse"}, "loss must be mse, mae or huber, got 'rmse'"),
+        ({"loss": "rmse"}, "loss must be mse, half_mse, mae or huber, got 'rmse'"),
         ({"huber_delta": 0.0}, "huber_delta must be above 0"),
         ({"monitor": "r2"}, "monitor names a logged metric"),
     ],
