@@ -197,7 +197,7 @@ class DataModule(LightningDataModule):
                 self.class_counts = self._count_classes(self._parts["train"])
         if stage in ("fit", None) and self.trainer is not None and not len(self._parts["val"]):
             self.trainer.limit_val_batches = 0  # or it would warn of an empty loader
-        if (stage == "test" or (stage is None and self.has_test)) and "test" not in self._parts:
+        if (stage in ("test", "predict") or (stage is None and self.has_test)) and "test" not in self._parts:
             self._parts["test"] = self.ready(self.examples("test"))
 
     def validation_mask(self, examples: Examples) -> Tensor:
@@ -240,7 +240,7 @@ class DataModule(LightningDataModule):
         epoch, start = self._position()
         replica = self._replica_kwargs()
         training = TrainingEpoch(self._seed, epoch)
-        dataset = self._parts["train"].for_training(training)
+        dataset = self._part("train").for_training(training)
         overfits = getattr(self.trainer, "overfit_batches", 0) > 0  # Lightning will replace our sampler
         hook = DataModule.make_sampler if overfits else type(self).make_sampler
         make = partial(hook, self, dataset, seed=self._seed, **replica)
@@ -249,14 +249,31 @@ class DataModule(LightningDataModule):
 
     @override
     def val_dataloader(self) -> Any:
-        return self._evaluation_loader("val") if len(self._parts["val"]) else []
+        return self._evaluation_loader("val") if len(self._part("val")) else []
 
     @override
     def test_dataloader(self) -> DataLoader:
         return self._evaluation_loader("test")
 
+    @override
+    def predict_dataloader(self) -> DataLoader:
+        """Return the batches of the test part, in order, for ``Trainer.predict``: ``(x, y)``, as of the other loaders.
+
+        Of several processes, one that lacks an example for the last batch gets one of weight 0, as in evaluation.
+        """
+        return self._evaluation_loader("test")
+
+    def _part(self, part: str) -> Examples:
+        if part not in self._parts:
+            stage = "test" if part == "test" else "fit"
+            raise RuntimeError(
+                f'{type(self).__name__} has not set up its {part} part: call setup("{stage}") before you ask for a loader (the '
+                "Trainer does so by itself)"
+            )
+        return self._parts[part]
+
     def _evaluation_loader(self, part: str) -> DataLoader:
-        dataset = self._parts[part]
+        dataset = self._part(part)
         sampler = EvaluationSampler(dataset, self.batch_size, **self._replica_kwargs())
         return self._loader(dataset, sampler, self.batch_size)
 
@@ -264,7 +281,7 @@ class DataModule(LightningDataModule):
         collates = type(self).collate is not DataModule.collate
         return ResumableLoader(
             dataset,
-            batch_size,  # None: the sampler yields whole batches
+            batch_size=batch_size,  # None: the sampler yields whole batches
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=self._without_data().collate if collates else _identity,

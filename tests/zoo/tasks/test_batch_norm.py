@@ -50,6 +50,10 @@ def fit(model: ClassificationTask, data: Any) -> int:
             lambda: DataLoader(TensorDataset(torch.rand(9, 3), torch.arange(9) % 2), 4),
             "9 examples in batches of 4 leave one of 1 (data.batch_size 4)",
         ),
+        (
+            lambda: rows(9, batch_size=4, drop_last=False),
+            "9 examples in batches of 4 leave one of 1 (data.batch_size 4)",
+        ),
     ],
 )
 def test_a_batch_of_one_is_refused_before_the_first_step(data: Any, what: str) -> None:
