@@ -18,16 +18,17 @@ class EMA(Callback):
     """Keep an exponential moving average of the weights, and evaluate with it (Polyak and Juditsky 1992; Tarvainen and Valpola
     2017, arXiv:1703.01780).
 
-    At the first update the average is a copy of the weights. After that, parameters and floating-point buffers (statistics of
-    norms) follow ``average = decay * average + (1 - decay) * weights``; other buffers are copied. Before the first update, the
-    module is evaluated with its own weights.
+    At the first update the average is a copy of the weights. At update t after it, parameters and floating-point buffers
+    (statistics of norms) follow ``average = d * average + (1 - d) * weights`` with ``d = min(decay, (1 + t) / (10 + t))``; other
+    buffers are copied. A fixed decay would hold on to the untrained weights for about ``1 / (1 - decay)`` updates: a GAN's first
+    samples would be flat gray. Before the first update, the module is evaluated with its own weights.
 
     A checkpoint holds both sets of weights, and a resumed run continues exactly. Its ``state_dict`` is the set that was
     evaluated, so whatever loads the file (``zoo.load``, ``zoo test``, ``load_from_checkpoint``) gets the weights that the logged
     metrics belong to; ``zoo.load(path, average=...)`` chooses. After the fit, the module holds the evaluated set.
 
     Args:
-        decay: Share of the average that is kept at each update, in [0, 1).
+        decay: Share of the average that is kept at each update once there have been about ``9 / (1 - decay)``, in [0, 1).
         start_step: Optimizer step of the first update, >= 0; steps are counted from 1.
         every_n_steps: Optimizer steps from one update to the next, >= 1.
         evaluate: Whether to validate, test and finish with the average, or with the weights themselves.
@@ -53,7 +54,6 @@ class EMA(Callback):
         self.average: dict[str, Tensor] = {}  # by state-dict key; empty before the first update
         self._updated_at = 0  # optimizer step of the last update
         self._exchanged = False
-        self._average = get_ema_multi_avg_fn(decay)
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -78,8 +78,10 @@ class EMA(Callback):
         if not self.average:
             self.average = {name: tensor.clone() for name, tensor in now.items()}
             return
+        count = (step - first) // self.every_n_steps
+        update = get_ema_multi_avg_fn(min(self.decay, (1 + count) / (10 + count)))
         floating = [name for name, tensor in now.items() if tensor.is_floating_point()]
-        self._average([self.average[name] for name in floating], [now[name] for name in floating], 1)
+        update([self.average[name] for name in floating], [now[name] for name in floating], 1)
         for name in now.keys() - set(floating):
             self.average[name].copy_(now[name])
 

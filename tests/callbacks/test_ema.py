@@ -23,21 +23,20 @@ pytestmark = [
 def by_hand(weights: list[dict[str, Tensor]], decay: float, start: int = 1, every: int = 1) -> dict[str, Tensor]:
     """In float64, from the weights after each step."""
     average: dict[str, Tensor] = {}
-    for step, now in enumerate(weights, start=1):
-        if step < start or (step - start) % every:
-            continue
+    for t, now in enumerate(weights[start - 1 :: every]):
+        d = min(decay, (1 + t) / (10 + t))
         for name, value in now.items():
             if not average.get(name, value).is_floating_point() or name not in average:
                 average[name] = value.double() if value.is_floating_point() else value
             else:
-                average[name] = decay * average[name] + (1 - decay) * value
+                average[name] = d * average[name] + (1 - d) * value
     return average
 
 
 @pytest.mark.parametrize(("start", "every"), [(0, 1), (3, 1), (2, 4)])
 def test_formula(start: int, every: int) -> None:
-    task, _ = fit_patterns(EMA(0.7, start_step=start, every_n_steps=every), epochs=2)
-    expected = by_hand(task.weights, 0.7, max(start, 1), every)
+    task, _ = fit_patterns(EMA(0.2, start_step=start, every_n_steps=every), epochs=2)
+    expected = by_hand(task.weights, 0.2, max(start, 1), every)  # from t = 2 on, the decay is that of the argument
     for name, value in task.state_dict().items():  # after the fit the module holds the average
         torch.testing.assert_close(value, expected[name].to(value.dtype), atol=1e-6, rtol=1e-5)
     counted = task.state_dict()["net.1.num_batches_tracked"]
@@ -45,6 +44,13 @@ def test_formula(start: int, every: int) -> None:
         step for step in range(1, 2 * PATTERN_BATCHES + 1) if step >= start and (step - max(start, 1)) % every == 0
     ]
     assert int(counted) == updates[-1]
+
+
+def test_a_slow_average_soon_lets_go_of_the_untrained_weights() -> None:
+    task, _ = fit_patterns(EMA(0.9999), epochs=6)
+    first, last = (weights["net.13.weight"] for weights in (task.weights[0], task.weights[-1]))
+    average = task.state_dict()["net.13.weight"]
+    assert (average - last).norm() < 0.5 * (average - first).norm()
 
 
 def test_training_is_the_same_run_without_it() -> None:
