@@ -43,6 +43,17 @@ class Recipe:
     logger: str = ""
 
     @property
+    def title(self) -> str:
+        """The first sentence of the summary, without its period."""
+        return re.split(r"\.(?:\s|$)", self.summary, maxsplit=1)[0]
+
+    @property
+    def time(self) -> str:
+        """The duration alone: "20 s", or "30 epochs" where no time is known."""
+        match = re.search(r"\d[\d,]* \w+", self.takes)
+        return match[0] if match else ""
+
+    @property
     def bound(self) -> tuple[str, str, float] | None:
         """Metric, ">=" or "<=", and bound of the ``expect`` line; None without one."""
         match = _BOUND.match(self.expect)

@@ -1,8 +1,10 @@
 """Finding recipes and reading their headers."""
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 from cli_kit import Zoo, assert_one_line
 
 from recipes.cli import catalog
@@ -189,15 +191,29 @@ def test_a_run_folder_is_no_recipe_but_has_one(tmp_cwd: Path) -> None:
         catalog.find("run")
 
 
-def test_recipes_lists_all_with_bound_and_time(zoo: Zoo) -> None:
-    out = zoo("recipes").out
+def test_the_list_has_every_recipe_within_80_columns(zoo: Zoo) -> None:
+    lines = zoo("recipes").out.splitlines()
+    assert max(map(len, lines)) <= 80
     for recipe in catalog.shipped():
-        line = next(line for line in out.splitlines() if line.startswith(recipe.name))
-        assert recipe.summary in line
-        assert recipe.takes in line
-        expected = "{} {} {:g}  ".format(*recipe.bound) if recipe.bound else " ".join(recipe.expect.split()[:3])
-        assert f"  {expected}" in line
-        assert "(measured" not in line
+        line = next(line for line in lines if line.startswith(f"{recipe.name} "))
+        assert recipe.title in line
+        assert line.endswith(f"  {recipe.time}")
+        assert re.fullmatch(r"\d+ (s|epochs)", recipe.time)
+    assert re.search(r"(?m)^cnn/lenet_digits +LeNet-5 on the bundled digits +\d+ s$", "\n".join(lines))
+
+
+@pytest.mark.parametrize("name", ["cnn/lenet_digits", "linear/mlp_moons", "mlp_moon"])
+def test_one_recipe_is_shown_whole_and_is_a_recipe_again(zoo: Zoo, name: str) -> None:
+    recipe = catalog.matching(name)[0]
+    result = zoo("recipes", name)
+    assert result.out.startswith(recipe.path.read_text())
+    assert str(recipe.path) in result.out
+    own = Path(recipe.name).name + ".yaml"
+    assert f"zoo recipes {recipe.name} > {own}" in result.out
+    Path(own).write_text(result.out)
+    mine = catalog.find(own)
+    assert (mine.summary, mine.expect, mine.takes) == (recipe.summary, recipe.expect, recipe.takes)
+    assert yaml.safe_load(result.out) == yaml.safe_load(recipe.path.read_text())
 
 
 def test_recipes_takes_part_of_a_name_or_a_pattern(zoo: Zoo) -> None:
@@ -206,5 +222,5 @@ def test_recipes_takes_part_of_a_name_or_a_pattern(zoo: Zoo) -> None:
         assert "cnn/lenet_digits" in out
         assert "softmax" not in out
     assert_one_line(zoo("recipes", "cnn/lenet_digts"), "no recipe matches", "did you mean 'cnn/lenet_digits'?")
-    assert_one_line(zoo("recipes", "a", "b"), "one pattern")
+    assert_one_line(zoo("recipes", "a", "b"), "one name or pattern")
     assert_one_line(zoo("recipes", "--all"), "unknown option --all")

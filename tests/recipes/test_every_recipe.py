@@ -40,7 +40,8 @@ def test_every_yaml_is_a_recipe() -> None:
 def test_form(recipe: catalog.Recipe) -> None:
     text = recipe.path.read_text()
     assert len(text.splitlines()) <= 40
-    assert recipe.summary
+    assert len(recipe.title) <= 35  # as much as a line of `zoo recipes` has for it
+    assert recipe.title != recipe.summary
     assert f"#   run     zoo fit -c {recipe.name}\n" in text
     assert recipe.takes
     assert recipe.bound or re.match(r"published, not reproduced by us|depends on your images", recipe.expect)
@@ -90,7 +91,10 @@ def test_one_batch(zoo: Zoo, recipe: catalog.Recipe, monkeypatch: pytest.MonkeyP
     result = zoo("fit", "-c", recipe.name, "--trainer.max_epochs=1", *options)
     assert result.code == 0, result.err
     assert result.err == ""
-    assert Path("runs", recipe.name, "version_0/checkpoints/last.ckpt").is_file()
+    run = Path("runs", recipe.name, "version_0")
+    assert (run / "checkpoints/last.ckpt").is_file()
+    assert {path.name for path in run.glob("*.png")} >= {"curves.png"}
+    assert list(run.glob("samples/*.png")), "no picture of what the model makes: add callbacks.Samples"
 
 
 def measure(zoo: Zoo, recipe: catalog.Recipe, *options: object) -> float:

@@ -12,6 +12,7 @@ from torch.distributions import Bernoulli, Categorical, Distribution, Normal, Po
 from torchmetrics import MeanMetric, Metric
 
 from zoo.blocks import flatten_features
+from zoo.drawing import figures
 from zoo.losses.means import counted, weighted_mean
 from zoo.model import Makes
 from zoo.registry import register
@@ -188,6 +189,20 @@ class GLMRegressor(Task):
         """Return ``value``: the expectation of y, ``(B, K)``, with one output ``(B,)``; categorical: probabilities ``(B, K)``."""
         value = self.outputs(input_of(batch))["value"]
         return {"value": value.squeeze(1) if value.shape[1] == 1 else value}
+
+    @torch.no_grad()
+    def render(self, batch: Any) -> dict[str, Any]:
+        """Return a picture: the expectation of y against y; categorical: the counts of true and most probable classes."""
+        eta, y = self(input_of(batch)), batch[1]
+        target, mean = self._targets(y, eta.shape[1]), self.net.expectation(eta)
+        if self.net.family != "categorical":
+            return {"scatter": figures.predicted_against_true(target, mean)}
+        k = eta.shape[1]
+        names = self.class_names or [str(i) for i in range(k)]
+        decided = mean.argmax(dim=1)
+        counts = torch.bincount(target * k + decided, minlength=k * k).view(k, k)
+        title = f"{int((decided == target).sum())} of {len(target)} shown are right"
+        return {"confusion": figures.heatmap(counts, names, names, ("true", "most probable"), title)}
 
     def loss_floor(self) -> float:
         """Return ln(2 pi) / 2 for a gaussian of variance 1, else 0: the entropy of a poisson's counts is not known."""

@@ -138,3 +138,24 @@ def test_bad_arguments_and_shapes() -> None:
         zoo.GLMRegressor(4, 2).training_losses((torch.rand(8, 4), torch.rand(8)))
     with pytest.raises(ValueError, match=r"class numbers \(B,\), got shape \(8, 3\)"):
         zoo.GLMRegressor(4, 3, "categorical").training_losses((torch.rand(8, 4), torch.rand(8, 3)))
+
+
+def test_what_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    for name in ("heatmap", "predicted_against_true"):
+        monkeypatch.setattr(f"zoo.drawing.figures.{name}", lambda *args: seen.append(args) or args[0])
+    task = zoo.create_model("glm_categorical", in_features=3)
+    task.class_names = ["a", "b", "c"]
+    with torch.no_grad():
+        task.net.fc.weight.copy_(torch.eye(3))
+        task.net.fc.bias.zero_()
+    x, y = torch.eye(3)[[0, 1, 1, 2]], torch.tensor([0, 1, 0, 2])
+    assert set(task.render((x, y))) == {"confusion"}
+    assert seen[0][0].tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]  # a row is a true class
+    assert seen[0][1] == ["a", "b", "c"]
+    assert seen[0][4] == "3 of 4 shown are right"
+    counts = zoo.create_model("glm_poisson", in_features=3)
+    assert set(counts.render((x, y))) == {"scatter"}
+    true, predicted = seen[1]
+    assert torch.equal(true, y[:, None])
+    torch.testing.assert_close(predicted, counts.predict_step((x, y))["value"][:, None])
