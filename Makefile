@@ -10,7 +10,7 @@ RUN = .venv/bin/python -m
 PYTEST = OMP_NUM_THREADS=1 $(RUN) pytest -n 2
 
 .NOTPARALLEL:
-.PHONY: help demo test check lint slow evidence bench weights docs fix
+.PHONY: help demo test check lint slow evidence bench weights index docs fix
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed 's/:.*##/ \t/' | expand -t 12
@@ -37,6 +37,9 @@ bench: .venv/ready  ## all benchmarks; writes benchmarks/RESULTS.md
 
 weights: .venv/ready  ## train the bundled weights anew, some minutes
 	@$(RUN) recipes.cli.bundle
+
+index: .venv/ready  ## the list of `zoo models`, after a model was added or changed
+	@$(RUN) recipes.cli.index
 
 docs: .venv/ready  ## the API pages, in docs/api
 	@.venv/bin/python docs/build.py

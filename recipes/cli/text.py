@@ -1,6 +1,9 @@
-"""Plain-text tables. Imports nothing."""
+"""Plain-text tables. Imports no torch."""
 
+import textwrap
 from collections.abc import Sequence
+
+WIDTH = 80  # columns of a terminal
 
 
 def columns(rows: Sequence[Sequence[object]], rule: bool = True) -> str:
@@ -26,4 +29,20 @@ def columns(rows: Sequence[Sequence[object]], rule: bool = True) -> str:
     for row, texts in zip(rows, cells, strict=True):
         pairs = zip(row, texts, widths, strict=True)
         lines.append("  ".join(t.rjust(w) if isinstance(v, int | float) else t.ljust(w) for v, t, w in pairs).rstrip())
+    return "\n".join(lines)
+
+
+def facts(rows: Sequence[tuple[str, str]]) -> str:
+    """Format names and texts in two columns; long texts are broken into lines.
+
+    Example:
+        >>> print(facts([("a", "one"), ("long", "two")]))
+        a     one
+        long  two
+    """
+    margin = max(len(name) for name, _ in rows) + 2
+    lines = []
+    for name, text in rows:
+        broken = textwrap.wrap(text, WIDTH - margin, break_long_words=False, break_on_hyphens=False) or [""]
+        lines += [f"{first:<{margin}}{line}" for first, line in zip([name, *[""] * len(broken)], broken, strict=False)]
     return "\n".join(lines)

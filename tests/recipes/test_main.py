@@ -43,7 +43,18 @@ def test_unknown_verb_suggests_the_closest(zoo: Zoo) -> None:
     assert_one_line(zoo("--versoin"), "did you mean '--version'?")
 
 
-@pytest.mark.parametrize("args", [["--help"], ["--version"], ["recipes"], ["fit", "--help"], ["predict", "--help"]])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--help"],
+        ["--version"],
+        ["recipes"],
+        ["models"],
+        ["models", "resnet*"],
+        ["fit", "--help"],
+        ["predict", "--help"],
+    ],
+)
 def test_fast_verbs_import_neither_torch_nor_lightning(args: list[str]) -> None:
     code = (
         f"import sys; from recipes.cli.__main__ import main; code = main({args!r})\n"

@@ -1,20 +1,55 @@
 """``zoo models``: the list, and the description of one model."""
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
 from cli_kit import Zoo, assert_one_line
 
 import zoo as package
-from recipes.cli import catalog
+from recipes.cli import catalog, index
+
+
+def test_the_index_is_that_of_the_registry() -> None:
+    assert index.read() == index.build(), "run `make index`"
+    assert list(index.read()) == [name for name in package.list_models() if name in index.read()]  # natural order
 
 
 def test_list_has_every_model_with_its_parameters(zoo: Zoo) -> None:
     out = zoo("models").out
+    assert max(map(len, out.splitlines())) <= 80
     for name in package.list_models():
-        assert re.search(rf"(?m)^{name} +zoo\.\w+ +[\d,]+  \w", out), name
-    assert re.search(r"(?m)^resnet152 +zoo.ResNetClassifier +60,192,808  ResNet: He et al. 2015$", out)
+        if name in index.read():  # not those that other tests register
+            assert re.search(rf"(?m)^  {name} +[\d,]+  zoo\.\w+$", out), name
+    groups = [group.split("\n") for group in out.split("\n\n")]
+    (resnet,) = (group for group in groups if group[0].startswith("ResNet: "))
+    assert resnet[0] + " " + resnet[1] == (
+        'ResNet: He et al. 2015, "Deep Residual Learning for Image Recognition", arXiv:1512.03385.'
+    )
+    assert "  resnet152   60,192,808  zoo.ResNetClassifier" in [line.replace("            ", "") for line in resnet]
+    assert [line.split()[0] for line in resnet[2:]] == [f"resnet{depth}" for depth in (18, 34, 50, 101, 152)]
+    assert "FCN: Long, Shelhamer and Darrell 2015" in out
+    assert out.endswith(f"{len(index.read())} models: name, parameters, class. Describe one with: zoo models alexnet\n")
+
+
+def test_models_of_ones_own_are_there_when_their_module_is_named(zoo: Zoo, tmp_cwd: Path) -> None:
+    name = f"own_{tmp_cwd.name}".replace("-", "_")
+    Path(f"{name}.py").write_text(
+        '"""Own net: of nobody."""\nimport zoo\n\n'
+        "class Own(zoo.create_model('lenet5').__class__): ...\n\n"
+        f"zoo.register('{name}', Own, num_classes=3)\n"
+    )
+    assert_one_line(zoo("models", name), f"unknown model '{name}'", "--module MODULE")
+    assert f"  {name}" in zoo("models", "--module", name).out
+    for module in (name, f"{name}.py"):
+        out = zoo("models", name, "--module", module).out
+        assert f"{name}.Own(num_classes=3)" in out
+        assert "B x 3\n" in out
+    assert_one_line(zoo("models", "--module", "nothing_like_it"), "--module nothing_like_it: there is no such module")
+    assert_one_line(zoo("models", "--module", "json"), "--module json registers no model")
+    Path(f"{name}_broken.py").write_text("import nothing_like_it_either")
+    assert_one_line(zoo("models", "--module", f"{name}_broken"), "nothing_like_it_either")
 
 
 def test_a_pattern_selects(zoo: Zoo) -> None:
@@ -22,6 +57,18 @@ def test_a_pattern_selects(zoo: Zoo) -> None:
     assert "lenet5_relu" in out
     assert "resnet" not in out
     assert_one_line(zoo("models", "x*"), "no model matches 'x*'")
+
+
+def test_arguments_of_the_net_and_of_training_are_apart(zoo: Zoo) -> None:
+    out = re.sub(r"\n +", " ", zoo("models", "resnet34").out)
+    net, training = (re.search(rf"(?m)^{name} +(.*)$", out) for name in ("arguments", "of training"))
+    assert net
+    assert training
+    assert net[1].startswith("depth=34, num_classes=1000, in_channels=3")
+    assert "optimizer='AdamW', lr=0.001" in training[1]
+    assert "weights=None" in training[1]
+    assert max(map(len, zoo("models", "resnet34").out.splitlines())) <= 80
+    assert "lenet5_digits (bundled)" in zoo("models", "lenet5").out
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,21 @@
-"""``zoo models``: list the models, or describe one."""
+"""``zoo models``: list the models, or describe one. The list imports no torch."""
 
-import inspect
+import textwrap
+from fnmatch import fnmatchcase
+from importlib import import_module
+from inspect import Parameter, signature
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from recipes.cli import catalog
+from recipes.cli import catalog, index
 from recipes.cli.console import NoCaches
 from recipes.cli.errors import UserError
 from recipes.cli.run.options import Parser
-from recipes.cli.text import columns
+from recipes.cli.run.process import importable_current_folder
+from recipes.cli.text import WIDTH, columns, facts
+from zoo.spelling import suggest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -17,17 +23,19 @@ if TYPE_CHECKING:
     from zoo import Model
     from zoo.registry import Entry
 
-HELP = """zoo models [PATTERN|NAME] [--size N]: list the models, or describe one.
+HELP = """zoo models [PATTERN|NAME] [--module MODULE] [--size N]: list the models, or describe one.
 
-  PATTERN     a shell pattern: list those that match
-  NAME        one model: shapes by stage, parameters, multiply-adds, paper, recipes, weights
-  --size N    height and width of the image to count with (default: the net's own)
-  --debug     show the traceback of any error
+  PATTERN          a shell pattern: list those that match
+  NAME             one model: parameters, multiply-adds, paper, arguments, recipes, weights, shapes by stage
+  --module MODULE  import this module of your own first: the models that it registers are listed, too
+  --size N         height and width of the image to count with (default: the net's own)
+  --debug          show the traceback of any error
 
 Examples:
   zoo models
   zoo models "resnet*"
   zoo models resnet18 --size 64
+  zoo models my_net --module my_nets
 """
 
 
@@ -35,48 +43,90 @@ def run(args: list[str]) -> int:
     """Run the verb ``models``."""
     parser = Parser("zoo models")
     parser.add_argument("pattern", nargs="?", default="*")
+    parser.add_argument("--module")
     parser.add_argument("--size", type=int)
     options = parser.parse_args(args)
     if options.size is not None and options.size < 1:
         raise UserError(f"--size must be 1 or more, got {options.size}")
-    with NoCaches():
-        from zoo import list_models, registry
-    if any(sign in options.pattern for sign in "*?["):
-        names = list_models(options.pattern)
-        if not names:
-            raise UserError(f"no model matches {options.pattern!r} (`zoo models` lists all)")
-        print(_list(names))
-    else:
+    with importable_current_folder():
+        models = index.read()
+        if options.module is not None:
+            models |= _registered_by(options.module.removesuffix(".py"), models)
+        if any(sign in options.pattern for sign in "*?["):
+            chosen = {name: row for name, row in models.items() if fnmatchcase(name, options.pattern)}
+            if not chosen:
+                raise UserError(f"no model matches {options.pattern!r} (`zoo models` lists all)")
+            print(_list(chosen))
+            return 0
+        if options.pattern not in models:
+            raise UserError(
+                f"unknown model {options.pattern!r}{suggest(options.pattern, models)}; `zoo models` lists all {len(models)}, "
+                f"and with --module MODULE those that a module of your own registers"
+            )
+        with NoCaches():
+            module, _, name = models[options.pattern]["class"].rpartition(".")
+            getattr(import_module(module), name)  # registers the family, where all of the package would take longer
+            from zoo import registry
         print(_one(registry.get(options.pattern), options.size))
     return 0
 
 
-def _list(names: list[str]) -> str:
-    from zoo import registry
+def _registered_by(module: str, known: index.Index) -> index.Index:
+    """Import a module and return the index of the models that it registers."""
+    with NoCaches():
+        from zoo import list_models, registry
 
-    rows: list[tuple[Any, ...]] = [("model", "class", "parameters", "paper")]
-    for name in names:
-        entry = registry.get(name)
-        model = _on_meta(entry)
-        rows.append((name, f"zoo.{entry.cls.__name__}", Number(_count(model.net)), _paper(model.net).split(",")[0]))
-    return columns(rows) + f"\n\nDescribe one with: zoo models {names[0]}"
+        before = list_models()
+        try:
+            import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not module.startswith(error.name):
+                raise  # of what the module itself imports
+            raise UserError(
+                f"--module {module}: there is no such module in this folder or among the installed"
+            ) from None
+    root = module.partition(".")[0]
+    classes = {name: registry.get(name).cls.__module__.partition(".")[0] for name in list_models() if name not in known}
+    # imported once more in one process, a module registers nothing again
+    names = [name for name, package in classes.items() if name not in before or package == root]
+    if not names:
+        raise UserError(f"--module {module} registers no model: it should call zoo.register(NAME, CLASS)")
+    return index.build(names)
+
+
+def _list(models: index.Index) -> str:
+    """Return the models by paper, each paper once and whole."""
+    order = {row["paper"]: i for i, row in reversed([*enumerate(models.values())])}  # that of its first model
+    rows = sorted(models.items(), key=lambda item: order[item[1]["paper"]])
+    table = columns([(name, Number(row["parameters"]), row["class"]) for name, row in rows], rule=False).split("\n")
+    lines = []
+    for paper, group in groupby(zip(rows, table, strict=True), key=lambda item: item[0][1]["paper"]):
+        lines += [*textwrap.wrap(paper, WIDTH, break_on_hyphens=False), *(f"  {line}" for _, line in group), ""]
+    return "\n".join(
+        [*lines, f"{len(models)} models: name, parameters, class. Describe one with: zoo models {rows[0][0]}"]
+    )
 
 
 def _one(entry: "Entry", size: int | None) -> str:
     from zoo.blocks import ConvNet
-    from zoo.pretrained import list_weights
+    from zoo.pretrained import bundled, list_weights
 
-    model = _on_meta(entry)
+    model = index.on_meta(entry)
     net: Any = model.net.eval()
     inputs = _inputs(model, size)
-    facts = [
+    net_arguments, task_arguments = _arguments(entry)
+    own = bundled.names(entry.name)
+    weights = [f"{name} (bundled)" if name in own else name for name in list_weights(entry.name)]
+    rows = [
         ("model", entry.name),
-        ("class", f"zoo.{entry.cls.__name__}({', '.join(f'{k}={v!r}' for k, v in entry.preset.items())})"),
-        ("paper", _paper(net)),
-        ("parameters", f"{_count(net):,}"),
+        ("class", f"{index.class_path(entry.cls)}({', '.join(f'{k}={v!r}' for k, v in entry.preset.items())})"),
+        ("paper", index.paper(model)),
+        ("parameters", f"{index.count(model):,}"),
         ("multiply-adds", _multiply_adds(net, inputs)),
+        ("arguments", net_arguments),
+        ("of training", task_arguments),
         ("recipes", ", ".join(_recipes(entry)) or "none yet"),
-        ("weights", ", ".join(list_weights(entry.name)) or "none by name"),
+        ("weights", ", ".join(weights) or "none by name"),
     ]
     stages: list[tuple[str, str]] = [("stage", "shape"), ("input", _shape(inputs[0]))]
     if hasattr(net, "features"):
@@ -86,7 +136,20 @@ def _one(entry: "Entry", size: int | None) -> str:
     if hasattr(net, "encode"):
         stages.append(("code", f"B x {net.latent_dim}"))
     stages.append(("output", _shape(net(*inputs))))
-    return columns(facts, rule=False) + "\n\n" + columns(stages)
+    return facts(rows) + "\n\n" + columns(stages)
+
+
+def _arguments(entry: "Entry") -> tuple[str, str]:
+    """Return the arguments of the class itself and those of its task, with their defaults, as they would be given."""
+    from zoo.registry import arguments_of
+
+    init: Any = entry.cls.__init__  # type: ignore[misc]
+    own = signature(init).parameters
+    texts: tuple[list[str], list[str]] = ([], [])
+    for name, parameter in arguments_of(entry.cls).items():
+        default = entry.preset.get(name, parameter.default)
+        texts[name not in own].append(name if default is Parameter.empty else f"{name}={default!r}")
+    return ", ".join(texts[0]) or "none", ", ".join(texts[1]) or "none"
 
 
 class Number(int):
@@ -94,18 +157,6 @@ class Number(int):
 
     def __str__(self) -> str:
         return f"{int(self):,}"
-
-
-def _on_meta(entry: "Entry") -> "Model":
-    """Build the model on the meta device."""
-    from zoo.blocks.skeleton import skeleton
-
-    with skeleton():
-        return entry.cls(**entry.preset)
-
-
-def _count(net: "nn.Module") -> int:
-    return sum(p.numel() for p in net.parameters())
 
 
 def _inputs(model: "Model", size: int | None) -> "list[Tensor]":
@@ -121,10 +172,6 @@ def _multiply_adds(net: "nn.Module", inputs: "list[Tensor]") -> str:
     with FlopCounterMode(display=False) as counter:
         net(*inputs)
     return f"{counter.get_total_flops() // 2:,} per example (twice as many FLOPs; convolutions and matrix products)"
-
-
-def _paper(net: "nn.Module") -> str:
-    return (inspect.getdoc(inspect.getmodule(type(net))) or "").split("\n")[0]
 
 
 def _shape(x: "Tensor") -> str:
