@@ -80,9 +80,10 @@ class CSVDataModule(TableDataModule):
         self.kind = kind
         self.target = target
         self._form = Form(delimiter, encoding, missing, decimal, thousands, units, date_format)
-        whole = Sheet.read(Path(path), self._form)
+        keep = [*categorical, *[target] * (kind == "classification")]
+        whole = Sheet.read(Path(path), self._form, keep)
         for name in (target, *drop, *categorical):
-            whole.column(name)  # raises where there is none
+            whole.index(name)  # raises where there is none
         left_out, as_text = {target, *drop}, set(categorical)
         names = [name for name in whole.header if name not in left_out]
         if not names:
@@ -99,13 +100,14 @@ class CSVDataModule(TableDataModule):
         for name in names:
             column = self._fit_column(whole, name, trains, name in as_text, max_categories)
             self.columns.append(column)
-            blocks.append(column.encode(whole, self._form))
+            blocks.append(column.encode(whole))
         self.feature_names = [feature for column in self.columns for feature in column.features]
         self._whole = np.concatenate(blocks, axis=1), y
         self._test: tuple[np.ndarray, np.ndarray] | None = None
         if test is not None:
-            sheet = Sheet.read(Path(test), self._form)
-            blocks = [column.encode(sheet, self._form) for column in self.columns]
+            texts = [column.name for column in self.columns if column.categories or column.parts]
+            sheet = Sheet.read(Path(test), self._form, [*keep, *texts])
+            blocks = [column.encode(sheet) for column in self.columns]
             self._test = np.concatenate(blocks, axis=1), self._targets(sheet)
 
     @override
@@ -131,23 +133,9 @@ class CSVDataModule(TableDataModule):
         trains[trains.clone()] = ~self.validation_mask(rows.subset(trains))
         return trains
 
-    def _present(self, sheet: Sheet) -> tuple[str, ...]:
-        """Return the texts of the target.
-
-        Raises:
-            ValueError: A row has none.
-        """
-        texts = sheet.column(self.target)
-        absent = [at for at, text in enumerate(texts) if text in self._form.missing]
-        if absent:
-            raise ValueError(
-                f"{sheet.at(absent[0], self.target)}: the target is missing in {len(absent)} of {len(texts)} rows: fill it in, or "
-                f"remove these rows"
-            )
-        return texts
-
     def _classes(self, sheet: Sheet) -> list[str]:
-        texts = self._present(sheet)
+        texts = sheet.texts(self.target)
+        self._check_present(sheet, [at for at, text in enumerate(texts) if text in self._form.missing])
         names = {text: self._form.canonical(text) for text in dict.fromkeys(texts)}
         numbers = {name: self._form.number(text) for text, name in names.items()}
         classes = sorted(numbers)
@@ -166,9 +154,13 @@ class CSVDataModule(TableDataModule):
         return classes
 
     def _targets(self, sheet: Sheet) -> np.ndarray:
-        texts = self._present(sheet)
         if self.kind == "regression":
-            return sheet.checked_numbers(self.target, self._form, missing=False)
+            values, odd = sheet.numbers(self.target)
+            absent = np.setdiff1d(np.flatnonzero(np.isnan(values)), odd)
+            self._check_present(sheet, absent)
+            return sheet.checked_numbers(self.target, missing=False)
+        texts = sheet.texts(self.target)
+        self._check_present(sheet, [at for at, text in enumerate(texts) if text in self._form.missing])
         index = {name: i for i, name in enumerate(self.class_names or [])}
         place = {text: index.get(self._form.canonical(text)) for text in dict.fromkeys(texts)}
         unknown = next((text for text, at in place.items() if at is None), None)
@@ -178,20 +170,25 @@ class CSVDataModule(TableDataModule):
             )
         return np.array([place[text] for text in texts])
 
+    def _check_present(self, sheet: Sheet, absent: Sequence[int] | np.ndarray) -> None:
+        if len(absent):
+            raise ValueError(
+                f"{sheet.at(int(absent[0]), self.target)}: the target is missing in {len(absent)} of {len(sheet)} rows: fill it "
+                "in, or remove these rows"
+            )
+
     def _fit_column(self, sheet: Sheet, name: str, trains: np.ndarray, categorical: bool, most: int) -> Column:
         """Return the encoding of a column, from its training rows."""
         form = self._form
-        values, texts = sheet.numbers(name, form), sheet.column(name)
-        places = np.flatnonzero(np.isnan(values))  # of what is missing, or no number
-        odd = [int(at) for at in places if texts[at] not in form.missing]
-        absent = np.zeros(len(texts), bool)
-        absent[places] = True
+        values, odd = sheet.numbers(name)
+        absent = np.isnan(values)
         absent[odd] = False
         known = trains & ~absent
         if not known.any():
             raise ValueError(f"{sheet.path}: column {name!r} has no value in any training row: drop it, drop: [{name}]")
-        if not odd and not categorical:
-            return Column(name, fill=float(sheet.checked_numbers(name, form, missing=True)[known].mean()))
+        if not len(odd) and not categorical:
+            return Column(name, fill=float(sheet.checked_numbers(name, missing=True)[known].mean()))
+        texts = sheet.texts(name)
         present = [text for text, gone in zip(texts, absent, strict=True) if not gone]
         if not categorical:
             if 2 * sum(form.moment(text) is not None for text in present) > len(present):
@@ -200,7 +197,7 @@ class CSVDataModule(TableDataModule):
             if options := form.date_hint(present):
                 raise ValueError(f"{sheet.at(odd[0], name)} looks like a date, {texts[odd[0]]!r}: give {options}{cure}")
             if (options := form.hint(present)) is not None:
-                raise sheet.no_number(odd[0], name, form, cure + ("" if options else ", or the text in missing"))
+                raise sheet.no_number(odd[0], name, cure + ("" if options else ", or the text in missing"))
         categories = sorted({form.canonical(text) for text in {texts[at] for at in np.flatnonzero(known)}})
         if len(categories) > most:
             raise ValueError(
@@ -211,7 +208,7 @@ class CSVDataModule(TableDataModule):
 
     def _fit_dates(self, sheet: Sheet, name: str, known: np.ndarray) -> Column:
         """Return the encoding of a column of dates: without a date or a time of day where all have none."""
-        values = dates(sheet, name, self._form, DATE_PARTS)[known]
+        values = dates(sheet, name, DATE_PARTS)[known]
         has_date, has_time = bool((values[:, 0] > 1).any()), bool((values[:, -1] > 0).any())
         chosen = {part: has_time or not has_date if part == "hour" else has_date for part in DATE_PARTS}
         return Column(

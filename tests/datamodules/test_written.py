@@ -278,3 +278,25 @@ def test_thousands_of_columns(tmp_path: Path) -> None:
     assert (data.table()[0] == np.arange(4)[:, None] + np.arange(3000)).all()
     with pytest.raises(ValueError, match=r"no column 'z', only 'c0', .* 'c19' \.\.\. \(3001 columns\)$"):
         CSVDataModule(str(path), "z")
+
+
+@pytest.mark.parametrize("size", [1, 20, 2**20])
+def test_a_file_is_read_in_pieces(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column that turns out to be text late in the file keeps the texts of its numbers."""
+    monkeypatch.setattr("datamodules.sheet._PIECE", size)
+    rows = [f"{i},{i % 3}.0,{'' if i % 5 else i},{i % 2}" for i in range(38)]
+    rows += ["38,x y,NA,0", '39,"z\nw",39,1']
+    (tmp_path / "a.csv").write_text("\n".join(["a,b,c,y", *rows]) + "\n")
+    data = CSVDataModule(str(tmp_path / "a.csv"), "y", val_fraction=0.0, test_fraction=0.0, categorical=["b"])
+    assert data.feature_names == ["a", "b=0", "b=1", "b=2", "b=x y", "b=z\nw", "c"]
+    x = data.table()[0]
+    assert x[:, 0].tolist() == list(range(40))
+    assert x[:, 1:6].argmax(1).tolist() == [*(i % 3 for i in range(38)), 3, 4]
+    wanted = [i if i % 5 == 0 else np.mean([0, 5, 10, 15, 20, 25, 30, 35, 39]) for i in range(39)]
+    np.testing.assert_allclose(x[:, 6], [*wanted, 39])
+    with pytest.raises(
+        ValueError, match="line 40, column 'b' must be a finite number, got 'x y': correct it, or list 'b'"
+    ):
+        CSVDataModule(str(tmp_path / "a.csv"), "y", val_fraction=0.0, test_fraction=0.0)
+    with pytest.raises(ValueError, match="line 3, column 'c': the target is missing in 31 of 40 rows"):
+        CSVDataModule(str(tmp_path / "a.csv"), "c", kind="regression", drop=["b"])
