@@ -163,6 +163,11 @@ class DataModule(LightningDataModule):
         return None if self.class_names is None else len(self.class_names)
 
     @property
+    def input_file(self) -> str | None:
+        """An input file of the user's, which shows what ``zoo predict`` takes; None where the data are no such files."""
+        return None
+
+    @property
     def seen_in_training(self) -> dict[str, Any]:
         """The attribute ``seen`` as plain data, a part of ``preparation``; empty before ``setup("fit")``."""
         return {} if self.seen is None else {"seen": [values.tolist() for values in self.seen]}

@@ -79,6 +79,7 @@ class CSVDataModule(TableDataModule):
             raise ValueError(f'kind must be "classification" or "regression", got {kind!r}')
         self.kind = kind
         self.target = target
+        self._path = str(path)
         self._form = Form(delimiter, encoding, missing, decimal, thousands, units, date_format)
         keep = [*categorical, *[target] * (kind == "classification")]
         whole = Sheet.read(Path(path), self._form, keep)
@@ -117,6 +118,11 @@ class CSVDataModule(TableDataModule):
     @override
     def test_table(self) -> tuple[np.ndarray, np.ndarray] | None:
         return self._test
+
+    @property
+    @override
+    def input_file(self) -> str | None:
+        return self._path
 
     @property
     @override

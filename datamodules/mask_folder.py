@@ -159,6 +159,51 @@ def _by_stem(folder: Path) -> tuple[dict[str, str], list[str]]:
     return files, others
 
 
+def values_in(path: str, size: tuple[int, int], image: str) -> list[tuple[Any, int]]:
+    """Return the values in a mask file, numbers or colors (red, green, blue), and the number of pixels of each.
+
+    Args:
+        path, size, image: See :meth:`MaskCode.read`.
+
+    Raises:
+        BadImageError: The file cannot be read, or has another size than its image.
+    """
+    mask = _read_mask(path, size, image)
+    code = _numbers(mask, path)
+    colored = code is None
+    values, counts = np.unique(_colors(mask) if code is None else code, return_counts=True)
+    plain = [(v >> 16, v >> 8 & 255, v & 255) if colored else v for v in values.tolist()]
+    return list(zip(plain, counts.tolist(), strict=True))
+
+
+def _read_mask(path: str, size: tuple[int, int], image: str) -> Image.Image:
+    mask = read_upright(path)
+    if mask.size != size:
+        rotated = " (rotated as its EXIF orientation says)" if mask.size == size[::-1] else ""
+        raise BadImageError(
+            f"{path} has {mask.width} x {mask.height} pixels, its image {image} {size[0]} x {size[1]}{rotated}: they must agree"
+        )
+    return mask
+
+
+def _colors(mask: Image.Image) -> np.ndarray:
+    """Return colors as one number: int64 ``(H, W)``."""
+    red, green, blue = np.moveaxis(np.asarray(mask.convert("RGB"), np.int64), 2, 0)
+    return red << 16 | green << 8 | blue
+
+
+def _numbers(mask: Image.Image, path: str) -> np.ndarray | None:
+    """Return the numbers in a mask, int64 ``(H, W)``; None if it is in color."""
+    if mask.mode in ("1", "L", "P") or mask.mode.startswith("I"):
+        return np.asarray(mask).astype(np.int64)
+    if mask.mode == "F":
+        raise BadImageError(
+            f"{path} holds floats: save masks as PNG files of 8 or 16 bits, whose pixels are class numbers"
+        )
+    pixels = np.asarray(mask.convert("RGB"), np.int64)
+    return None if (pixels != pixels[..., :1]).any() else pixels[..., 0]
+
+
 class MaskCode:
     """Classes of the values in mask files.
 
@@ -203,12 +248,7 @@ class MaskCode:
         Raises:
             BadImageError: The file cannot be read, or has another size or a value of no class.
         """
-        mask = read_upright(path)
-        if mask.size != size:
-            rotated = " (rotated as its EXIF orientation says)" if mask.size == size[::-1] else ""
-            raise BadImageError(
-                f"{path} has {mask.width} x {mask.height} pixels, its image {image} {size[0]} x {size[1]}{rotated}: they must agree"
-            )
+        mask = _read_mask(path, size, image)
         codes = self._codes(mask, path)
         place = np.searchsorted(self.values, codes).clip(max=len(self.values) - 1)
         wrong = np.argwhere(self.values[place] != codes)
@@ -225,21 +265,14 @@ class MaskCode:
     def _codes(self, mask: Image.Image, path: str) -> np.ndarray:
         """Return pixel values, colors as one number: int64 ``(H, W)``."""
         if self.colored:
-            red, green, blue = np.moveaxis(np.asarray(mask.convert("RGB"), np.int64), 2, 0)
-            return red << 16 | green << 8 | blue
-        if mask.mode in ("1", "L", "P") or mask.mode.startswith("I"):
-            return np.asarray(mask).astype(np.int64)
-        if mask.mode == "F":
-            raise BadImageError(
-                f"{path} holds floats: save masks as PNG files of 8 or 16 bits, whose pixels are class numbers"
-            )
-        pixels = np.asarray(mask.convert("RGB"), np.int64)
-        if (pixels != pixels[..., :1]).any():
+            return _colors(mask)
+        numbers = _numbers(mask, path)
+        if numbers is None:
             raise BadImageError(
                 f"{path} is in color (mode {mask.mode}): give the color of each class as mask_values [[r, g, b], ...], or save "
                 f"masks whose pixels are class numbers"
             )
-        return pixels[..., 0]
+        return numbers
 
     def __str__(self) -> str:
         return f"{self.values.tolist()} {self.classes.tolist()}"

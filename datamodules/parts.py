@@ -1,5 +1,6 @@
 """Files in folders for training, validation and test, or in one folder."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -57,6 +58,12 @@ class PartsInFolders(DataModule):
         if new := sorted(set(files) - self._left_out):
             self._left_out.update(new)
             rank_zero_warn(left_out(new, self.root, **why))
+
+    @property
+    @override
+    def input_file(self) -> str | None:
+        parts = [self._parts[name] for name in ("test", "val", "train") if len(self._parts.get(name, ()))]
+        return os.path.join(self.root, parts[0].name_of(0)) if parts else None
 
     @property
     @override

@@ -57,7 +57,7 @@ def create_model(name: str, /, weights: str | Path | None = None, **kwargs: Any)
     source: str | Weights = str(weights)
     if torchvision_name(str(weights), name) is None:  # else it is downloaded once the arguments are known to be good
         source = find(str(weights), name)
-        arguments = {**_stored_arguments(source, entry), **kwargs}
+        arguments = {**stored_arguments(source, entry), **kwargs}
         with _naming(source.origin, _BUILD, Exception), at_most([*source.net.values(), *source.rest.values()]):
             module = _without_weights(entry.cls, arguments)
     else:
@@ -231,7 +231,7 @@ def _check_init(arguments: Mapping[str, Any], weights: str) -> None:
         raise ValueError(f"init {init!r} would draw what weights {weights!r} bring: give one of them")
 
 
-def _stored_arguments(source: Weights, entry: Entry) -> dict[str, Any]:
+def stored_arguments(source: Weights, entry: Entry) -> dict[str, Any]:
     """Return the preset of a model with the arguments that weights of its class were saved with, but for the training's.
 
     The preset of another model of the same class wins over what is stored: ``resnet32`` stays one with weights of a resnet20.

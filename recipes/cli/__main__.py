@@ -15,7 +15,7 @@ VERBS = {
     "fit": ("recipes.cli.verbs.fit", "train a recipe, test the best checkpoint, continue a run"),
     "finetune": (
         "recipes.cli.verbs.finetune",
-        "inspect a folder of images, then train a pretrained model on its classes",
+        "inspect your images, images with masks or table, then train a model on them",
     ),
     "validate": ("recipes.cli.verbs.validate", "measure a checkpoint on the validation data"),
     "test": ("recipes.cli.verbs.test", "measure a checkpoint on the test data"),

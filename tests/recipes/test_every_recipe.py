@@ -44,7 +44,7 @@ def test_form(recipe: catalog.Recipe) -> None:
     assert recipe.title != recipe.summary
     assert f"#   run     zoo fit -c {recipe.name}\n" in text
     assert recipe.takes
-    assert recipe.bound or re.match(r"published, not reproduced by us|depends on your images", recipe.expect)
+    assert recipe.bound or re.match(r"published, not reproduced by us|depends on your (images|table)", recipe.expect)
     assert recipe.bound is None or re.search(r"\(measured -?[\d.]+, -?[\d.]+--?[\d.]+ over 3 seeds\)", recipe.expect)
     config = yaml.safe_load(text)
     assert isinstance(config["seed_everything"], int)
@@ -74,6 +74,10 @@ def provide_data(recipe: catalog.Recipe, patch: pytest.MonkeyPatch) -> list[str]
         return ["--trainer.max_epochs=4"]
     elif cls is datamodules.MaskFolderDataModule:
         masked(Path("photos"), {"": 10}, values=(0, 255))
+        return []
+    elif cls is datamodules.CSVDataModule:
+        rows = [f"{i},{i % 7 / 3},{'ab'[i % 2]}" for i in range(60)]
+        Path("table.csv").write_text("\n".join(["x,y,target", *rows]) + "\n")
         return []
     elif cls is datamodules.OxfordIIITPetDataModule:
         pets(Path("data"))

@@ -204,22 +204,28 @@ def test_resuming_needs_no_initial_weights(finetuned: Path, zoo: Zoo) -> None:
     [("resnet18", 20, 64), ("resnet18", 100, 128), ("resnet18", 500, 224), ("lenet5", 500, 32), ("vit_b_16", 20, 224)],
 )
 def test_the_default_size_is_the_nets_or_less_for_small_images(model: str, short: int, size: int) -> None:
-    from collections import Counter
-
     from recipes.cli.verbs.finetune import Start, default_size
-    from recipes.cli.verbs.inspection import Inspection
     from zoo.registry import get
 
-    inspection = Inspection(Path("x"), {}, {}, True, [(short + 9, short)], Counter())
-    assert default_size(get(model), Start(None), inspection) == size
+    assert default_size(get(model), Start(None), short) == size
 
 
 def test_the_default_size_is_that_of_the_weights(finetuned: Path, zoo: Zoo) -> None:
     small = [word for word in SMALL if word not in ("--size", "16")]
-    result = zoo("finetune", "photos", *small, "--weights", finetuned, "--epochs", "2")
-    assert_one_line(result, "no config.json", "it is no folder that save_pretrained wrote")
     result = zoo("finetune", "photos", *small, "--weights", finetuned / "model", "--epochs", "2")
     assert f"resnet20 at 16x16, {finetuned / 'model'} weights" in result.out
+
+
+def test_weights_of_a_run_bring_their_model(finetuned: Path, zoo: Zoo) -> None:
+    """The best checkpoint of a run, and a net of its depth and width, which no option tells."""
+    short = ("--epochs", "2", "--data.num_workers=0", "--trainer.limit_train_batches=1")
+    result = zoo("finetune", "photos", "--weights", finetuned, *short)
+    assert result.code == 0, result.err
+    assert f"resnet20 at 16x16, {finetuned / 'checkpoints/best.ckpt'} weights" in result.out
+    best = library.load("runs/transfer/image_folder/version_1/checkpoints/best.ckpt")
+    assert (best.hparams["depth"], best.hparams["width"], best.hparams["label_smoothing"]) == (8, 4, 0.1)
+    start = library.load(finetuned / "checkpoints/best.ckpt")
+    assert (best.net.conv1.weight - start.net.conv1.weight).abs().max() < 2e-3
 
 
 # Bad input --------------------------------------------------------------------------------------------------------------
@@ -233,9 +239,9 @@ def refused(result: Result, *words: str) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ((), ["the first argument must be a folder"]),
-        (("--model", "resnet18"), ["the first argument must be a folder"]),
-        (("nowhere",), ["nowhere is not a folder", "train/<class>/ or <class>/"]),
+        ((), ["the first argument must be a folder or a CSV file"]),
+        (("--model", "resnet18"), ["the first argument must be a folder or a CSV file"]),
+        (("nowhere",), ["nowhere is neither a folder nor a file", "<class>/*.jpg", "images/ and masks/", "CSV"]),
         (("empty",), ["has no folders in it: it must have one for each class"]),
         (("one",), ["one has only one class, 'cat'"]),
         (("hollow",), ["hollow/dog has no images", "add some, or remove the folder"]),

@@ -107,7 +107,7 @@ class RecipeCLI(LightningCLI):
             # only complete together with the others
             return {arg.partition("=")[0].lstrip("-"): (None, None) for arg in args[1:] if arg.startswith("--")}
         one, other = (yaml.safe_load(self.parser.dump(config, skip_none=False)) for config in (first, self.config))
-        linked = {f"model.{name}" for name in _LINKED}  # compared with the data when the model is built
+        linked = {f"model.{name}" for name in LINKED}  # compared with the data when the model is built
         return {key: values for key, values in differences(one, other).items() if key not in linked}
 
     def _check_yaml(self, args: list[str]) -> None:
@@ -136,7 +136,7 @@ class RecipeCLI(LightningCLI):
         except argparse.ArgumentError as error:
             match = re.search(r"class_path '[^']+':\s*the following arguments are required: ([\w, ]+)", str(error))
             names = match[1].strip().split(", ") if match else []
-            if not names or not set(names) <= _LINKED:
+            if not names or not set(names) <= LINKED:
                 raise
             # placeholders until the data are built
             self._filled |= set(names)
@@ -250,7 +250,7 @@ def _is_raw(error: BaseException) -> bool:
     )
 
 
-_LINKED = {"num_classes", "num_outputs", "in_channels", "in_features", "image_size", "input_shape"}
+LINKED = {"num_classes", "num_outputs", "in_channels", "in_features", "image_size", "input_shape"}
 
 
 def linked_values(data: LightningDataModule | None) -> dict[str, Any]:

@@ -39,7 +39,9 @@ def fit_summary(
         if tested is not None and getattr(module, "samples", None):
             rows.append(("sample with", f"zoo sample {shlex.quote(str(run.folder))}"))
         if tested is not None and getattr(module, "makes", None):
-            rows.append(("predict with", f"zoo predict {shlex.quote(str(run.folder))} FILE ..."))
+            example = getattr(getattr(trainer, "datamodule", None), "input_file", None)
+            files = "FILE ..." if example is None else shlex.quote(example)
+            rows.append(("predict with", f"zoo predict {shlex.quote(str(run.folder))} {files}"))
     return "\n" + columns(rows, rule=False)
 
 

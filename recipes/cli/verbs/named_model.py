@@ -18,8 +18,8 @@ from zoo.spelling import suggest
 if TYPE_CHECKING:
     from zoo import Model
 
-MODEL_HELP = """a run folder (its best checkpoint), a checkpoint, a folder written by save_pretrained, a bundled
-                    name such as lenet5_digits, or owner/name on the Hugging Face hub"""
+MODEL_HELP = """a run folder (its best checkpoint), a checkpoint, a folder written by save_pretrained,
+                    a bundled name such as lenet5_digits, or owner/name on the Hugging Face hub"""
 
 
 def find_model(text: str) -> str:
