@@ -37,8 +37,8 @@ class DownloadedImages(ImageDataModule):
     def prepare_data(self) -> None:
         if not self.download:
             return
-        try:
-            self.source(str(self.root), download=True)
+        try:  # files that exist are never written over: they may be the user's own
+            self.source(str(self.root), download=not self._is_complete())
         except _UNREADABLE as error:
             raise self._damaged(error) from error
         except (OSError, RuntimeError) as error:

@@ -4,6 +4,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fakes import Fake
@@ -99,12 +100,67 @@ def test_a_changed_file_is_refused_unread(
     path = fake.folder / source.train_list[0][0]
     path.write_bytes(pickle.dumps({"data": fake.wanted["train"][0], "labels": [0] * 40}))
     monkeypatch.setattr(pickle, "load", lambda *a, **k: pytest.fail("it was opened"))
-    with pytest.raises(ValueError, match=rf"{fake.folder} are damaged"):
-        cls(root=str(tmp_path), download=False).read("train")
+    monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: pytest.fail("the network was used"))
+    before = path.read_bytes()
+    data = cls(root=str(tmp_path))
+    for act in (data.prepare_data, lambda: data.read("train")):
+        with pytest.raises(
+            ValueError, match=rf"{fake.folder} are not the published ones, or damaged: published=False takes"
+        ):
+            act()
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("cls", "source"), CIFARS)
+def test_own_files_of_the_layout_are_taken_when_asked(
+    cls: Any, source: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:  # the published sums are others
+        fake = Fake(tmp_path, source, patch)
+        fake.meta([f"own {k}" for k in range(10)])
+    if len(source.train_list) > 1:
+        (fake.folder / source.train_list[-1][0]).unlink()
+    data = cls(root=str(tmp_path), published=False, val_fraction=0.5)
+    data.prepare_data()
+    data.setup()
+    assert data.class_names == [f"own {k}" for k in range(10)]
+    for part, count in (("train", 32 if source is CIFAR10 else 40), ("test", 20)):
+        x, y = data.read(part)
+        assert (x.numpy() == fake.wanted[part][0][:count]).all()
+        assert (y.numpy() == fake.wanted[part][1][:count]).all()
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return exec, ("open('owned', 'w').close()",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (Evil(), "it asks to import builtins.exec, which is refused"),
+        ([1], "it holds a list"),
+        ({"data": np.zeros((2, 3072), np.float32), "labels": [0, 1]}, "images of torch.float32"),
+        ({"data": np.zeros((2, 3072), np.uint8), "labels": [0]}, r"labels \(1,\)"),
+        ({"data": np.zeros((2, 5), np.uint8), "labels": [0, 1]}, "invalid for input of size 10"),
+        ({"labels": [0, 1]}, "object"),
+    ],
+)
+def test_own_files_of_another_layout_run_nothing_and_are_named(tmp_cwd: Path, content: Any, message: str) -> None:
+    path = Path("data/cifar-10-batches-py/data_batch_1")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(pickle.dumps(content))
+    with pytest.raises(
+        ValueError, match=rf"data_batch_1 is no file of CIFAR's layout \(.*{message}.*\): it must be a pickled"
+    ):
+        CIFAR10DataModule(published=False).read("train")
+    with pytest.raises(FileNotFoundError, match="has no test_batch: put files of that layout there"):
+        CIFAR10DataModule(published=False).read("test")
+    assert not Path("owned").exists()
 
 
 def test_other_class_names_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake(tmp_path, CIFAR10, monkeypatch)
     fake.meta(list("abcdefghij"))
-    with pytest.raises(ValueError, match="are damaged"):
+    with pytest.raises(ValueError, match="are not the published ones"):
         CIFAR10DataModule(root=str(tmp_path)).read("train")
