@@ -502,3 +502,28 @@ def test_the_means_of_an_epoch_are_over_all_its_examples(tmp_path: Path, name: s
         logs.append(torch.load(folder / "log0"))
     assert {"train/loss", "train/d_loss"} & logs[0].keys()
     assert logs[1] == pytest.approx(logs[0], rel=1e-6)
+
+
+class RowsOfTwo(nn.Module):
+    """Draws for two rows of each example, which one example does not tell; keeps the next number of the common stream."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc, self.folder, self.steps = nn.Linear(4, 3), folder, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.repeat_interleave(2, dim=0)
+        if self.training:
+            x = x + torch.randn_like(x)
+            self.steps += 1
+            torch.save(torch.rand(()), self.folder / f"next{torch.distributed.get_rank()}-{self.steps}.pt")
+        return self.fc(x).unflatten(0, (-1, 2)).mean(dim=1)
+
+
+def test_after_a_short_batch_all_processes_go_on_with_the_same_numbers(tmp_path: Path) -> None:
+    data = whole("classes", 2 * GLOBAL + 3, processes=2)[1]  # two examples of one process, one of the other
+    fit(lambda: ClassificationTask(RowsOfTwo(tmp_path), 3), data, tmp_path, ranks=2, max_epochs=2)
+    numbers = [[torch.load(tmp_path / f"next{rank}-{step}.pt") for step in range(1, 7)] for rank in (0, 1)]
+    same = [one == other for one, other in zip(*numbers, strict=True)]
+    assert same == [True, True, False] * 2
