@@ -1,15 +1,19 @@
 """What callbacks use of a module, besides Lightning's hooks. Any LightningModule may define it; the zoo's tasks do.
 
-A callback leaves a module alone that does not define its protocol, or raises an error that names what is missing. Two attributes
-are used where they exist:
+A callback refuses a module that does not define its protocol before anything is trained, and names what is missing. Two
+attributes are used where they exist:
 
 - ``monitor``: the metric that decides which checkpoint is best, and its mode, such as ``("val/loss", "min")``; or None.
 - ``class_names``: names of the classes 0..K-1, or None.
+
+``callbacks.ModelFolder`` wants ``save_pretrained(folder, training)``, ``callbacks.WrongExamples`` a ``predict_step`` besides
+``render``.
 """
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from lightning.pytorch import LightningModule
 from torch import Tensor
 
 
@@ -57,3 +61,22 @@ class Sampleable(Protocol):
 
     def sample(self, count: int) -> Tensor:
         """Return examples ``(count, ...)`` in units of the data."""
+
+
+def check_defines(module: LightningModule, callback: str, *methods: str) -> None:
+    """Refuse a module that lacks what a callback calls.
+
+    Args:
+        module: The module.
+        callback: Name of the callback, for the message.
+        methods: What it calls, as it is called: "render(batch)".
+
+    Raises:
+        TypeError: A method is missing, or is Lightning's own, which does something else.
+    """
+    for method in methods:
+        name = method.partition("(")[0]
+        if getattr(type(module), name, getattr(module, name, None)) in (None, getattr(LightningModule, name, None)):
+            raise TypeError(
+                f"{type(module).__name__} must define {method} for {callback}: see callbacks.contract, or leave it out"
+            )

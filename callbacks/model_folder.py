@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
+from callbacks.contract import check_defines
 from callbacks.internals import completed_epochs, is_validate_call, run_folder
 
 
@@ -14,8 +15,9 @@ class ModelFolder(Callback):
     """Write the model that is evaluated after a fit into the run folder, as ``model/``, by its ``save_pretrained``.
 
     ``zoo fit`` tests the best checkpoint when training is over, or validates it where there is no test part: that model is
-    written, with the metrics on its card. An evaluation without a fit writes nothing. Where the module cannot be saved as a folder
-    (no ``save_pretrained``, or a class that is not registered by ``zoo.register``), there is a warning.
+    written, with the metrics on its card. An evaluation without a fit writes nothing. A module without
+    ``save_pretrained`` is refused; where it cannot save a folder (a class that is not registered by ``zoo.register``), there is a
+    warning.
 
     Example:
         >>> callback = ModelFolder()
@@ -27,6 +29,7 @@ class ModelFolder(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
+            check_defines(pl_module, "ModelFolder", "save_pretrained(folder, training)")
             folder = run_folder(trainer)
             self._folder = None if folder is None else folder / "model"
 
@@ -50,9 +53,6 @@ class ModelFolder(Callback):
             "data": getattr(data, "data_identity", None) or type(data).__name__,
             "metric": metrics,
         }
-        if not hasattr(module, "save_pretrained"):
-            rank_zero_warn(f"ModelFolder wrote nothing: {type(module).__name__} has no save_pretrained()")
-            return
         try:
             module.save_pretrained(self._folder, training)
         except ValueError as error:  # a class that is not registered; its checkpoints are there

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
+from callbacks.contract import check_defines
 from callbacks.internals import as_step_gets_it, gather_objects, leaves, run_folder
 from callbacks.reading import counted, has_indices, read
 from callbacks.writing import warning_only, write
@@ -22,8 +23,8 @@ class NearestNeighbors(Callback):
     the run folder gets ``nearest_neighbors.png`` after a fit: the samples closest to the training data, each above its neighbor.
 
     Samples are those of ``pl_module.sample(count)`` (:class:`~callbacks.Sampleable`). The training examples are those of the
-    trainer's datamodule, without augmentation; they must fit into memory. A module without ``sample`` is left alone, and so is
-    one whose inputs or samples are not one tensor of floats of one shape (tokens, parts of several tensors).
+    trainer's datamodule, without augmentation; they must fit into memory. A module without ``sample`` is refused; one is
+    left alone whose inputs or samples are not one tensor of floats of one shape (tokens, parts of several tensors).
 
     Args:
         num_samples: Number of samples to compare, >= 1.
@@ -49,14 +50,14 @@ class NearestNeighbors(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage in ("fit", "test"):
+            check_defines(pl_module, "NearestNeighbors", "sample(count)")
         if stage == "fit":
             self._folder = run_folder(trainer)
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._real, self._train = [], None
-        if hasattr(pl_module, "sample"):
-            self._train = _training_examples(trainer)
+        self._real, self._train = [], _training_examples(trainer)
 
     @override
     def on_test_batch_end(

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from typing_extensions import override
 
+from callbacks.contract import check_defines
 from callbacks.internals import (
     as_step_gets_it,
     evaluating,
@@ -33,7 +34,7 @@ class Samples(Callback):
 
     ``render`` (:class:`~callbacks.Renderable`) returns images, texts and tables by name. They are written into the run folder as
     ``samples/epoch_0010_<name>.png``, ``.txt`` or ``.csv`` (the number counts the epochs done), and logged to TensorBoard and
-    W&B. A module without ``render`` is left alone.
+    W&B. A module without ``render`` is refused.
 
     The examples are drawn once from the validation data, or without validation from the training data, with a seed of their own:
     data are often sorted by class, and the first examples would be of one class. They pass the hooks of a validation batch and
@@ -70,8 +71,9 @@ class Samples(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
+        check_defines(pl_module, "Samples", "render(batch)")
         folder = run_folder(trainer)
-        self._folder = None if folder is None or not hasattr(pl_module, "render") else folder / "samples"
+        self._folder = None if folder is None else folder / "samples"
         self._batch = None
         self._ended = self._shown = 0  # a checkpoint to resume from is loaded after this
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from typing_extensions import override
 
+from callbacks.contract import check_defines
 from callbacks.internals import forward_context, gather_objects, is_validate_call, leaves, map_leaves, run_folder
 from callbacks.reading import counted, first_loader
 from callbacks.writing import warning_only, write
@@ -25,8 +26,9 @@ class WrongExamples(Callback):
     error is a warning.
 
     ``pl_module.predict_step`` must return a dict with ``label``, the name of a class for each example, and ``probability``. A
-    module without ``render`` is left alone, and so is one that predicts anything else or whose targets are not one class for
-    each example. Inputs of several tensors are shown where their shapes are those of the most confident mistake.
+    module without ``render`` or a ``predict_step`` of its own is refused; one that predicts anything else, or whose targets are
+    not one class for each example, is left alone. Inputs of several tensors are shown where their shapes are those of the most
+    confident mistake.
 
     Args:
         num_examples: Number of images in the picture, >= 1.
@@ -56,8 +58,8 @@ class WrongExamples(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            folder = run_folder(trainer)
-            self._folder = folder if hasattr(pl_module, "render") else None
+            check_defines(pl_module, "WrongExamples", "render(batch)", "predict_step(batch, batch_idx)")
+            self._folder = run_folder(trainer)
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -87,7 +87,8 @@ def default_generator(device: torch.device) -> Any:
 
 def sizes_of_one_are_sizes() -> AbstractContextManager[Any]:
     """Return a context in which ``torch.export`` makes no graph that is for sizes above one alone."""
-    context: AbstractContextManager[Any] = torch.fx.experimental._config.patch(backed_size_oblivious=True)
+    config: Any = torch.fx.experimental._config  # its functions are added at run time
+    context: AbstractContextManager[Any] = config.patch(backed_size_oblivious=True)
     return context
 
 

@@ -1,6 +1,7 @@
 """Callbacks work with any LightningModule that offers what they use, and with batches whose parts are several tensors."""
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -257,6 +258,9 @@ class Translates(Own):
     def sample(self, count: int) -> Tensor:
         return torch.zeros(count, 9)
 
+    def save_pretrained(self, folder: Path, training: Any = None) -> None:
+        folder.mkdir()
+
 
 class Translations(SeriesData):
     class_names = None
@@ -266,7 +270,6 @@ class Translations(SeriesData):
         return Examples(x, Series(x.values.flip(1), x.lengths))
 
 
-@pytest.mark.filterwarnings("ignore:ModelFolder wrote nothing. Translates has no save_pretrained")
 def test_every_callback_runs_over_batches_of_named_parts(tmp_path: Path) -> None:
     every = [
         *(EMA(0.9), GradNorm(), GracefulStop(tmp_path), LayerFreezing("head", every=1), LearningCurves()),
@@ -279,16 +282,85 @@ def test_every_callback_runs_over_batches_of_named_parts(tmp_path: Path) -> None
     trainer = quiet_trainer(*every, max_epochs=3, default_root_dir=tmp_path)
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "samples"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "model", "samples"]
     assert "test/copy_ratio" not in trainer.callback_metrics
 
 
-def test_a_module_that_cannot_be_saved_as_a_folder_is_warned_of(tmp_path: Path) -> None:
-    module, data = Own(), SeriesData()
-    trainer = quiet_trainer(ModelFolder(), max_epochs=1, default_root_dir=tmp_path)
+class Plain(LightningModule):
+    """What every tutorial begins with: nothing but a net, a loss and an optimizer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(9, 2)
+        self.steps = 0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.steps += 1
+        return F.cross_entropy(self.fc(batch[0].values), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/loss", F.cross_entropy(self.fc(batch[0].values), batch[1]))
+
+    test_step = validation_step
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class WholeSeries(SeriesData):
+    def collate(self, batch: Any) -> Any:
+        return batch
+
+
+# of each callback, how it is built and what it asks of a module; None: nothing
+EVERY: dict[str, tuple[Any, str | None]] = {
+    "EMA": (lambda folder: EMA(0.9), None),
+    "GracefulStop": (GracefulStop, None),
+    "GradNorm": (lambda folder: GradNorm(), None),
+    "LayerFreezing": (lambda folder: LayerFreezing("head", every=1), "layer_groups, group_of, frozen"),
+    "LearningCurves": (lambda folder: LearningCurves(), None),
+    "LRSchedule": (lambda folder: LRSchedule(warmup=2), None),
+    "ModelFolder": (lambda folder: ModelFolder(), "save_pretrained(folder, training)"),
+    "NearestNeighbors": (lambda folder: NearestNeighbors(), "sample(count)"),
+    "RandomState": (lambda folder: RandomState(), None),
+    "Samples": (lambda folder: Samples(), "render(batch)"),
+    "WrongExamples": (lambda folder: WrongExamples(), "render(batch)"),
+}
+
+
+def test_every_callback_is_tried_on_a_plain_module() -> None:
+    names = {name for name in callbacks.__all__ if issubclass(getattr(callbacks, name), Callback)}
+    assert names == EVERY.keys()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_plain_module_is_served_or_refused_before_training(name: str, tmp_path: Path) -> None:
+    build, missing = EVERY[name]
+    module, data = Plain(), WholeSeries(batch_size=9, val_fraction=0.2)
+    start = {key: value.clone() for key, value in module.state_dict().items()}
+    trainer = quiet_trainer(build(tmp_path), max_epochs=2, default_root_dir=tmp_path)
+    if missing is not None:
+        with pytest.raises(TypeError, match=re.escape(f"Plain must define {missing}")) as error:
+            trainer.fit(module, datamodule=data)
+        assert name in str(error.value)
+        assert len(str(error.value).splitlines()) == 1
+        assert module.steps == 0
+        assert not list(tmp_path.iterdir())
+        return
     trainer.fit(module, datamodule=data)
-    with pytest.warns(UserWarning, match=r"ModelFolder wrote nothing: Own has no save_pretrained\(\)"):
-        trainer.test(module, datamodule=data, verbose=False)
+    trainer.test(module, datamodule=data, verbose=False)
+    assert module.steps == trainer.global_step == 2 * (48 // 9)
+    assert not any(torch.equal(value, start[key]) for key, value in module.state_dict().items())
+    assert (tmp_path / "curves.png").is_file() == (name == "LearningCurves")
+
+
+def test_lightnings_own_predict_step_is_none_for_wrong_examples(tmp_path: Path) -> None:
+    class Renders(Plain):
+        render = Own.render
+
+    trainer = quiet_trainer(WrongExamples(), max_epochs=1, default_root_dir=tmp_path)
+    with pytest.raises(TypeError, match=r"Renders must define predict_step\(batch, batch_idx\) for WrongExamples"):
+        trainer.fit(Renders(), datamodule=WholeSeries())
 
 
 class Tokens(DataModule):

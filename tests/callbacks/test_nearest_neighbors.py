@@ -83,8 +83,9 @@ def test_rows_of_a_table_have_a_ratio_and_no_picture(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_module_without_samples_is_left_alone() -> None:
-    assert ratio(Nothing()) == {}
+def test_a_module_without_samples_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"Nothing must define sample\(count\) for NearestNeighbors"):
+        ratio(Nothing())
 
 
 def test_several_processes_tell_the_same(tmp_path: Path) -> None:

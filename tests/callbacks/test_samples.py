@@ -201,15 +201,6 @@ def test_evaluation_without_gradients_on_fixed_random_numbers(tmp_path: Path) ->
 
 
 def test_nothing_to_show_nothing_done(tmp_path: Path) -> None:
-    class Plain(LightningModule):
-        training_step, validation_step = Shows.training_step, Shows.validation_step
-        configure_optimizers = Shows.configure_optimizers
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = nn.Linear(1, 1)
-
-    fit(tmp_path, Samples(), Plain())
     fit(tmp_path, Samples(), Shows({}))
     fit(tmp_path, Samples(), module := Shows(), fast_dev_run=True)
     quiet_trainer(Samples(), limit_val_batches=1, default_root_dir=tmp_path).validate(module, FOUR, verbose=False)

@@ -116,7 +116,7 @@ class ConvAutoencoderNet(PlainCoder):
         self.bottleneck = build_bottleneck(bottleneck)
 
 
-def build_bottleneck(name: str) -> nn.Module:
+def build_bottleneck(name: Bottleneck) -> nn.Module:
     """Return a fresh bottleneck, by name.
 
     Raises:

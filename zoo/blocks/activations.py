@@ -135,7 +135,8 @@ def build_activation(activation: Activation, pieces: int = 2, temperature: float
         ELU(alpha=0.5)
     """
     name, arguments = parse_activation(activation)
-    defaults = {"maxout": {"pieces": pieces}, "softmax": {"temperature": temperature}}.get(name, {})
+    by_name: dict[str, dict[str, Any]] = {"maxout": {"pieces": pieces}, "softmax": {"temperature": temperature}}
+    defaults = by_name.get(name, {})
     return _FACTORIES[name](**(defaults | arguments))
 
 
