@@ -532,7 +532,8 @@ class Model(LightningModule):
                 not one name for each class.
         """
         names, shape = self.class_names, self.input_shape
-        if names is not None and self.num_classes not in (None, len(names)):
+        uses_classes = getattr(self.net, "conditional", True)  # a net that may be conditional, and is not, uses none
+        if names is not None and uses_classes and self.num_classes not in (None, len(names)):
             raise ValueError(f"class_names has {len(names)} names, the model has {self.num_classes} classes")
         channels = getattr(self.net, "in_channels", None)
         if shape is not None and len(shape) == 3 and channels not in (None, shape[0]):

@@ -1,6 +1,7 @@
 """``zoo predict`` for images: predictions, reading of files, errors."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,7 @@ def test_a_regression_of_images_predicts_values(zoo: Zoo, images: Path, monkeypa
 def test_predict_refuses(zoo: Zoo, images: Path, checkpoint: Path, args: list[str], words: list[str]) -> None:
     Path("runs/other").mkdir()
     (checkpoint.parents[1] / "curves.png").unlink()
+    shutil.rmtree(checkpoint.parents[1] / "samples")
     content = (images / "0.png").read_bytes()
     Path("cut.png").write_bytes(content[: len(content) - 30])
     assert_one_line(zoo("predict", *(checkpoint if arg == "CKPT" else arg for arg in args)), *words)
