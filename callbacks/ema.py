@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from typing_extensions import override
 
+from callbacks.checks import check_integer
 from callbacks.internals import callbacks_of, is_fitting, set_callbacks
 
 
@@ -46,10 +47,10 @@ class EMA(Callback):
     def __init__(
         self, decay: float = 0.999, start_step: int = 0, every_n_steps: int = 1, evaluate: bool = True
     ) -> None:
-        if not 0 <= decay < 1:
+        if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
             raise ValueError(f"decay must lie in [0, 1), got {decay}")
-        if start_step < 0 or every_n_steps < 1:
-            raise ValueError(f"start_step must be >= 0 and every_n_steps >= 1, got {start_step} and {every_n_steps}")
+        check_integer("start_step", start_step, 0)
+        check_integer("every_n_steps", every_n_steps, 1)
         self.decay, self.start_step, self.every_n_steps, self.evaluate = decay, start_step, every_n_steps, evaluate
         self.average: dict[str, Tensor] = {}  # by state-dict key; empty before the first update
         self._updated_at = 0  # optimizer step of the last update

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from callbacks.checks import check_integer
 from callbacks.internals import grad_scale, log_every_n_steps, logged_step, norms, row_is_due
 
 
@@ -40,14 +41,12 @@ class GradNorm(Callback):
     """
 
     def __init__(self, norm_type: float = 2.0, per_layer: bool = False, every_n_steps: int | None = None) -> None:
-        if not norm_type > 0:
+        if isinstance(norm_type, bool) or not isinstance(norm_type, int | float) or not norm_type > 0:
             raise ValueError(
                 f"norm_type must be > 0 (2: Euclidean, 1: sum of absolute values, inf: the largest), got {norm_type}"
             )
-        if every_n_steps is not None and every_n_steps < 1:
-            raise ValueError(
-                f"every_n_steps must be >= 1, or None for the trainer's log_every_n_steps, got {every_n_steps}"
-            )
+        if every_n_steps is not None:  # None: the trainer's log_every_n_steps
+            check_integer("every_n_steps", every_n_steps, 1)
         self.norm_type = float(norm_type)
         self.per_layer = per_layer
         self.every_n_steps = every_n_steps

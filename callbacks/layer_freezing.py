@@ -7,6 +7,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from callbacks.checks import check_integer
 from callbacks.internals import is_fit_validation, mean_over_ranks, rebuild_ddp
 
 # Number of trained layer groups counted from the head, "head", "all", or the name of the lowest layer that is trained.
@@ -58,8 +59,13 @@ class LayerFreezing(Callback):
         if len(given := [name for name, value in schedules.items() if value is not None]) > 1:
             raise ValueError(f"give one of every, milestones and patience, got {' and '.join(given)}")
         for name, value in (("every", every), ("patience", patience), ("groups", groups)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be 1 or more, got {value}")
+            if value is not None or name == "groups":
+                check_integer(name, value, 1)
+        for layers in (train, down_to, *(milestones or {}).values()):
+            if isinstance(layers, bool) or not isinstance(layers, int | str):
+                raise TypeError(
+                    f"layers are given as a number of groups, 'head', 'all' or a layer's name, got {layers!r}"
+                )
         if milestones is not None and (not milestones or min(milestones) < 1):
             raise ValueError(f"milestones are epochs from 1 on, each with the layers trained then, got {milestones}")
         self.train, self.every, self.patience = train, every, patience

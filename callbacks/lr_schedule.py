@@ -109,7 +109,7 @@ class LRSchedule(Callback):
             "optimizer": optimizer,
             **self.options,
         }.items():
-            if name in RANGES and not RANGES[name][1](value):
+            if name in RANGES and not _fits(RANGES[name][1], value):
                 raise ValueError(f"{name} must be {RANGES[name][0]}, got {value!r}")
         self._length = math.inf  # N; as counts, w and the milestones are known when training starts
         self._warmup, self._milestones = 0, list[int]()
@@ -138,6 +138,11 @@ class LRSchedule(Callback):
             what = "a time as a fraction of the run" if fraction else f"schedule={self.schedule!r}"
             raise ValueError(f"{what} needs a run with an end: give the Trainer max_epochs (or max_steps), got none")
         w, *milestones = (round(time * self._length) if 0 < time < 1 else int(time) for time in times)
+        if self.warmup >= 1 and w >= self._length and not getattr(trainer, "fast_dev_run", False):
+            raise ValueError(
+                f"warmup of {w} {self.interval}s does not end within the run of {self._length:g}: give a fraction of the run "
+                "such as warmup=0.1, or train longer"
+            )
         self._warmup, self._milestones = w, sorted(milestones)
         for group in self._groups(trainer):
             group.setdefault("initial_lr", float(group["lr"]))  # the state of a resumed optimizer has it
@@ -254,7 +259,7 @@ def _is_time(x: float) -> bool:
 
 TIME = "a fraction of the run in [0, 1) or a whole number of steps or epochs"
 RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "optimizer": ("the index of an optimizer, >= 0, or None for all", lambda x: x is None or x >= 0),
+    "optimizer": ("the index of an optimizer, >= 0, or None for all", lambda x: x is None or (x == int(x) >= 0)),
     "interval": ("'step' or 'epoch'", lambda x: x in ("step", "epoch")),
     "warmup": (TIME, _is_time),
     "final_factor": ("in [0, 1]", lambda x: 0 <= x <= 1),
@@ -263,8 +268,15 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "decay": ("> 0", lambda x: x > 0),
     "momentum": ("two numbers in [0, 1), the lower first", lambda x: len(x) == 2 and 0 <= x[0] <= x[1] < 1),
     "mode": ("'min' or 'max'", lambda x: x in ("min", "max")),
-    "patience": (">= 0", lambda x: x >= 0),
+    "patience": (">= 0", lambda x: x == int(x) >= 0),
 }
+
+
+def _fits(test: Callable[[Any], bool], value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and test(value)
+    except (TypeError, ValueError, OverflowError):  # another type, nan, infinite
+        return False
 
 
 def _options(schedule: str, given: dict[str, Any]) -> dict[str, Any]:

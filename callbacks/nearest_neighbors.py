@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
+from callbacks.checks import check_integer
 from callbacks.contract import check_defines
 from callbacks.internals import as_step_gets_it, gather_objects, leaves, run_folder
 from callbacks.reading import counted, has_indices, read
@@ -40,8 +41,7 @@ class NearestNeighbors(Callback):
 
     def __init__(self, num_samples: int = 500, num_shown: int = 16) -> None:
         for name, value in (("num_samples", num_samples), ("num_shown", num_shown)):
-            if value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}")
+            check_integer(name, value, 1)
         self.num_samples = num_samples
         self.num_shown = num_shown
         self._folder: Path | None = None

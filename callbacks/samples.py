@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from typing_extensions import override
 
+from callbacks.checks import check_integer
 from callbacks.contract import check_defines
 from callbacks.internals import (
     as_step_gets_it,
@@ -59,8 +60,7 @@ class Samples(Callback):
 
     def __init__(self, every_n_epochs: int = 1, num_examples: int = 32) -> None:
         for name, value in (("every_n_epochs", every_n_epochs), ("num_examples", num_examples)):
-            if value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}")
+            check_integer(name, value, 1)
         self.every_n_epochs = every_n_epochs
         self.num_examples = num_examples
         self._ended = self._shown = 0  # the last epoch that has ended, and the last one shown, from 1

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from typing_extensions import override
 
+from callbacks.checks import check_integer
 from callbacks.contract import check_defines
 from callbacks.internals import forward_context, gather_objects, is_validate_call, leaves, map_leaves, run_folder
 from callbacks.reading import counted, first_loader
@@ -42,8 +43,7 @@ class WrongExamples(Callback):
     """
 
     def __init__(self, num_examples: int = 32) -> None:
-        if num_examples < 1:
-            raise ValueError(f"num_examples must be >= 1, got {num_examples}")
+        check_integer("num_examples", num_examples, 1)
         self.num_examples = num_examples
         self._folder: Path | None = None
         self._reset()

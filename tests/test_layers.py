@@ -15,7 +15,7 @@ PACKAGES = ("zoo", "datamodules", "callbacks", "recipes")
 MAY_IMPORT = {"zoo": set(), "datamodules": set(), "callbacks": set(), "recipes": {"zoo", "datamodules", "callbacks"}}
 
 # the rooms of zoo, each with those that it may import
-LIGHT = {"spelling", "version", "writing"}
+LIGHT = {"arguments", "spelling", "version", "writing"}
 NETS = {*LIGHT, "internals", "registry", "blocks"}
 MODEL = {*NETS, "pretrained"}
 CREATE = {*MODEL, "model"}

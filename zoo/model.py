@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from zoo.arguments import check_types
 from zoo.blocks.layers import layer_groups, modules_of, parameters_of
 from zoo.blocks.modes import evaluating
 from zoo.internals import tree_map
@@ -116,6 +117,12 @@ class Model(LightningModule):
             p.replace(annotation=Any) if p.kind is p.VAR_KEYWORD else p for p in signature.parameters.values()
         ]
         vars(init)["__signature__"] = signature.replace(parameters=parameters)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Check the types of the arguments, before a net is built from them."""
+        if signature := getattr(cls, "__signature__", None):
+            check_types(signature, args, kwargs)
+        return super().__new__(cls)
 
     # Capabilities ---------------------------------------------------------------------------------------------------
 

@@ -213,7 +213,7 @@ def test_resuming_without_it_is_refused(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"decay": 1.0}, r"decay must lie in \[0, 1\), got 1.0"),
-        ({"every_n_steps": 0}, "every_n_steps >= 1, got 0 and 0"),
+        ({"every_n_steps": 0}, "every_n_steps must be >= 1, got 0"),
         ({"start_step": -1}, "start_step must be >= 0"),
     ],
 )

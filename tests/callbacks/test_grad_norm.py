@@ -247,7 +247,7 @@ def test_sharded_gradients_give_the_norm_of_the_whole(tmp_path: Path) -> None:
         ({"norm_type": 0}, "norm_type must be > 0 .*, got 0"),
         ({"norm_type": -math.inf}, "norm_type must be > 0"),
         ({"norm_type": math.nan}, "norm_type must be > 0"),
-        ({"every_n_steps": 0}, "every_n_steps must be >= 1, or None .*, got 0"),
+        ({"every_n_steps": 0}, "every_n_steps must be >= 1, got 0"),
     ],
 )
 def test_wrong_arguments_are_refused_at_once(arguments: dict[str, Any], message: str) -> None:

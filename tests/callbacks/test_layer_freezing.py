@@ -252,8 +252,8 @@ def test_stock_finetuning_lets_the_processes_drift_apart(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"every": 0}, "every must be 1 or more, got 0"),
-        ({"patience": 0}, "patience must be 1 or more"),
+        ({"every": 0}, "every must be >= 1, got 0"),
+        ({"patience": 0}, "patience must be >= 1"),
         ({"every": 1, "patience": 2}, "one of every, milestones and patience, got every and patience"),
         ({"milestones": {}}, "milestones are epochs from 1 on"),
         ({"milestones": {0: "all"}}, "milestones are epochs from 1 on"),

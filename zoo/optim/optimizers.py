@@ -1,6 +1,7 @@
 """Optimizers by name, and their parameter groups."""
 
 import inspect
+import math
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any
@@ -14,6 +15,11 @@ from zoo.optim.newton import Newton
 from zoo.spelling import suggest
 
 CLOSURE_OPTIMIZERS = ("LBFGS", "Newton")  # they evaluate the loss several times in a step
+# optimizers of torch.optim that cannot train these nets, with the reason
+UNFIT = {
+    "SparseAdam": "takes sparse gradients, and those of a net are dense: take Adam",
+    "Muon": "takes matrices alone, and a net has biases, norms or kernels too: take AdamW",
+}
 
 
 def optimizer_class(name: str) -> type[Optimizer]:
@@ -53,6 +59,8 @@ def check_optimizer(name: str, lr: float, weight_decay: float, arguments: dict[s
         TypeError: An argument that the optimizer does not have.
     """
     known = inspect.signature(optimizer_class(name)).parameters
+    if name in UNFIT:
+        raise ValueError(f"optimizer {name} {UNFIT[name]}")
     if not lr > 0:
         raise ValueError(f"lr must be above 0, got {lr}")
     if weight_decay < 0:
@@ -64,6 +72,11 @@ def check_optimizer(name: str, lr: float, weight_decay: float, arguments: dict[s
             raise TypeError(f"optimizer_args has {argument!r}: give {argument} to the task itself")
         if argument not in known:
             raise TypeError(f"{name} has no argument {argument!r}{suggest(argument, known)}")
+    if infinite := [k for k, v in arguments.items() if isinstance(v, float) and not math.isfinite(v)]:
+        raise ValueError(f"optimizer_args {infinite[0]} must be a finite number, got {arguments[infinite[0]]}")
+    if "." not in name:  # torch's own check their arguments
+        parameter = nn.Parameter(torch.zeros(1, 1, device="cpu"))
+        _build(name, [{"params": [parameter]}], lr, {"weight_decay": weight_decay} if weight_decay else {}, arguments)
 
 
 def parameter_groups(
@@ -155,4 +168,18 @@ def build_optimizer(
     if "weight_decay" not in inspect.signature(cls).parameters:
         for group in groups:
             del group["weight_decay"]
-    return cls(groups, lr=lr, **arguments)  # type: ignore[call-arg]
+    return _build(name, groups, lr, {}, arguments)
+
+
+def _build(
+    name: str, groups: list[dict[str, Any]], lr: float, decay: dict[str, float], arguments: dict[str, Any]
+) -> Optimizer:
+    """Build an optimizer.
+
+    Raises:
+        ValueError: It refuses an argument; the message names the optimizer and its arguments.
+    """
+    try:
+        return optimizer_class(name)(groups, lr=lr, **decay, **arguments)  # type: ignore[call-arg]
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"optimizer {name} cannot work with optimizer_args {arguments}: {error}") from error

@@ -103,11 +103,13 @@ class ViT(Classifier):
         super().__init__()
         if patch_size < 1 or image_size < 1 or image_size % patch_size:
             raise ValueError(f"patches of {patch_size} pixels do not divide images of {image_size}: set patch_size")
-        for name, value in (("num_layers", num_layers), ("mlp_dim", mlp_dim)):
-            if value < 1:
-                raise ValueError(f"{name} must be 1 or more, got {value}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is a probability in [0, 1), got {dropout}")
+        sizes = {"num_layers": num_layers, "num_heads": num_heads, "hidden_dim": hidden_dim, "mlp_dim": mlp_dim}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name} must be 1 or more, got {size}")
+        for name, value in {"dropout": dropout, "attention_dropout": attention_dropout}.items():
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} is a probability in [0, 1), got {value}")
         self.image_size, self.in_channels, self.num_features = image_size, in_channels, hidden_dim
         self.class_token = nn.Parameter(torch.zeros(1, 1, hidden_dim))
         self.conv_proj = nn.Conv2d(in_channels, hidden_dim, patch_size, patch_size)

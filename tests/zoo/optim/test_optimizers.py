@@ -92,7 +92,7 @@ def test_embeddings_get_no_weight_decay_unless_asked() -> None:
         ({"optimizer": "no.such.Thing"}, ValueError, "cannot be imported"),
         ({"optimizer": "os.path.join"}, ValueError, "no torch.optim.Optimizer class"),
         ({"lr": 0.0}, ValueError, "lr must be above 0, got 0.0"),
-        ({"lr": float("nan")}, ValueError, "lr must be above 0, got nan"),
+        ({"lr": float("nan")}, ValueError, "lr must be a finite number, got nan"),
         ({"weight_decay": -1.0}, ValueError, "weight_decay must be 0 or above"),
         ({"optimizer": "LBFGS", "weight_decay": 0.1}, ValueError, "LBFGS has no weight decay"),
         (
