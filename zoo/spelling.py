@@ -63,8 +63,9 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     for name, others in OTHER_NAMES.items():
         if name in tails and _tail(word) in others.split():
             return tails[name]
-    for candidates, tried in ((words, word), (tails, _tail(word))):
-        if close := difflib.get_close_matches(tried, candidates, n=1):
+    # a long prefix in common ("trainer.") does not make options alike
+    for candidates, tried, alike in ((words, word, 0.85 if "." in word else 0.6), (tails, _tail(word), 0.6)):
+        if close := difflib.get_close_matches(tried, candidates, n=1, cutoff=alike):
             return candidates[close[0]]
     containing = [plain for plain in words if len(word) > 3 and word in plain]
     return words[min(containing, key=len)] if containing else None

@@ -92,7 +92,8 @@ def _dispatch(args: list[str]) -> int:
         return OK
     if verb not in VERBS:
         what = "option" if verb.startswith("-") else "verb"
-        hint = suggest(verb, [*VERBS, "--version", "--help"]) or " (`zoo --help` lists the verbs)"
+        known = ["--version", "--help", "--debug"] if verb.startswith("-") else VERBS
+        hint = suggest(verb, known) or " (`zoo --help` lists the verbs)"
         raise UserError(f"unknown {what} {verb!r}{hint}")
     module = import_module(VERBS[verb][0])
     if "--help" in rest or "-h" in rest:

@@ -70,9 +70,11 @@ def _check_node(root: yaml.Node | None, source: str) -> None:
             lines: dict[str, int] = {}
             for key, value in node.value:
                 line = key.start_mark.line + 1
-                if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
-                    where = f"in lines {lines[key.value]} and {line}"
-                    raise UserError(f"{source} has the key {key.value[:60]!r} twice, {where}: keep one")
+                if isinstance(key, yaml.ScalarNode):
+                    if key.value in lines:
+                        where = f"in lines {lines[key.value]} and {line}"
+                        raise UserError(f"{source} has the key {key.value[:60]!r} twice, {where}: keep one")
+                    lines[key.value] = line
                 levels.append((value, depth + 1))
         elif isinstance(node, yaml.SequenceNode):
             levels += [(value, depth + 1) for value in node.value]

@@ -71,7 +71,7 @@ def check_optimizer(name: str, lr: float, weight_decay: float, arguments: dict[s
         if argument in ("lr", "weight_decay", "params"):
             raise TypeError(f"optimizer_args has {argument!r}: give {argument} to the task itself")
         if argument not in known:
-            raise TypeError(f"{name} has no argument {argument!r}{suggest(argument, known)}")
+            raise TypeError(f"optimizer_args: {name} has no argument {argument!r}{suggest(argument, known)}")
     if infinite := [k for k, v in arguments.items() if isinstance(v, float) and not math.isfinite(v)]:
         raise ValueError(f"optimizer_args {infinite[0]} must be a finite number, got {arguments[infinite[0]]}")
     if "." not in name:  # torch's own check their arguments
@@ -172,7 +172,7 @@ def build_optimizer(
 
 
 def _build(
-    name: str, groups: list[dict[str, Any]], lr: float, decay: dict[str, float], arguments: dict[str, Any]
+    name: str, groups: list[dict[str, Any]], lr: float, decay: dict[str, Any], arguments: dict[str, Any]
 ) -> Optimizer:
     """Build an optimizer.
 

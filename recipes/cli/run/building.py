@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -43,7 +44,6 @@ class RecipeCLI(LightningCLI):
         verb_options: The verb's own options, for suggestions.
 
     Attributes:
-        changes: What differs from the first file: by key, both values.
         datamodule: The datamodule, or None.
         model: The model.
         config_init: Its ``trainer`` holds the trainer's arguments, with callbacks built.
@@ -83,20 +83,27 @@ class RecipeCLI(LightningCLI):
             self.config = self._parse(args)
             with nulls_checked():
                 parser.validate(self.given, skip_required=True)
-            self.changes = self._changes(args)
+            self._args = args
+            if self.resume:
+                _ = self.changes
         except (argparse.ArgumentError, TypeError) as error:
             known = lambda: self._known_options(args)  # noqa: E731
             raise UserError(reduce_parse_error(str(error), args, known, arguments_of)) from error
+        if not isinstance(self.config.trainer, Namespace):
+            raise UserError(f"trainer must be a mapping {{option: value, ...}}, got {self.config.trainer}")
         for name, option in _RESERVED.items():
             if self.given.get(f"trainer.{name}") is not None:
                 raise UserError(f"trainer.{name} is set by {option}: use that, and leave trainer.{name} out")
         check_seed(self.config.seed_everything)
-        check_trainer(self.config.trainer)
+        check_trainer(trainer := self.config.trainer.as_dict())
         if self.resume:
             check_resumable(self.changes)
-            check_length(self.checkpoint, self.config.trainer, self.changes)
+            check_length(self.checkpoint, trainer, self.changes)
 
-    def _changes(self, args: list[str]) -> dict[str, tuple[Any, Any]]:
+    @cached_property
+    def changes(self) -> dict[str, tuple[Any, Any]]:
+        """What differs from the first file: by key, both values."""
+        args = self._args
         if len(args) < 2:
             return {}
         try:
@@ -174,6 +181,8 @@ class RecipeCLI(LightningCLI):
             if isinstance(cause, RuntimeError | ArithmeticError) or _is_raw(cause):
                 what = config.get("class_path", "the callbacks")
                 raise UserError(f"{key}: {what} cannot be built from its arguments: {message(cause)}") from error  # type: ignore[arg-type]
+            if option := _about(key, config, cause):
+                raise UserError(f"{option}: {message(cause)}") from error  # type: ignore[arg-type]
             raise cause from None
 
     def _values_to_fill(self, linked: dict[str, Any]) -> dict[str, Any]:
@@ -241,6 +250,16 @@ _RAW = re.compile(
     r"not supported between|unsupported operand|object (is not|has no|cannot)|argument of type|invalid literal|"
     r"must be (tuple|real|a? ?str)|positional argument|not all arguments converted|failed to unpack|\(position \d+\)"
 )
+
+
+def _about(key: str, config: Namespace, error: BaseException) -> str | None:
+    """Return the option whose value an input error speaks of without naming the option, such as a file that does not exist."""
+    if not isinstance(error, ValueError | TypeError | OSError):
+        return None
+    given = {k: v for k, v in dict(config.get("init_args") or {}).items() if isinstance(v, str) and len(v) > 2}
+    text = message(error)
+    names = [k for k, v in given.items() if v in text and k not in text]
+    return f"{key}.{names[0]}" if len(names) == 1 else None
 
 
 def _is_raw(error: BaseException) -> bool:

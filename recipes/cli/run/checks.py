@@ -3,16 +3,18 @@
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from typing_extensions import override
 
 from recipes.cli.errors import UserError
+from recipes.cli.run.checkpoints import Best
 from zoo.spelling import suggest
 
 # The trainer's options ----------------------------------------------------------------------------------------------
@@ -76,7 +78,7 @@ def check_trainer(options: Mapping[str, Any]) -> None:
             raise UserError(f"trainer.{name} must be {wanted}, got {value}")
     for name, known in {
         "gradient_clip_algorithm": ["norm", "value"],
-        "profiler": ["simple", "advanced", "pytorch", "xla"],
+        "profiler": ["simple", "advanced", "pytorch"],
         "accelerator": ["auto", "gpu", *AcceleratorRegistry.available_accelerators()],
         "strategy": ["auto", *StrategyRegistry.available_strategies()],
     }.items():
@@ -135,3 +137,32 @@ def check_callbacks(callbacks: Sequence[Callback], settings: Sequence[Any]) -> N
                 f"the callback {callback.state_key} is given twice: keep one, and change its arguments there"
             )
         given.add(key)
+
+
+# Monitored metrics --------------------------------------------------------------------------------------------------
+
+
+class MonitorCheck(Callback):
+    """After the sanity check, refuse a validation metric that a callback monitors and that validation does not log."""
+
+    @override
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for name, text in missing_monitors(trainer):
+            if name.startswith("val"):  # those of training are not logged yet
+                raise UserError(text)
+
+
+def missing_monitors(trainer: Trainer) -> Iterator[tuple[str, str]]:
+    """Yield the metrics that callbacks monitor and that are not logged, each with a message for the user."""
+    metrics: Mapping[str, Any] = trainer.callback_metrics
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        options = getattr(callback, "options", None)
+        name = options.get("monitor") if isinstance(options, dict) else getattr(callback, "monitor", None)
+        if isinstance(name, str) and name not in metrics and getattr(callback, "strict", True):
+            logged = [metric for metric in metrics if metric.startswith(name.partition("/")[0])] or [*metrics]
+            what = (
+                f"model.monitor is {name!r}"
+                if isinstance(callback, Best)
+                else f"{type(callback).__name__} monitors {name!r}"
+            )
+            yield name, f"{what}, which is not logged; logged are {', '.join(logged)}{suggest(name, logged)}"

@@ -29,6 +29,12 @@ _CLASSES = {
     "trainer.callbacks": ("callbacks", "callbacks.LRSchedule"),
 }
 
+_BASES = {
+    f"{package}{name}"
+    for package in ("lightning.", "lightning.pytorch.")
+    for name in ("LightningModule", "LightningDataModule", "Callback")
+}
+
 
 def unwrap(error: BaseException) -> BaseException:
     """Return the exception of the component itself, without those that jsonargparse wraps around it."""
@@ -105,6 +111,8 @@ def _of_class(owner: str, where: str, inner: str, text: str, arguments_of: Calla
     root = next((key for key in _CLASSES if f"{where}.".startswith(f"{key}.")), where)
     if match := re.search(r"Option '([^']+)' is not accepted", inner):
         name = match[1].removeprefix("init_args.").removeprefix("dict_kwargs.")
+        if owner in _BASES:  # arguments without their class
+            return f"{where} must have a class_path{_example(root)}, got {name!r} without one"
         known = arguments_of(owner)
         hint = suggest(name, known) or (f"; it has {', '.join(known)}" if known else ", it takes none")
         return f"{owner} has no argument {name!r}{hint}"
@@ -131,7 +139,8 @@ def _wrong_value(where: str, inner: str) -> str | None:
         return f"{where} must be a class path{_example(where)}, got {match[1]}{_meant(where, match[1])}"
     if "Unable to load config" in inner:
         return f"{where} must be a mapping {{option: value, ...}}, got {value or _loaded(inner)}"
-    if re.search(r"unhashable type|is not iterable|not subscriptable", inner):
+    no_class = where in _CLASSES and "Not a valid subclass of" in inner
+    if no_class or re.search(r"unhashable type|is not iterable|not subscriptable", inner):
         return f"{where} must be a class path{_example(where)}, got {value}"
     expected = re.findall(
         r"Expected an? (?!path but)(?!instantiatable)(.+?)(?:\. Got value: (.*?))?\s*$", inner, flags=re.M
@@ -160,7 +169,7 @@ def _wanted(kinds: Iterable[str]) -> str:
 
 def _given(inner: str) -> str:
     """Return the value that was given, as the user wrote it."""
-    match = re.search(r"(?m)^\s*Given value: (.*)$", inner) or re.search(r"Got value: (.*)", inner)
+    match = re.search(r"(?m)(?:Got|^\s*Given) value: (.*)$", inner)
     text = match[1].strip() if match else ""
     if nested := re.search(r"NestedArg\(key='([^']*)', val=(.*)\)$", text):
         return _plain(nested[2])

@@ -23,6 +23,7 @@ from recipes.cli.run import loggers
 from recipes.cli.run.building import RecipeCLI, as_list
 from recipes.cli.run.changes import changed_keys
 from recipes.cli.run.checkpoints import AtomicCheckpointIO, Best, Last, check_fits, load
+from recipes.cli.run.checks import MonitorCheck, missing_monitors
 from recipes.cli.run.fast import fast_options
 from recipes.cli.run.folder import (
     BEST,
@@ -206,7 +207,7 @@ class Session:
             callbacks.append(Progress())
         if self.options.verb != "fit":
             return callbacks
-        callbacks += [EpochLines(self.console), RandomState()]
+        callbacks += [MonitorCheck(), EpochLines(self.console), RandomState()]
         if self.cli.config_init.trainer.log_every_n_steps is None:
             callbacks.append(LogInterval())
         if self.run is not None:
@@ -331,6 +332,7 @@ class Session:
                 self.console.log(f"zoo: error: {text}")
                 raise UserError(text) from error
             if self.detector.started:
+                self._explain_monitor(error)
                 raise Crash from error
             self._discard()
             raise
@@ -343,6 +345,17 @@ class Session:
             os.environ.pop(FOLDER_VARIABLE, None)
             if torch.distributed.is_available() and torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()
+
+    def _explain_monitor(self, error: Exception) -> None:
+        """Name the monitored metric that an error is about, and those that are logged.
+
+        Raises:
+            UserError: The error is about one.
+        """
+        for name, text in missing_monitors(self.trainer):
+            if any(repr(name) in str(e) or f"`{name}`" in str(e) for e in causes(error)):
+                self.console.log(f"zoo: error: {text}")
+                raise UserError(text) from error
 
     def _discard(self) -> None:
         if self.run is not None:
