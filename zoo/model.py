@@ -118,7 +118,7 @@ class Model(LightningModule):
         ]
         vars(init)["__signature__"] = signature.replace(parameters=parameters)
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+    def __new__(cls, /, *args: Any, **kwargs: Any) -> Self:
         """Check the types of the arguments, before a net is built from them."""
         if signature := getattr(cls, "__signature__", None):
             check_types(signature, args, kwargs)
