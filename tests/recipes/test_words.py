@@ -117,6 +117,7 @@ def test_help_takes_a_recipe_as_its_first_word(zoo: Zoo, trained: Path) -> None:
         (("fit", "nothing.yaml"), ["no such recipe file: nothing.yaml"]),
         (("test", "linear/softmax_digit"), ["no run folder, no checkpoint and no recipe", "softmax_digits'?"]),
         (("test", "runs"), ["no run 'runs'"]),
+        (("test", "folder"), ["folder was written by save_pretrained and knows no data", "give a run folder"]),
         (("validate", "nothing.yaml"), ["no such recipe file: nothing.yaml"]),
         (("test", "best.ckpt", "--ckpt", "x"), ["'best.ckpt' is no recipe, and --ckpt gives the checkpoint"]),
         (("baselines",), ["no recipe given: zoo baselines RECIPE"]),
@@ -125,6 +126,8 @@ def test_help_takes_a_recipe_as_its_first_word(zoo: Zoo, trained: Path) -> None:
 )
 def test_a_word_that_is_neither(zoo: Zoo, trained: Path, args: tuple[str, ...], words: list[str]) -> None:
     shutil.copytree(trained, "my runs")
+    Path("folder").mkdir()
+    Path("folder/config.json").write_text("{}")
     assert_one_line(zoo(*args), *words)
 
 

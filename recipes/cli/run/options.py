@@ -175,6 +175,10 @@ def _take_word(verb: str, word: str | None, known: argparse.Namespace) -> None:
         known.config.insert(0, word)
     elif known.ckpt is not None:
         raise UserError(f"{word!r} is no recipe, and --ckpt gives the checkpoint: leave one of the two out")
+    elif (Path(word) / "config.json").is_file():
+        raise UserError(
+            f"{word} was written by save_pretrained and knows no data to measure it on: give a run folder or a checkpoint"
+        )
     elif not any(path.exists() for path in (Path(word), known.runs / word)):
         raise UserError(
             f"{word!r} is no run folder, no checkpoint and no recipe{suggest(word, recipes)} (`zoo recipes` lists the recipes)"
