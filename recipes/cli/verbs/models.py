@@ -7,8 +7,6 @@ from inspect import Parameter, signature
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from recipes.cli import catalog, index
 from recipes.cli.console import NoCaches
 from recipes.cli.errors import UserError
@@ -180,6 +178,5 @@ def _shape(x: "Tensor") -> str:
 
 def _recipes(entry: "Entry") -> list[str]:
     """Return the shipped recipes that train this class."""
-    configs = {recipe.name: yaml.safe_load(recipe.path.read_text(encoding="utf-8")) for recipe in catalog.shipped()}
-    class_name = entry.cls.__name__
-    return [name for name, config in configs.items() if config["model"]["class_path"].rpartition(".")[2] == class_name]
+    line = f"class_path: {index.class_path(entry.cls)}\n"
+    return [recipe.name for recipe in catalog.shipped() if line in recipe.path.read_text(encoding="utf-8")]
