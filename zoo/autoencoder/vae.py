@@ -27,7 +27,7 @@ class PosteriorCoder(Coder):
 
     Attributes:
         conditional: Whether encoder and decoder take the class.
-        num_classes: Number of classes K.
+        num_classes: Number of classes K; 0 if it is not conditional.
     """
 
     conditional: bool
@@ -82,7 +82,7 @@ class VAENet(PosteriorCoder):
         encoder = DenseEncoder(input_shape, 2 * latent_dim, widths, activation, classes)
         decoder = DenseDecoder(input_shape, latent_dim, widths, activation, classes)
         super().__init__(encoder, decoder, input_shape, latent_dim)
-        self.conditional, self.num_classes = conditional, num_classes
+        self.conditional, self.num_classes = conditional, classes
 
 
 class ConvVAENet(PosteriorCoder):
@@ -122,7 +122,7 @@ class ConvVAENet(PosteriorCoder):
         encoder = ConvEncoder(input_shape, 2 * latent_dim, width, depth, style, classes)
         decoder = ConvDecoder(input_shape, latent_dim, width, depth, style, classes)
         super().__init__(encoder, decoder, input_shape, latent_dim)
-        self.conditional, self.num_classes = conditional, num_classes
+        self.conditional, self.num_classes = conditional, classes
 
 
 class VAE(VariationalTask):
