@@ -49,7 +49,8 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, t
     """Return the keys whose values differ between two configurations, and both values; lists are compared as a whole.
 
     Example:
-        >>> differences({"model": {"init_args": {"lr": 0.1, "width": 8}}}, {"model": {"init_args": {"lr": 0.5, "width": 8}}})
+        >>> one, other = ({"model": {"class_path": "Net", "init_args": {"lr": lr, "width": 8}}} for lr in (0.1, 0.5))
+        >>> differences(one, other)
         {'model.lr': (0.1, 0.5)}
     """
     flat, flat_other = _flat(one), _flat(other)
