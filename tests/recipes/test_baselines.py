@@ -8,6 +8,7 @@ import pytest
 import torch
 from cli_kit import Zoo, assert_one_line
 from lightning.pytorch import LightningDataModule, Trainer
+from sklearn.cluster import KMeans
 from sklearn.metrics import accuracy_score, root_mean_squared_error
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from datamodules import DiabetesDataModule, DigitsDataModule, IrisDataModule
 from recipes.cli.errors import UserError
-from recipes.cli.studies.baselines import splits_of
+from recipes.cli.studies.baselines import baselines, splits_of
 from zoo import LinearRegressor, SoftmaxRegressionClassifier
 
 
@@ -111,3 +112,19 @@ def test_any_datamodule_with_one_class_or_numbers_per_example() -> None:
     assert y.tolist() == [[0], [1], [2], [3], [4]]
     with pytest.raises(UserError, match=r"shape \(5, 3\).* one class per example"):
         splits_of(Plain(torch.ones(5, 3, dtype=torch.int64)))
+
+
+def test_k_means_in_python() -> None:
+    """Against a loop by hand: the class of most examples of each cluster, from the same centers."""
+    data = DigitsDataModule(val_fraction=0)
+    scores = baselines(data, "k-means*")
+    assert [*scores] == ["k-means, 10 clusters"]
+    (x, y), (x_test, y_test) = (splits_of(data)[part] for part in ("train", "test"))
+    centers = KMeans(10, n_init=10, random_state=0).fit(x).cluster_centers_
+    nearest, nearest_test = (((z[:, None] - centers) ** 2).sum(axis=2).argmin(axis=1) for z in (x, x_test))
+    label = [np.bincount(y[nearest == k]).argmax() for k in range(10)]
+    right = sum(label[k] == true for k, true in zip(nearest_test, y_test, strict=True)) / len(y_test)
+    assert scores["k-means, 10 clusters"] == {"test/acc": pytest.approx(right)}
+    assert right > 0.6
+    with pytest.raises(UserError, match=r"no method is called 'kmeans': they are k-means, 10 clusters, PCA"):
+        baselines(data, "kmeans")

@@ -1,6 +1,8 @@
 """``zoo baselines``: plain methods of scikit-learn on exactly the splits that a recipe trains and tests on."""
 
 import time
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from recipes.cli import catalog
@@ -109,30 +111,61 @@ def _read(data: Any, name: str, loader: Any) -> "tuple[ndarray, ndarray] | None"
     ).numpy()  # scikit-learn computes in the type of the inputs
 
 
+def baselines(data: "LightningDataModule", methods: str = "*") -> dict[str, dict[str, float]]:
+    """Fit the methods on a data module's training split, and score them on its validation and test splits.
+
+    Args:
+        data: Any data module of classes or numbers.
+        methods: Shell pattern of the methods' names, such as ``"k-means*"``.
+
+    Returns:
+        By method, "val/acc" and "test/acc" (of numbers "val/rmse" and "test/rmse"), each where there is such a split.
+
+    Raises:
+        UserError: See :func:`splits_of`; or no method has such a name.
+
+    Example:
+        >>> from datamodules import IrisDataModule
+        >>> [*baselines(IrisDataModule(), "k-means*")]
+        ['k-means, 3 clusters']
+    """
+    return {name: scores for name, scores, _ in _measured(splits_of(data), methods)}
+
+
+def _measured(splits: dict[str, Any], pattern: str = "*") -> Iterator[tuple[str, dict[str, float], float]]:
+    """Yield name, scores and seconds of each method as soon as it is done."""
+    x, y = splits["train"]
+    classes = y.ndim == 1
+    known = classifiers(int(y.max()) + 1) if classes else regressors()
+    if not (chosen := {name: method for name, method in known.items() if fnmatchcase(name, pattern)}):
+        raise UserError(f"no method is called {pattern!r}: they are {', '.join(known)}")
+    for name, method in chosen.items():
+        begin = time.monotonic()
+        method.fit(x, y)
+        metric = "acc" if classes else "rmse"
+        scores = {
+            f"{part}/{metric}": _score(method, *splits[part], classes) for part in ("val", "test") if splits[part]
+        }
+        yield name, scores, time.monotonic() - begin
+
+
 def _compare(recipe: catalog.Recipe, splits: dict[str, Any]) -> None:
     """Fit every method on the training split and print its row as soon as it is done."""
     x, y = splits["train"]
-    classes = y.ndim == 1
-    metric = "acc" if classes else "rmse"
+    names = [f"{part}/{'acc' if y.ndim == 1 else 'rmse'}" for part in ("val", "test")]
     counts = ", ".join(f"{len(split[1]):,} {name}" for name, split in splits.items() if split)
     print(f"{recipe.name}: {counts} examples of {x.shape[1]:,} number{'s' * (x.shape[1] > 1)}, standardized\n")
-    print(f"{'method':<34}{f'val/{metric}':>10}{f'test/{metric}':>11}{'seconds':>9}\n{'-' * 64}", flush=True)
-    for name, method in (classifiers(int(y.max()) + 1) if classes else regressors()).items():
-        begin = time.monotonic()
-        method.fit(x, y)
-        scores = [_score(method, splits[part], classes) for part in ("val", "test")]
-        print(f"{name:<34}{scores[0]:>10}{scores[1]:>11}{time.monotonic() - begin:>9.1f}", flush=True)
+    print(f"{'method':<34}{names[0]:>10}{names[1]:>11}{'seconds':>9}\n{'-' * 64}", flush=True)
+    for method, scores, seconds in _measured(splits):
+        cells = [f"{scores[name]:.4f}" if name in scores else "-" for name in names]
+        print(f"{method:<34}{cells[0]:>10}{cells[1]:>11}{seconds:>9.1f}", flush=True)
     print(f"\nthe recipe: {recipe.expect or 'expects nothing'}")
 
 
-def _score(method: Any, split: Any, classes: bool) -> str:
+def _score(method: Any, x: "ndarray", y: "ndarray", classes: bool) -> float:
     """Return the accuracy, or the root mean squared error over all residuals."""
-    if split is None:
-        return "-"
-    x, y = split
     predicted = method.predict(x).reshape(y.shape)  # some return (N,) for (N, 1)
-    value = (predicted == y).mean() if classes else ((predicted - y).astype(float) ** 2).mean() ** 0.5
-    return f"{value:.4f}"
+    return float((predicted == y).mean() if classes else ((predicted - y).astype(float) ** 2).mean() ** 0.5)
 
 
 def classifiers(classes: int) -> dict[str, Any]:
