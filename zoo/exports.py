@@ -7,7 +7,7 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
@@ -120,11 +120,13 @@ def _write_tensors(model: Model, path: Path) -> None:
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
         written = load_file(temporary)
-        if wrong := [
-            k for k, t in tensors.items() if not torch.equal(written[k].view(torch.uint8), t.view(torch.uint8))
-        ]:
+        if wrong := [k for k, t in tensors.items() if not torch.equal(_bytes(written[k]), _bytes(t))]:
             raise ValueError(f"{path} would not hold what the model does, {wrong[0]} differs: write it to another disk")
         del written  # it is mapped from the file, which Windows would not replace
+
+
+def _bytes(t: Tensor) -> Tensor:
+    return t.reshape(-1).view(torch.uint8)  # nan is equal to itself
 
 
 # Graphs -------------------------------------------------------------------------------------------------------------
@@ -164,8 +166,10 @@ def _write_graph(model: Model, path: Path, kind: str) -> None:
 def _traced(model: Model, example: tuple[Any, ...]) -> Any:
     auto = torch.export.Dim.AUTO
     dynamic = tree_map(lambda x: dict.fromkeys(_axes(model, x), auto), example)
-    sizes = sizes_of_one_are_sizes() if _is_dense(model) else nullcontext()  # a small image leaves maps of one cell
-    with _quiet(), _explaining(model, "exported"), sizes:
+    with _quiet(), _explaining(model, "exported"):
+        if _is_dense(model):  # a small image leaves maps of one cell
+            with suppress(Exception), sizes_of_one_are_sizes():  # of few nets torch cannot solve the sizes so
+                return torch.export.export(_Graph(model), example, dynamic_shapes=(dynamic,))
         return torch.export.export(_Graph(model), example, dynamic_shapes=(dynamic,))
 
 
@@ -361,6 +365,8 @@ def _explaining(model: Model, what: str) -> Iterator[None]:
         reason = _first_line(inner)
         if match := re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(inner)):
             reason = f"ONNX has nothing for torch's {match[1]}; the format torch-export has"
+        elif type(inner).__module__.startswith("sympy"):  # such as pooling that rounds up
+            reason = f"torch.export cannot follow the sizes of its maps for images of any size ({reason})"
         elif "data-dependent" in str(inner):
             reason = f"its forward pass depends on the values of its input, and a graph has no branches ({reason})"
         raise ValueError(f"{type(model).__name__} cannot be {what}: {reason}") from error

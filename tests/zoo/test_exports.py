@@ -91,7 +91,7 @@ def test_raw_columns_go_in_and_the_targets_own_unit_comes_out(suffix: str, tmp_p
                 ("fcn16s_vgg16", "lenet5_relu", {}),  # its maps are smaller than their grid
                 ("unet_vgg16", "lenet5_relu", {"width": 12}),
                 ("fcn8s_vgg16", "vgg11_bn", {"width": 4}),
-                ("fcn8s_resnet50", "googlenet", {"width": 4}),
+                ("fcn8s_resnet50", "resnet20", {"depth": 8, "width": 8}),
                 ("unet_resnet34", "densenet121", {"blocks": [1, 1, 1, 1], "growth_rate": 4}),
             )
         ),
@@ -203,6 +203,7 @@ def test_safetensors_are_weights_with_metadata(tmp_path: Path) -> None:
     assert told["hparams"]["num_classes"] == 3
     twin, x = zoo.create_model("lenet5", weights=path, num_classes=3).eval(), torch.rand(2, 1, 32, 32)
     assert torch.equal(twin(x), model.eval()(x))
+    zoo.export(zoo.create_model("resnet20", width=4), path)  # has numbers without an axis, those of batches
 
 
 # What cannot be exported ----------------------------------------------------------------------------------------------

@@ -143,9 +143,8 @@ def _measured(splits: dict[str, Any], pattern: str = "*") -> Iterator[tuple[str,
         begin = time.monotonic()
         method.fit(x, y)
         metric = "acc" if classes else "rmse"
-        scores = {
-            f"{part}/{metric}": _score(method, *splits[part], classes) for part in ("val", "test") if splits[part]
-        }
+        there = {part: splits[part] for part in ("val", "test") if splits[part]}
+        scores = {f"{part}/{metric}": _score(method, *split, classes=classes) for part, split in there.items()}
         yield name, scores, time.monotonic() - begin
 
 
@@ -162,7 +161,7 @@ def _compare(recipe: catalog.Recipe, splits: dict[str, Any]) -> None:
     print(f"\nthe recipe: {recipe.expect or 'expects nothing'}")
 
 
-def _score(method: Any, x: "ndarray", y: "ndarray", classes: bool) -> float:
+def _score(method: Any, x: "ndarray", y: "ndarray", *, classes: bool) -> float:
     """Return the accuracy, or the root mean squared error over all residuals."""
     predicted = method.predict(x).reshape(y.shape)  # some return (N,) for (N, 1)
     return float((predicted == y).mean() if classes else ((predicted - y).astype(float) ** 2).mean() ** 0.5)
