@@ -69,11 +69,11 @@ class Console:
         """Write an exception with its traceback to the log only."""
         self.log("".join(traceback.format_exception(error)).rstrip())
 
-    def open_log(self, path: Path) -> None:
-        """Log to a file from now on, starting with everything logged so far."""
+    def open_log(self, path: Path, keep: bool = True) -> None:
+        """Log to a file from now on, starting with everything logged so far unless ``keep`` is false."""
         if not self.silent:
             self._file = path
-            if pending := self._pending.getvalue():
+            if keep and (pending := self._pending.getvalue()):
                 self.log(pending.rstrip("\n"))
 
     def close_log(self) -> None:

@@ -39,18 +39,35 @@ def read_recipe(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file cannot be read, or is no recipe.
     """
-    if (size := path.stat().st_size) > _MOST_BYTES:
-        raise UserError(f"{path} has {size / 1e6:.1f} MB: {_RECIPE}")
-    try:
-        content = read_yaml(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file: {_RECIPE}") from None
-    if content is None:
-        raise UserError(f"{path} is empty: {_RECIPE}")
+    content = _read_file(path, _RECIPE)
     if not isinstance(content, dict):
         raise UserError(f"{path} holds {_KINDS.get(type(content), type(content).__name__)}: {_RECIPE}")
     if not all(re.fullmatch(r"[A-Za-z_][\w.]*", str(key)) for key in content):
         raise UserError(f"{path} has a key that is no section: {_RECIPE}")
+    return content
+
+
+def check_section(path: Path, option: str) -> None:
+    """Check a file that is the value of an option such as ``--data``, which takes a class or such a file.
+
+    Raises:
+        UserError: It is not a YAML file that holds a mapping or a list.
+    """
+    wanted = f"{option} takes a class path, or a YAML file with a class_path and its init_args"
+    content = _read_file(path, wanted)
+    if not isinstance(content, dict | list):
+        raise UserError(f"{path} holds {_KINDS.get(type(content), type(content).__name__)}: {wanted}")
+
+
+def _read_file(path: Path, wanted: str) -> Any:
+    if (size := path.stat().st_size) > _MOST_BYTES:
+        raise UserError(f"{path} has {size / 1e6:.1f} MB: {wanted}")
+    try:
+        content = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a text file: {wanted}") from None
+    if content is None:
+        raise UserError(f"{path} is empty: {wanted}")
     return content
 
 

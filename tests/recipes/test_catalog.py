@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cli_kit import Zoo, assert_one_line
+from cli_kit import RECIPE, Zoo, assert_one_line
 
 from recipes.cli import catalog
 from recipes.cli.errors import UserError
@@ -123,6 +123,25 @@ def test_a_file_that_is_no_recipe_is_refused_without_its_content(
     (trained / "config.yaml").write_bytes(content)
     again = zoo("fit", "--resume", trained)
     assert_one_line(again, words.replace("x.yaml", f"{trained}/config.yaml"))
+
+
+@pytest.mark.parametrize("option", ["--data", "--model", "--trainer", "--trainer.callbacks", "--trainer.callbacks+"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\x89PNG secret", "x.png is not a text file"),
+        (b"secret", "x.png holds text"),
+        (b"secret: [", "is not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_section_is_refused_without_its_content(
+    zoo: Zoo, option: str, content: bytes, words: str
+) -> None:
+    Path("x.png").write_bytes(content)
+    for args in ([option, "x.png"], [f"{option}=x.png"]):
+        result = zoo("fit", "-c", RECIPE, *args)
+        assert_one_line(result, "x.png", words)
+        assert "secret" not in result.err
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,27 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_cwd: Path, uninterrupted: Pa
         assert rows == wanted
 
 
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_cwd: Path, uninterrupted: Path) -> None:
+    """Each kill is at another moment of an epoch; what is lost of the metrics is told."""
+    args = ["-c", RECIPE, f"--trainer.max_epochs={EPOCHS}"]
+    told = ""
+    for epoch, delay in ((2, 0.0), (5, 0.03), (9, 0.06), (14, 0.1), (20, 0.15)):
+        process = start("fit", *args)
+        wait_for_epoch(process, epoch)
+        time.sleep(delay)
+        process.kill()
+        told += finish(process, -signal.SIGKILL)[1]
+        args = ["-c", RECIPE, "--resume"]
+    told += finish(start("fit", *args))[1]
+    one, two = state(RUN), state(uninterrupted)
+    assert all(torch.equal(one[key], two[key]) for key in two)
+    rows, wanted = ([*csv.DictReader((run / "metrics.csv").read_text().splitlines())] for run in (RUN, uninterrupted))
+    assert len({row["step"] for row in rows}) == len(rows)
+    missing = [row["step"] for row in wanted if row["step"] not in {row["step"] for row in rows}]
+    assert not missing or "are lost" in told
+    assert [path.name for path in RUN.parent.iterdir()] == ["version_0"]
+
+
 def test_a_signal_before_training_leaves_nothing(tmp_cwd: Path) -> None:
     process = start("fit", "-c", RECIPE)
     time.sleep(1.0)  # it imports

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,11 +22,12 @@ from recipes.cli.errors import UserError, message, one_line
 from recipes.cli.run.changes import check_length, check_resumable, differences
 from recipes.cli.run.checks import check_callbacks, check_seed, check_trainer
 from recipes.cli.run.parse_errors import reduce_parse_error, unwrap
-from recipes.cli.yaml_files import read_recipe, read_yaml
+from recipes.cli.yaml_files import check_section, read_recipe, read_yaml
 from zoo.registry import sources_of
 
 # trainer arguments that options of the command line replace
 _RESERVED = {"logger": "--logger", "default_root_dir": "--runs"}
+_CLASS_OPTIONS = ("--model", "--data", "--trainer", "--trainer.callbacks")  # the parser reads a file there as YAML
 
 
 class RecipeCLI(LightningCLI):
@@ -121,9 +123,11 @@ class RecipeCLI(LightningCLI):
         """Check the files, and the values that are YAML of their own; remember the files' content."""
         pairs = [arg.partition("=")[::2] for arg in args]
         self._files = [read_recipe(Path(value)) for option, value in pairs if option == "--config"]
-        for option, value in pairwise(args):
+        for option, value in [*pairwise(args), *pairs]:
             if value[:1] in ("[", "{"):
                 read_yaml(value, option)
+            if option.rstrip("+") in _CLASS_OPTIONS and os.path.isfile(value):
+                check_section(Path(value), option)
 
     def _known_options(self, args: list[str]) -> list[str]:
         """Return all options: those of the verb, and those of the classes that the recipe or the command line names."""

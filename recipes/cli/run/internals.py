@@ -67,6 +67,13 @@ def is_fitting(trainer: "Trainer") -> bool:
     return trainer.state.fn == "fit"
 
 
+def forks(trainer: "Trainer") -> bool:
+    """Return whether the trainer runs fit in processes that it forks or spawns, so that this one sees nothing of it."""
+    from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+
+    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+
+
 def epochs_of(checkpoint: Mapping[str, Any]) -> tuple[int, int]:
     """Return the numbers of epochs that the run of a checkpoint has begun and has done."""
     progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})

@@ -130,6 +130,10 @@ class MetricsLogger(CSVLogger):
             self._file = MetricsFile(self._folder / METRICS, self._resumed_at)
         return self._file
 
+    def reopen(self) -> None:
+        """Continue the file as it is now, because another process has written it."""
+        self._file, self._resumed_at = None, None
+
     @rank_zero_only
     @override
     def log_hyperparams(self, params: Any = None) -> None:

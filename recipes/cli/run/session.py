@@ -37,7 +37,7 @@ from recipes.cli.run.folder import (
     create_run,
     is_main_process,
 )
-from recipes.cli.run.internals import attach_loggers
+from recipes.cli.run.internals import attach_loggers, forks
 from recipes.cli.run.loggers import MetricsLogger, RowCount
 from recipes.cli.run.options import OPTIONS_OF, Options
 from recipes.cli.run.progress import EpochLines, LogInterval, Progress, StartDetector
@@ -242,8 +242,13 @@ class Session:
         self.trainer.fit(
             self.module, datamodule=self.cli.datamodule, ckpt_path=self.options.checkpoint, weights_only=True
         )
-        self._attach_loggers()  # a finished run has not trained, but is tested again
-        self._record()
+        if self.resumed_at is not None and self.run is not None and self.metrics is not None and forks(self.trainer):
+            # the first of the processes has recorded the run
+            self.console.open_log(self.run.folder / LOG, keep=False)
+            self.metrics.reopen()
+        else:
+            self._attach_loggers()  # a finished run has not trained, but is tested again
+            self._record()
         seconds = time.monotonic() - begin
         best = self._best()
         results = self._test(best)
