@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.base import DataModule
+from datamodules.checks import is_number
 from datamodules.examples import Examples
 from datamodules.splits import held_out
 
@@ -54,7 +55,7 @@ class TableDataModule(DataModule):
         drop_last: bool = True,
     ) -> None:
         super().__init__(batch_size, num_workers, val_fraction, split_seed, drop_last)
-        if not 0 <= test_fraction < 1:
+        if not (is_number(test_fraction) and 0 <= test_fraction < 1):
             raise ValueError(f"test_fraction must be a share of all rows in [0, 1), got {test_fraction}")
         self.test_fraction = test_fraction
         self.target_mean: Tensor | None = None

@@ -1,5 +1,7 @@
 """Checks of arguments."""
 
+import math
+from numbers import Real
 from typing import Any
 
 
@@ -15,3 +17,8 @@ def check_integer(name: str, value: Any, least: int, most: int | None = None) ->
         raise TypeError(f"{name} must be {wanted}, got {value!r}")
     if value < least or (most is not None and value > most):
         raise ValueError(f"{name} must be {wanted}, got {value}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether an argument is a finite number; a truth value is none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

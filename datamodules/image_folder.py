@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 from typing_extensions import override
 
+from datamodules.checks import is_number
 from datamodules.decode import SUFFIXES, Box, decode
 from datamodules.examples import Examples
 from datamodules.images import ImageDataModule, statistics
@@ -78,11 +79,11 @@ class ImageFolderDataModule(PartsInFolders, ImageDataModule):
     ) -> None:
         if color not in ("rgb", "gray"):
             raise ValueError(f'color must be "rgb" or "gray", got {color!r}')
-        if not 0 <= resized_crop <= 1:
+        if not (is_number(resized_crop) and 0 <= resized_crop <= 1):
             raise ValueError(
                 f"resized_crop must be the smallest share of the area to keep, in [0, 1], got {resized_crop}"
             )
-        if not 0 < center <= 1:
+        if not (is_number(center) and 0 < center <= 1):
             raise ValueError(f"center must be a share of the center square's side in (0, 1], got {center}")
         self.native_shape = (3 if color == "rgb" else 1, 0, 0)  # type: ignore[misc]
         workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers

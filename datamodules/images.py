@@ -1,6 +1,5 @@
 """Base of all image datasets in memory."""
 
-import math
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
@@ -12,7 +11,7 @@ from typing_extensions import override
 
 from datamodules.augment import Augmentation
 from datamodules.base import DataModule
-from datamodules.checks import check_integer
+from datamodules.checks import check_integer, is_number
 from datamodules.examples import Examples
 from datamodules.internals import fetched_batches_of_epoch, finished_epochs, in_precision
 from datamodules.samplers import generator_for, seed_all
@@ -79,6 +78,10 @@ class ImageDataModule(DataModule):
         binarize: float | None = None,
     ) -> None:
         super().__init__(batch_size, num_workers, val_fraction, split_seed, drop_last)
+        if not hasattr(self, "native_shape"):
+            raise TypeError(
+                f"{type(self).__name__} must define native_shape, (C, H, W) of the images that read() returns"
+            )
         if size is not None:
             check_integer("size", size, 1)
         self.size = size
@@ -87,13 +90,13 @@ class ImageDataModule(DataModule):
             check_integer(name, value, 0, most)
         self.augmentation = Augmentation(shift, crop, flip, cutout)
         for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
-            if not 0 <= alpha < math.inf:
+            if not (is_number(alpha) and alpha >= 0):
                 raise ValueError(
                     f"{name} must be alpha >= 0 of a Beta distribution (0: off, usual: 0.2 to 1), got {alpha}"
                 )
         self.mixup = mixup
         self.cutmix = cutmix
-        if binarize is not None and not 0 < binarize < 1:
+        if binarize is not None and not (is_number(binarize) and 0 < binarize < 1):
             raise ValueError(f"binarize must be a share of the maximum in (0, 1), or None (off), got {binarize}")
         self.binarize = binarize
 

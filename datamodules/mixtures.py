@@ -1,6 +1,5 @@
 """Mixtures of Gaussians in the plane with known centers, so that the modes of a generative model can be counted."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from datamodules.checks import check_integer
+from datamodules.checks import check_integer, is_number
 from datamodules.toys import ToyTable
 
 
@@ -61,7 +60,7 @@ class GaussianRingDataModule(GaussianMixture):
         self, modes: int = 8, radius: float = 2.0, count: int = 50000, noise: float = 0.02, **toy: Any
     ) -> None:
         check_integer("modes", modes, 2)
-        if not 0 < radius < math.inf:
+        if not (is_number(radius) and radius > 0):
             raise ValueError(f"radius must be > 0, got {radius}")
         angle = 2 * np.pi * np.arange(modes) / modes
         super().__init__(radius * np.stack([np.cos(angle), np.sin(angle)], 1), count, noise, **toy)
@@ -84,7 +83,7 @@ class GaussianGridDataModule(GaussianMixture):
         self, side: int = 5, spacing: float = 2.0, count: int = 50000, noise: float = 0.05, **toy: Any
     ) -> None:
         check_integer("side", side, 2)
-        if not 0 < spacing < math.inf:
+        if not (is_number(spacing) and spacing > 0):
             raise ValueError(f"spacing must be > 0, got {spacing}")
         steps = spacing * (np.arange(side) - (side - 1) / 2)
         super().__init__(np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2), count, noise, **toy)

@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.base import DataModule
+from datamodules.checks import is_number
 from datamodules.decode import left_out
 from datamodules.examples import Examples
 from datamodules.splits import held_out
@@ -35,7 +36,7 @@ class PartsInFolders(DataModule):
             ValueError: ``test_fraction`` is not in [0, 1).
             FileNotFoundError: There is no such folder.
         """
-        if not 0 <= test_fraction < 1:
+        if not (is_number(test_fraction) and 0 <= test_fraction < 1):
             raise ValueError(f"test_fraction must be a share of all images in [0, 1), got {test_fraction}")
         self.root = Path(root).expanduser()
         self.test_fraction = test_fraction

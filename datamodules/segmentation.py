@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as TF
 from typing_extensions import override
 
 from datamodules.base import DataModule
-from datamodules.checks import check_integer
+from datamodules.checks import check_integer, is_number
 from datamodules.examples import Examples
 from datamodules.images import statistics
 from datamodules.internals import in_precision
@@ -76,7 +76,7 @@ class SegmentationDataModule(DataModule):
         for side in sides:
             check_integer("size", side, 1)
         for name, value in (("resized_crop", resized_crop), ("color_jitter", color_jitter)):
-            if not 0 <= value <= 1:
+            if not (is_number(value) and 0 <= value <= 1):
                 raise ValueError(f"{name} must be a share in [0, 1] (0: off), got {value}")
         self.size = (sides[0], sides[1])
         self.flip = flip

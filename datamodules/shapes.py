@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from datamodules.checks import check_integer
+from datamodules.checks import check_integer, is_number
 from datamodules.segmentation import Pairs, SegmentationDataModule
 
 COLORS = {
@@ -71,7 +71,7 @@ class ShapesDataModule(SegmentationDataModule):
         check_integer("size", size, 8)
         check_integer("shapes", shapes, 2)
         check_integer("data_seed", data_seed, 0)
-        if not 0 <= noise < math.inf:
+        if not (is_number(noise) and noise >= 0):
             raise ValueError(f"noise must be a standard deviation >= 0, got {noise}")
         self.count = count
         self.shapes = shapes

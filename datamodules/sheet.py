@@ -56,7 +56,7 @@ def _remark(sheet: "Sheet", unseen: Mapping[str, list[int]]) -> str | None:
     for name, places in list(unseen.items())[:3]:
         texts = Counter(sheet.texts(name)[at] for at in places)
         shown = ", ".join(f"{text!r}" for text, _ in texts.most_common(3)) + " ..." * (len(texts) > 3)
-        columns.append(f"column {name!r} ({shown}; {len(places)} rows)")
+        columns.append(f"column {name!r} ({shown}; {len(places)} row{'s' * (len(places) > 1)})")
     more = f" and {len(unseen) - 3} columns more" if len(unseen) > 3 else ""
     return (
         f"{sheet.path}: {rows} of {len(sheet)} rows hold a category that the training rows did not have, which counts as "

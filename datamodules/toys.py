@@ -1,13 +1,12 @@
 """Toy tables with two numbers in a row, so that what a model has learned can be drawn."""
 
-import math
 from typing import Any
 
 import numpy as np
 from typing_extensions import override
 
 from datamodules.arrays import TableDataModule
-from datamodules.checks import check_integer
+from datamodules.checks import check_integer, is_number
 
 
 class ToyTable(TableDataModule):
@@ -30,7 +29,7 @@ class ToyTable(TableDataModule):
         super().__init__(**table)
         check_integer("count", count, 1)
         check_integer("data_seed", data_seed, 0)
-        if not 0 <= noise < math.inf:
+        if not (is_number(noise) and noise >= 0):
             raise ValueError(f"noise must be a standard deviation >= 0, got {noise}")
         self.count = count
         self.noise = noise
@@ -107,7 +106,7 @@ class SpiralsDataModule(ToyTable):
 
     def __init__(self, arms: int = 2, turns: float = 1.5, noise: float = 0.02, **toy: Any) -> None:
         check_integer("arms", arms, 2)
-        if not 0 < turns < math.inf:
+        if not (is_number(turns) and turns > 0):
             raise ValueError(f"turns must be > 0, got {turns}")
         super().__init__(noise=noise, **toy)
         self.arms = arms

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,7 +76,10 @@ def load_model(word: str) -> "Model":
     from zoo import load
 
     _import_own_class(Path(word))
-    return load(word).to("cuda" if torch.cuda.is_available() else "cpu")
+    with warnings.catch_warnings():  # a run's judge or encoder weights: for training and evaluation alone
+        warnings.filterwarnings("ignore", ".*is not opened for a file")
+        model = load(word)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _import_own_class(path: Path) -> None:
