@@ -126,9 +126,9 @@ class Form:
         """Return the text of a category or class, the same for equal numbers: "1" for "1.0"; "01" is not "1"."""
         clean = self.clean(text)
         value = _float(clean)
-        if value is None or abs(value) == float("inf") or value != value or re.match(r"[+-]?0\d", clean):
+        if value is None or abs(value) == float("inf") or value != value:
             return text
-        if whole := re.fullmatch(r"([+-]?)(\d+)(?:\.0*)?", clean):  # of any length
+        if whole := re.fullmatch(r"([+-]?)(\d+)(?:\.0*)?", clean):  # of any length, with leading zeros
             return f"{'-' * (whole[1] == '-' and value != 0)}{whole[2]}"
         return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
 
