@@ -377,3 +377,29 @@ def test_a_checkpoint_with_an_optimizer_to_import_is_refused(zoo: Zoo, trained: 
     )
     Path("x.png").write_bytes(b"")
     assert_one_line(zoo("predict", path, "x.png"), "os.system")
+
+
+@pytest.mark.filterwarnings("ignore:.*names weights '/etc/passwd', which is not opened")
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("num_classes", 10**12, "num_classes must lie in 0..16,777,216, got 1000000000000"),
+        ("temperature", "hot", "temperature must be float, got 'hot'"),
+        ("weights", "/etc/passwd", None),
+    ],
+)
+def test_hyperparameters_that_cannot_be_are_refused(
+    zoo: Zoo, trained: Path, name: str, value: object, message: str | None
+) -> None:
+    path = trained / "checkpoints/best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["hyper_parameters"][name] = value
+    torch.save(checkpoint, path)
+    Path("x.csv").write_text(",".join(f"pixel{i}" for i in range(64)) + "\n" + ",".join("0" * 64) + "\n")
+    for args in (("test", "-c", RECIPE, "--ckpt", path), ("predict", path, "x.csv")):
+        result = zoo(*args)
+        if message is not None:
+            assert_one_line(result, message)
+        else:
+            assert "passwd" not in result.out
+            assert "Traceback" not in result.err

@@ -129,6 +129,6 @@ def _check_sums(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except Exception as error:
-        raise ValueError(f"{path} is damaged ({error}): {_AGAIN}") from error
+        raise ValueError(f"{path} is damaged or cut off ({error}): {_AGAIN}") from error
     if damaged is not None:
         raise ValueError(f"{path} is damaged: {damaged} does not match its checksum: {_AGAIN}")

@@ -5,7 +5,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from importlib import import_module
 from itertools import pairwise
@@ -23,7 +23,9 @@ from recipes.cli.run.changes import check_length, check_resumable, differences
 from recipes.cli.run.checks import check_callbacks, check_seed, check_trainer
 from recipes.cli.run.parse_errors import reduce_parse_error, unwrap
 from recipes.cli.yaml_files import check_section, read_recipe, read_yaml
-from zoo.registry import sources_of
+from zoo import registry
+from zoo.blocks.skeleton import at_most
+from zoo.pretrained.schema import check_hyperparameters
 
 # trainer arguments that options of the command line replace
 _RESERVED = {"logger": "--logger", "default_root_dir": "--runs"}
@@ -170,7 +172,9 @@ class RecipeCLI(LightningCLI):
             for name in getattr(import_class(model.class_path), "weight_sources", ()):
                 if f"init_args.{name}" in model:
                     model[f"init_args.{name}"] = None  # the checkpoint has them
-        self.model = self._build("model", model)
+        tensors = self.checkpoint.get("state_dict") if is_model(import_class(model.class_path)) else None
+        with at_most(tensors.values()) if tensors else nullcontext():
+            self.model = self._build("model", model)
         check_kind(self.model, self.datamodule)
         self.config_init = Namespace(trainer=self._build("trainer", self.config.trainer))
         check_callbacks(
@@ -193,10 +197,11 @@ class RecipeCLI(LightningCLI):
         given = {k: v for k, v in self._init_args(self.given, "model").items() if k not in self._filled}
         strict = given if self.resume else self._given_on_command_line()
         names = arguments_of(self.config.model.class_path)
-        sources = sources_of(import_class(self.config.model.class_path))
-        saved = {
-            name: value for name, value in self.saved_hparams.items() if name in names and name not in ("net", *sources)
-        }
+        cls = import_class(self.config.model.class_path)
+        left_out = {"net", *registry.sources_of(cls)}
+        saved = {name: value for name, value in self.saved_hparams.items() if name in names and name not in left_out}
+        if is_model(cls):
+            check_hyperparameters(saved, registry.arguments_of(cls), "the checkpoint")
         if "." in str(saved.get("optimizer", "")) and saved["optimizer"] != given.get("optimizer"):
             raise UserError(
                 f"the checkpoint's optimizer {saved['optimizer']!r} would have to be imported, which no file may ask for: "
@@ -328,6 +333,11 @@ def arguments_of(class_path: str) -> list[str]:
         return [key.removeprefix("x.") for key in ArgumentParser().add_class_arguments(cls, "x", fail_untyped=False)]
     except (ImportError, AttributeError, ValueError):
         return []
+
+
+def is_model(cls: Any) -> bool:
+    """Whether a class is one of a zoo model, whose checkpoint holds all that it builds."""
+    return hasattr(cls, "weight_sources")
 
 
 def import_class(class_path: str) -> Any:
