@@ -114,4 +114,27 @@ def test_any_datamodule_with_one_class_or_numbers_per_example() -> None:
         splits_of(Plain(torch.ones(5, 3, dtype=torch.int64)))
 
 
-from recipes.cli.studies.baselines import baselines, regressors, splits_of
+def test_k_means_in_python() -> None:
+    """Against a loop by hand: the class of most examples of each cluster, from the same centers."""
+    data = DigitsDataModule(val_fraction=0)
+    scores = baselines(data, "k-means*")
+    assert [*scores] == ["k-means, 10 clusters"]
+    (x, y), (x_test, y_test) = (splits_of(data)[part] for part in ("train", "test"))
+    centers = KMeans(10, n_init=10, random_state=0).fit(x).cluster_centers_
+    nearest, nearest_test = (((z[:, None] - centers) ** 2).sum(axis=2).argmin(axis=1) for z in (x, x_test))
+    label = [np.bincount(y[nearest == k]).argmax() for k in range(10)]
+    right = sum(label[k] == true for k, true in zip(nearest_test, y_test, strict=True)) / len(y_test)
+    assert scores["k-means, 10 clusters"] == {"test/acc": pytest.approx(right)}
+    assert right > 0.6
+    with pytest.raises(UserError, match=r"no method is called 'kmeans': they are k-means, 10 clusters, PCA"):
+        baselines(data, "kmeans")
+
+
+def test_a_large_target_keeps_its_digits() -> None:
+    """scikit-learn computes in the type of the inputs: float32 has steps of 128 at 1.7e9."""
+    x = np.random.default_rng(0).normal(size=(60, 1))
+    splits = splits_of(ArrayDataModule(x, 1.7e9 + 3 * x[:, 0], kind="regression", val_fraction=0.0))
+    assert splits["train"] is not None
+    assert splits["test"] is not None
+    method = regressors()["least squares"].fit(*splits["train"])
+    assert abs(method.predict(splits["test"][0]) - splits["test"][1]).max() < 1e-3
