@@ -183,9 +183,10 @@ class ImageDataModule(DataModule):
     def _augmented(self, images: Tensor) -> Tensor:
         """Augment this process's share of the global batch with its share of the random numbers, every ``num_replicas``-th."""
         replicas = self._replica_kwargs()
-        count = (
-            max(self.batch_size, len(images)) * replicas["num_replicas"]
-        )  # also for a short batch: ranks may differ there
+        batch = (
+            len(images) if self.drop_last else max(self.batch_size, len(images))
+        )  # in a short batch ranks may differ
+        count = batch * replicas["num_replicas"]
         height, width = images.shape[2:]
         draws = self.augmentation.draw(count, (height, width), generator_for(*self._batch_key(), 2))
         share = slice(replicas["rank"], len(images) * replicas["num_replicas"], replicas["num_replicas"])

@@ -50,7 +50,11 @@ def test_the_lines_of_the_command_line_run(folder: Path, capsys: pytest.CaptureF
         program, *args = shlex.split(line)
         assert program == "zoo"
         assert cli.main(args) == 0, capsys.readouterr().err
-    assert re.findall(r"expected +test/coverage >= 0.89: (\w+)", capsys.readouterr().out) == ["met", "NOT", "met"]
+    assert re.findall(r"expected +test/coverage >= 0.89: (\w+)", capsys.readouterr().out) == [
+        "met",
+        "not",
+        "met",
+    ]  # not compared: another quantile
     assert "examples_seen" in Path("runs/waiting_quantile/version_0/metrics.csv").read_text().partition("\n")[0]
 
 

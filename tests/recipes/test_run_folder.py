@@ -19,6 +19,7 @@ from PIL import Image
 from recipes.cli.run.progress import EpochLines, LogInterval
 
 OURS = {"config.yaml", "metrics.csv", "curves.png", "log.txt", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+OURS |= {"samples/epoch_0001_confusion.png", "samples/epoch_0001_examples.png"}
 EVERY_LOGGER = """
 import json, os, sys
 from pathlib import Path

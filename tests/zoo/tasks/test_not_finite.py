@@ -16,7 +16,7 @@ from zoo.tasks import ClassificationTask
 class Fails(ClassificationTask):
     """Goes wrong at step 6 (the second epoch's second): in its loss, in its gradient alone, or in validation."""
 
-    def __init__(self, where: str, value: float = float("nan")) -> None:
+    def __init__(self, where: str, value: Any = float("nan")) -> None:  # no float: models refuse nan there
         super().__init__(nn.Linear(5, 3), 3, lr=1e-2)
         self.where, self.value = where, value
 
