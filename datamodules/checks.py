@@ -21,4 +21,4 @@ def check_integer(name: str, value: Any, least: int, most: int | None = None) ->
 
 def is_number(value: Any) -> bool:
     """Whether an argument is a finite number; a truth value is none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
