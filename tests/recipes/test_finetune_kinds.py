@@ -219,6 +219,16 @@ def test_the_kind_of_the_target_is_found(tmp_cwd: Path, values: list[str], kind:
         assert inspect_table("t.csv", "y", {"kind": "regression"}).data == {"kind": "regression"}
 
 
+def test_decimal_commas_of_the_target_are_asked_about(zoo: Zoo) -> None:
+    lines = [f"{i};{i / 3:.2f}".replace(".", ",") for i in range(60)]
+    Path("t.csv").write_text("\n".join(["x;y", *lines]) + "\n")
+    asked = ("finetune", "t.csv", "--target=y", "--epochs=1", "--data.delimiter", ";")
+    assert_one_line(zoo(*asked), "'y' must be a finite number", "decimal=','", "--data.kind classification")
+    result = zoo(*asked, "--data.decimal", ",")
+    assert result.code == 0, result.err
+    assert "y, a number from 0 to 19.67" in result.out
+
+
 # Which kind of data ---------------------------------------------------------------------------------------------------
 
 

@@ -275,7 +275,11 @@ def _data_options(overrides: list[str]) -> dict[str, Any]:
     for word, following in zip(overrides, [*overrides[1:], ""], strict=False):
         name, equals, value = word.partition("=")
         if name.startswith("--data."):
-            found[name.removeprefix("--data.")] = yaml.safe_load(value if equals else following)
+            text = value if equals else following
+            try:
+                found[name.removeprefix("--data.")] = yaml.safe_load(text)
+            except yaml.YAMLError:  # a comma
+                found[name.removeprefix("--data.")] = text
     return found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from datamodules import CSVDataModule, ImageFolderDataModule, MaskFolderDataModule
@@ -14,6 +15,8 @@ from datamodules.decode import BadImageError, decode, open_image, read_image
 from datamodules.image_folder import files_in
 from datamodules.mask_folder import MaskCode, values_in
 from datamodules.segmentation import IGNORED
+from datamodules.sheet import Sheet
+from datamodules.written import Form
 from recipes.cli.errors import UserError
 
 Value = int | tuple[int, int, int]  # of a pixel in a mask
@@ -221,10 +224,18 @@ def inspect_table(path: str, target: str | None, options: Mapping[str, Any]) -> 
 
 
 def _kind_of_target(path: str, target: str, options: Mapping[str, Any]) -> str:
-    """Return "regression" for numbers that are not whole, or of many different values."""
+    """Return "regression" for numbers that are not whole, or of many different values.
+
+    Raises:
+        UserError: They look like numbers, and are not read as such.
+    """
     try:
         _, y = CSVDataModule(path, target=target, **{**options, "kind": "regression"}).table()
-    except ValueError:  # texts; or whatever else is wrong, which is raised again
+    except ValueError as error:  # texts; or whatever else is wrong, which is raised again
+        form = Form.of(options)
+        texts = Sheet.read(Path(path), form, [target]).texts(target)
+        if form.hint(text for text in texts if text not in form.missing):
+            raise UserError(f"{error}, or --data.kind classification if these are classes") from error
         return "classification"
     values = set(y.flatten().tolist())
     return "classification" if len(values) <= _MAX_NUMBERED and all(v == int(v) for v in values) else "regression"
