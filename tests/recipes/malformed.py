@@ -584,8 +584,8 @@ STARTED = [
         "model.monitor is 'val/x', which is not logged & val/loss",
     ),
     (
-        f"{QUICK} --trainer.callbacks=callbacks.LRSchedule --trainer.callbacks.warmup=100",
-        "warmup of 100 steps & run of 2",
+        f"{QUICK} --trainer.limit_train_batches=1.0 --trainer.callbacks=callbacks.LRSchedule --trainer.callbacks.warmup=100",
+        "warmup of 100 steps & run of 20",
     ),
     (f"{QUICK} --trainer.val_check_interval=100", "val_check_interval & (100) & must be less than or equal"),
     (
