@@ -216,3 +216,15 @@ def fit_patterns(
 
 def same_weights(one: LightningModule, two: LightningModule) -> bool:
     return all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+# Exported files --------------------------------------------------------------------------------------------------------
+
+
+def run_onnx(path: Path, *inputs: Tensor) -> list[Any]:
+    """Return the outputs of a file as NumPy arrays, by onnxruntime alone."""
+    import onnxruntime  # only where it is needed: it takes time to import
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [node.name for node in session.get_inputs()]
+    return session.run(None, {name: x.numpy() for name, x in zip(names, inputs, strict=True)})

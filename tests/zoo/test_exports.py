@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from kit import quiet_trainer
+from kit import quiet_trainer, run_onnx
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -18,13 +18,6 @@ import zoo
 from datamodules import DigitsDataModule
 from zoo import exports
 from zoo.blocks.skeleton import skeleton
-
-
-def run_onnx(path: Path, *inputs: Tensor) -> list[np.ndarray]:
-    """The outputs of a file, by onnxruntime alone."""
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = [node.name for node in session.get_inputs()]
-    return session.run(None, {name: x.numpy() for name, x in zip(names, inputs, strict=True)})
 
 
 def metadata_of(path: Path) -> dict[str, Any]:
