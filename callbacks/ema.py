@@ -19,10 +19,11 @@ class EMA(Callback):
     """Keep an exponential moving average of the weights, and evaluate with it (Polyak and Juditsky 1992; Tarvainen and Valpola
     2017, arXiv:1703.01780).
 
-    At the first update the average is a copy of the weights. At update t after it, parameters and floating-point buffers
-    (statistics of norms) follow ``average = d * average + (1 - d) * weights`` with ``d = min(decay, (1 + t) / (10 + t))``; other
-    buffers are copied. A fixed decay would hold on to the untrained weights for about ``1 / (1 - decay)`` updates: a GAN's first
-    samples would be flat gray. Before the first update, the module is evaluated with its own weights.
+    At the first update the average is a copy of the weights. At the t-th update, counted from ``start_step``, parameters and
+    floating-point buffers (statistics of norms) follow ``average = d * average + (1 - d) * weights`` with ``d = min(decay, (1 +
+    t) / (10 + t))``; other buffers are copied. A fixed decay would hold on to the untrained weights for about ``1 / (1 -
+    decay)`` updates: a GAN's first samples would be flat gray. Before the first update, the module is evaluated with its own
+    weights.
 
     A checkpoint holds both sets of weights, and a resumed run continues exactly. Its ``state_dict`` is the set that was
     evaluated, so whatever loads the file (``zoo.load``, ``zoo test``, ``load_from_checkpoint``) gets the weights that the logged

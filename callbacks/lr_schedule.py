@@ -139,8 +139,8 @@ class LRSchedule(Callback):
             raise ValueError(f"{what} needs a run with an end: give the Trainer max_epochs (or max_steps), got none")
         w, *milestones = (round(time * self._length) if 0 < time < 1 else int(time) for time in times)
         limit = getattr(trainer, "limit_train_batches", 1.0)
-        tried = getattr(trainer, "fast_dev_run", False) or isinstance(limit, int) or limit < 1  # epochs cut short
-        if self.warmup >= 1 and w >= self._length and not tried:
+        shortened = getattr(trainer, "fast_dev_run", False) or isinstance(limit, int) or limit < 1  # epochs cut short
+        if self.warmup >= 1 and w >= self._length and not shortened:
             raise ValueError(
                 f"warmup of {w} {self.interval}s does not end within the run of {self._length:g}: give a fraction of the run "
                 "such as warmup=0.1, or train longer"

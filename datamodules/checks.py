@@ -20,5 +20,5 @@ def check_integer(name: str, value: Any, least: int, most: int | None = None) ->
 
 
 def is_number(value: Any) -> bool:
-    """Whether an argument is a finite number; a truth value is none."""
+    """Whether an argument is a finite number; a bool is not a number."""
     return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)

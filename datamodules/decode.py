@@ -43,7 +43,7 @@ class BadImageError(ValueError):
     """An image file cannot be used; the message names it."""
 
 
-def left_out(files: Sequence[str], folder: str | Path, why: str = "for no format that is read") -> str:
+def left_out(files: Sequence[str], folder: str | Path, why: str = "in no format that is read") -> str:
     """Return the sentence about files of a folder that are not taken, with their number by suffix and an example."""
     kinds = Counter(Path(file).suffix.lower() or "without suffix" for file in files)
     (most, _), *_ = common = kinds.most_common(4)
@@ -156,7 +156,7 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
 
 
 def has_frames(image: Image.Image, path: str | Path) -> bool:
-    """Return whether an open file holds several images, of which the first is read; a photo's preview is none."""
+    """Return whether a file holds several images, of which the first is read; the preview in a photo does not count."""
     return getattr(image, "is_animated", False) and (image.format != "MPO" or str(path).lower().endswith(".mpo"))
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from typing_extensions import override
 
-from datamodules.decode import SUFFIXES, BadImageError, read_image, read_upright
+from datamodules.decode import FORMATS, SUFFIXES, BadImageError, read_image, read_upright
 from datamodules.examples import Examples
 from datamodules.image_folder import images_and_others
 from datamodules.parts import PartsInFolders
@@ -140,7 +140,7 @@ def pairs_in(folder: Path) -> tuple[list[str], list[str], list[str]]:
         )
     chosen = [masks[stem] for stem in images]
     for path in chosen:
-        if path.lower().endswith((".jpg", ".jpeg")):
+        if FORMATS[os.path.splitext(path)[1].lower()] in ("JPEG", "MPO"):
             raise ValueError(f"{path} is a JPEG, which changes pixel values: save masks as PNG")
     return list(images.values()), chosen, [*others, *more, *(masks[stem] for stem in masks if stem not in images)]
 

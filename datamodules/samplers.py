@@ -96,9 +96,7 @@ class TrainSampler(DistributedSampler[int]):
         if drop_last:
             self.num_samples = batches * batch_size or count // num_replicas
         else:
-            most = math.ceil(count / num_replicas)  # on rank 0
-            mine = len(range(rank, count, num_replicas))
-            self.num_samples = mine + (math.ceil(mine / batch_size) < math.ceil(most / batch_size))
+            self.num_samples = _share(count, batch_size, num_replicas, rank)
         self.batch_size = batch_size
         self.epoch = epoch
         self.start = start
@@ -214,10 +212,7 @@ class EvaluationSampler(DistributedSampler[int]):
     def __init__(self, dataset: Sized, batch_size: int, *, num_replicas: int = 1, rank: int = 0) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)  # type: ignore[arg-type]
         count = len(dataset)
-        most = math.ceil(count / num_replicas)  # on rank 0
-        self._indices = list(range(rank, count, num_replicas))
-        if math.ceil(most / batch_size) > math.ceil(len(self._indices) / batch_size):
-            self._indices.append(-1)
+        self._indices = [*range(rank, count, num_replicas), -1][: _share(count, batch_size, num_replicas, rank)]
 
     @override
     def __iter__(self) -> Iterator[int]:
@@ -226,3 +221,9 @@ class EvaluationSampler(DistributedSampler[int]):
     @override
     def __len__(self) -> int:
         return len(self._indices)
+
+
+def _share(count: int, batch_size: int, num_replicas: int, rank: int) -> int:
+    """Return how many of ``count`` indices a rank takes, with the one (-1) of a rank that would lack its last batch."""
+    most, mine = math.ceil(count / num_replicas), len(range(rank, count, num_replicas))  # the most are those of rank 0
+    return mine + (math.ceil(mine / batch_size) < math.ceil(most / batch_size))

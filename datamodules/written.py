@@ -31,6 +31,32 @@ _WRITTEN = [
 ]
 _ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d.*)?")
 _TIME = re.compile(r"\d{1,2}:\d\d(?::\d\d(?:\.\d+)?)?")
+_DAYS = (  # ways of writing a day that are suggested
+    *(
+        "%d.%m.%Y",
+        "%d.%m.%y",
+        "%d/%m/%Y",
+        "%m/%d/%Y",
+        "%d/%m/%y",
+        "%m/%d/%y",
+        "%d-%m-%Y",
+        "%m-%d-%Y",
+        "%d-%m-%y",
+        "%m-%d-%y",
+    ),
+    *("%Y/%m/%d", "%Y.%m.%d", "%d %B %Y", "%d %b %Y", "%d. %B %Y", "%d. %b %Y", "%d-%b-%Y"),
+)
+_CLOCKS = (
+    "",
+    " %H:%M",
+    " %H:%M:%S",
+    "T%H:%M",
+    "T%H:%M:%S",
+    ", %H:%M",
+    ", %H:%M:%S",
+    " %I:%M %p",
+    " %I:%M:%S %p",
+)  # after it
 _OTHER_DATE = re.compile(
     r"(?:\d{1,2}([./-])\d{1,2}\1(?:\d{4}|\d\d)|\d{4}([./])\d{1,2}\2\d{1,2}|\d{1,2}[. -]{1,2}[^\W\d_]{3,9}\.?[ -]\d{4})"
     r"(?:[T ,]+\d{1,2}:\d\d.*)?"
@@ -79,7 +105,7 @@ class Form:
 
     @classmethod
     def of(cls, preparation: Mapping[str, Any]) -> "Form":
-        """Return the form that a datamodule has told, and a model has saved."""
+        """Return the form in a ``preparation``."""
         return cls(**{f.name: preparation[f.name] for f in fields(cls) if f.name in preparation})
 
     def plain(self) -> dict[str, Any]:
@@ -179,20 +205,9 @@ class Form:
         dates = {text: times for text, times in distinct.items() if _OTHER_DATE.fullmatch(text)}
         if 2 * sum(dates.values()) <= sum(distinct.values()):
             return None
-        text = next(iter(dates))
-        numbers = [[int(part) for part in re.findall(r"\d+", each)[:2]] for each in dates]
-        if re.match(r"\d{4}", text):
-            formats = [f"%Y{text[4]}%m{text[4]}%d"]
-        elif (between := re.match(r"\d{1,2}([./-])\d", text)) is None:
-            formats = ["%d %B %Y"]
-        else:
-            year = "%Y" if re.match(r"\d+\D\d+\D\d{4}", text) else "%y"
-            day_first = between[1] == "." or any(a > 12 for a, _ in numbers)
-            month_first = any(b > 12 for _, b in numbers)
-            orders = ["d m"] * (not month_first) + ["m d"] * (not day_first)
-            formats = [between[1].join(f"%{part}" for part in order.split()) + between[1] + year for order in orders]
-        clock = " %H:%M" if ":" in text else ""
-        return " or ".join(f"date_format={form + clock!r}" for form in formats or ["%d/%m/%Y"])
+        formats = (day + clock for day in _DAYS for clock in _CLOCKS)
+        fits = [each for each in formats if all(Form(date_format=each).moment(text) for text in dates)]
+        return " or ".join(f"date_format={each!r}" for each in fits) or "date_format, as in Python's strptime"
 
 
 def parts_of(moment: datetime) -> tuple[float, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 import jsonargparse
 import pytest
 import torch
-from kit import BatchRecorder, Memory, Patterns, quiet_trainer, record_batches
+from kit import BatchRecorder, Memory, Patterns, quiet_trainer, record_batches, same_batches
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -152,5 +152,7 @@ def test_a_schedule_counts_the_short_batch(accumulate: int) -> None:
 
 @pytest.mark.filterwarnings("ignore:You requested to overfit but enabled train dataloader shuffling")
 def test_overfitting_takes_the_first_batches_as_before() -> None:
-    data = Patterns(16, val_fraction=0, drop_last=False)
-    assert sizes(record_batches(data, overfit_batches=2).seen["train"]) == [16, 16]
+    data = [Patterns(16, val_fraction=0, drop_last=drop_last) for drop_last in (True, False)]
+    before, now = (record_batches(each, overfit_batches=2).seen["train"] for each in data)
+    assert sizes(now) == [16, 16]
+    assert same_batches(before, now)

@@ -90,8 +90,8 @@ def check_format(path: Path, format: Format | None) -> Format:
     if path.is_dir():
         example = path / f"model{SUFFIXES[format or 'onnx']}"
         raise ValueError(f"{path} is a folder: give the name of a file, such as {example}")
-    told = next((kind for kind, suffix in SUFFIXES.items() if path.suffix.lower() == suffix), None)
-    if (kind := format or told) is None or told not in (None, kind):
+    by_suffix = next((kind for kind, suffix in SUFFIXES.items() if path.suffix.lower() == suffix), None)
+    if (kind := format or by_suffix) is None or by_suffix not in (None, kind):
         known = ", ".join(f"{suffix} ({kind})" for kind, suffix in SUFFIXES.items() if format in (None, kind))
         raise ValueError(f"{path} is not the name of a file of {format or 'a known format'}: let it end in {known}")
     return kind
@@ -152,14 +152,17 @@ def _write_graph(model: Model, path: Path, kind: str) -> None:
                 f"{type(model).__name__} cannot be exported: its outputs for one input differ from time to time, or are nan"
             )
     example = _inputs(model, 2)
-    names = _names(model, example), list(_named(model.outputs(*example))), _tensors(example)
+    names = _names(model, example), list(_named(model.outputs(*example)))
+    axes = tuple(_axes(model, x) for x in _tensors(example))
     metadata = {**_about(model), "inputs": _describe(model, names[0], example)}
     metadata["outputs"] = [{"name": name, "meaning": model.output_meaning} for name in names[1]]
     program = _traced(model, _inputs(model, 2, tuple(2 * n for n in model.example_shape[1:])) if dense else example)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        write = _write_onnx if kind == "onnx" else _write_program
-        run = write(model, program, temporary, names, metadata)
+        if kind == "onnx":
+            run = _write_onnx(model, program, temporary, names, axes, metadata)
+        else:
+            run = _write_program(program, temporary, metadata)
         _compare(run, cases, wanted, f"{type(model).__name__} as {kind}")
 
 
@@ -173,9 +176,7 @@ def _traced(model: Model, example: tuple[Any, ...]) -> Any:
         return torch.export.export(_Graph(model), example, dynamic_shapes=(dynamic,))
 
 
-def _write_program(
-    model: Model, program: Any, path: Path, names: Any, metadata: dict[str, Any]
-) -> Callable[..., _Outputs]:
+def _write_program(program: Any, path: Path, metadata: dict[str, Any]) -> Callable[..., _Outputs]:
     with _quiet():
         with path.open("wb") as file:
             torch.export.save(program, file, extra_files={"metadata.json": json.dumps(metadata, ensure_ascii=False)})
@@ -185,7 +186,12 @@ def _write_program(
 
 
 def _write_onnx(
-    model: Model, program: Any, path: Path, names: Any, metadata: dict[str, Any]
+    model: Model,
+    program: Any,
+    path: Path,
+    names: tuple[list[str], list[str]],
+    axes: tuple[dict[int, str], ...],
+    metadata: dict[str, Any],
 ) -> Callable[..., _Outputs]:
     import onnxruntime
 
@@ -196,7 +202,7 @@ def _write_onnx(
             verbose=False,
             input_names=names[0],
             output_names=names[1],
-            dynamic_shapes=tuple(_axes(model, x) for x in names[2]),  # names of the axes
+            dynamic_shapes=axes,
         )
     written.model.metadata_props.update(_as_text(metadata))
     with _quiet():

@@ -310,10 +310,11 @@ class Model(LightningModule):
         if mean is None or str(self.trainer.precision) == "64-true":
             return
         pair = [torch.as_tensor(v, dtype=torch.float64, device="cpu") for v in (mean, std)]
-        if not held_by_float32(*pair):
+        columns = zip(*(values.flatten() for values in pair), strict=True)
+        if wrong := [column for column in columns if not held_by_float32(*column)]:
             raise ValueError(
-                f"{type(self).__name__} learns {what} as they are, and float32 cannot hold them (mean {pair[0].flatten()[0]:.15g}, "
-                f"deviation {pair[1].flatten()[0]:g}): subtract a constant, or train with trainer.precision=64-true"
+                f"{type(self).__name__} learns {what} as they are, and float32 cannot hold them (mean {wrong[0][0]:.15g}, "
+                f"deviation {wrong[0][1]:g}): subtract a constant, or train with trainer.precision=64-true"
             )
 
     def _check_precision(self) -> None:
@@ -532,15 +533,14 @@ class Model(LightningModule):
         self.preparation = description.get("preparation")
 
     def check_description(self) -> None:
-        """Refuse what is said of the data if it cannot be of this model.
+        """Check that class names, input shape and standardization fit the net.
 
         Raises:
             ValueError: Standardization or the shape of an example is of another number of channels than the net, or there is
                 not one name for each class.
         """
         names, shape = self.class_names, self.input_shape
-        uses_classes = getattr(self.net, "conditional", True)  # a net that may be conditional, and is not, uses none
-        if names is not None and uses_classes and self.num_classes not in (None, len(names)):
+        if names is not None and self.num_classes not in (None, len(names)):
             raise ValueError(f"class_names has {len(names)} names, the model has {self.num_classes} classes")
         channels = getattr(self.net, "in_channels", None)
         if shape is not None and len(shape) == 3 and channels not in (None, shape[0]):

@@ -239,7 +239,7 @@ def test_files_that_are_left_out_are_named_once(tmp_path: Path, recwarn: pytest.
     data.setup()
     assert (len(data._parts["train"]), len(data._parts["test"])) == (6, 3)
     assert [str(warning.message) for warning in recwarn] == [
-        f"3 files in {tmp_path} left out, for no format that is read: 2 .heic, 1 .txt (such as {tmp_path}/train/cat/a.heic)",
+        f"3 files in {tmp_path} left out, in no format that is read: 2 .heic, 1 .txt (such as {tmp_path}/train/cat/a.heic)",
         f"3 files in {tmp_path} left out, in no folder of a class: 2 .png, 1 .jpg (such as {tmp_path}/more/cat/1.png)",
     ]
 

@@ -52,9 +52,9 @@ def test_files_that_are_left_out_are_named_once(tmp_path: Path, recwarn: pytest.
     data = make(tmp_path)
     data.setup()
     assert [str(warning.message).replace(str(tmp_path), "ROOT") for warning in recwarn] == [
-        "1 file in ROOT left out, for no format that is read: 1 .txt (such as ROOT/train/images/notes.txt)",
+        "1 file in ROOT left out, in no format that is read: 1 .txt (such as ROOT/train/images/notes.txt)",
         "1 file in ROOT left out, masks without an image: 1 .png (such as ROOT/train/masks/alone.png)",
-        "1 file in ROOT left out, for no format that is read: 1 .heic (such as ROOT/test/masks/a.heic)",
+        "1 file in ROOT left out, in no format that is read: 1 .heic (such as ROOT/test/masks/a.heic)",
     ]
 
 
@@ -262,6 +262,16 @@ def test_a_mistake_is_named_before_anything_is_trained(
     spoil(tmp_path, kind)
     with pytest.raises(error, match=message):
         make(tmp_path, val_fraction=0.0, num_workers=workers).setup("fit")
+
+
+@pytest.mark.parametrize("suffix", [".jpe", ".jfif", ".JPG"])
+def test_jpeg_masks_of_any_suffix_are_refused(tmp_path: Path, suffix: str) -> None:
+    masked(tmp_path, {"train": 4})
+    mask = next((tmp_path / "train/masks").glob("*.png"))
+    Image.open(mask).save(mask.with_suffix(suffix), "JPEG")
+    mask.unlink()
+    with pytest.raises(ValueError, match=rf"{mask.stem}\{suffix} is a JPEG, which changes pixel values"):
+        make(tmp_path, val_fraction=0.0).setup("fit")
 
 
 @pytest.mark.parametrize(("values", "there"), [([0, 255], "ground and "), ([255, 255], "")])

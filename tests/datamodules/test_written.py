@@ -220,6 +220,9 @@ def test_times_of_day_and_moments(tmp_path: Path) -> None:
         (["1/25/24", "2/6/24"], "date_format='%m/%d/%y'"),
         (["2024/01/05", "2024/01/06"], "date_format='%Y/%m/%d'"),
         (["05.01.2024 10:30", "06.01.2024 10:30"], "date_format='%d.%m.%Y %H:%M'"),
+        (["05.01.2024 10:30:00", "06.01.2024 10:30:01"], "date_format='%d.%m.%Y %H:%M:%S'"),
+        (["05-Jan-2024", "06-Feb-2024"], "date_format='%d-%b-%Y'"),
+        (["1/5/2024 3:04 PM", "1/25/2024 11:59 AM"], "date_format='%m/%d/%Y %I:%M %p'"),
     ],
 )
 def test_other_dates_are_refused(texts: list[str], options: str, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """``zoo fit`` on two processes, or of accumulated batches, ends with the weights of one process and whole batches."""
 
+import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,22 @@ def test_the_same_weights_with_a_short_last_batch(zoo: Zoo, recipe: str, batch_s
         assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == -(-1293 // batch_size)
         ends.append(weights(run))
     assert gap(*ends) < 1e-6
+
+
+def test_the_process_that_forks_knows_what_the_others_have_done(zoo: Zoo) -> None:
+    """They return their weights, the counters and the best checkpoint; the first of them alone prints."""
+    options = ("--trainer.max_epochs=2", "--trainer.devices=2", "--trainer.strategy=ddp_fork", "--data.batch_size=64")
+    result = zoo("fit", "linear/softmax_digits", *options)
+    assert result.code == 0, result.err
+    assert re.search(r"trained +2 epochs, 20 steps; ", result.out)
+    run = Path("runs/linear/softmax_digits/version_0")
+    saved = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    state = next(state for name, state in saved["callbacks"].items() if name.startswith("Best"))
+    shown = re.search(r"(?m)^best val/\w+ +([\d.]+)$", result.out)
+    assert shown is not None
+    assert float(shown[1]) == pytest.approx(float(state["best_model_score"]), abs=1e-4)
+    log = (run / "log.txt").read_text()
+    assert [log.count(f"epoch {i}/2") for i in (1, 2)] == [1, 1]
+    assert "#   data    fingerprint " in (run / "config.yaml").read_text()
+    rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows if row["test/acc"]] == ["20"]

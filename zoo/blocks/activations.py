@@ -148,13 +148,12 @@ def parse_activation(activation: Activation) -> tuple[str, dict[str, Any]]:
     """
     arguments = dict(activation) if isinstance(activation, dict) else {"name": activation}
     name = arguments.pop("name", None)
-    if name not in _FACTORIES:
-        hint = suggest(name, _FACTORIES) if isinstance(name, str) else ""
-        if name is None:
-            raise ValueError(
-                f"an activation with arguments is {{'name': 'leaky_relu', ...}}, got {activation!r} without a name"
-            )
-        raise ValueError(f"unknown activation {name!r}{hint}; known: {', '.join(_FACTORIES)}")
+    if name is None:
+        raise ValueError(
+            f"an activation with arguments is {{'name': 'leaky_relu', ...}}, got {activation!r} without a name"
+        )
+    if not isinstance(name, str) or name not in _FACTORIES:
+        raise ValueError(f"unknown activation {name!r}{suggest(str(name), _FACTORIES)}; known: {', '.join(_FACTORIES)}")
     known = _ARGUMENTS.get(name, {})
     for argument, value in arguments.items():
         if argument not in known:
@@ -164,6 +163,9 @@ def parse_activation(activation: Activation) -> tuple[str, dict[str, Any]]:
         right = isinstance(value, int | float) and math.isfinite(value) if kind is float else isinstance(value, kind)
         if isinstance(value, bool) or not right:
             raise ValueError(f"{argument} of activation {name!r} must be {wanted}, got {value!r}")
+    pieces: Any = arguments.get("pieces", 2)
+    if pieces < 2:
+        raise ValueError(f"pieces of activation 'maxout' must be 2 or more, got {pieces}")
     if arguments.get("approximate") not in (None, "none", "tanh"):
         raise ValueError(f"approximate of activation 'gelu' must be 'none' or 'tanh', got {arguments['approximate']!r}")
     return name, arguments

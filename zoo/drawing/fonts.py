@@ -18,8 +18,10 @@ def family(texts: Iterable[str]) -> list[str]:
     """Return the font families for some texts: the default one, then those that have the characters that it has not."""
     from matplotlib import rcParams
 
-    found = dict.fromkeys(_family_of(character) for text in texts for character in text)  # a set that keeps the order
-    return [*rcParams["font.family"], *(name for name in found if name)]
+    families = dict.fromkeys(
+        _family_of(character) for text in texts for character in text
+    )  # a set that keeps the order
+    return [*rcParams["font.family"], *(name for name in families if name)]
 
 
 def length(text: str) -> int:

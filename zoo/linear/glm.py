@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Normal, Poisson
 from torchmetrics import MeanMetric, Metric
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from zoo.blocks import flatten_features
 from zoo.drawing import figures
@@ -193,14 +194,13 @@ class GLMRegressor(Task):
     @torch.no_grad()
     def render(self, batch: Any) -> dict[str, Any]:
         """Return a picture: the expectation of y against y; categorical: the counts of true and most probable classes."""
-        eta, y = self(input_of(batch)), batch[1]
-        target, mean = self._targets(y, eta.shape[1]), self.net.expectation(eta)
+        value = self.outputs(input_of(batch))["value"]
+        k = value.shape[1]
+        target = self._targets(batch[1], k)
         if self.net.family != "categorical":
-            return {"scatter": figures.predicted_against_true(target, mean)}
-        k = eta.shape[1]
-        names = self.class_names or [str(i) for i in range(k)]
-        decided = mean.argmax(dim=1)
-        counts = torch.bincount(target * k + decided, minlength=k * k).view(k, k)
+            return {"scatter": figures.predicted_against_true(target, value)}
+        names, decided = self.class_names or [str(i) for i in range(k)], value.argmax(dim=1)
+        counts = multiclass_confusion_matrix(decided, target, k, validate_args=False)
         title = f"{int((decided == target).sum())} of {len(target)} shown are right"
         return {"confusion": figures.heatmap(counts, names, names, ("true", "most probable"), title)}
 

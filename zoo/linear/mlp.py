@@ -185,7 +185,7 @@ class MLPRegressor(RegressionTask):
             output_activation=output_activation,
         )
         super().__init__(net, num_outputs, **task)
-        self.standardizes_target = output_activation == "identity"
+        self.standardizes_target = isinstance(net.output_activation, nn.Identity)
 
 
 register("mlp", MLPClassifier)

@@ -37,6 +37,7 @@ def save_folder(folder: Path, config: Mapping[str, Any], state: Mapping[str, Ten
         ValueError: The config holds nan.
     """
     _check_plain(config)
+    check_description(config, folder / CONFIG)
     for key, value in state.items():
         if not isinstance(value, Tensor):
             raise TypeError(

@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
+from zoo.arguments import LEAST
+
 MAX_BYTES = 2**26  # of a config.json: the class names and categories of large tables are a few million
 MAX_DEPTH = 50  # of lists and dicts in each other
 MAX_SIZE = 2**24  # number of classes, channels, columns
@@ -28,13 +30,6 @@ DESCRIPTION: dict[str, Any] = {
     "frozen": int,
     "buffers": dict[str, list[float]],  # of version 0.1.0
 }
-SIZES = (
-    "num_classes",
-    "num_outputs",
-    "in_channels",
-    "in_features",
-    "image_size",
-)  # hyperparameters that data determine
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -88,8 +83,8 @@ def check_hyperparameters(
     """
     for name, value in hparams.items():
         check_value(value, parameters[name].annotation, name, path)
-        if name in SIZES and isinstance(value, int) and not 0 <= value <= MAX_SIZE:
-            raise ValueError(f"{path}: {name} must lie in 0..{MAX_SIZE:,}, got {_shown(value)}")
+        if name in LEAST and isinstance(value, int) and not LEAST[name] <= value <= MAX_SIZE:
+            raise ValueError(f"{path}: {name} must lie in {LEAST[name]}..{MAX_SIZE:,}, got {_shown(value)}")
         if name == "input_shape":
             check_input_shape(value, name, path)
 

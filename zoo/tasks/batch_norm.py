@@ -59,7 +59,8 @@ def _batch_of_one(task: Model) -> str | None:
     if not isinstance(size, int) or getattr(source, "drop_last", True):
         return None
     last = count % (size * trainer.world_size)
-    if 0 < last < 2 * trainer.world_size:  # a process without an example is given one that does not count
+    reached = trainer.num_training_batches > count // (size * trainer.world_size)
+    if reached and 0 < last < 2 * trainer.world_size:  # a process without an example is given one that does not count
         return (
             f"{count:,} examples in batches of {size * trainer.world_size} leave one of {last} (data.batch_size {size})"
         )
@@ -69,12 +70,12 @@ def _batch_of_one(task: Model) -> str | None:
 def _layer_of_one_value(task: Model) -> str | None:
     """Return the name of a batch norm that trains and sees one value a channel of one example."""
     several = task.trainer.world_size > 1
-    found: list[str] = []
+    layers: list[str] = []
 
     def look(name: str) -> Any:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             if inputs[0].numel() == inputs[0].shape[1]:
-                found.append(name)
+                layers.append(name)
 
         return hook
 
@@ -92,4 +93,4 @@ def _layer_of_one_value(task: Model) -> str | None:
     finally:
         for handle in handles:
             handle.remove()
-    return found[0] if found else None
+    return layers[0] if layers else None

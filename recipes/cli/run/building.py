@@ -18,8 +18,8 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
-from recipes.cli.errors import UserError, message, one_line
-from recipes.cli.run.changes import check_length, check_resumable, differences
+from recipes.cli.errors import UserError, message
+from recipes.cli.run.changes import check_length, check_resumable, contradiction, differences, shown
 from recipes.cli.run.checks import check_callbacks, check_seed, check_trainer
 from recipes.cli.run.parse_errors import reduce_parse_error, unwrap
 from recipes.cli.yaml_files import check_section, read_recipe, read_yaml
@@ -209,18 +209,13 @@ class RecipeCLI(LightningCLI):
             )
         for name, value in saved.items():
             if name in strict and not _same(strict[name], value):
-                raise UserError(
-                    f"--model.{name} {_shown(strict[name])} contradicts the checkpoint, which was trained with "
-                    f"{_shown(value)}: leave it out, or train a new run without --resume"
-                )
+                raise contradiction(f"model.{name}", strict[name], value, self.resume)
         for name, value in linked.items():
             source = saved if name in saved else given
             if name in names and name in source and not _same(source[name], value):
                 what = f"the checkpoint's {name}" if source is saved else f"--model.{name}"
                 cure = "use the data it was trained on" if source is saved else "leave it out"
-                raise UserError(
-                    f"{what} {_shown(source[name])} contradicts the data, which has {_shown(value)}: {cure}"
-                )
+                raise UserError(f"{what} {shown(source[name])} contradicts the data, which has {shown(value)}: {cure}")
         from_data = {name: value for name, value in linked.items() if name in names and name not in given}
         if missing := self._filled - from_data.keys() - saved.keys():
             raise UserError(f"{self.config.model.class_path} requires a value for {', '.join(sorted(missing))}")
@@ -363,10 +358,6 @@ def _same(one: Any, other: Any) -> bool:
     plain = [list(value) if isinstance(value, tuple) else value for value in (one, other)]
     plain = [value.as_dict() if isinstance(value, Namespace) else value for value in plain]
     return bool(plain[0] == plain[1])
-
-
-def _shown(value: Any) -> str:
-    return one_line(str(value))
 
 
 def as_list(value: Any) -> list[Any]:

@@ -94,10 +94,15 @@ def check_resumable(changes: Mapping[str, tuple[Any, Any]]) -> None:
     """
     for key, (old, new) in changes.items():
         if not _covers(RESUMABLE, key):
-            raise UserError(
-                f"--{key} {_shown(new)} contradicts the checkpoint, which was trained with {_shown(old)}: leave it out, or train "
-                "a new run without --resume"
-            )
+            raise contradiction(key, new, old)
+
+
+def contradiction(key: str, given: Any, saved: Any, resume: bool = True) -> UserError:
+    """Return the error of a value that is not the checkpoint's."""
+    cure = "leave it out, or train a new run without --resume" if resume else "leave it out"
+    return UserError(
+        f"--{key} {shown(given)} contradicts the checkpoint, which was trained with {shown(saved)}: {cure}"
+    )
 
 
 def check_length(checkpoint: Mapping[str, Any], trainer: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
@@ -130,9 +135,10 @@ def check_length(checkpoint: Mapping[str, Any], trainer: Mapping[str, Any], chan
         allowed = Timer(duration=limit).time_remaining() or 0
         if allowed < seconds:
             raise UserError(
-                f"--trainer.max_time {_shown(limit)} is too short: the run has trained for {seconds:.0f} s; give more, {cure}"
+                f"--trainer.max_time {shown(limit)} is too short: the run has trained for {seconds:.0f} s; give more, {cure}"
             )
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a value on one line, as YAML writes it."""
     return one_line("null" if value is None else str(value))

@@ -35,15 +35,15 @@ def _share(least: float) -> tuple[str, Callable[[Any], bool]]:
 
 
 _EPSILON = math.ulp(0.0)  # the smallest number above 0
-_COUNT, _INDEX = _at_least(1), _at_least(0)
+_POSITIVE, _NOT_NEGATIVE = _at_least(1), _at_least(0)
 # option -> what is wanted, and a test of a value that has the right type; None is the trainer's default
 _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "num_nodes": _COUNT,
-    "fast_dev_run": ("true, false or a number of batches >= 1", lambda value: isinstance(value, bool) or value >= 0),
+    "num_nodes": _POSITIVE,
+    "fast_dev_run": ("true, false or a number of batches >= 0", lambda value: isinstance(value, bool) or value >= 0),
     "max_epochs": ("a whole number >= 1, or -1 for no end", lambda value: value >= 1 or value == -1),
-    "min_epochs": _INDEX,
+    "min_epochs": _NOT_NEGATIVE,
     "max_steps": ("a whole number >= 1, or -1 for no end", lambda value: value >= 1 or value == -1),
-    "min_steps": _INDEX,
+    "min_steps": _NOT_NEGATIVE,
     "max_time": (
         "a duration DD:HH:MM:SS such as 00:01:30:00",
         lambda value: not isinstance(value, str) or re.fullmatch(r"\d+:\d\d?:\d\d?:\d\d?", value.strip()) is not None,
@@ -57,12 +57,12 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "a number of batches >= 1, a share of the epoch in (0.0, 1.0], or a duration DD:HH:MM:SS",
         lambda value: value >= 1 if _whole(value) else not isinstance(value, float) or 0 < value <= 1,
     ),
-    "check_val_every_n_epoch": _COUNT,
+    "check_val_every_n_epoch": _POSITIVE,
     "num_sanity_val_steps": ("a whole number >= 0, or -1 for all", lambda value: value >= -1),
-    "log_every_n_steps": _INDEX,
-    "accumulate_grad_batches": _COUNT,
+    "log_every_n_steps": _NOT_NEGATIVE,
+    "accumulate_grad_batches": _POSITIVE,
     "gradient_clip_val": ("a number >= 0", lambda value: 0 <= value < math.inf),
-    "reload_dataloaders_every_n_epochs": _INDEX,
+    "reload_dataloaders_every_n_epochs": _NOT_NEGATIVE,
 }
 _MOST_PROCESSES = 8  # on a machine with fewer cores: enough to try several processes out
 

@@ -1,4 +1,4 @@
-"""The run folder ``runs/<recipe>/<version>/``: created, found, its metrics truncated on resume. Imports no torch."""
+"""The run folder ``runs/<recipe>/<version>/``: created and found, and its metrics written. Imports no torch."""
 
 import contextlib
 import csv

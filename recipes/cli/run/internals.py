@@ -74,6 +74,30 @@ def forks(trainer: "Trainer") -> bool:
     return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
 
 
+def return_progress(trainer: "Trainer") -> None:
+    """Let forked processes return the counters of their fit and the best checkpoints, too: Lightning returns one path alone."""
+    if not forks(trainer):
+        return
+    launcher: Any = trainer.strategy.launcher
+    collect, restore = launcher.get_extra_results, launcher.update_main_process_results
+
+    def collect_more(trainer: Any) -> dict[str, Any]:
+        best = [
+            (getattr(callback, "best_model_path", ""), getattr(callback, "best_model_score", None))
+            for callback in trainer.checkpoint_callbacks
+        ]
+        best = [(path, None if score is None else float(score)) for path, score in best]
+        return {**collect(trainer), "fit_loop": trainer.fit_loop.state_dict(), "best": best}
+
+    def restore_more(trainer: Any, extra: dict[str, Any]) -> None:
+        restore(trainer, extra)
+        trainer.fit_loop.load_state_dict(extra["fit_loop"])
+        for callback, (path, score) in zip(trainer.checkpoint_callbacks, extra["best"], strict=True):
+            callback.best_model_path, callback.best_model_score = path, score
+
+    launcher.get_extra_results, launcher.update_main_process_results = collect_more, restore_more
+
+
 def epochs_of(checkpoint: Mapping[str, Any]) -> tuple[int, int]:
     """Return the numbers of epochs that the run of a checkpoint has begun and has done."""
     progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})

@@ -11,6 +11,7 @@ from zoo.spelling import closest, suggest
 _WRAPPER = re.compile(
     r"\s*(- )?(Does not validate against|Expected a path but|Parser key|Not a valid subclass|Problem with given class)"
 )
+_NO_SUBCLASS = re.compile(r"Import path(?: (\S+))? does not correspond to a subclass of (\w+)")
 _KINDS = {
     "int": "a whole number",
     "float": "a number",
@@ -122,7 +123,7 @@ def _of_class(owner: str, where: str, inner: str, text: str, arguments_of: Calla
         return f"{owner} requires a value for {match[1].strip()}: give {option} VALUE"
     if re.search(r"has no attribute '[^']+'|No module named '[^']+'", inner):
         return f"{where} is {owner}, which cannot be imported{_closest_class(owner)}"
-    if match := re.search(r"Import path(?: (\S+))? does not correspond to a subclass of (\w+)", inner):
+    if match := _NO_SUBCLASS.search(inner):
         return f"{where} must be a {match[2]}{_example(root)}, got {match[1] or owner}"
     key = f"{root}: {where.removeprefix(root + '.')} of {owner}" if root == "trainer.callbacks" else where
     return _wrong_value(key, inner) or f"{where}: {one_line(inner.lstrip(': '))}"
@@ -131,9 +132,7 @@ def _of_class(owner: str, where: str, inner: str, text: str, arguments_of: Calla
 def _wrong_value(where: str, inner: str) -> str | None:
     """Return what is wanted and what came; None if the message does not say."""
     value = _given(inner)
-    if re.search(r"does not correspond to a subclass of (\w+)", inner):
-        named = re.search(r"Import path(?: (\S+))? does not correspond to a subclass of (\w+)", inner)
-        assert named is not None
+    if named := _NO_SUBCLASS.search(inner):
         return f"{where} must be a {named[2]}{_example(where)}, got {named[1] or value}"
     if match := re.search(r"Expected a dot import path string: (\S+)", inner):
         return f"{where} must be a class path{_example(where)}, got {match[1]}{_meant(where, match[1])}"

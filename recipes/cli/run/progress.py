@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from typing_extensions import override
@@ -22,17 +23,21 @@ class StartDetector(Callback):
         on_first_batch: Called in fit when the first batch is done.
 
     Attributes:
-        started: Whether a batch of training, validation or test is done.
+        started: Whether a batch of training, validation or test is done, in a forked process, too.
     """
 
     def __init__(self, on_train_start: Callable[[], None], on_first_batch: Callable[[], None]) -> None:
-        self.started = False
+        self._started = torch.zeros((), dtype=torch.bool).share_memory_()
         self._on_train_start, self._on_first_batch = on_train_start, on_first_batch
+
+    @property
+    def started(self) -> bool:
+        return bool(self._started)
 
     def _start(self, trainer: Trainer) -> None:
         if not self.started and is_fitting(trainer):
             self._on_first_batch()
-        self.started = True
+        self._started.fill_(True)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -96,6 +101,10 @@ class EpochLines(Callback):
         self._pending: int | None = None  # the epoch whose line is not printed yet
         self._begin = 0.0
         self._validated = False
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.console.silent |= not trainer.is_global_zero  # a process that was forked with the console of the first
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -37,7 +37,7 @@ from recipes.cli.run.folder import (
     create_run,
     is_main_process,
 )
-from recipes.cli.run.internals import attach_loggers, forks
+from recipes.cli.run.internals import attach_loggers, forks, return_progress
 from recipes.cli.run.loggers import MetricsLogger, RowCount
 from recipes.cli.run.options import OPTIONS_OF, Options
 from recipes.cli.run.progress import EpochLines, LogInterval, Progress, StartDetector
@@ -109,6 +109,7 @@ class Session:
         try:
             self.metrics, self._loggers = self._build_loggers()
             self.trainer = self._trainer()
+            return_progress(self.trainer)
         except BaseException:
             self._discard()
             raise
@@ -150,7 +151,7 @@ class Session:
             temporary.write_text(recipe.header() + self.cli.config_text(), encoding="utf-8")
 
     def _record(self) -> None:
-        """Write what tells of this fit into the run folder, now that it goes on."""
+        """Write config.yaml with the data's fingerprint; on resume, also open the log and warn of lost rows."""
         if self.run is None or self._recorded or not self.trainer.is_global_zero:
             return
         self._recorded = True
@@ -161,9 +162,9 @@ class Session:
         self.console.open_log(self.run.folder / LOG)
         for orphan in (self.run.folder / CHECKPOINTS).glob(".*.tmp"):  # left by a kill while saving
             orphan.unlink()
-        self._tell_lost_rows(self.run.folder / METRICS)
+        self._warn_of_lost_rows(self.run.folder / METRICS)
 
-    def _tell_lost_rows(self, path: Path) -> None:
+    def _warn_of_lost_rows(self, path: Path) -> None:
         assert self.resumed_at is not None
         assert self.metrics is not None
         file, expected, step = self.metrics.experiment, self.resumed_at.rows, self.resumed_at.step
@@ -242,7 +243,7 @@ class Session:
         self.trainer.fit(
             self.module, datamodule=self.cli.datamodule, ckpt_path=self.options.checkpoint, weights_only=True
         )
-        if self.resumed_at is not None and self.run is not None and self.metrics is not None and forks(self.trainer):
+        if self.run is not None and self.metrics is not None and forks(self.trainer):
             # the first of the processes has recorded the run
             self.console.open_log(self.run.folder / LOG, keep=False)
             self.metrics.reopen()

@@ -46,7 +46,7 @@ def fit_summary(
 
 
 def verdict(options: Options, results: Mapping[str, float], changed: Sequence[str]) -> str:
-    """Return the recipe's bound and whether it is met, which nobody can tell if something is not as in the recipe."""
+    """Return the recipe's bound and whether it is met; there is no comparison if anything differs from the recipe."""
     assert options.recipe.bound is not None
     metric, sign, bound = options.recipe.bound
     expected = f"{metric} {sign} {bound:g}"

@@ -13,6 +13,7 @@ import yaml
 from recipes.cli import catalog
 from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import UserError
+from recipes.cli.index import class_path
 from recipes.cli.run import options
 from recipes.cli.run.folder import is_main_process
 from recipes.cli.run.process import exiting_at_once, logged_exit, restored_process_state
@@ -188,7 +189,7 @@ def _fill_model(config: dict[str, Any], entry: "Entry", start: "Start", *own: st
     """Put a model into a recipe, with the recipe's arguments but for those that are ``own`` to its net."""
     training = {k: v for k, v in config["model"]["init_args"].items() if k not in ("weights", *own)}
     config["model"] = {
-        "class_path": f"{entry.cls.__module__}.{entry.cls.__qualname__}",
+        "class_path": class_path(entry.cls),
         "init_args": {**start.arguments, **training, "weights": start.weights},
     }
 
@@ -278,7 +279,7 @@ def _data_options(overrides: list[str]) -> dict[str, Any]:
             text = value if equals else following
             try:
                 found[name.removeprefix("--data.")] = yaml.safe_load(text)
-            except yaml.YAMLError:  # a comma
+            except (yaml.YAMLError, ValueError):  # a comma, a date that is none
                 found[name.removeprefix("--data.")] = text
     return found
 

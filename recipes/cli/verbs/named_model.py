@@ -7,13 +7,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from recipes.cli import catalog
 from recipes.cli.console import NoCaches
 from recipes.cli.errors import UserError
 from recipes.cli.run.folder import BEST, CHECKPOINTS, CONFIG, LAST, checkpoint_of, newest_run
 from recipes.cli.run.process import exiting_at_once, importable_current_folder
+from recipes.cli.yaml_files import read_recipe
 from zoo.spelling import suggest
 
 if TYPE_CHECKING:
@@ -91,9 +90,10 @@ def _import_own_class(path: Path) -> None:
     for config in (path.parent / CONFIG, path.parent.parent / CONFIG):  # of RUN/model, of RUN/checkpoints/best.ckpt
         if not config.is_file():
             continue
-        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
-        module, _, name = str(settings["model"]["class_path"]).rpartition(".")
-        if module == "zoo":
+        model = read_recipe(config).get("model")
+        path_of_class = model.get("class_path", "") if isinstance(model, dict) else ""
+        module, _, name = str(path_of_class).rpartition(".")
+        if module in ("", "zoo"):
             return
         try:
             with importable_current_folder():

@@ -187,3 +187,11 @@ def test_output_activation_in_the_targets_own_unit() -> None:
     torch.testing.assert_close(model.net(x), x)  # features are no outputs
     with pytest.raises(ValueError, match="output_activation 'maxout' takes several outputs for one"):
         MLP(5, 2, output_activation="maxout")
+
+
+@pytest.mark.parametrize(
+    "activation", ["identity", {"name": "identity"}, {"name": "leaky_relu", "negative_slope": 0.5}]
+)
+def test_the_target_is_standardized_without_an_output_activation_alone(activation: Any) -> None:
+    model = zoo.create_model("mlp_regression", in_features=3, widths=[], output_activation=activation)
+    assert model.standardizes_target == ("leaky_relu" not in str(activation))

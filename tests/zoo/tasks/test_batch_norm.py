@@ -34,9 +34,9 @@ def images(count: int, batch_size: int, **options: Any) -> DataLoader:
     return DataLoader(TensorDataset(torch.rand(count, 1, 6, 6), torch.arange(count) % 2), batch_size, **options)
 
 
-def fit(model: ClassificationTask, data: Any) -> int:
+def fit(model: ClassificationTask, data: Any, **options: Any) -> int:
     loader = {"train_dataloaders": data} if isinstance(data, DataLoader) else {"datamodule": data}
-    trainer = quiet_trainer(max_epochs=1, limit_val_batches=0)
+    trainer = quiet_trainer(max_epochs=1, limit_val_batches=0, **options)
     trainer.fit(model, **loader)
     return trainer.global_step
 
@@ -80,6 +80,11 @@ def test_maps_of_one_pixel_are_one_value_and_larger_maps_are_not(data: Any) -> N
     frozen.freeze(-1)  # the norm does not train
     assert fit(frozen, data()) == len(data())
     assert fit(task(convolution, nn.AdaptiveAvgPool2d(1), nn.GroupNorm(1, 4)), data()) == len(data())
+
+
+def test_a_last_batch_that_is_not_reached_is_no_cause() -> None:
+    model = task(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    assert fit(model, rows(9, batch_size=4, drop_last=False), limit_train_batches=2) == 2
 
 
 def test_a_dropped_last_batch_is_no_cause() -> None:
