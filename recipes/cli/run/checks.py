@@ -39,7 +39,7 @@ _POSITIVE, _NOT_NEGATIVE = _at_least(1), _at_least(0)
 # option -> what is wanted, and a test of a value that has the right type; None is the trainer's default
 _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "num_nodes": _POSITIVE,
-    "fast_dev_run": ("true, false or a number of batches >= 0", lambda value: isinstance(value, bool) or value >= 0),
+    "fast_dev_run": ("true, false or a number of batches >= 1", lambda value: isinstance(value, bool) or value >= 0),
     "max_epochs": ("a whole number >= 1, or -1 for no end", lambda value: value >= 1 or value == -1),
     "min_epochs": _NOT_NEGATIVE,
     "max_steps": ("a whole number >= 1, or -1 for no end", lambda value: value >= 1 or value == -1),

@@ -27,6 +27,7 @@ class StartDetector(Callback):
     """
 
     def __init__(self, on_train_start: Callable[[], None], on_first_batch: Callable[[], None]) -> None:
+        self._begun = False
         self._started = torch.zeros((), dtype=torch.bool).share_memory_()
         self._on_train_start, self._on_first_batch = on_train_start, on_first_batch
 
@@ -35,8 +36,9 @@ class StartDetector(Callback):
         return bool(self._started)
 
     def _start(self, trainer: Trainer) -> None:
-        if not self.started and is_fitting(trainer):
+        if not self._begun and is_fitting(trainer):  # each process for itself
             self._on_first_batch()
+        self._begun = True
         self._started.fill_(True)
 
     @override
