@@ -10,7 +10,7 @@ RUN = .venv/bin/python -m
 PYTEST = OMP_NUM_THREADS=1 $(RUN) pytest -n 2
 
 .NOTPARALLEL:
-.PHONY: help demo test check lint slow evidence bench weights index docs fix
+.PHONY: help demo test check lint slow evidence mutants bench weights index docs fix
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed 's/:.*##/ \t/' | expand -t 12
@@ -31,6 +31,9 @@ slow: .venv/ready  ## the slow tests: real processes, kills, the wheel, every re
 
 evidence: .venv/ready  ## every recipe on three seeds: the numbers in the recipes' headers
 	@$(PYTEST) -m evidence
+
+mutants: .venv/ready  ## plant known bugs, see which the fast tests catch; writes docs/reliability.md
+	@.venv/bin/python tests/mutants
 
 bench: .venv/ready  ## all benchmarks; writes benchmarks/RESULTS.md
 	@$(RUN) benchmarks
