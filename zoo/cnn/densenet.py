@@ -1,6 +1,7 @@
 """DenseNet: Huang et al. 2017, "Densely Connected Convolutional Networks", arXiv:1608.06993.
 
-Deviations from the paper: none. Weights are initialized as in He et al. 2015 with the fan-in, as in the authors' code.
+Deviations from the paper: none. Weights are initialized as in He et al. 2015 with the fan-in, and the classifier's bias with
+zeros, as in the authors' code.
 """
 
 from typing import Unpack
@@ -146,6 +147,7 @@ class DenseNet(ConvNet):
         self.features = Features(self, stem | stages, maps)
         self.classifier = nn.Linear(self.num_features, num_classes)
         initialize(self, "fan_in")
+        nn.init.zeros_(self.classifier.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.adaptive_avg_pool2d(self.features(x)[-1], 1)  # (B, C, H, W) -> (B, C, 1, 1)

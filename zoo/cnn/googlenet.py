@@ -3,8 +3,9 @@
 Deviations from the paper: by default those of torchvision, whose weights were trained with them: batch norm after each convolution,
 3x3 instead of 5x5 in the third branch, dropout 0.2 before the last layer; ``googlenet_published`` has none of these. Always, the
 fourth max pooling is 2x2, an auxiliary head averages its map to 4x4 cells of any size (the paper: 5x5 windows of a 14x14 map), and
-there is no local response normalization. The pretrained net of torchvision takes images standardized with mean 0.5 and standard
-deviation 0.5 in each channel (its ``transform_input``).
+there is no local response normalization. Convolutions are initialized as in He et al. 2015 with the fan-in, dense layers by torch's
+default (the paper does not tell; torchvision draws both from N(0, 0.01^2), and announces to change that). The pretrained net of
+torchvision takes images standardized with mean 0.5 and standard deviation 0.5 in each channel (its ``transform_input``).
 """
 
 from typing import Literal, Unpack

@@ -1,7 +1,8 @@
 """LeNet-5: LeCun et al. 1998, "Gradient-Based Learning Applied to Document Recognition", Proc. IEEE 86(11).
 
 Deviations from the paper: C3 takes all maps of S2 (table I of the paper omits some), the subsampling layers have no trainable
-coefficients, tanh is not scaled, and the output is linear (radial basis functions in the paper).
+coefficients, tanh is not scaled, the output is linear (radial basis functions in the paper), and weights are drawn by PyTorch's
+default, uniform within 1 / sqrt(fan-in) (2.4 / fan-in in the paper).
 """
 
 from typing import Literal, Unpack

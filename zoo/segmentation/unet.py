@@ -2,7 +2,7 @@
 
 The encoder is that of the paper or any convolutional classifier of the zoo. Deviations from the paper: convolutions are padded, so
 that the output has the size of the input (the paper does not pad; it mirrors and tiles large images), and followed by a batch norm,
-except for ``norm="none"``.
+except for ``norm="none"``; transposed convolutions and the last layer are initialized by PyTorch's default, not as in section 3.
 """
 
 from itertools import pairwise
