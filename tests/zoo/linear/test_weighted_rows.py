@@ -82,6 +82,15 @@ def test_a_weight_of_two_is_a_row_twice(name: str) -> None:
 
 
 @every_task
+def test_a_factor_of_all_weights_changes_only_their_total(name: str) -> None:
+    task, x, y = setting(name)
+    weight = torch.rand(11, dtype=torch.float64) + 0.1
+    one, other = outcome(task, (x, y, weight)), outcome(task, (x, y, 0.01 * weight))
+    assert other[2] == pytest.approx(0.01 * one[2])
+    assert_equal((*one[:2], other[2], one[3]), other)
+
+
+@every_task
 def test_a_batch_in_which_nothing_counts_has_loss_zero(name: str) -> None:
     task, x, y = setting(name)
     loss, means, count, gradients = outcome(task, (x, y, torch.zeros(11, dtype=torch.float64)))
