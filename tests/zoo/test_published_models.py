@@ -1,0 +1,168 @@
+"""Every registered model against a table of its settings, written down from its paper by hand: a number of parameters does not tell
+the heads of an attention, a dropout, an activation, or the optimizer.
+"""
+
+from typing import Any
+
+import pytest
+
+import zoo
+from zoo import registry
+
+ADAM = {"optimizer": "Adam", "betas": [0.5, 0.999], "lr": 2e-4}  # arXiv:1511.06434, section 4
+WGAN_GP = {  # arXiv:1704.00028, algorithm 1
+    "loss": "wasserstein",
+    "gradient_penalty": 10.0,
+    "weight_clip": None,
+    "n_critic": 5,
+    "optimizer": "Adam",
+    "betas": [0.0, 0.9],
+    "lr": 1e-4,
+}
+MINIMAX = {"n_critic": 1, "gradient_penalty": None, "weight_clip": None}  # arXiv:1406.2661, algorithm 1 with k = 1
+DCGAN = {
+    "output": "sigmoid",
+    "latent_dim": 100,
+    "width": 128,
+    "smallest": 4,
+    "norm": "batch",
+}  # arXiv:1511.06434, figure 1
+GOOGLENET = {"width": 64, "aux_logits": True, "aux_weight": 0.3, "dropout_aux": 0.7}  # arXiv:1409.4842, section 5
+VIT = {"image_size": 224, "dropout": 0.0}
+VIT_B = {**VIT, "num_layers": 12, "hidden_dim": 768, "mlp_dim": 3072, "num_heads": 12}  # arXiv:2010.11929, table 1
+VIT_L = {**VIT, "num_layers": 24, "hidden_dim": 1024, "mlp_dim": 4096, "num_heads": 16}
+VIT_H = {**VIT, "num_layers": 32, "hidden_dim": 1280, "mlp_dim": 5120, "num_heads": 16}
+NO_DROPOUT = {"activation": "relu", "dropout": 0.0}
+
+MODELS: dict[str, dict[str, Any]] = {
+    "alexnet": {"width": 64, "norm": "none", "activation": "relu", "dropout": 0.5},
+    "autoencoder_conv": {"output": "sigmoid", "corruption": "none", "loss": "mse", "bottleneck": "identity"},
+    "autoencoder_denoising": {"output": "sigmoid", "corruption": "masking", "loss": "mse"},  # Vincent et al. 2008
+    "autoencoder_linear": {"widths": [], "output": "linear", "corruption": "none", "loss": "mse"},
+    "autoencoder_mlp": {"output": "sigmoid", "corruption": "none", "loss": "mse", "bottleneck": "identity"},
+    # arXiv:1507.06228, table 1 ("Highway 2"), and the authors' Caffe definition
+    "conv_highway19": {"blocks": (4, 5, 5), "width": 32, "gate_bias": -2.0, "norm": "none", "activation": "relu"},
+    "cvae_mlp": {"conditional": True, "likelihood": "bernoulli", "output": "sigmoid", "beta": 1.0},
+    "dcgan": {
+        **DCGAN,
+        **ADAM,
+        **MINIMAX,
+        "loss": "non_saturating",
+        "conditional": False,
+        "discriminator_norm": "batch",
+    },
+    "dcgan_conditional": {**DCGAN, **ADAM, **MINIMAX, "loss": "non_saturating", "conditional": True},
+    # arXiv:1608.06993, table 1: growth rate 32, of DenseNet-161 48
+    **{
+        f"densenet{depth}": {"blocks": blocks, "growth_rate": 48 if depth == 161 else 32, "norm": "batch", **NO_DROPOUT}
+        for depth, blocks in (
+            (121, [6, 12, 24, 16]),
+            (161, [6, 12, 36, 24]),
+            (169, [6, 12, 32, 32]),
+            (201, [6, 12, 48, 32]),
+        )
+    },
+    # table 2: DenseNet-BC
+    **{
+        f"densenet_bc{depth}": {"depth": depth, "growth_rate": k, "norm": "batch", **NO_DROPOUT}
+        for depth, k in ((100, 12), (190, 40), (250, 24))
+    },
+    # arXiv:1411.4038, section 4
+    **{f"fcn{v}_vgg16": {"encoder": "vgg16", "variant": v, "num_classes": 21} for v in ("32s", "16s", "8s")},
+    "fcn8s_resnet50": {"encoder": "resnet50", "variant": "8s"},
+    "gan_mlp": {**ADAM, "lr": 1e-3, **MINIMAX, "loss": "non_saturating", "norm": "none", "conditional": False},
+    "gan_mlp_conditional": {
+        **ADAM,
+        "lr": 1e-3,
+        **MINIMAX,
+        "loss": "non_saturating",
+        "norm": "batch",
+        "conditional": True,
+    },
+    "glm_bernoulli": {"family": "bernoulli"},
+    "glm_categorical": {"family": "categorical", "num_outputs": 3},
+    "glm_gaussian": {"family": "gaussian"},
+    "glm_poisson": {"family": "poisson"},
+    # torchvision: batch norm, 3x3 in the third branch, dropout 0.2; Caffe's bvlc_googlenet and the paper: 40% and 70%
+    "googlenet": {**GOOGLENET, "module": "reduced", "branch5x5": False, "norm": "batch", "dropout": 0.2},
+    "googlenet_naive": {**GOOGLENET, "module": "naive", "branch5x5": True, "norm": "batch", "dropout": 0.2},
+    "googlenet_published": {**GOOGLENET, "module": "reduced", "branch5x5": True, "norm": "none", "dropout": 0.4},
+    # arXiv:1505.00387, section 3.1: 50 blocks wide
+    **{
+        f"highway{depth}": {"depth": depth, "width": 50, "gate_bias": bias, **NO_DROPOUT}
+        for depth, bias in ((10, -1.0), (20, -2.0), (50, -3.0), (100, -4.0))
+    },
+    "lenet5": {"variant": "published", "width": 6, "in_channels": 1},  # LeCun et al. 1998, fig. 2
+    "lenet5_relu": {"variant": "relu", "width": 6, "in_channels": 3},
+    "linear_regression": {"loss": "mse", "bias": True},
+    "logistic_regression": {"mode": "binary", "l2": 0.0, "bias": True},
+    "lsgan_mlp": {**ADAM, "lr": 1e-3, **MINIMAX, "loss": "least_squares"},  # arXiv:1611.04076, eq. 8
+    "max_likelihood_gumbel": {"family": "Gumbel", "size": 1},
+    "mlp": {"widths": (512, 512), "activation": "relu", "skip": "none", "norm": "none", "dropout": 0.0},
+    "mlp_maxout": {"widths": (512, 512), "activation": "maxout", "pieces": 2},
+    "mlp_regression": {"activation": "relu", "output_activation": "identity", "loss": "mse"},
+    # arXiv:1704.04861, table 6
+    **{
+        name: {"width": width, "norm": "batch", **NO_DROPOUT}
+        for name, width in (
+            ("mobilenet_v1", 1.0),
+            ("mobilenet_v1_75", 0.75),
+            ("mobilenet_v1_50", 0.5),
+            ("mobilenet_v1_25", 0.25),
+        )
+    },
+    "perceptron": {"rule": "perceptron"},
+    "perceptron_hinge": {"rule": "hinge"},
+    # arXiv:1603.05027: ResNet-110 of basic units, 164 and 1001 of bottlenecks (tables 1, 2 and 3)
+    "preresnet110": {"depth": 110, "block": "basic", "width": 16, "norm": "batch", **NO_DROPOUT},
+    "preresnet164": {"depth": 164, "block": "bottleneck", "width": 16, "norm": "batch", **NO_DROPOUT},
+    "preresnet1001": {"depth": 1001, "block": "bottleneck", "width": 16, "norm": "batch", **NO_DROPOUT},
+    # arXiv:1512.03385, table 1
+    **{
+        f"resnet{depth}": {"depth": depth, "width": 64, "norm": "batch", **NO_DROPOUT}
+        for depth in (18, 34, 50, 101, 152)
+    },
+    # section 4.2 and table 6; the plain nets of fig. 6
+    **{
+        f"{kind}{depth}": {"depth": depth, "width": 16, "shortcut": shortcut, "norm": "batch", **NO_DROPOUT}
+        for kind, shortcut in (("resnet", "identity"), ("plain", "none"))
+        for depth in (20, 32, 44, 56, 110)
+    },
+    "softmax_regression": {"temperature": 1.0, "bias": True},
+    "unet": {"encoder": "plain", "skip": "concat", "norm": "batch", "activation": "relu"},
+    "unet_noskip": {"encoder": "plain", "skip": "none", "norm": "batch"},
+    "unet_resnet34": {"encoder": "resnet34", "skip": "concat", "norm": "batch"},
+    "unet_vgg16": {"encoder": "vgg16", "skip": "concat", "norm": "batch"},
+    "vae_conv": {"conditional": False, "likelihood": "bernoulli", "output": "sigmoid", "beta": 1.0, "kl_warmup": 0.0},
+    "vae_mlp": {"conditional": False, "likelihood": "bernoulli", "output": "sigmoid", "beta": 1.0, "kl_warmup": 0.0},
+    # arXiv:1409.1556, table 1, and section 3.1 for the dropout
+    **{
+        f"vgg{depth}{suffix}": {"depth": depth, "width": 64, "norm": norm, "activation": "relu", "dropout": 0.5}
+        for depth in (11, 13, 16, 19)
+        for suffix, norm in (("", "none"), ("_bn", "batch"))
+    },
+    "vit_b_16": {**VIT_B, "patch_size": 16},
+    "vit_b_32": {**VIT_B, "patch_size": 32},
+    "vit_h_14": {**VIT_H, "patch_size": 14},
+    "vit_l_16": {**VIT_L, "patch_size": 16},
+    "vit_l_32": {**VIT_L, "patch_size": 32},
+    "wgan_gp_dcgan": {**WGAN_GP, **DCGAN, "discriminator_norm": "layer"},
+    "wgan_gp_mlp": WGAN_GP,
+    "wgan_mlp": {  # arXiv:1701.07875, algorithm 1
+        "loss": "wasserstein",
+        "weight_clip": 0.01,
+        "gradient_penalty": None,
+        "n_critic": 5,
+        "optimizer": "RMSprop",
+        "lr": 5e-5,
+    },
+}
+
+
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_a_model_has_the_settings_of_its_paper(name: str) -> None:
+    assert name in MODELS, f"{name} is registered without its settings: add a row to MODELS"
+    entry = registry.get(name)
+    known = {p.name: p.default for p in registry.arguments_of(entry.cls).values()} | entry.preset
+    known |= known["optimizer_args"] or {}
+    assert {key: known[key] for key in MODELS[name]} == MODELS[name]
