@@ -109,6 +109,9 @@ def test_parameter_counts() -> None:
     down = (9 * 4 + 4) + (9 * 4 * 8 + 8) + (8 * 2 * 2 * 2 + 2)
     up = (2 * 32 + 32) + (9 * 8 * 4 + 4) + (9 * 4 + 1)
     assert sum(p.numel() for p in conv.parameters()) == down + up
+    normed = ConvAutoencoderNet((1, 8, 8), latent_dim=2, width=4, depth=2)  # biases of 4, 8 and 4 maps less
+    norms = 2 * (4 + 8) + 2 * (8 + 4)  # scale and shift: of the maps of the encoder, and of the decoder but its last
+    assert sum(p.numel() for p in normed.parameters()) == down + up - (4 + 8 + 4) + norms
 
 
 @pytest.mark.parametrize("bottleneck", ["threshold", "stochastic_binary"])

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 
 import zoo
+from zoo.blocks.convnet import slide
 
 
 def test_lenet_slides() -> None:
@@ -22,6 +24,18 @@ def test_the_mean_over_the_places_is_the_averaging_nets_own_output() -> None:
     y = net.as_convolution()(x)
     assert y.shape == (2, 7, 3, 2)
     torch.testing.assert_close(y.mean(dim=(2, 3)), net(x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "side", "before", "behind"), [("alexnet", 6, 2, 3), ("vgg11", 7, 3, 3)])
+def test_a_padded_map_keeps_its_size(name: str, side: int, before: int, behind: int) -> None:
+    """The first dense layer reads the cells from ``before`` above and left of a place to ``behind`` below and right of it."""
+    net = zoo.create_model(name, width=1, num_classes=7, dropout=0.0).net.eval()
+    first = next(layer for layer in net.classifier if isinstance(layer, nn.Linear))
+    maps = torch.rand(2, first.in_features // side**2, 8, 9)
+    padded = nn.functional.pad(maps, (before, behind, before, behind))
+    windows = nn.functional.unfold(padded, side).transpose(1, 2)  # (B, places, C side side), row by row
+    wanted = net.classifier(windows).transpose(1, 2).unflatten(2, (8, 9))
+    torch.testing.assert_close(slide(net, maps, pad=True), wanted)
 
 
 def test_the_parameters_stay_the_nets_own() -> None:

@@ -124,6 +124,13 @@ def test_the_stages_of_a_foreign_convnext_are_groups() -> None:
     assert task.group_of("stages") == 1
 
 
+@pytest.mark.parametrize(
+    "joins", [nn.PReLU(), nn.BatchNorm1d(3), nn.LayerNorm(3)], ids=lambda part: type(part).__name__
+)
+def test_norms_and_learned_slopes_join_the_layer_before_them(joins: nn.Module) -> None:
+    assert layer_groups(nn.Sequential(nn.Linear(2, 3), joins, nn.Linear(3, 2))) == [["0", "1"], ["2"]]
+
+
 def test_a_container_is_opened_from_nine_tenths_on() -> None:
     """Of a stem and blocks of equally many parameters, 9 blocks are nine tenths of all, 8 are less."""
 

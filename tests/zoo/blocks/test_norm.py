@@ -11,12 +11,17 @@ from zoo.blocks import build_dropout, build_norm, map_activation
 @pytest.mark.parametrize(("name", "dims"), [("batch", (0, 2, 3)), ("layer", (1, 2, 3)), ("instance", (2, 3))])
 def test_norms_normalize_over_their_dimensions(name: str, dims: tuple[int, ...]) -> None:
     x = 3 + 5 * torch.randn(6, 8, 7, 7, dtype=torch.float64)
-    expected = (x - x.mean(dims, keepdim=True)) / (x.var(dims, correction=0, keepdim=True) + 1e-5).sqrt()
-    torch.testing.assert_close(build_norm(name, 8).double()(x), expected)
+    expected = (x - x.mean(dims, keepdim=True)) / (x.var(dims, correction=0, keepdim=True) + 0.5).sqrt()
+    norm = build_norm(name, 8, eps=0.5).double()
+    torch.testing.assert_close(norm(x), expected)
+    scale, shift = torch.randn(2, 8, 1, 1, dtype=torch.float64)  # learned, one for each channel
+    norm.weight.data, norm.bias.data = scale.flatten(), shift.flatten()
+    torch.testing.assert_close(norm(x), expected * scale + shift)
 
 
 def test_group_norm_has_32_groups_or_the_largest_common_divisor() -> None:
     assert [build_norm("group", c).num_groups for c in (64, 48, 6, 7)] == [32, 16, 2, 1]
+    assert build_norm("group", 6, eps=0.5).eps == 0.5
 
 
 def test_spatial_dropout_drops_whole_maps() -> None:

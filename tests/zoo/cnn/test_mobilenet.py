@@ -74,6 +74,15 @@ def test_signals_keep_their_scale_without_norms() -> None:
     assert all(0.1 < size < 10 for size in sizes), sizes
 
 
+def test_dropout_acts_before_each_1x1_convolution_in_training() -> None:
+    block = DepthwiseSeparable(64, 64, 1, Style(norm="none", activation="identity", dropout=0.5))
+    block.conv1 = nn.Identity()
+    block.conv2.weight.data, block.conv2.bias.data = torch.eye(64)[..., None, None], torch.zeros(64)
+    x = torch.ones(2, 64, 5, 5)
+    assert set(block(x).unique().tolist()) == {0.0, 2.0}
+    assert torch.equal(block.eval()(x), x)
+
+
 @pytest.mark.parametrize("norm", ["layer", "group", "instance", "none"])
 def test_norms_by_name(norm: str) -> None:
     net = MobileNet(width=0.25, num_classes=5, norm=norm)

@@ -107,7 +107,9 @@ def test_bad_arguments(arguments: dict, message: str) -> None:
         zoo.ResNetClassifier(**arguments)
 
 
-@pytest.mark.parametrize("arguments", [{"depth": 21}, {"depth": 2}, {"width": 0}, {"shortcut": "projection"}])
+@pytest.mark.parametrize(
+    "arguments", [{"depth": 21}, {"depth": 23}, {"depth": 2}, {"width": 0}, {"shortcut": "projection"}]
+)
 def test_bad_cifar_arguments(arguments: dict) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(arguments))} must be"):
         zoo.CIFARResNetClassifier(**arguments)

@@ -108,6 +108,8 @@ def test_layer_groups() -> None:
         ({"depth": 110, "block": "basic", "width": 0}, "width must be 1 or more, got 0"),
         ({"depth": 2}, r"depth of bottleneck units must be 9n \+ 2 \(11, 20, 29, 38 \.\.\.\), got 2"),
         ({"depth": 18, "block": "basic"}, r"depth of basic units must be 6n \+ 2 \(8, 14, 20, 26 \.\.\.\), got 18"),
+        ({"depth": 23, "block": "basic"}, r"must be 6n \+ 2 .* got 23"),
+        ({"depth": 14}, r"must be 9n \+ 2 .* got 14"),
         ({"block": "wide"}, "block must be 'basic' or 'bottleneck', got 'wide'"),
     ],
 )

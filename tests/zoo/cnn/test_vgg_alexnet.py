@@ -1,7 +1,6 @@
 """VGG and AlexNet against torchvision and the statements of the papers."""
 
 import copy
-import math
 from collections.abc import Iterator
 
 import pytest
@@ -79,28 +78,6 @@ def test_logits_and_gradients_equal_torchvision(name: str) -> None:
         assert torch.equal(a.grad, b.grad), key
     for (key, a), b in zip(ours.named_buffers(), theirs.buffers(), strict=True):
         assert torch.equal(a, b), key
-
-
-def test_vgg_is_initialized_as_in_torchvision() -> None:
-    net = zoo.create_model("vgg16_bn", width=16).net
-    for name, parameter in net.named_parameters():
-        if name.endswith("bias"):
-            assert not parameter.any(), name
-        elif parameter.ndim == 4:
-            assert parameter.std().item() == pytest.approx(math.sqrt(2 / (9 * len(parameter))), rel=0.15), name
-        elif parameter.ndim == 2:
-            assert parameter.std().item() == pytest.approx(0.01, rel=0.05), name
-        else:
-            assert (parameter == 1).all(), name
-
-
-def test_alexnet_is_initialized_as_in_torchvision() -> None:
-    """PyTorch's default initialization, drawn in the same order."""
-    torch.manual_seed(0)
-    ours = zoo.create_model("alexnet").net
-    torch.manual_seed(0)
-    theirs = torchvision.models.alexnet()
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(

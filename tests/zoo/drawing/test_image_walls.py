@@ -76,6 +76,13 @@ def test_codes_have_the_colors_and_names_of_their_classes(names: list[str] | Non
     assert legend(drawn[0]) == (["0", "1", "2"] if names is None else names[:3])
 
 
+def test_codes_of_which_a_class_is_missing_keep_its_color_free(drawn: list[Any]) -> None:
+    codes(torch.randn(4, 2), torch.tensor([0, 2, 2, 3]))
+    colors = [(part.get_facecolor()[0, :3] * 255).round().tolist() for part in drawn[0].axes[0].collections]
+    assert colors == palette(4)[[0, 2, 3]].tolist()
+    assert legend(drawn[0]) == ["0", "2", "3"]
+
+
 @pytest.mark.parametrize("y", [torch.rand(6), torch.zeros(6, 2).long()])
 def test_codes_without_classes_are_gray(y: Tensor, drawn: list[Any]) -> None:
     z = torch.randn(6, 2)

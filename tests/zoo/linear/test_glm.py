@@ -98,9 +98,18 @@ def test_the_canonical_gradient_is_the_residual_times_the_input() -> None:
         task = zoo.GLMRegressor(4, 3, family).double()
         task.training_losses((x, y))[0].backward()
         target = torch.eye(3, dtype=torch.float64)[y.long()] if family == "categorical" else y
-        residual = task.net.expectation(task(x)).detach() - target
+        residual = torch.from_numpy(MEANS[family](task(x).detach().numpy())) - target
         scale = 300 if family == "categorical" else 900  # a mean over examples and targets
         torch.testing.assert_close(task.net.fc.weight.grad, residual.T @ x / scale)
+
+
+def test_the_floor_of_a_gaussian_is_the_loss_of_a_net_that_knows_every_target() -> None:
+    task = zoo.GLMRegressor(1)
+    torch.nn.init.ones_(task.net.fc.weight)
+    torch.nn.init.zeros_(task.net.fc.bias)
+    y = torch.randn(9)
+    assert task.training_losses((y[:, None], y))[0].item() == pytest.approx(task.loss_floor())
+    assert zoo.GLMRegressor(1, family="poisson").loss_floor() == 0
 
 
 def test_evaluation_is_exact_without_rows_of_weight_zero(tmp_path: Any) -> None:

@@ -41,6 +41,10 @@ def test_closed_forms() -> None:
     assert fit.distribution().mean.item() == pytest.approx(coin.mean().item(), rel=1e-6)
     label = torch.tensor([0, 0, 0, 2, 1, 2, 0, 2])
     assert fit_distribution("Categorical", label).distribution().probs.tolist() == pytest.approx([4 / 8, 1 / 8, 3 / 8])
+    label = torch.tensor([0, 0, 2, 0, 2])  # class 1 does not occur
+    assert fit_distribution("Categorical", label).distribution().probs.tolist() == pytest.approx(
+        [0.6, 0, 0.4], abs=1e-4
+    )
 
 
 def test_each_column_is_fitted_by_itself_and_vectors_as_a_whole() -> None:

@@ -25,12 +25,21 @@ BATCH = torch.randn(8, 32), torch.arange(8)
         ({"in_features": 100, "widths": []}, 1_010),
         ({"in_features": 100, "widths": [2000], "activation": "maxout", "pieces": 3}, 101 * 6000 + 20_010),
         ({"in_features": 4, "widths": [3, 5], "skip": "dense"}, 5 * 3 + 8 * 5 + 13 * 10),
+        (
+            {"in_features": 4, "widths": [3, 5], "skip": "dense", "activation": "maxout", "pieces": 3},
+            5 * 9 + 8 * 15 + 13 * 10,
+        ),
         ({"in_features": 4, "widths": [3], "norm": "batch"}, 5 * 3 + 6 + 40),
     ],
 )
 def test_parameter_count(arguments: dict[str, Any], count: int) -> None:
     with torch.device("meta"):
         assert sum(p.numel() for p in MLP(**arguments).parameters()) == count
+
+
+def test_maxout_units_are_one_output_each_for_the_layers_above() -> None:
+    net = MLP(4, 2, [3, 5], "maxout", pieces=3, skip="dense")
+    assert net(torch.rand(2, 4)).shape == (2, 2)
 
 
 @pytest.mark.parametrize("skip", ["none", "residual", "dense"])

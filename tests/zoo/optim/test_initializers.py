@@ -81,12 +81,13 @@ def test_every_layer_and_direction_of_a_stack_is_drawn() -> None:
         xavier(weight)
 
 
+@pytest.mark.parametrize("padding", [0, 3])
 @pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
-def test_an_embedding_is_drawn_but_for_its_padding(kind: type) -> None:
-    net = nn.Sequential(kind(400, 100, padding_idx=3)).requires_grad_(False)
+def test_an_embedding_is_drawn_but_for_its_padding(kind: type, padding: int) -> None:
+    net = nn.Sequential(kind(400, 100, padding_idx=padding)).requires_grad_(False)
     initialize(net, "lecun_normal")  # as the linear layer 100 -> 400 with the same matrix
     assert float(net[0].weight.var()) == pytest.approx(1 / 100, rel=0.04)
-    assert net[0].weight.any(dim=1).logical_not().nonzero().tolist() == [[3]]
+    assert net[0].weight.any(dim=1).logical_not().nonzero().tolist() == [[padding]]
 
 
 @pytest.mark.parametrize("embedding_first", [True, False])

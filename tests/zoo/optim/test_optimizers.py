@@ -61,6 +61,23 @@ def test_newton_solves_least_squares_in_one_step() -> None:
     torch.testing.assert_close(net.bias.data, solution[4], atol=1e-8, rtol=0)
 
 
+def test_a_damped_newton_step_of_a_quadratic_is_the_formula() -> None:
+    """p - lr (H + damping I)^-1 g, of a Hessian that is not diagonal."""
+    hessian, start = torch.tensor([[3.0, 1.0], [1.0, 2.0]]).double(), torch.tensor([4.0, -1.0]).double()
+    p = nn.Parameter(start.clone())
+    optimizer = Newton([p], lr=0.25, damping=0.5)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = p @ hessian @ p / 2
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == pytest.approx((start @ hessian @ start / 2).item())
+    damped = hessian + 0.5 * torch.eye(2)
+    torch.testing.assert_close(p.data, start - 0.25 * torch.linalg.inv(damped) @ hessian @ start)
+
+
 def test_norms_and_biases_get_no_weight_decay() -> None:
     net = zoo.create_model("resnet20", width=2).net
     decay, no_decay = parameter_groups(net, 1e-3, 0.1, decay_norm_and_bias=False)

@@ -97,6 +97,18 @@ def test_norms_by_name() -> None:
         assert all(isinstance(m, kind) for n, m in net.named_modules() if n.rpartition(".")[2].startswith("norm"))
 
 
+def test_the_activation_is_that_of_both_paths() -> None:
+    net = zoo.create_model("unet", encoder_args={"width": 4, "depth": 1}, activation="elu").net
+    kinds = {name.split(".")[0]: type(m) for name, m in net.named_modules() if "activation" in name}
+    assert kinds == {"encoder": nn.ELU, "stages": nn.ELU}
+    assert not any(isinstance(m, nn.ReLU) for m in net.modules())
+
+
+def test_the_decoder_is_grouped_from_the_coarsest_stage_to_the_head() -> None:
+    groups = zoo.create_model("unet", encoder_args={"width": 4, "depth": 2}).layer_groups()
+    assert [group[0] for group in groups[-3:]] == ["stages.0", "stages.1", "head"]
+
+
 def test_dropout_acts_on_the_last_map_in_training() -> None:
     net = zoo.create_model("unet", encoder_args={"width": 4, "depth": 2}, skip="none", norm="none", dropout=0.5).net
     x = torch.rand(1, 3, 16, 16)
