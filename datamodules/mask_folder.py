@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +12,21 @@ from PIL import Image
 from torch import Tensor
 from typing_extensions import override
 
-from datamodules.decode import FORMATS, SUFFIXES, BadImageError, read_image, read_upright
+from datamodules.decode import (
+    FORMATS,
+    SUFFIXES,
+    BadImageError,
+    Box,
+    Size,
+    open_image,
+    read_part,
+    read_upright,
+    upright_size,
+)
 from datamodules.examples import Examples
 from datamodules.image_folder import images_and_others
 from datamodules.parts import PartsInFolders
-from datamodules.segmentation import IGNORED, Pairs, SegmentationDataModule
+from datamodules.segmentation import IGNORED, Pairs, SegmentationDataModule, nearest, slices
 from datamodules.splits import digest
 
 Value = int | Sequence[int]  # of a pixel in a mask file: a number, or red, green and blue
@@ -44,6 +54,8 @@ class MaskFolderDataModule(PartsInFolders, SegmentationDataModule):
         color: "rgb" or "gray"; all images are converted to it.
         test_fraction: Share of all images for the test part where there are no folders train and test, in [0, 1).
         num_workers: Number of reading processes; None takes one for each CPU core, at most 8.
+        draft: Whether JPEG images are decoded at a fraction of their size where they are large, see
+            :class:`~datamodules.ImageFolderDataModule`. Masks are always read exactly.
         **segmentation: Other arguments of :class:`~datamodules.SegmentationDataModule`.
 
     Raises:
@@ -74,6 +86,7 @@ class MaskFolderDataModule(PartsInFolders, SegmentationDataModule):
         color: Literal["rgb", "gray"] = "rgb",
         test_fraction: float = 0.2,
         num_workers: int | None = None,
+        draft: bool = True,
         **segmentation: Any,
     ) -> None:
         if color not in ("rgb", "gray"):
@@ -83,6 +96,7 @@ class MaskFolderDataModule(PartsInFolders, SegmentationDataModule):
         self.channels = 3 if color == "rgb" else 1
         self.class_names = [str(name) for name in class_names]
         self.code = MaskCode(self.class_names, mask_values, ignore_values)
+        self.draft = draft
         self._values_given = mask_values is not None
         self.look_into(root, test_fraction)
 
@@ -109,7 +123,12 @@ class MaskFolderDataModule(PartsInFolders, SegmentationDataModule):
         images, masks, others = pairs_in(self.folders[part])
         self.leave_out(file for file in others if not file.lower().endswith(SUFFIXES))
         self.leave_out((file for file in others if file.lower().endswith(SUFFIXES)), why="masks without an image")
-        return MaskFiles(self.root, images, masks, self.code, self.channels)
+        return MaskFiles(self.root, images, masks, self.code, self.channels, self.draft)
+
+    @property
+    @override
+    def preparation(self) -> dict[str, Any]:
+        return super().preparation | {"draft": self.draft}
 
     @override
     def describe(self, train: Examples) -> None:
@@ -295,10 +314,17 @@ class MaskFiles(Pairs):
         images, masks: Paths, one mask for each image.
         code: Classes of the masks' values.
         channels: 3 (RGB) or 1 (gray).
+        draft: Whether large JPEG images are decoded at a fraction of their size, see :func:`~datamodules.decode.read_part`.
     """
 
     def __init__(
-        self, root: Path, images: Sequence[str], masks: Sequence[str], code: MaskCode, channels: int = 3
+        self,
+        root: Path,
+        images: Sequence[str],
+        masks: Sequence[str],
+        code: MaskCode,
+        channels: int = 3,
+        draft: bool = False,
     ) -> None:
         super().__init__(torch.empty(0), torch.empty(len(images), 0))  # the classes are not known before they are read
         self.root = root
@@ -306,12 +332,17 @@ class MaskFiles(Pairs):
         self.masks = np.array([os.fsencode(path) for path in masks])
         self.code = code
         self.channels = channels
+        self.draft = draft
 
     @override
-    def pair(self, index: int) -> tuple[Image.Image, Tensor]:
-        path = os.fsdecode(self.images[index])
-        image = read_image(path, self.channels)
-        return image, self.code.read(os.fsdecode(self.masks[index]), image.size, path)
+    def pair(self, index: int, crop: Callable[[Size], Box]) -> tuple[Image.Image, Tensor]:
+        path, (height, width) = os.fsdecode(self.images[index]), self.size
+        with open_image(path) as image:
+            own = upright_size(image)
+            box = crop(own)
+            part = read_part(image, self.channels, (width, height), box, self.draft)
+        mask = self.code.read(os.fsdecode(self.masks[index]), own, path)
+        return part, nearest(mask[slices(box)], self.size)
 
     @override
     def subset(self, chosen: Tensor) -> "MaskFiles":

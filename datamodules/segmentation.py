@@ -1,6 +1,7 @@
 """Base of all data for segmentation: images and masks, which are transformed together."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from typing_extensions import override
 
 from datamodules.base import DataModule
 from datamodules.checks import check_integer, is_number
+from datamodules.decode import Box, Size, random_part, whole
 from datamodules.examples import Examples
 from datamodules.images import statistics
 from datamodules.internals import in_precision
@@ -96,11 +98,11 @@ class SegmentationDataModule(DataModule):
     @override
     def ready(self, examples: Examples) -> Examples:
         assert isinstance(examples, Pairs)
-        examples.fit = _Fit(self.size)
-        moves: list[Any] = [_Crop(self.size, (self.resized_crop, 1.0)) if self.resized_crop else _Fit(self.size)]
-        moves += [v2.RandomHorizontalFlip()] * self.flip
-        moves += [v2.ColorJitter(*[self.color_jitter] * 3)] if self.color_jitter else []
-        examples.move = v2.Compose(moves) if len(moves) > 1 else moves[0]
+        examples.size = self.size
+        examples.crop = partial(random_part, least=self.resized_crop) if self.resized_crop else whole
+        changes: list[Any] = [v2.RandomHorizontalFlip()] * self.flip
+        changes += [v2.ColorJitter(*[self.color_jitter] * 3)] if self.color_jitter else []
+        examples.change = v2.Compose(changes) if changes else None
         return examples
 
     @override
@@ -133,59 +135,44 @@ class Pairs(Examples):
         y: uint8 ``(N, H, W)``: classes, or 255.
     """
 
-    fit: Callable[..., Any] | None = None  # transform in evaluation
-    move: Callable[..., Any] | None = None  # transform in training
+    size: tuple[int, int]  # height and width of the results
+    crop: Callable[[Size], Box] = staticmethod(whole)  # in training: the part of an image, of its width and height
+    change: Callable[..., Any] | None = None  # in training: transform of the resized image and mask
 
-    def pair(self, index: int) -> tuple[Any, Tensor]:
-        """Return an image, a tensor or Pillow's, and its mask ``(H, W)``, without transforms."""
-        return self.x[index], self.y[index]
+    def pair(self, index: int, crop: Callable[[Size], Box]) -> tuple[Any, Tensor]:
+        """Return the part of an image that ``crop`` chooses, a tensor or Pillow's, and that of its mask, both in ``size``."""
+        image, mask = self.x[index], self.y[index]
+        part = slices(crop((image.shape[2], image.shape[1])))
+        image = TF.resize(image[:, *part], list(self.size), InterpolationMode.BILINEAR, antialias=True)
+        return image, nearest(mask[part], self.size)
 
     @override
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        transform = self.fit if self.training is None else self.move
-        assert transform is not None
         with isolate_rng(include_cuda=False):  # torchvision draws from the global generator
-            pairs = [self._transformed(i, transform) for i in index.tolist()]
+            pairs = [self._transformed(i) for i in index.tolist()]
         x, y = zip(*pairs, strict=True)
         return torch.stack(x), torch.stack(y)
 
-    def _transformed(self, index: int, transform: Callable[..., Any]) -> tuple[Tensor, Tensor]:
-        image, mask = self.pair(index)
-        if self.training is not None:
+    def _transformed(self, index: int) -> tuple[Tensor, Tensor]:
+        if self.training is None:
+            image, mask = self.pair(index, whole)
+        else:
             self.seed(index)
-        image = image if isinstance(image, Image.Image) else tv_tensors.Image(image)
-        image, mask = transform(image, tv_tensors.Mask(mask))
+            image, mask = self.pair(index, self.crop)
+            if self.change is not None:
+                image = image if isinstance(image, Image.Image) else tv_tensors.Image(image)
+                image, mask = self.change(image, tv_tensors.Mask(mask))
         image = TF.pil_to_tensor(image) if isinstance(image, Image.Image) else image
         return image.as_subclass(Tensor), mask.as_subclass(Tensor)
+
+
+def slices(box: Box) -> tuple[slice, slice]:
+    """Return the rows and columns of a box of whole pixels."""
+    left, top, right, bottom = (int(side) for side in box)
+    return slice(top, bottom), slice(left, right)
 
 
 def nearest(mask: Tensor, size: Sequence[int]) -> Tensor:
     """Resize a mask ``(H, W)``: each pixel gets the value of the one at its center."""
     exact = InterpolationMode.NEAREST_EXACT  # torchvision's default, NEAREST, shifts masks by up to half a pixel
     return TF.resize(mask[None], list(size), exact)[0]
-
-
-class _Fit(v2.Transform):
-    """Resize the whole image and mask."""
-
-    def __init__(self, size: Sequence[int]) -> None:
-        super().__init__()
-        self.size = list(size)
-
-    @override
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return _resized(inpt, self.size)
-
-
-class _Crop(v2.RandomResizedCrop):
-    """Crop a random part of image and mask, and resize it."""
-
-    @override
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return _resized(TF.crop(inpt, **params), self.size)
-
-
-def _resized(inpt: Any, size: Sequence[int]) -> Any:
-    if isinstance(inpt, tv_tensors.Mask):
-        return tv_tensors.Mask(nearest(inpt.as_subclass(Tensor), size))
-    return TF.resize(inpt, list(size), InterpolationMode.BILINEAR, antialias=True)

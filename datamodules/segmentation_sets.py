@@ -20,6 +20,7 @@ class ListedMasks(SegmentationDataModule):
         size: Height and width of an image, as one number or two.
         download: Whether to download missing files; False never uses the network.
         num_workers: Number of reading processes; None takes one for each CPU core, at most 8.
+        draft: See :class:`~datamodules.MaskFolderDataModule`.
         **segmentation: Other arguments of :class:`~datamodules.SegmentationDataModule`.
 
     Raises:
@@ -37,12 +38,19 @@ class ListedMasks(SegmentationDataModule):
         size: int | list[int] = 256,
         download: bool = True,
         num_workers: int | None = None,
+        draft: bool = True,
         **segmentation: Any,
     ) -> None:
         workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
         super().__init__(size=size, num_workers=workers, **segmentation)
         self.root = Path(root).expanduser()
         self.download = download
+        self.draft = draft
+
+    @property
+    @override
+    def preparation(self) -> dict[str, Any]:
+        return super().preparation | {"draft": self.draft}
 
     def fetch(self) -> None:
         """Download and unpack the files."""
@@ -81,7 +89,8 @@ class ListedMasks(SegmentationDataModule):
                 raise FileNotFoundError(
                     f"{path} is listed, but does not exist: the data are incomplete; download or copy them again"
                 )
-        return MaskFiles(self.root, images, masks, MaskCode(self.class_names, self.values, self.ignored))
+        code = MaskCode(self.class_names, self.values, self.ignored)
+        return MaskFiles(self.root, images, masks, code, draft=self.draft)
 
 
 class OxfordIIITPetDataModule(ListedMasks):

@@ -167,15 +167,15 @@ def test_image_and_mask_are_both_turned_upright(tmp_path: Path, orientation: int
 
 def test_evaluation_reads_an_image_as_predict_does(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    photo = Image.fromarray(rng.integers(0, 256, (37, 61, 3), dtype=np.uint8))
+    photo = Image.fromarray(rng.integers(0, 256, (87, 141, 3), dtype=np.uint8))
     for part in ("train", "val"):
         save(tmp_path / part / "images/a.jpg", photo)
-        save(tmp_path / part / "masks/a.png", Image.new("L", (61, 37)))
+        save(tmp_path / part / "masks/a.png", Image.new("L", (141, 87)))
     data = make(tmp_path, size=[16, 24], flip=True, resized_crop=0.1)
-    assert data.preparation == {"whole": True}
+    assert data.preparation == {"whole": True, "draft": True}
     data.setup("fit")
     x, _ = data._parts["val"].batch(torch.tensor([0]))
-    assert torch.equal(x[0], decode(tmp_path / "val/images/a.jpg", 3, (16, 24), crop=whole))
+    assert torch.equal(x[0], decode(tmp_path / "val/images/a.jpg", 3, (16, 24), crop=whole, draft=True))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

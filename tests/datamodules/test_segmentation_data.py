@@ -199,8 +199,9 @@ def test_pillow_images_and_tensors_are_resized_alike() -> None:
     mask = torch.randint(0, 2, (24, 32), dtype=torch.uint8)
 
     class Photos(Pairs):
-        def pair(self, place: int) -> Any:
-            return Image.fromarray(pixels.permute(1, 2, 0).numpy()), mask
+        def pair(self, index: int, crop: Any) -> Any:
+            image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+            return image.resize((14, 10), Image.Resampling.BILINEAR), nearest(mask, self.size)
 
     photos, memory = (data.ready(kind(pixels[None], mask[None])) for kind in (Photos, Pairs))
     (x, y), (a, b) = photos.batch(torch.tensor([0])), memory.batch(torch.tensor([0]))

@@ -95,7 +95,7 @@ def test_a_folder_of_save_pretrained_and_a_run_folder_predict_the_same(zoo: Zoo,
 
 
 def save_every_kind(folder: Path) -> list[Path]:
-    """Write images of all kinds: gray, color, transparent, with a palette, 16-bit, rotated, upright and wide."""
+    """Write images of all kinds: gray, color, transparent, with a palette, 16-bit, rotated, upright, wide, large."""
     rng = np.random.default_rng(0)
     color = Image.fromarray(rng.integers(0, 256, (20, 30, 4), dtype=np.uint8))
     turned = Image.Exif()
@@ -108,6 +108,7 @@ def save_every_kind(folder: Path) -> list[Path]:
     color.convert("1").save(folder / "bit.png")
     color.convert("CMYK").save(folder / "ink.jpg")
     color.convert("RGB").save(folder / "turned.jpg", exif=turned)
+    Image.fromarray(rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(folder / "large.jpg", exif=turned)
     Image.fromarray(rng.integers(0, 65536, (31, 20), dtype=np.uint16)).save(folder / "sixteen.png")
     return sorted(folder.iterdir())
 
@@ -120,14 +121,15 @@ class Echo(package.ClassificationTask):
         return super().predict_step(batch, batch_idx)
 
 
-@pytest.mark.parametrize(("color", "center"), [("rgb", 1.0), ("gray", 0.75)])
+@pytest.mark.parametrize(("color", "center", "draft"), [("rgb", 1.0, True), ("rgb", 1.0, False), ("gray", 0.75, True)])
 def test_predict_reads_images_as_validation_does(
-    zoo: Zoo, monkeypatch: pytest.MonkeyPatch, color: Any, center: float
+    zoo: Zoo, monkeypatch: pytest.MonkeyPatch, color: Any, center: float, draft: bool
 ) -> None:
     for part in ("train", "val"):
         paths = save_every_kind(Path("photos", part, "one"))
         save_every_kind(Path("photos", part, "two"))
-    data = ImageFolderDataModule("photos", size=12, color=color, center=center, num_workers=0, crop=2, flip=True)
+    reading = {"color": color, "center": center, "draft": draft}
+    data = ImageFolderDataModule("photos", size=12, num_workers=0, crop=2, flip=True, **reading)
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(2))
     net(torch.zeros(1, *data.input_shape))
     model = Echo(net, 2)
@@ -141,6 +143,11 @@ def test_predict_reads_images_as_validation_does(
     rows = json.loads(zoo("predict", "any.ckpt", "photos/val/one", "--json").out)
     assert [row["file"] for row in rows] == [str(path) for path in paths]
     assert torch.equal(model.shown.cpu(), wanted[: len(paths)])
+    model.preparation = {"center": center}  # of a model from before JPEGs were drafted
+    zoo("predict", "any.ckpt", "photos/val/one")
+    exact = torch.stack([decode(path, data.input_shape[0], 12, center) for path in paths]) / 255
+    assert torch.equal(model.shown.cpu(), exact)
+    assert torch.equal(model.shown.cpu(), wanted[: len(paths)]) != draft
 
 
 def test_images_of_another_shape_are_cropped(tmp_cwd: Path) -> None:

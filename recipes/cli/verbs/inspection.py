@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules import CSVDataModule, ImageFolderDataModule, MaskFolderDataModule
-from datamodules.decode import BadImageError, decode, open_image, read_image
+from datamodules.decode import BadImageError, decode, open_image, read_part, upright_size, whole
 from datamodules.image_folder import files_in
 from datamodules.mask_folder import MaskCode, values_in
 from datamodules.segmentation import IGNORED
@@ -88,7 +88,7 @@ def inspect_images(root: str, options: Mapping[str, Any]) -> Inspection:
 
 def _size_and_mode(path: str) -> tuple[tuple[int, int], str] | BadImageError:
     try:
-        decode(path, 3, 8)
+        decode(path, 3, 8, draft=True)
         with open_image(path) as image:
             return image.size, image.mode
     except BadImageError as error:
@@ -151,7 +151,9 @@ def _size_and_values(
 ) -> tuple[tuple[int, int], dict[Value, int]] | BadImageError:
     image, mask = pair
     try:
-        size = read_image(image, 3).size
+        with open_image(image) as opened:
+            size = upright_size(opened)
+            read_part(opened, 3, (8, 8), whole(size), draft=True)
         if code is not None:
             code.read(mask, size, image)  # refuses values of no class
         return size, dict(values_in(mask, size, image))

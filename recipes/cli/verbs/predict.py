@@ -132,8 +132,8 @@ def read_images(files: Sequence[Path], model: "Model") -> "Tensor":
         raise UserError(f"the model takes {channels} channels: images have 1 or 3")
     settings = model.preparation or {}
     crop = whole if settings.get("whole") or model.makes == "mask" else None
-    center = settings.get("center", 1.0)
-    pixels = torch.stack([decode(path, channels, (height, width), center, crop) for path in files])
+    center, draft = settings.get("center", 1.0), settings.get("draft", False)
+    pixels = torch.stack([decode(path, channels, (height, width), center, crop, draft) for path in files])
     return (binarized(pixels, settings["binarize"]) if "binarize" in settings else pixels).float() / 255
 
 
