@@ -235,6 +235,15 @@ def test_decision_regions(threshold: float, drawn: list[Any]) -> None:
     assert figure.axes[0].get_title() == "1 of 4 wrong"
 
 
+def test_the_confidence_that_is_drawn_is_a_half_at_the_threshold() -> None:
+    """And linear on both sides: 0.1 of 0.8 is an eighth of a half."""
+    task = ClassificationTask(nn.Identity(), mode="binary", num_classes=2, threshold=0.8)
+    p = torch.tensor([[0.1], [0.4], [0.8], [0.9], [0.999]])
+    bent = task._confidence(p.logit())
+    torch.testing.assert_close(bent[:, 1], torch.tensor([0.0625, 0.25, 0.5, 0.75, 0.9975]))
+    torch.testing.assert_close(bent.sum(dim=1), torch.ones(5))
+
+
 def test_predicted_against_true_in_the_targets_unit(drawn: list[Any]) -> None:
     task = RegressionTask(nn.Linear(3, 2), num_outputs=2)
     task.target_mean, task.target_std = torch.tensor([100.0, 0.0]), torch.tensor([10.0, 1.0])

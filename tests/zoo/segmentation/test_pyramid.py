@@ -171,6 +171,11 @@ def test_an_encoder_comes_with_its_weights_and_their_standardization(name: str, 
         zoo.create_model(name, str(tmp_path / "model"), encoder="resnet20", encoder_weights="resnet20_digits")
 
 
+@pytest.mark.parametrize("name", ["unet", "fcn8s_vgg16"])
+def test_a_fresh_encoder_has_no_standardization_so_the_first_fit_takes_the_data_s(name: str) -> None:
+    assert not zoo.create_model(name, encoder="resnet20", encoder_args={"depth": 8, "width": 4}).standardized
+
+
 @pytest.mark.parametrize("name", ["unet_resnet34", "fcn8s_resnet50"])
 def test_a_frozen_encoder_keeps_its_norms(name: str) -> None:
     model = zoo.create_model(name, encoder="resnet18", encoder_args={"width": 4}, num_classes=3)

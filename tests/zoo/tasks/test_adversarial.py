@@ -238,6 +238,29 @@ def test_what_is_logged() -> None:
     assert means["d_loss"].item() == pytest.approx(0.69, abs=0.2)  # ln 2, who knows nothing
 
 
+@pytest.mark.parametrize("game", LOSSES)
+def test_logged_are_the_scores_of_real_and_of_made_examples(game: str) -> None:
+    """Before the discriminator's step; probabilities where the loss is a cross-entropy, else the scores themselves."""
+    task = build(**{**WASSERSTEIN, "loss": game} if game == "wasserstein" else {"loss": game})
+    task.net.discriminator.net[2].weight.data *= 20  # scores that differ
+    x, _ = data()[:5]
+    torch.manual_seed(1)
+    means = task.training_losses((x, None))[1]
+    torch.manual_seed(1)
+    made = task.net(torch.randn(5, 2, dtype=torch.float64))
+    real, fake = task.net.discriminator(x), task.net.discriminator(made)
+    shown = [s.sigmoid() if game in ("minimax", "non_saturating") else s for s in (real, fake)]
+    assert abs(shown[0].mean() - shown[1].mean()) > 1e-2
+    torch.testing.assert_close([means["d_real"], means["d_fake"]], [s.mean() for s in shown])
+    wanted = {
+        "minimax": (1 - fake.sigmoid()).log().mean(),
+        "non_saturating": -fake.sigmoid().log().mean(),
+        "least_squares": (fake - 1).square().mean() / 2,
+        "wasserstein": -fake.mean(),
+    }
+    torch.testing.assert_close(means["g_loss"], wanted[game])
+
+
 def test_predictions_are_scores() -> None:
     task, (x, y) = build(classes=2), data()[:5]
     score = task.predict_step((x, y))["score"]

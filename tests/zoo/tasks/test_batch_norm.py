@@ -68,6 +68,14 @@ def test_a_batch_of_one_is_refused_before_the_first_step(data: Any, what: str) -
     assert model.net[1].num_batches_tracked == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize(("count", "left"), [(10, 2), (11, 3)])
+def test_two_processes_that_share_a_short_batch(count: int, left: int) -> None:
+    """Of three examples one process has one, of two each has one."""
+    with pytest.raises(Exception, match=rf"{count} examples in batches of 8 leave one of {left} \(data.batch_size 4\)"):
+        fit(task(nn.Linear(3, 4), nn.BatchNorm1d(4)), rows(count, batch_size=4, drop_last=False), ranks=2)
+
+
 @pytest.mark.parametrize(
     "data", [lambda: images(8, 1), lambda: images(9, 4)], ids=["every batch has one", "the last batch has one"]
 )

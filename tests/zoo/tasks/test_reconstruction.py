@@ -137,6 +137,24 @@ def test_the_way_from_one_example_to_another() -> None:
         task.interpolate(x0, x1, steps=1)
 
 
+class Labeled(Pass):
+    """Adds the class to what it decodes."""
+
+    conditional, num_classes = True, 5
+
+    def encode(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().encode(x)
+
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
+        return super().decode(z) + y.view(-1, 1, 1, 1)
+
+
+def test_the_ways_between_examples_keep_their_classes() -> None:
+    y = torch.tensor([4, 0, 2])
+    way = ReconstructionTask(Labeled()).interpolate(torch.zeros(3, 1, 2, 2), torch.ones(3, 1, 2, 2), steps=3, y=y)
+    assert torch.allclose(way[:, :, 0, 0, 0], torch.tensor([0.0, 0.5, 1.0]) + y[:, None])
+
+
 def test_the_plane_of_codes_lies_as_one_looks_at_it() -> None:
     task = ReconstructionTask(Pass((2,)))
     grid = task.latent_plane(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([10.0, 20.0]))

@@ -117,6 +117,37 @@ def test_rows_of_weight_zero_count_nowhere(x: Tensor, y: Tensor) -> None:
         torch.testing.assert_close(value, both[1][name])
 
 
+def test_each_output_of_an_example_may_have_a_weight(x: Tensor, y: Tensor) -> None:
+    """Means are over the residuals that count; R2 is of the examples whose outputs all do."""
+    weight = (torch.arange(100).view(50, 2) % 3 > 0).float()
+    counts, whole = weight.bool(), weight.bool().all(dim=1)
+    assert 0 < whole.sum() < counts.any(dim=1).sum()
+    error = (x.double() * STD + MEAN - y)[counts].numpy()
+    metrics = task().build_metrics()
+    task().update_metrics(metrics, (x, y, weight))
+    got = {name: metric.compute().item() for name, metric in metrics.items()}
+    assert got["rmse"] == pytest.approx(math.sqrt((error**2).mean()), rel=1e-4)
+    assert got["mae"] == pytest.approx(abs(error).mean(), rel=1e-4)
+    assert got["loss"] == pytest.approx((x.double() - (y - MEAN) / STD).square()[counts].mean().item(), rel=1e-4)
+    guess = x.double() * STD + MEAN
+    assert got["r2"] == pytest.approx(sk.r2_score(y[whole].numpy(), guess[whole].numpy()), rel=1e-4)
+    loss, means, count = task().training_losses((x, y, weight))
+    assert (loss.item(), means["mae"].item()) == pytest.approx((got["loss"], got["mae"]), rel=1e-5)
+    assert count == counts.sum()
+
+
+@pytest.mark.parametrize(("loss", "expected"), [("mse", 1.0), ("half_mse", 0.5), ("mae", None), ("huber", None)])
+def test_the_first_loss_is_that_of_the_mean(
+    loss: Any, expected: float | None, x: Tensor, y: Tensor, tmp_path: Any
+) -> None:
+    model = RegressionTask(Table(), 2, loss=loss, optimizer="SGD", lr=1e-12)
+    trainer(tmp_path).fit(model, datamodule=Data(x, y, target_mean=y.mean(0), target_std=y.std(0, correction=0)))
+    assert model.expected_initial_loss() == expected
+    if expected is not None:
+        model.net.scale.data.zero_()
+        assert model.training_losses((x, y))[0].item() == pytest.approx(expected, rel=1e-4)
+
+
 def test_r2_of_one_example_is_no_number(tmp_path: Any) -> None:
     loader = DataLoader(TensorDataset(torch.ones(1, 2), torch.ones(1, 2)))
     assert math.isnan(trainer(tmp_path).validate(task(), loader, verbose=False)[0]["val/r2"])

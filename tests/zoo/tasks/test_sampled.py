@@ -96,6 +96,17 @@ def test_the_way_between_two_noises_lies_on_the_sphere() -> None:
     torch.testing.assert_close(got[:, 2], task(middle).detach(), atol=1e-5, rtol=1e-4)
 
 
+def test_the_ways_between_noises_keep_their_classes() -> None:
+    """Examples of one way are of one class: the last layer gives the class back."""
+    task = zoo.create_model("gan_mlp", input_shape=[1], conditional=True, num_classes=3, latent_dim=2, widths=[]).eval()
+    with torch.no_grad():
+        task.net.generator.net.fc.weight.copy_(torch.tensor([[0.0, 0.0, 0.0, 1.0, 2.0]]))
+        task.net.generator.net.fc.bias.zero_()
+    for asked, classes in ((torch.tensor([2, 0, 1]), [2, 0, 1]), (None, [0, 1, 2]), (1, [1, 1, 1])):
+        got = task.interpolate(task.noise(3), task.noise(3, seed=1), steps=4, y=asked)
+        assert got.squeeze(2).tolist() == [[float(k)] * 4 for k in classes]
+
+
 def test_points_are_judged_by_the_centers_of_their_data() -> None:
     """A generator whose points lie on five of the eight centers, one more on none."""
     data = GaussianRingDataModule(count=200)
@@ -130,7 +141,8 @@ def test_real_digits_pass_the_judge() -> None:
 
 
 def test_the_judge_counts_samples_of_the_class_asked_for() -> None:
-    (got,) = trainer().test(digits_task(10), datamodule=DigitsDataModule(), verbose=False)
+    task = digits_task(10, num_judged=607)  # more than are judged at once
+    (got,) = trainer().test(task, datamodule=DigitsDataModule(), verbose=False)
     assert set(got) == {"test/frechet", "test/judged_acc"}
     assert got["test/judged_acc"] > 0.98
     (wrong,) = trainer().test(digits_task(10, Real(share=0.0)), datamodule=DigitsDataModule(), verbose=False)

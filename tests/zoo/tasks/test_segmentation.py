@@ -80,6 +80,19 @@ def test_losses_are_those_of_numpy(loss: Any, absent: bool) -> None:
     assert means["acc"].item() == pytest.approx(right.item())
 
 
+@pytest.mark.parametrize("each_pixel", [False, True])
+@pytest.mark.parametrize("loss", ["cross_entropy", "dice", "focal"])
+def test_pixels_of_weight_zero_count_nowhere_in_training(loss: Any, each_pixel: bool) -> None:
+    x, y = batch(4)
+    weight = (torch.rand(y.shape) < 0.5).float() if each_pixel else torch.tensor([1.0, 0.0, 1.0, 0.0])
+    task = SegmentationTask(Given(), K, loss)
+    got, means, count = task.training_losses((x, y, weight))
+    left_out = y.masked_fill(weight.view(4, *weight.shape[1:] or (1, 1)) == 0, IGNORED)
+    assert got.item() == pytest.approx(oracle(x, left_out, [1.0] * K, 2.0)[loss], rel=1e-5)
+    assert int(count) == (left_out != IGNORED).sum()
+    assert means["acc"].item() == pytest.approx(((x.argmax(1) == left_out).sum() / count).item())
+
+
 @pytest.mark.parametrize("loss", ["cross_entropy", "dice", "focal"])
 def test_ignored_pixels_have_no_say(loss: str) -> None:
     x, y = batch()

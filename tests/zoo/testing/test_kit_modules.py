@@ -59,6 +59,23 @@ class LossInDict(Plain):
         return {"loss": super().training_step(batch, batch_idx)}
 
 
+class OneLeak(Plain):
+    """One of its thousand outputs sees the other examples, a little."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc(x)
+        return y + F.pad(1e-3 * x.mean().expand(len(x), 1), (999, 0))
+
+
+def test_a_leak_into_one_output_of_many_is_seen() -> None:
+    with pytest.raises(AssertionError, match="leak into each other"):
+        check_module(OneLeak(), BATCH, only=["independence"])
+
+
 def test_without_hyperparameters_it_cannot_be_rebuilt() -> None:
     report = check_module(LossInDict(4), BATCH, lr=0.2)
     reason = "LossInDict keeps no hyperparameters: call save_hyperparameters() in its constructor"
