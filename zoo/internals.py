@@ -31,12 +31,12 @@ __all__ = [
     "is_fitting",
     "is_last_of_window",
     "own_tensors",
-    "pending_scale",
     "reset_compiler",
     "row_is_due",
     "sizes_of_one_are_sizes",
     "tree_leaves",
     "tree_map",
+    "unscale_before_step",
 ]
 
 
@@ -55,10 +55,14 @@ def grad_scaler(trainer: Trainer) -> Any:
     return getattr(trainer.precision_plugin, "scaler", None)
 
 
-def pending_scale(trainer: Trainer, optimizer: Optimizer) -> float:
-    """Return the factor that the gradient still has: 1, but for a fused optimizer under float16, which unscales it itself."""
-    scaler = grad_scaler(trainer)
-    return scaler.get_scale() if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False) else 1.0
+def unscale_before_step(optimizer: Optimizer) -> None:
+    """Have the trainer unscale the gradient of a fused optimizer before its step, as that of any other.
+
+    Under float16 it would unscale in its step, after clipping and norms have seen scaled gradients; and Lightning refuses to clip
+    for it under any mixed precision.
+    """
+    unscaled: Any = optimizer
+    unscaled._step_supports_amp_scaling = False
 
 
 def row_is_due(trainer: Trainer, last: int) -> bool:

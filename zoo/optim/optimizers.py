@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from zoo.blocks.layers import layer_groups, parameters_of
+from zoo.optim.fused import FUSED, KERNELS, can_fuse, guard
 from zoo.optim.newton import Newton
 from zoo.spelling import suggest
 
@@ -161,14 +162,33 @@ def build_optimizer(
     decay_norm_and_bias: bool,
     layer_decay: float = 1.0,
     others: Mapping[str, nn.Module | nn.Parameter] | None = None,
+    fused: bool = True,
 ) -> Optimizer:
-    """Build an optimizer by name, over the groups of :func:`parameter_groups`."""
+    """Build an optimizer by name, over the groups of :func:`parameter_groups`.
+
+    SGD, Adam, AdamW and Adagrad step with torch's fused kernel where it has one for the parameters (as they are now: on their
+    device, of their type), unless ``fused`` is False or the arguments name ``fused``, ``foreach`` or ``differentiable``. A state
+    that is loaded brings its kernel along.
+    """
     cls = optimizer_class(name)
     groups = parameter_groups(net, lr, weight_decay, decay_norm_and_bias, layer_decay, others)
     if "weight_decay" not in inspect.signature(cls).parameters:
         for group in groups:
             del group["weight_decay"]
-    return _build(name, groups, lr, {}, arguments)
+    chosen = not fused or any(kernel in arguments for kernel in KERNELS)
+    parameters = [p for group in groups for p in group["params"]]
+    if not chosen and not _has_sparse_gradients(net, others) and can_fuse(cls, parameters, arguments):
+        arguments = {**arguments, "fused": True}
+    optimizer = _build(name, groups, lr, {}, arguments)
+    if cls in FUSED:
+        guard(optimizer)
+    return optimizer
+
+
+def _has_sparse_gradients(net: nn.Module, others: Mapping[str, nn.Module | nn.Parameter] | None) -> bool:
+    """Return whether an embedding gives sparse gradients, which no fused kernel takes."""
+    parts = [part for part in (net, *(others or {}).values()) if isinstance(part, nn.Module)]
+    return any(isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse for part in parts for m in part.modules())
 
 
 def _build(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from zoo.blocks.adversaries import Adversaries
-from zoo.internals import BATCH_NORMS, pending_scale
+from zoo.internals import BATCH_NORMS
 from zoo.losses.adversarial import LOSSES, Loss, discriminator_loss, generator_loss, gradient_penalty_of
 from zoo.model import Reads
 from zoo.optim.optimizers import CLOSURE_OPTIMIZERS, build_optimizer
@@ -130,7 +130,10 @@ class AdversarialTask(SampledTask):
         h = self.hparams
         rates = {"generator": h["lr"], "discriminator": h["discriminator_lr"] or h["lr"]}
         arguments = (h["weight_decay"], h["optimizer_args"] or {}, h["decay_norm_and_bias"])
-        return [build_optimizer(getattr(self.net, n), h["optimizer"], lr, *arguments) for n, lr in rates.items()]
+        return [
+            build_optimizer(getattr(self.net, name), h["optimizer"], lr, *arguments, fused=self.may_fuse)
+            for name, lr in rates.items()
+        ]
 
     def setup(self, stage: str) -> None:
         """Refuse data and strategies that it cannot be trained with."""
@@ -249,7 +252,6 @@ class AdversarialTask(SampledTask):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip the gradient: it is unscaled here, and callbacks have already read it."""
         if (limit := self.hparams["clip_grad"]) is not None:
-            limit *= pending_scale(self.trainer, optimizer)
             nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], limit)
 
 

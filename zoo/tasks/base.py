@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from zoo.create import use_weights
-from zoo.internals import grad_scaler, has_trainer, is_fitting, is_last_of_window, row_is_due
+from zoo.internals import grad_scaler, has_trainer, is_fitting, is_last_of_window, row_is_due, unscale_before_step
 from zoo.metrics.pixels import exact_dtype
 from zoo.metrics.running_means import RunningMeans
 from zoo.model import Model, real_device
@@ -62,10 +62,13 @@ class Task(Model):
 
     Args:
         net: Maps a standardized batch to the output (logits, say).
-        optimizer: Name in ``torch.optim``, "Newton", or a dotted path to a class of your own.
+        optimizer: Name in ``torch.optim``, "Newton", or a dotted path to a class of your own. SGD, Adam, AdamW and Adagrad step
+            with torch's fused kernel where there is one for the device and type of the parameters, but not under float16 mixed
+            precision; a resumed run goes on with the kernel that its checkpoint names.
         lr: Learning rate, > 0.
         weight_decay: Weight decay, >= 0, as the optimizer understands it (decoupled for AdamW, L2 for SGD).
-        optimizer_args: Further arguments of the optimizer, e.g. ``{"momentum": 0.9, "nesterov": True}``.
+        optimizer_args: Further arguments of the optimizer, e.g. ``{"momentum": 0.9, "nesterov": True}``. One that names ``fused``,
+            ``foreach`` or ``differentiable`` chooses the kernel.
         decay_norm_and_bias: Whether weight decay acts on norms, biases and embeddings too.
         layer_decay: Layer-wise learning rate decay: each layer group (see :meth:`layer_groups`) has the rate of the one above it
             times this, in (0, 1]; the head has ``lr``.
@@ -224,7 +227,13 @@ class Task(Model):
             decay_norm_and_bias=h["decay_norm_and_bias"],
             layer_decay=h["layer_decay"],
             others={name: getattr(self, name) for name in self.trained_parts if name != "net"},
+            fused=self.may_fuse,
         )
+
+    @property
+    def may_fuse(self) -> bool:
+        """Whether fused kernels may make the optimizer's steps: not under float16 mixed precision."""
+        return not has_trainer(self) or grad_scaler(self.trainer) is None
 
     def on_fit_start(self) -> None:
         """Set training mode, see :meth:`train`, and refuse a parameter that would silently never be trained.
@@ -232,6 +241,8 @@ class Task(Model):
         Raises:
             ValueError: A parameter requires a gradient, and no optimizer has it.
         """
+        for optimizer in self.trainer.optimizers:
+            unscale_before_step(optimizer)
         self.train()  # Lightning keeps the mode that it finds, and a loaded model is in evaluation mode
         if any(not part.training for part in self.modules()):  # frozen, or kept so: it is meant
             warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")
