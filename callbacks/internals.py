@@ -28,6 +28,11 @@ def run_folder(trainer: Trainer) -> Path | None:
     return None if getattr(trainer, "fast_dev_run", False) else Path(folder)
 
 
+def folder_after_fit(trainer: Trainer) -> Path | None:
+    """Return the folder of the run that this trainer has trained; None without a fit. Collective: every rank must call it."""
+    return run_folder(trainer) if trained_batches(trainer) else None
+
+
 def callbacks_of(trainer: Trainer) -> list[Callback]:
     """Return the trainer's callbacks in the order in which they run."""
     return trainer.callbacks  # type: ignore[attr-defined]

@@ -1,6 +1,5 @@
 """The trained model as a folder."""
 
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -8,7 +7,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
 from callbacks.contract import check_defines
-from callbacks.internals import completed_epochs, is_validate_call, run_folder
+from callbacks.internals import completed_epochs, folder_after_fit, is_validate_call
 
 
 class ModelFolder(Callback):
@@ -23,15 +22,10 @@ class ModelFolder(Callback):
         >>> callback = ModelFolder()
     """
 
-    def __init__(self) -> None:
-        self._folder: Path | None = None
-
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             check_defines(pl_module, "ModelFolder", "save_pretrained(folder, training)")
-            folder = run_folder(trainer)
-            self._folder = None if folder is None else folder / "model"
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -43,7 +37,8 @@ class ModelFolder(Callback):
             self._write(trainer, pl_module, "val/")
 
     def _write(self, trainer: Trainer, module: Any, stage: str) -> None:
-        if self._folder is None or not trainer.is_global_zero:
+        folder = folder_after_fit(trainer)
+        if folder is None or not trainer.is_global_zero:
             return
         data: Any = getattr(trainer, "datamodule", None)
         metrics = {k: round(float(v), 6) for k, v in trainer.callback_metrics.items() if k.startswith(stage)}
@@ -54,6 +49,6 @@ class ModelFolder(Callback):
             "metric": metrics,
         }
         try:
-            module.save_pretrained(self._folder, training)
+            module.save_pretrained(folder / "model", training)
         except ValueError as error:  # a class that is not registered; its checkpoints are there
             rank_zero_warn(f"ModelFolder wrote nothing: {error}")

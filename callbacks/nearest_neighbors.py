@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from callbacks.checks import check_integer
 from callbacks.contract import check_defines
-from callbacks.internals import as_step_gets_it, gather_objects, leaves, run_folder
+from callbacks.internals import as_step_gets_it, folder_after_fit, gather_objects, leaves
 from callbacks.reading import counted, has_indices, read
 from callbacks.writing import warning_only, write
 
@@ -52,11 +52,10 @@ class NearestNeighbors(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage in ("fit", "test"):
             check_defines(pl_module, "NearestNeighbors", "sample(count)")
-        if stage == "fit":
-            self._folder = run_folder(trainer)
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._folder = folder_after_fit(trainer)
         self._real, self._train = [], _training_examples(trainer)
 
     @override

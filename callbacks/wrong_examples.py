@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from callbacks.checks import check_integer
 from callbacks.contract import check_defines
-from callbacks.internals import forward_context, gather_objects, is_validate_call, leaves, map_leaves, run_folder
+from callbacks.internals import folder_after_fit, forward_context, gather_objects, is_validate_call, leaves, map_leaves
 from callbacks.reading import counted, first_loader
 from callbacks.writing import warning_only, write
 
@@ -59,14 +59,18 @@ class WrongExamples(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             check_defines(pl_module, "WrongExamples", "render(batch)", "predict_step(batch, batch_idx)")
-            self._folder = run_folder(trainer)
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._reset()
+        self._begin(trainer)
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if is_validate_call(trainer):
+            self._begin(trainer)
+
+    def _begin(self, trainer: Trainer) -> None:
+        self._folder = folder_after_fit(trainer)
         self._reset()
 
     @override

@@ -37,6 +37,12 @@ def quiet_trainer(*callbacks: Callback, ranks: int = 1, **options: Any) -> Train
     return trainer
 
 
+def after_a_fit(trainer: Trainer) -> Trainer:
+    """The trainer as it is after a fit, without one."""
+    trainer.fit_loop.epoch_loop.batch_progress.total.processed = 1
+    return trainer
+
+
 class Memory(Logger):
     """Keeps every row, and the trainer's global_step when it was logged."""
 

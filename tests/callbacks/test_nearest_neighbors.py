@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from kit import quiet_trainer
+from kit import after_a_fit, quiet_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
@@ -43,10 +43,11 @@ def examples(part: str) -> Tensor:
 
 
 def ratio(module: LightningModule, data: Any = None, folder: Path | None = None, **options: Any) -> dict[str, float]:
-    callback = NearestNeighbors(num_samples=300, num_shown=10)
-    callback._folder = folder
     data = data or DigitsDataModule(shift=2, flip=True)  # what augments is not looked at
-    (got,) = quiet_trainer(callback, **options).test(module, datamodule=data, verbose=False)
+    trainer = quiet_trainer(NearestNeighbors(num_samples=300, num_shown=10), default_root_dir=folder, **options)
+    if folder is not None:
+        after_a_fit(trainer)
+    (got,) = trainer.test(module, datamodule=data, verbose=False)
     return got
 
 

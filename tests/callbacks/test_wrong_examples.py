@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from kit import Patterns, PatternTask, quiet_trainer
+from kit import Patterns, PatternTask, after_a_fit, quiet_trainer
 from lightning.pytorch import seed_everything
 from PIL import Image
 from torch import Tensor, nn
@@ -76,9 +76,7 @@ def test_several_processes_tell_of_each_example_once(tmp_path: Path) -> None:
     run(tmp_path / "one", WrongExamples())
     trainer_folder = tmp_path / "two"
     seed_everything(1, verbose=False)
-    callback = WrongExamples()
-    callback._folder = trainer_folder
-    trainer = quiet_trainer(callback, ranks=2, default_root_dir=trainer_folder)
+    trainer = after_a_fit(quiet_trainer(WrongExamples(), ranks=2, default_root_dir=trainer_folder))
     task = Flipped()
     task.class_names = list("abc")
     trainer.test(task, datamodule=Patterns(batch_size=17), verbose=False)
@@ -124,9 +122,7 @@ def test_examples_without_numbers_are_counted(tmp_path: Path) -> None:
     task = ClassificationTask(nn.Linear(2, 2), 2)
     nn.init.eye_(task.net.weight)
     nn.init.zeros_(task.net.bias)
-    trainer = quiet_trainer(WrongExamples(), ModelFolder(), default_root_dir=tmp_path)
-    WrongExamples.setup(trainer.callbacks[0], trainer, task, "fit")
-    ModelFolder.setup(trainer.callbacks[1], trainer, task, "fit")
+    trainer = after_a_fit(quiet_trainer(WrongExamples(), ModelFolder(), default_root_dir=tmp_path))
     with pytest.warns(UserWarning, match="ModelFolder wrote nothing: the net, a .*Linear, was given from outside"):
         trainer.test(task, DataLoader(Stream(), 2), verbose=False)
     assert [row["file"] for row in rows(tmp_path)] == ["0", "1", "2", "3", "4"]
@@ -147,10 +143,14 @@ def test_the_folder_holds_the_model_that_was_tested(tmp_path: Path) -> None:
     assert data.data_identity in card
 
 
-def test_an_evaluation_without_a_fit_writes_nothing(tmp_path: Path) -> None:
-    trainer = quiet_trainer(WrongExamples(), ModelFolder(), default_root_dir=tmp_path)
+@pytest.mark.parametrize("used", [False, True], ids=["new", "after a fit of another trainer"])
+def test_an_evaluation_without_a_fit_writes_nothing(tmp_path: Path, used: bool) -> None:
+    callbacks = WrongExamples(), ModelFolder()
+    if used:
+        run(tmp_path / "first", *callbacks, evaluate="")
+    trainer = quiet_trainer(*callbacks, default_root_dir=tmp_path / "second")
     trainer.test(Flipped(), datamodule=Patterns(), verbose=False)
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_bad_arguments() -> None:
