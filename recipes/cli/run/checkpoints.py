@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
 from recipes.cli.errors import MachineError, UserError, disk_full
+from recipes.cli.run.internals import save_after_validation
 from zoo.pretrained.files import read_checkpoint
 from zoo.writing import replacing
 
@@ -55,6 +56,12 @@ class Best(ModelCheckpoint):
     def __init__(self, folder: Path, monitor: str, mode: str) -> None:
         super().__init__(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
         self._validated = False
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if isinstance(trainer.val_check_interval, int):  # batches; Lightning takes 1 batch for 1.0, a whole epoch
+            save_after_validation(self)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
+    from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.loggers import Logger, WandbLogger
 
 
@@ -96,6 +97,11 @@ def return_progress(trainer: "Trainer") -> None:
             callback.best_model_path, callback.best_model_score = path, score
 
     launcher.get_extra_results, launcher.update_main_process_results = collect_more, restore_more
+
+
+def save_after_validation(callback: "ModelCheckpoint") -> None:
+    """Let a checkpoint callback save after each validation, not at the end of an epoch."""
+    callback._save_on_train_epoch_end = False
 
 
 def epochs_of(checkpoint: Mapping[str, Any]) -> tuple[int, int]:
