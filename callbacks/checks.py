@@ -1,5 +1,6 @@
-"""Checks of arguments."""
+"""Checks of arguments and of metrics."""
 
+import math
 from typing import Any
 
 
@@ -14,3 +15,16 @@ def check_integer(name: str, value: Any, least: int) -> None:
         raise TypeError(f"{name} must be an integer >= {least}, got {value!r}")
     if value < least:
         raise ValueError(f"{name} must be >= {least}, got {value}")
+
+
+def is_better(value: float, best: float | None, mode: str) -> bool:
+    """Return whether a metric is better than the best so far, None before there is one; nan never is.
+
+    Args:
+        value: The metric.
+        best: The best so far.
+        mode: Whether the best is the "min" or the "max".
+    """
+    if math.isnan(value):
+        return False
+    return best is None or (value < best if mode == "min" else value > best)

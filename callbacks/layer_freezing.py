@@ -7,7 +7,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from callbacks.checks import check_integer
+from callbacks.checks import check_integer, is_better
 from callbacks.internals import is_fit_validation, mean_over_ranks, rebuild_ddp
 
 # Number of trained layer groups counted from the head, "head", "all", or the name of the lowest layer that is trained.
@@ -170,8 +170,7 @@ class LayerFreezing(Callback):
                 f"patience waits for {name!r}, which is not logged; logged are {', '.join(trainer.callback_metrics)}"
             )
         value = mean_over_ranks(trainer, trainer.callback_metrics[name])  # so that all ranks decide the same
-        best = self._state["best"]
-        better = best is None or (value < best if mode == "min" else value > best)
+        better = is_better(value, self._state["best"], mode)
         self._state |= {"best": value, "waited": 0} if better else {"waited": self._state["waited"] + 1}
         if self._state["waited"] >= self.patience:
             self._state |= {"waited": 0, "released": self._state["released"] + 1}

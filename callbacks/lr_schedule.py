@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 from typing_extensions import override
 
+from callbacks.checks import is_better
 from callbacks.internals import callbacks_of, finished_epochs, is_fit_validation, mean_over_ranks, trained_batches
 
 Schedule = Literal[
@@ -28,6 +29,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {  # arguments of each schedule, with the
     "inverse_sqrt": {},
     "plateau": {"gamma": 0.1, "final_factor": 0.0, "patience": 10, "monitor": "val/loss", "mode": "min"},
 }
+PLATEAU: dict[str, Any] = {"best": None, "waited": 0, "drops": 0}  # the state before the first validation
 SIZED = ("cosine", "linear", "one_cycle")  # schedules that depend on the length of the run
 
 
@@ -113,12 +115,17 @@ class LRSchedule(Callback):
                 raise ValueError(f"{name} must be {RANGES[name][0]}, got {value!r}")
         self._length = math.inf  # N; as counts, w and the milestones are known when training starts
         self._warmup, self._milestones = 0, list[int]()
-        self._plateau: dict[str, Any] = {"best": None, "waited": 0, "drops": 0}
+        self._plateau = dict(PLATEAU)
 
     @property
     @override
     def state_key(self) -> str:
         return "LRSchedule" if self.optimizer is None else f"LRSchedule{{optimizer={self.optimizer}}}"
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and trainer.global_step == 0:  # a checkpoint to resume from is loaded after this
+            self._plateau = dict(PLATEAU)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -166,8 +173,7 @@ class LRSchedule(Callback):
         if monitor not in metrics:
             raise ValueError(f"monitor must be a metric that validation logs ({', '.join(metrics)}), got {monitor!r}")
         value = mean_over_ranks(trainer, metrics[monitor])  # so that all ranks decide the same
-        best, lower = self._plateau["best"], self.options["mode"] == "min"
-        better = best is None or (value < best if lower else value > best)
+        better = is_better(value, self._plateau["best"], self.options["mode"])
         self._plateau |= {"best": value, "waited": 0} if better else {"waited": self._plateau["waited"] + 1}
         if self._plateau["waited"] > self.options["patience"]:
             self._plateau |= {"waited": 0, "drops": self._plateau["drops"] + 1}

@@ -166,13 +166,17 @@ def test_every_schedule_goes_on_through_unfreezing(schedule: str, layer_decay: f
             assert rate == pytest.approx(0.01 * layer_decay ** (3 - depth) * factor, rel=1e-12)
 
 
-def test_plateau_waits_for_the_monitor() -> None:
-    """Validation losses by script: 3, 2, 2, 2, 1 ... : two without a new best release a group."""
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("start", [3.0, float("nan")])
+def test_plateau_waits_for_the_monitor(mode: str, start: float) -> None:
+    """Validations by script: 3, 2, 2, 2, 1 ... : two without a new best release a group. One that is nan is no best."""
 
     class Scripted(PatternTask):
+        monitor = ("val/score", mode)
+
         def on_validation_epoch_end(self) -> None:
-            losses = [3.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0]
-            self.log("val/loss", losses[self.current_epoch], batch_size=1)
+            score = [start, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0][self.current_epoch]
+            self.log("val/score", score if mode == "min" else -score, batch_size=1)
 
     record = Record()
     fit_patterns(LayerFreezing("head", patience=2), record, task=Scripted(), epochs=8, num_sanity_val_steps=0)

@@ -178,8 +178,9 @@ SCRIPT = [1.0, 0.8, 0.8, 0.9, 0.8, 0.7, 0.71, 0.72, 0.73, 0.74, float("nan"), 0.
 
 
 @pytest.mark.parametrize(("mode", "sign"), [("min", 1), ("max", -1)])
-def test_plateau_is_torchs(mode: Any, sign: int) -> None:
-    script = [sign * value for value in SCRIPT]
+@pytest.mark.parametrize("start", [[], [math.nan, math.nan]], ids=["", "nan first"])
+def test_plateau_is_torchs(mode: Any, sign: int, start: list[float]) -> None:
+    script = [sign * value for value in [*start, *SCRIPT]]
     schedule = LRSchedule("plateau", patience=1, gamma=0.5, final_factor=0.3, mode=mode)
     module = fit(schedule, module=Line(script=script), max_epochs=len(script), limit_val_batches=1)
     opt = SGD([nn.Parameter(torch.ones(1))], lr=LR)
