@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Normal, Poisson
 from torchmetrics import MeanMetric, Metric
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from zoo.blocks import flatten_features
 from zoo.drawing import figures
 from zoo.losses.means import counted, weighted_mean
+from zoo.metrics.labels import MATRIX, ConfusionMatrix
 from zoo.model import Makes
 from zoo.registry import register
 from zoo.tasks import Task, TaskArguments
@@ -193,16 +193,21 @@ class GLMRegressor(Task):
 
     @torch.no_grad()
     def render(self, batch: Any) -> dict[str, Any]:
-        """Return a picture: the expectation of y against y; categorical: the counts of true and most probable classes."""
+        """Return a picture: the expectation of y against y; categorical: the counts of true and most probable classes, of which
+        there is none above 2,000 of them.
+        """
         value = self.outputs(input_of(batch))["value"]
         k = value.shape[1]
         target = self._targets(batch[1], k)
         if self.net.family != "categorical":
             return {"scatter": figures.predicted_against_true(target, value)}
+        if k > MATRIX:
+            return {}
         names, decided = self.class_names or [str(i) for i in range(k)], value.argmax(dim=1)
-        counts = multiclass_confusion_matrix(decided, target, k, validate_args=False)
+        confusion = ConfusionMatrix(k).to(value.device)
+        confusion.update(decided, target)
         title = f"{int((decided == target).sum())} of {len(target)} shown are right"
-        return {"confusion": figures.heatmap(counts, names, names, ("true", "most probable"), title)}
+        return {"confusion": figures.heatmap(confusion.compute(), names, names, ("true", "most probable"), title)}
 
     def loss_floor(self) -> float:
         """Return ln(2 pi) / 2 for a gaussian of variance 1, else 0: the entropy of a poisson's counts is not known."""

@@ -1,18 +1,23 @@
 """Metrics of our own, torchmetrics objects: exact however examples are spread over batches and processes."""
 
 from zoo.metrics.codes import ActiveUnits
-from zoo.metrics.labels import MacroF1
+from zoo.metrics.labels import Accuracy, ConfusionMatrix, DecisionMetric, LabelConfusion, MacroF1, TopKAccuracy
 from zoo.metrics.pixels import EvaluationLoss
 from zoo.metrics.running_means import RunningMeans
 from zoo.metrics.samples import FrechetDistance, Shares, entropy, frechet_distance, mode_of, num_reached, share_within
 
 __all__ = [
+    "Accuracy",
     "ActiveUnits",
+    "ConfusionMatrix",
+    "DecisionMetric",
     "EvaluationLoss",
     "FrechetDistance",
+    "LabelConfusion",
     "MacroF1",
     "RunningMeans",
     "Shares",
+    "TopKAccuracy",
     "entropy",
     "frechet_distance",
     "mode_of",

@@ -1,23 +1,30 @@
 """Classification: multi-class (softmax), binary (one logit), multi-label (one logit a class)."""
 
 import math
+from itertools import islice
 from typing import Any, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
-from torchmetrics import classification as tm
-from torchmetrics.functional.classification import multiclass_confusion_matrix, multilabel_confusion_matrix
 
 from zoo.drawing import figures
 from zoo.losses.means import counted, weighted_mean
-from zoo.metrics.labels import MacroF1
+from zoo.metrics.labels import (
+    IGNORED,
+    MATRIX,
+    Accuracy,
+    ConfusionMatrix,
+    DecisionMetric,
+    LabelConfusion,
+    MacroF1,
+    TopKAccuracy,
+)
 from zoo.model import Makes, check_num_classes
 from zoo.tasks.base import Task, TaskArguments, check_monitor, input_of
 
 Mode = Literal["multiclass", "binary", "multilabel"]
-IGNORED = -1  # the label of an example that no metric counts
 _MISTAKES = 50  # rows of the table that replaces a confusion matrix without names
 
 
@@ -93,27 +100,22 @@ class MultiClass:
             )
 
     def metrics(self, top_k: int | None) -> dict[str, Metric]:
-        """Fresh metrics by name: accuracy, macro F1, the confusion matrix and top-k accuracy."""
-        arguments: Any = {"num_classes": self.num_classes, "ignore_index": IGNORED, "validate_args": False}
-        metrics: dict[str, Metric] = {
-            "acc": tm.MulticlassAccuracy(average="micro", **arguments),
-            "f1": tm.MulticlassF1Score(average="macro", **arguments),
-            "confusion": tm.MulticlassConfusionMatrix(**arguments),
-        }
+        """Fresh metrics by name: accuracy, macro F1, the confusion matrix (up to ``MATRIX`` classes) and top-k accuracy."""
+        k = self.num_classes
+        metrics: dict[str, Metric] = {"acc": Accuracy(), "f1": MacroF1(k)}
+        if k <= MATRIX:
+            metrics["confusion"] = ConfusionMatrix(k)
         if top_k is not None:
-            metrics[f"acc_top{top_k}"] = tm.MulticlassAccuracy(average="micro", top_k=top_k, **arguments)
+            metrics[f"acc_top{top_k}"] = TopKAccuracy(top_k)
         return metrics
 
-    def update(self, name: str, metric: Metric, p: Tensor, target: Tensor) -> None:
-        """Add a batch of probabilities and labels to one of the metrics."""
-        metric.update(p, target)
+    def scores(self, p: Tensor) -> Tensor:
+        """What torchmetrics' metrics of this mode take, of probabilities ``(B, K)``."""
+        return p
 
     def names_of(self, decided: Tensor, names: list[str]) -> list[Any]:
         """Class names of decisions ``(B,)``."""
         return [names[k] for k in decided.tolist()]
-
-    def confusion(self, decided: Tensor, y: Tensor) -> Tensor:
-        return multiclass_confusion_matrix(decided, y.long(), self.num_classes)
 
     def balanced(self, counts: Tensor, examples: int) -> Tensor:
         """Class weights N / (K N_k) ``(K,)``."""
@@ -145,17 +147,8 @@ class Binary(MultiClass):
     def check(self, y: Tensor, training: bool) -> None:
         self._check_range(y, 1, ())
 
-    def metrics(self, top_k: int | None) -> dict[str, Metric]:
-        arguments: Any = {"threshold": self.threshold, "ignore_index": IGNORED, "validate_args": False}
-        return {
-            "acc": tm.BinaryAccuracy(**arguments),
-            # macro as in the other modes: the mean over both classes
-            "f1": tm.MulticlassF1Score(2, average="macro", ignore_index=IGNORED, validate_args=False),
-            "confusion": tm.BinaryConfusionMatrix(**arguments),
-        }
-
-    def update(self, name: str, metric: Metric, p: Tensor, target: Tensor) -> None:
-        metric.update(self.decide(p) if name == "f1" else p[:, 1], target)
+    def scores(self, p: Tensor) -> Tensor:
+        return p[:, 1]
 
 
 class MultiLabel(MultiClass):
@@ -185,20 +178,12 @@ class MultiLabel(MultiClass):
         self._check_range(y, 1, (self.num_classes,))
 
     def metrics(self, top_k: int | None) -> dict[str, Metric]:
-        arguments: Any = {"num_labels": self.num_classes, "threshold": self.threshold}
-        arguments |= {"ignore_index": IGNORED, "validate_args": False}
-        return {
-            "acc": tm.MultilabelAccuracy(average="micro", **arguments),
-            "f1": MacroF1(**arguments),
-            "confusion": tm.MultilabelConfusionMatrix(**arguments),
-        }
+        k = self.num_classes
+        return {"acc": Accuracy(), "f1": MacroF1(k), "confusion": LabelConfusion(k)}
 
     def names_of(self, decided: Tensor, names: list[str]) -> list[Any]:
         """A list of class names for each row of ``(B, K)``."""
         return [[names[k] for k in row.nonzero().flatten()] for row in decided]
-
-    def confusion(self, decided: Tensor, y: Tensor) -> Tensor:
-        return multilabel_confusion_matrix(decided.long(), y.long(), self.num_classes)
 
     def balanced(self, counts: Tensor, examples: int) -> Tensor:
         """Weights of positives: negatives / positives ``(K,)``."""
@@ -214,7 +199,8 @@ class ClassificationTask(Task):
     Loss in nats, a mean over examples: cross-entropy ("multiclass"), or binary cross-entropy with logits ("binary": one
     logit; "multilabel": the mean over the K logits). Logs loss, accuracy (``acc``), macro-averaged F1 (``f1``: the mean over the
     classes that occur or are predicted in the evaluation, in every mode) and, with ``top_k``, top-k accuracy (``acc_top5``);
-    ``metrics["confusion"].compute()`` is the confusion matrix of the last evaluation.
+    ``metrics["confusion"].compute()`` is the confusion matrix of the last evaluation, which is kept and drawn up to 2,000 classes
+    (multi-label: a 2 x 2 matrix for each label, however many).
 
     Args:
         net: ``(B, ...)`` -> logits ``(B, K)``. In binary mode K is 1: a net that has ``reset_head`` gets its one output here.
@@ -366,7 +352,11 @@ class ClassificationTask(Task):
             self._mode.check(batch[1], training=True)
 
     def build_metrics(self) -> dict[str, Metric]:
-        """Return loss, accuracy, macro F1, top-k accuracy and the confusion matrix."""
+        """Return loss, accuracy, macro F1, top-k accuracy and the confusion matrix.
+
+        Metrics of your own may be added: a :class:`~zoo.metrics.DecisionMetric` gets decided and true labels, any other one what
+        those of torchmetrics take, probabilities and labels, of which -1 does not count.
+        """
         return {"loss": MeanMetric(nan_strategy="disable"), **self._mode.metrics(self.hparams["top_k"])}
 
     def update_metrics(self, metrics: dict[str, Metric], batch: Any) -> None:
@@ -378,12 +368,15 @@ class ClassificationTask(Task):
         if weight is not None:
             target = target.masked_fill((weight == 0).view(*weight.shape, *[1] * (y.ndim - weight.ndim)), IGNORED)
         p = self.probabilities(logits)
+        decided = self.decide(p)
         for name, metric in metrics.items():
             if name == "loss":
                 # not by its weight argument: nan_strategy="disable" drops it silently
                 metric.update(counted(self.example_losses(logits, y, training=False), weight))
+            elif isinstance(metric, DecisionMetric):
+                metric.update(decided, target)
             else:
-                self._mode.update(name, metric, p, target)
+                metric.update(self._mode.scores(p), target)
 
     @property
     def output_meaning(self) -> str:  # type: ignore[override]
@@ -431,7 +424,8 @@ class ClassificationTask(Task):
     def render(self, batch: Any) -> dict[str, Any]:
         """Return pictures: the examples (images), the regions of the plane (two inputs), the last evaluation's confusion matrix.
 
-        A confusion matrix that is too large for names comes with a table of the most frequent ``mistakes``.
+        A confusion matrix that is too large for names comes with a table of the most frequent ``mistakes``; above 2,000 classes
+        there is neither.
         """
         x, y = batch[0], batch[1]
         names = self.label_names
@@ -441,10 +435,16 @@ class ClassificationTask(Task):
             shown["examples"] = figures.image_grid(x, self._captions(decided), self._captions(y))
         if isinstance(x, Tensor) and x.shape[1:] == (2,) and self.mode != "multilabel":
             shown["regions"] = figures.decision_regions(x, y, decided != y, self._confidence, names)
-        last = self.metrics.get("confusion")
-        evaluated = last is not None and last.update_called
-        counts = last.compute() if last is not None and evaluated else self._mode.confusion(decided, y)
-        return shown | _confusion_pictures(counts.cpu(), names, "" if evaluated else " shown")
+        return shown | self._confusion_pictures(decided, y)
+
+    def _confusion_pictures(self, decided: Tensor, y: Tensor) -> dict[str, Any]:
+        """The confusion of the last evaluation, before the first one of these examples; none for too many classes."""
+        last, which = self.metrics.get("confusion"), ""
+        if last is None or not last.update_called:
+            last, which = self._mode.metrics(None).get("confusion"), " shown"
+            if last is not None:
+                last.to(y.device).update(decided, y.long())
+        return {} if last is None else _confusion_pictures(last.compute().cpu(), self.label_names, which)
 
     def _captions(self, labels: Tensor) -> list[str]:
         """Class names of ``(B,)``, or of the ones in ``(B, K)``."""
@@ -472,10 +472,10 @@ def _confusion_pictures(counts: Tensor, names: list[str], which: str) -> dict[st
     title = f"{right / max(total, 1):.2%} right of {total} examples{which}"
     shown: dict[str, Any] = {"confusion": figures.heatmap(counts, names, names, ("true", "predicted"), title)}
     if len(names) > figures.NAMED:
-        wrong = counts - torch.diag(counts.diagonal())
-        number, place = wrong.flatten().sort(descending=True, stable=True)
-        rows = zip(place.tolist(), number[:_MISTAKES].tolist(), strict=False)
-        mistakes = [[names[i // len(names)], names[i % len(names)], n] for i, n in rows if n]
+        true, predicted = (counts - torch.diag(counts.diagonal())).nonzero(as_tuple=True)
+        number, order = counts[true, predicted].sort(descending=True, stable=True)
+        rows = zip(true[order].tolist(), predicted[order].tolist(), number.tolist(), strict=True)
+        mistakes = [[names[i], names[j], n] for i, j, n in islice(rows, _MISTAKES)]
         shown["mistakes"] = [["true", "predicted", "count"], *mistakes]
     return shown
 

@@ -6,11 +6,11 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from zoo.drawing import figures
 from zoo.drawing.masks import mask_rows
 from zoo.losses.pixels import LOSSES, PixelLoss, PixelSums
+from zoo.metrics.labels import IGNORED, ConfusionMatrix
 from zoo.metrics.pixels import EvaluationLoss, exact_dtype, scores
 from zoo.model import Makes, check_num_classes
 from zoo.tasks.base import Task, TaskArguments, check_monitor, input_of
@@ -177,20 +177,19 @@ class SegmentationTask(Task):
 
     def build_metrics(self) -> dict[str, Metric]:
         """Return the confusion matrix of all valid pixels, and the loss."""
-        k, ignored = self.num_classes, self.hparams["ignore_index"]
+        k = self.num_classes
         return {
             "loss": EvaluationLoss(self.pixel_loss, k, exact_dtype(self.device)),
-            "confusion": MulticlassConfusionMatrix(k, ignore_index=ignored, validate_args=False),
+            "confusion": ConfusionMatrix(k),
         }
 
     def update_metrics(self, metrics: dict[str, Metric], batch: Any) -> None:
         x, y, *weight = batch
         self._check_classes(y)
-        logits, ignored = self._logits(x, y), self.hparams["ignore_index"]
+        logits, valid = self._logits(x, y), self._valid(y, weight)
         y = y.long()
-        y = y.masked_fill(~self._valid(y, weight), ignored)
-        metrics["loss"].update(PixelSums.of(logits, y, y != ignored, self.pixel_loss))
-        metrics["confusion"].update(logits.argmax(dim=1), y)
+        metrics["loss"].update(PixelSums.of(logits, y, valid, self.pixel_loss))
+        metrics["confusion"].update(logits.argmax(dim=1), y.masked_fill(~valid, IGNORED))
 
     def _end_evaluation(self, stage: str) -> None:
         super()._end_evaluation(stage)

@@ -51,7 +51,7 @@ filled in for your data and your model, and takes its other options too: --model
 --data.kind regression, --data.drop "[id]", --data.delimiter ";" for a table. Resume a run that was stopped with
 `zoo fit --resume RUN`. Besides the files of every run, the run folder has:
   wrong_examples.csv, .png   the test examples that the best checkpoint gets wrong (without a test part: validation)
-  confusion.png              the confusion matrix; both for classes of images or rows
+  confusion.png              the confusion matrix, up to 2,000 classes; both for classes of images or rows
   model/                     the model with its card, for `zoo predict` and zoo.load
 
 Examples:

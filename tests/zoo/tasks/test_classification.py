@@ -188,6 +188,15 @@ def test_multilabel_metrics(logits: Tensor, tmp_path: Any) -> None:
     assert np.array_equal(task.metrics["confusion"].compute(), sk.multilabel_confusion_matrix(y, guess))
 
 
+class Told(ClassificationTask):
+    """Logs the entries of the confusion matrix, too."""
+
+    def on_test_epoch_end(self) -> None:
+        super().on_test_epoch_end()
+        for i, count in enumerate(self.metrics["confusion"].compute().flatten()):
+            self.log(f"test/matrix{i}", count.float(), sync_dist=True, reduce_fx="max")
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("mode", ["multiclass", "multilabel"])
@@ -196,12 +205,21 @@ def test_a_class_that_neither_occurs_nor_is_predicted_is_left_out_of_the_f1(mode
     guess = torch.tensor([1, 1, 2, 2, 3, 2, 1, 1, 2, 1, 2])
     truth = torch.tensor([1, 2, 2, 1, 1, 2, 1, 1, 2, 0, 2])
     y = truth if mode == "multiclass" else nn.functional.one_hot(truth, 5)
-    test = TensorDataset(torch.eye(5)[guess] * 8 - 4, y)
+    test = TensorDataset(torch.eye(5)[guess] * 8 - 4 - 0.1 * torch.arange(5), y)
     data = DatasetDataModule(test, test=test, class_names=list("abcde"), batch_size=4 // ranks, val_fraction=0.3)
-    model = ClassificationTask(Table(), 5, mode=mode)
+    model = Told(Table(), 5, mode=mode, top_k=2 if mode == "multiclass" else None)
     (got,) = quiet_trainer(ranks=ranks).test(model, data, verbose=False)
     f1 = [2 * hits / (predicted + true) for hits, predicted, true in [(0, 0, 1), (3, 5, 5), (4, 5, 5), (0, 1, 0)]]
     assert got["test/f1"] == pytest.approx(sum(f1) / 4)
+    if mode == "multiclass":
+        matrix = sk.confusion_matrix(truth, guess, labels=range(5))
+        assert got["test/acc_top2"] == pytest.approx(8 / 11)  # the second is always 0
+    else:
+        matrix = sk.multilabel_confusion_matrix(y, nn.functional.one_hot(guess, 5))
+    assert got["test/acc"] == pytest.approx(
+        (7 if mode == "multiclass" else 55 - 8) / (11 if mode == "multiclass" else 55)
+    )
+    assert [got[f"test/matrix{i}"] for i in range(matrix.size)] == matrix.flatten().tolist()
 
 
 def test_a_perfect_multilabel_model_has_an_f1_of_one() -> None:
