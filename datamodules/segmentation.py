@@ -128,7 +128,7 @@ class SegmentationDataModule(DataModule):
 
 
 class Pairs(Examples):
-    """Images and masks in memory, transformed one by one.
+    """Images and masks in memory: one by one where random numbers are drawn, otherwise a batch at once.
 
     Args:
         x: uint8 ``(N, C, H, W)``.
@@ -143,11 +143,18 @@ class Pairs(Examples):
         """Return the part of an image that ``crop`` chooses, a tensor or Pillow's, and that of its mask, both in ``size``."""
         image, mask = self.x[index], self.y[index]
         part = slices(crop((image.shape[2], image.shape[1])))
-        image = TF.resize(image[:, *part], list(self.size), InterpolationMode.BILINEAR, antialias=True)
-        return image, nearest(mask[part], self.size)
+        return self._resized(image[:, *part], mask[part])
+
+    def _resized(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Resize one image and its mask, or a batch of both."""
+        images = TF.resize(images, list(self.size), InterpolationMode.BILINEAR, antialias=True)
+        return images, nearest(masks, self.size)
 
     @override
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        draws = self.training is not None and (self.crop is not whole or self.change is not None)
+        if not draws and type(self).pair is Pairs.pair:
+            return self._resized(self.x.index_select(0, index), self.y.index_select(0, index))
         with isolate_rng(include_cuda=False):  # torchvision draws from the global generator
             pairs = [self._transformed(i) for i in index.tolist()]
         x, y = zip(*pairs, strict=True)
@@ -173,6 +180,6 @@ def slices(box: Box) -> tuple[slice, slice]:
 
 
 def nearest(mask: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize a mask ``(H, W)``: each pixel gets the value of the one at its center."""
+    """Resize a mask ``(H, W)``, or several ``(B, H, W)``: each pixel gets the value of the one at its center."""
     exact = InterpolationMode.NEAREST_EXACT  # torchvision's default, NEAREST, shifts masks by up to half a pixel
     return TF.resize(mask[None], list(size), exact)[0]

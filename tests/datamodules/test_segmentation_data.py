@@ -12,8 +12,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from datamodules import SegmentationDataModule, ShapesDataModule, TrainSampler
-from datamodules.samplers import TrainingEpoch
+from datamodules import SegmentationDataModule, ShapesDataModule, TrainSampler, segmentation
+from datamodules.samplers import TrainingEpoch, seed_all
 from datamodules.segmentation import Pairs, nearest
 
 MOVES = [
@@ -168,6 +168,46 @@ def test_the_transforms_leave_the_global_generators_alone() -> None:
     before = torch.get_rng_state()
     assert len(list(data.train_dataloader())) == 3
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("own", [(24, 32), (25, 61), (96, 128)])
+@pytest.mark.parametrize("moves", [{}, *MOVES])
+def test_each_image_is_what_its_own_seed_and_transforms_make_of_it(own: tuple[int, int], moves: dict[str, Any]) -> None:
+    """Whether a batch is transformed at once or one by one, it holds the bytes of single images, here by torchvision."""
+    data = Marked(own=own, val_fraction=0.0, **moves)
+    data.setup("fit")
+    part = data._parts["train"]
+    part.x = torch.randint(256, part.x.shape, dtype=torch.uint8)
+    part.y = torch.randint(3, part.y.shape, dtype=torch.uint8)
+    index = torch.tensor([7, 0, 31, 7])
+    jitter = v2.ColorJitter(*[data.color_jitter] * 3)
+    for training in (False, True):
+        pairs = []
+        for i in index.tolist():
+            x, y = tv_tensors.Image(part.x[i]), tv_tensors.Mask(part.y[i])
+            if training:
+                seed_all(3, 2, i, 4)
+            if training and data.resized_crop:
+                box = v2.RandomResizedCrop([24, 32], (data.resized_crop, 1.0)).make_params([x])
+                x, y = v2.functional.crop(x, **box), v2.functional.crop(y, **box)
+            x, y = v2.functional.resize(x, [24, 32], antialias=True), nearest(y.as_subclass(Tensor), (24, 32))
+            if training and data.flip:
+                x, y = v2.RandomHorizontalFlip()(x, tv_tensors.Mask(y))
+            pairs.append((jitter(x) if training and data.color_jitter else x, y))
+        used = part.for_training(TrainingEpoch(3, 2)) if training else part
+        assert same_batches([used.batch(index)], [tuple(torch.stack(some) for some in zip(*pairs, strict=True))])
+
+
+def test_where_nothing_is_drawn_nothing_is_seeded_and_a_batch_is_one_transform(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    for name, module in (("seed", Pairs), ("pair", Pairs), ("isolate_rng", segmentation)):
+        original = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, f=original, n=name, **k: (seen.append(n), f(*a, **k))[1])
+    for data in (Marked(batch_size=6), Marked(batch_size=6, own=(50, 30), flip=True)):
+        data.setup()
+        train, val, test = (list(getattr(data, f"{part}_dataloader")()) for part in ("train", "val", "test"))
+        assert (len(train), len(val), len(test)) == (6, 1, 7)
+        assert seen == ([] if not data.flip else ["isolate_rng", *["seed", "pair"] * 6] * 6)
 
 
 @pytest.mark.parametrize("own", [(96, 128), (24, 32), (25, 61)])
