@@ -20,6 +20,7 @@ COLORS = {
     "cyan": (40, 200, 210),
 }
 _TEST = 250  # number of test images
+_AT_ONCE = 64  # images that are drawn at once: few enough for the processor's cache
 
 
 class ShapesDataModule(SegmentationDataModule):
@@ -113,20 +114,32 @@ def draw(count: int, size: int, most: int, noise: float, rng: np.random.Generato
     center = size * rng.uniform(0.1, 0.9, (*shape, 2))
     angle = rng.uniform(-0.3, 0.3, shape)  # free angles would take minutes to learn
     paint = np.array(list(COLORS.values()))[color] / 255 + rng.uniform(-0.1, 0.1, (*shape, 3))  # (N, M, 3)
-    ground = rng.uniform(0.25, 0.75, (count, 1, 1, 1)) + rng.uniform(-0.04, 0.04, (count, 3, 1, 1))
-    image = np.broadcast_to(ground, (count, 3, size, size)).astype(np.float32)
-    top = np.full((count, size, size), -1, np.int8)  # the last shape that covers a pixel
-    for k in range(most):
-        (has,) = (number > k).nonzero()
-        inside = _inside(kind[has, k], center[has, k], radius[has, k], angle[has, k], size)
-        top[has] = np.where(inside, k, top[has])
-        image[has] = np.where(inside[:, None], paint[has, k, :, None, None], image[has])
-    image += noise * rng.standard_normal(image.shape, dtype=np.float32)
-    x = torch.from_numpy((image * 255).round().clip(0, 255).astype(np.uint8))
-    rows = np.arange(count)[:, None, None]
-    mask = np.where(top < 0, 0, kind[rows, top]).astype(np.uint8)
-    captions = [_caption(top[i], kind[i], color[i], center[i], radius[i], angle[i]) for i in range(count)]
-    return Drawn(x, torch.from_numpy(mask), captions)
+    ground = rng.uniform(0.25, 0.75, (count, 1, 1)) + rng.uniform(-0.04, 0.04, (count, 1, 3))
+    colors = np.concatenate([ground, paint], axis=1).astype(np.float32).swapaxes(1, 2)  # (N, M + 1, 3) -> (N, 3, M + 1)
+    parts = []
+    for start in range(0, count, _AT_ONCE):
+        some = slice(start, start + _AT_ONCE)
+        there = number[some, None] > np.arange(most)  # (n, M)
+        inside = np.zeros((*there.shape, size, size), bool)
+        inside[there] = _inside(*(values[some][there] for values in (kind, center, radius, angle)), size)
+        top = np.full((len(there), size, size), -1, np.int8)  # the last shape that covers a pixel
+        for k in range(most):
+            top[inside[:, k]] = k
+        over = top.reshape(len(there), 1, -1).astype(np.intp) + 1  # 0: the ground
+        image = np.take_along_axis(colors[some], over, axis=2).reshape(-1, 3, size, size)
+        image += noise * rng.standard_normal(image.shape, dtype=np.float32)
+        kinds = np.concatenate([np.zeros((len(there), 1), np.uint8), kind[some].astype(np.uint8)], axis=1)
+        mask = np.take_along_axis(kinds, over[:, 0], axis=1).reshape(top.shape)
+        np.rint(image * np.float32(255), out=image)
+        parts.append(
+            (
+                image.clip(0, 255, out=image).astype(np.uint8),
+                mask,
+                _captions(top, inside, kind[some], color[some], center[some]),
+            )
+        )
+    x, y = (torch.from_numpy(np.concatenate([part[i] for part in parts])) for i in (0, 1))
+    return Drawn(x, y, [caption for part in parts for caption in part[2]])
 
 
 def _inside(kind: np.ndarray, center: np.ndarray, radius: np.ndarray, angle: np.ndarray, size: int) -> np.ndarray:
@@ -165,23 +178,34 @@ def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return (long <= 1.1) & (short <= 0.28)
 
 
-def _caption(
-    top: np.ndarray, kind: np.ndarray, color: np.ndarray, center: np.ndarray, radius: np.ndarray, angle: np.ndarray
-) -> str:
-    """Return a caption of the two shapes with the most visible pixels."""
-    names = list(COLORS)
-    seen = np.bincount(top[top >= 0], minlength=len(kind))
-    first, second = np.argsort(-seen, kind="stable")[:2]
+def _captions(
+    top: np.ndarray, inside: np.ndarray, kind: np.ndarray, color: np.ndarray, center: np.ndarray
+) -> list[str]:
+    """Return captions of the two shapes with the most visible pixels of each image.
 
-    def name_of(k: int) -> str:
-        return f"a {names[color[k]]} {ShapesDataModule.class_names[kind[k]]}"
+    Shape:
+        top: ``(N, H, W)``, the shape that is seen, or -1; inside: ``(N, M, H, W)``, where each shape lies, hidden or not; kind,
+        color: ``(N, M)``, center: ``(N, M, 2)``.
+    """
+    rows = np.arange(len(top))
+    seen = np.stack([(top == k).sum(axis=(1, 2)) for k in range(kind.shape[1])], axis=1)  # (N, M)
+    first, second = np.argsort(-seen, axis=1, kind="stable")[:, :2].T
+    upper, lower = np.maximum(first, second), np.minimum(first, second)
+    covers = (inside[rows, lower] & (top == upper[:, None, None])).any(axis=(1, 2))
+    apart = center[rows, second] - center[rows, first]
+    colors = list(COLORS)
 
-    if not seen[second]:
-        return name_of(first)
-    upper, lower = max(first, second), min(first, second)
-    covers = _inside(kind[[lower]], center[[lower]], radius[[lower]], angle[[lower]], len(top))[0] & (top == upper)
-    if covers.any():
-        return f"{name_of(upper)} over {name_of(lower)}"
-    down, right = center[second] - center[first]
-    words = ("left of", "right of") if abs(right) >= abs(down) else ("above", "below")
-    return f"{name_of(first)} {words[0] if (right if abs(right) >= abs(down) else down) > 0 else words[1]} {name_of(second)}"
+    def name_of(i: int, k: int) -> str:
+        return f"a {colors[color[i, k]]} {ShapesDataModule.class_names[kind[i, k]]}"
+
+    def caption(i: int) -> str:
+        if not seen[i, second[i]]:
+            return name_of(i, first[i])
+        if covers[i]:
+            return f"{name_of(i, upper[i])} over {name_of(i, lower[i])}"
+        down, right = apart[i]
+        words = ("left of", "right of") if abs(right) >= abs(down) else ("above", "below")
+        relation = words[0] if (right if abs(right) >= abs(down) else down) > 0 else words[1]
+        return f"{name_of(i, first[i])} {relation} {name_of(i, second[i])}"
+
+    return [caption(i) for i in rows]

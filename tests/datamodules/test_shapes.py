@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules import ShapesDataModule
-from datamodules.shapes import COLORS, _caption, _inside
+from datamodules import ShapesDataModule, shapes
+from datamodules.shapes import COLORS, _captions, _inside
 
 NAMES = ShapesDataModule.class_names
 
@@ -76,6 +76,17 @@ def test_the_images_depend_on_their_own_seed_only() -> None:
     assert not train & {image.numpy().tobytes() for image in tests[0]}
 
 
+def test_how_many_are_drawn_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    for at_once in (1, 7, 64, 1000):
+        monkeypatch.setattr(shapes, "_AT_ONCE", at_once)
+        drawn.append(shapes.draw(150, 16, 4, 0.1, np.random.default_rng(2)))
+    for other in drawn[1:]:
+        assert torch.equal(drawn[0].x, other.x)
+        assert torch.equal(drawn[0].y, other.y)
+        assert drawn[0].captions == other.captions
+
+
 def nearest_color(image: Tensor) -> Tensor:
     palette = torch.tensor(list(COLORS.values())).float()
     return torch.cdist(image.flatten(1).T.float(), palette).argmin(1).view(image.shape[1:])
@@ -112,7 +123,7 @@ def test_over_is_said_of_the_one_that_hides_the_other() -> None:
         center, radius, angle = rng.uniform(12, 20, (2, 2)), np.array([12.0, 6.0]), rng.uniform(0, 6, 2)
         covers = [_inside(kind[[k]], center[[k]], radius[[k]], angle[[k]], 32)[0] for k in (0, 1)]
         top = np.where(covers[1], 1, np.where(covers[0], 0, -1))
-        text = _caption(top, kind, color, center, radius, angle)
+        (text,) = _captions(*(part[None] for part in (top, np.stack(covers), kind, color, center)))
         names = [f"a {list(COLORS)[color[k]]} {NAMES[kind[k]]}" for k in (1, 0)]
         if (top == 0).any():
             assert text == f"{names[0]} over {names[1]}"
