@@ -1,15 +1,17 @@
-"""How long the commands that need no model take to answer, each time in a fresh process, the interpreter's start included."""
+"""How long commands take to answer, and a run to its first step, each time in a fresh process, its own start included."""
 
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
+from pathlib import Path
 
-from benchmarks.harness import Row, alternate, spread
+from benchmarks.harness import Row, alternate, difference, spread
 
 DEVICES = ("cpu",)
-ROUNDS = 9
+ROUNDS, FITS = 9, 3
 HEAVY = {"torch", "lightning"}
 
 
@@ -33,6 +35,46 @@ CASES = {
 }
 
 
+# The end of a process at the first batch of training, before any step.
+AT_FIRST_STEP = """
+import os
+from lightning.pytorch import Callback
+class AtFirstStep(Callback):
+    def on_train_batch_start(self, *_):
+        os._exit(0)
+"""
+FIT = command("fit", "-c", "cnn/lenet_digits", "--trainer.callbacks+=at_first_step.AtFirstStep")
+STOCK = """
+import torch
+from at_first_step import AtFirstStep
+from lightning.pytorch import LightningModule, Trainer
+from sklearn.datasets import load_digits
+from torch.utils.data import DataLoader, TensorDataset
+
+class Digits(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+    def training_step(self, batch, batch_idx):
+        return torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters())
+
+digits = load_digits()
+data = TensorDataset(torch.tensor(digits.images).float(), torch.tensor(digits.target))
+Trainer(callbacks=[AtFirstStep()], max_epochs=1, enable_progress_bar=False).fit(Digits(), DataLoader(data, 64))
+"""
+IMPORTS = {
+    "torch": "import torch",
+    "torch, lightning": "import torch, lightning.pytorch",
+    "torch, and of what torchmetrics imports torchvision, scipy.signal, matplotlib": (
+        "import torch, torchvision, scipy.signal, matplotlib.pyplot"
+    ),
+}
+
+
 def start(source: str) -> tuple[float, float, set[str]]:
     """CPU time and wall clock of a fresh interpreter, in seconds, and the heavy modules it has imported at its end."""
     source += f"\nimport sys\nprint(*({HEAVY!r} & sys.modules.keys()), file=sys.stderr)"
@@ -47,6 +89,34 @@ def start(source: str) -> tuple[float, float, set[str]]:
     if process.returncode:
         raise RuntimeError(f"a process ended with {process.returncode}: {told}")
     return usage.ru_utime + usage.ru_stime, wall, set(told.split())
+
+
+def first_step() -> list[Row]:
+    """CPU time of a fit until its first step, and what of it are imports."""
+    here = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "at_first_step.py").write_text(AT_FIRST_STEP)
+        path = f"import sys\nsys.path[:0] = [{here!r}, {folder!r}]\n"
+        sources = {"fit": FIT, "stock": STOCK, **IMPORTS}
+        os.chdir(folder)  # the runs go there
+        try:
+            times = alternate({name: lambda s=s: start(path + s)[0] for name, s in sources.items()}, FITS)
+        finally:
+            os.chdir(here)
+    more = difference(times["fit"], times["stock"])
+    rows = [
+        Row(
+            "`zoo fit -c cnn/lenet_digits` until its first step: CPU time",
+            f"{spread(times['fit']):.2f} s",
+            f"{spread(times['stock']):.2f} s, a script with a bare Trainer and scikit-learn's digits",
+            f"+{more:.2f} s",
+            "<= +1 s",
+            more.median <= 1,
+        )
+    ]
+    return rows + [
+        Row(f"of which `import {name}`", "", f"{spread(times[name]):.2f} s", "", "", None) for name in IMPORTS
+    ]
 
 
 def run(device: str = "cpu") -> list[Row]:
@@ -74,4 +144,4 @@ def run(device: str = "cpu") -> list[Row]:
                 cpu.median < limit and not heavy[name],
             )
         )
-    return rows
+    return rows + first_step()

@@ -166,8 +166,8 @@ class ImageFolderDataModule(PartsInFolders, ImageDataModule):
         self.leave_out(others)
         self.leave_out(self._misplaced(), why="in no folder of a class")
         names = np.array([os.fsencode(path) for path in paths])
-        shape, labels = self.input_shape, torch.tensor(labels)
-        return ImageFiles(self.root, names, labels, shape, self.center, self.resized_crop, self.draft)
+        y = torch.tensor(labels)
+        return ImageFiles(self.root, names, y, self.input_shape, self.center, self.resized_crop, self.draft)
 
     def _misplaced(self) -> list[str]:
         """Return the images beside the folders of classes, and those in folders beside ``train``."""

@@ -3,7 +3,6 @@
 import hashlib
 
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 
@@ -25,6 +24,8 @@ def held_out(name: str, fraction: float, count: int, seed: int, labels: Tensor |
     """
     chosen = torch.zeros(count, dtype=torch.bool)
     if fraction > 0:
+        from sklearn.model_selection import train_test_split  # here, for who predicts needs none of it
+
         stratify = None if labels is None else labels.numpy()
         try:
             _, indices = train_test_split(range(count), test_size=fraction, random_state=seed, stratify=stratify)

@@ -208,6 +208,24 @@ def test_importing_a_package_leaves_torch_alone(module: str) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
+# libraries that take long to import, and the files that cannot do without; others import them in the function that needs them
+SLOW_TO_IMPORT = {
+    "sklearn": {"datamodules/digits.py", "datamodules/tabular.py"},  # whose data it holds
+    **{name: set() for name in ("scipy", "matplotlib", "wandb", "tensorboard", "onnx", "onnxruntime", "timm")},
+}
+
+
+def test_what_takes_long_to_import_waits_until_it_is_needed() -> None:
+    found: dict[str, set[str]] = {name: set() for name in SLOW_TO_IMPORT}
+    for path in files():
+        top = ast.Module(
+            [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import | ast.ImportFrom)], []
+        )
+        for name in {name.split(".")[0] for name in imported(ast.unparse(top))} & found.keys():
+            found[name].add(path.relative_to(ROOT).as_posix())
+    assert found == SLOW_TO_IMPORT
+
+
 @pytest.mark.parametrize("package", ["zoo", "datamodules", "callbacks"])
 def test_public_names_resolve(package: str) -> None:
     module = importlib.import_module(package)

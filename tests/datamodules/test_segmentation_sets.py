@@ -41,6 +41,9 @@ def test_parts(cls: Any, fake: Callable[..., Path], size: tuple[int, int], tmp_p
     assert (x.shape, y.shape) == ((3, *data.input_shape), (3, *size))
     assert data.class_counts == [int((y == k).sum()) for k in range(data.num_classes)]
     assert len(data.class_names) == data.num_classes == len(set(data.class_names))
+    assert (data.preparation["draft"], data.examples("train").draft) == (True, True)
+    exact = cls(root=str(data.root), draft=False)
+    assert (exact.preparation["draft"], exact.examples("train").draft) == (False, False)
 
 
 def test_a_trimap_is_background_pet_and_a_border_that_is_ignored(tmp_path: Path) -> None:

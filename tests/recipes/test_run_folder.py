@@ -16,6 +16,7 @@ import yaml
 from cli_kit import RECIPE, SHORT, Zoo
 from PIL import Image
 
+from recipes.cli.run.building import RecipeCLI
 from recipes.cli.run.progress import EpochLines, LogInterval
 
 OURS = {"config.yaml", "metrics.csv", "curves.png", "log.txt", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
@@ -281,6 +282,18 @@ def test_required_arguments_come_from_the_data(zoo: Zoo, tmp_cwd: Path) -> None:
     assert "num_classes" not in Path("runs/r/version_0/config.yaml").read_text()
     assert zoo("fit", "-c", "runs/r/version_0/config.yaml", *SHORT).code == 0
     assert zoo("test", "-c", "r.yaml").code == 0
+
+
+def test_the_configuration_becomes_plain_data_once(zoo: Zoo, tmp_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is compared with the recipe, and written when the run is built and when it begins; each takes a tenth of a second."""
+    converted = []
+    plain = RecipeCLI._plain
+    monkeypatch.setattr(RecipeCLI, "_plain", lambda self, config: [converted.append(config), plain(self, config)][1])
+    assert zoo("fit", "-c", RECIPE, *SHORT, "--trainer.max_epochs=1").code == 0
+    assert len(converted) == 2  # the recipe, and what is run
+    config = yaml.safe_load(Path("runs", RECIPE, "version_0/config.yaml").read_text())
+    assert config["trainer"]["limit_train_batches"] == 3
+    assert "num_classes" not in config["model"]["init_args"]
 
 
 def test_process_state_is_restored(zoo: Zoo) -> None:

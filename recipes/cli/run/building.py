@@ -1,6 +1,7 @@
 """From a recipe and the command line to a datamodule, a model and the trainer's arguments, with ``LightningCLI``."""
 
 import argparse
+import copy
 import math
 import os
 import re
@@ -117,9 +118,16 @@ class RecipeCLI(LightningCLI):
                 raise
             # only complete together with the others
             return {arg.partition("=")[0].lstrip("-"): (None, None) for arg in args[1:] if arg.startswith("--")}
-        one, other = (yaml.safe_load(self.parser.dump(config, skip_none=False)) for config in (first, self.config))
         linked = {f"model.{name}" for name in LINKED}  # compared with the data when the model is built
-        return {key: values for key, values in differences(one, other).items() if key not in linked}
+        return {key: values for key, values in differences(self._plain(first), self.plain).items() if key not in linked}
+
+    @cached_property
+    def plain(self) -> dict[str, Any]:
+        """The configuration as plain data: texts, numbers, lists, dicts."""
+        return self._plain(self.config)
+
+    def _plain(self, config: Namespace) -> dict[str, Any]:
+        return yaml.safe_load(self.parser.dump(config, skip_none=False))
 
     def _check_yaml(self, args: list[str]) -> None:
         """Check the files, and the values that are YAML of their own; remember the files' content."""
@@ -232,8 +240,7 @@ class RecipeCLI(LightningCLI):
 
     def config_text(self) -> str:
         """Return the configuration as YAML that can be run again: without the values that come from the data."""
-        text = self.parser.dump(self.config, skip_none=False, format="yaml")
-        config = yaml.safe_load(text)
+        config = copy.deepcopy(self.plain)
         for name in self._filled:
             config["model"].get("init_args", {}).pop(name, None)
         config["trainer"] = {k: v for k, v in config["trainer"].items() if v is not None and k not in _RESERVED}
