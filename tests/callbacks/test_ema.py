@@ -115,6 +115,13 @@ def test_validation_sees_the_average(evaluate: bool) -> None:
     assert torch.equal(task.state_dict()["net.13.weight"], watch.during[-1])
 
 
+def test_a_run_resumed_before_a_window_of_accumulation_updates_once(tmp_path: Path) -> None:
+    """The first batch makes no step, so the step is that of the last update."""
+    whole, _ = fit_patterns(EMA(0.8), SaveEverywhere(tmp_path), epochs=2, accumulate_grad_batches=2)
+    resumed, _ = fit_patterns(EMA(0.8), ckpt=tmp_path / "epoch-3.ckpt", epochs=2, accumulate_grad_batches=2, seed=8)
+    assert same_weights(resumed, whole)
+
+
 @pytest.mark.parametrize("evaluate", [True, False])
 def test_resuming_is_the_uninterrupted_run(tmp_path: Path, evaluate: bool) -> None:
     def ema() -> EMA:

@@ -167,6 +167,15 @@ def test_a_second_fit_of_the_same_callback_starts_anew_and_an_evaluation_changes
     assert curves.curves["val/acc"] == ([1.0, 2.0, 3.0], [0.5, 0.75, 0.625])
 
 
+def test_a_longer_fit_of_the_same_trainer_adds_to_the_curves(tmp_path: Path) -> None:
+    curves, module = LearningCurves(tmp_path), Scripted()
+    trainer = quiet_trainer(curves, max_epochs=1, limit_val_batches=1, log_every_n_steps=2)
+    for epochs in (1, 3):
+        trainer.fit_loop.max_epochs = epochs
+        trainer.fit(module, DataLoader(torch.ones(BATCHES, 1)), DataLoader(torch.ones(1, 1)))
+    assert {name: list(zip(*points, strict=True)) for name, points in curves.curves.items()} == WHOLE
+
+
 def test_the_picture_is_written_in_the_run_folder(tmp_path: Path) -> None:
     fit(LearningCurves(), default_root_dir=tmp_path / "root")
     fit(LearningCurves(filename="a.png"), logger=CSVLogger(tmp_path, name="run", version="v"))

@@ -102,6 +102,23 @@ def test_several_processes_tell_the_same(tmp_path: Path) -> None:
     assert told == pytest.approx([told[0]] * 3)
 
 
+def test_it_is_the_ratio_of_medians_of_the_examples_that_count(tmp_path: Path) -> None:
+    """By hand, on numbers whose mean is far from their median; the second process fills a batch with one that does not count."""
+
+    class Keep(Callback):
+        def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            torch.save(trainer.callback_metrics["test/copy_ratio"].item(), tmp_path / f"{trainer.world_size}.pt")
+
+    train, real = torch.arange(40.0)[:, None], torch.cat([torch.zeros(1), torch.logspace(-3, 2, 6)])[:, None]
+    made = torch.logspace(-2, 3, 5)[:, None]
+    wanted = [min(abs(float(x) - float(t)) for t in train) for x in [*real, *made]]
+    for ranks in (1, 2):
+        data = ArrayDataModule(train, torch.arange(40) % 2, real, torch.arange(7) % 2, batch_size=3, val_fraction=0.0)
+        quiet_trainer(NearestNeighbors(5), Keep(), ranks=ranks).test(Made(made), datamodule=data, verbose=False)
+        found = torch.load(tmp_path / f"{ranks}.pt")
+        assert found == pytest.approx(sorted(wanted[7:])[2] / sorted(wanted[:7])[3], rel=1e-4)
+
+
 @pytest.mark.parametrize("name", ["num_samples", "num_shown"])
 def test_wrong_arguments_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be >= 1, got 0"):

@@ -1,6 +1,7 @@
 """What is told of wrong examples after a fit: all of them, by name, over all processes; and the folder of the model."""
 
 import csv
+import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,29 @@ def test_all_of_them_by_number(tmp_path: Path, evaluate: str, part: str) -> None
     with Image.open(tmp_path / "wrong_examples.png") as picture:
         assert picture.size == (320, 138)  # three in one row, 11 times as large as they are
     assert (tmp_path / "confusion.png").is_file()
+
+
+def test_the_most_confident_mistakes_come_first_and_are_shown(tmp_path: Path) -> None:
+    shown: list[Tensor] = []
+
+    class Unequal(Flipped):
+        """More confident the brighter the first pixel is."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (0.05 + x[:, :1, 0, 1])
+
+        def render(self, batch: Any) -> dict[str, Any]:
+            shown.append(batch[0][:, 0, 0, 1])
+            return super().render(batch)
+
+    data = Patterns(batch_size=10)
+    trainer = after_a_fit(quiet_trainer(WrongExamples(num_examples=3), default_root_dir=tmp_path))
+    trainer.test(Unequal(), datamodule=data, verbose=False)
+    brightness = data._parts["test"].x[:, 0, 0, 1] / 255
+    wrong = sorted(expected("test"), key=lambda i: -float(brightness[i]))
+    assert len({float(brightness[i]) for i in wrong[:4]}) == 4
+    assert [int(row["file"]) for row in rows(tmp_path)][:4] == wrong[:4]
+    assert torch.equal(shown[0], brightness[wrong[:3]])
 
 
 def test_the_fits_own_validation_writes_nothing(tmp_path: Path) -> None:
@@ -141,6 +165,17 @@ def test_the_folder_holds_the_model_that_was_tested(tmp_path: Path) -> None:
     assert f"test/acc {round(metrics['test/acc'], 6)}" in card
     assert "- Epochs: `2`" in card
     assert data.data_identity in card
+    training = json.loads((tmp_path / "model/config.json").read_text())["training"]
+    assert training["metric"] == {name: pytest.approx(value, abs=1e-6) for name, value in metrics.items()}
+    assert (training["epochs"], training["steps"]) == (2, 12)
+
+
+def test_the_card_has_the_epochs_that_were_trained(tmp_path: Path) -> None:
+    task = create_model("resnet20", depth=8, width=4, in_channels=1, num_classes=3)
+    trainer = quiet_trainer(ModelFolder(), max_epochs=5, max_steps=6, default_root_dir=tmp_path)
+    trainer.fit(task, datamodule=Patterns(batch_size=10))
+    trainer.test(task, datamodule=Patterns(batch_size=10), verbose=False)
+    assert json.loads((tmp_path / "model/config.json").read_text())["training"]["epochs"] == 1
 
 
 @pytest.mark.parametrize("used", [False, True], ids=["new", "after a fit of another trainer"])

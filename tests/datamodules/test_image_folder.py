@@ -77,6 +77,12 @@ def test_a_ramp_of_sixteen_bits_stays_a_ramp(tmp_path: Path, suffix: str) -> Non
     assert torch.equal(decode(path, 3, 16)[2], torch.from_numpy(RAMP))
 
 
+def test_sixteen_bits_are_rounded_to_the_nearest_of_eight(tmp_path: Path) -> None:
+    for shift in (-128, 128):
+        levels = (RAMP.astype(np.int64) * 257 + shift).clip(0, 65535).astype(np.uint16)
+        assert torch.equal(decode(save(tmp_path / "a.png", Image.fromarray(levels)), 1, 16)[0], torch.from_numpy(RAMP))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_images_are_turned_upright(tmp_path: Path, orientation: int) -> None:
     shown = np.kron(np.array([[0, 60], [120, 240]], np.uint8), np.ones((16, 16), np.uint8))
@@ -357,7 +363,10 @@ def test_random_crops_continue_exactly(tmp_path: Path, workers: int) -> None:
 def test_random_crops_have_the_usual_area_and_ratio_and_are_for_training_only(tmp_path: Path) -> None:
     data = ImageFolderDataModule(str(places(tmp_path)), size=32, num_workers=0, resized_crop=0.3, val_fraction=0.5)
     data.setup("fit")
-    assert torch.equal(data._parts["val"].inputs(torch.arange(12)), data._parts["train"].inputs(torch.arange(12)))
+    plain = ImageFolderDataModule(str(tmp_path), size=32, num_workers=0, val_fraction=0.5)
+    plain.setup("fit")
+    for part in ("train", "val"):  # before it is asked for training, and in evaluation
+        assert torch.equal(data._parts[part].inputs(torch.arange(12)), plain._parts[part].inputs(torch.arange(12)))
     before = torch.get_rng_state()
     loader = data.train_dataloader()
     found = []
@@ -400,6 +409,7 @@ def test_imagenet_tests_on_its_validation_part(tmp_path: Path) -> None:
     assert levels(data._parts["test"]) == [20, 21, 22]
     assert data._parts["test"].center == 0.875
     torch.testing.assert_close(data.mean, torch.tensor([0.485, 0.456, 0.406]))
+    torch.testing.assert_close(data.std, torch.tensor([0.229, 0.224, 0.225]))
     with pytest.raises(FileNotFoundError, match=r"none/train is not a folder: get ImageNet .* from https"):
         ImageNetDataModule(str(tmp_path / "none"))
 

@@ -5,8 +5,9 @@ from itertools import chain
 import pytest
 import torch
 
-from datamodules import EvaluationSampler, TrainSampler
-from datamodules.samplers import generator_for
+from datamodules import EvaluationSampler, Examples, TrainSampler
+from datamodules.samplers import TrainingEpoch, generator_for
+from datamodules.splits import digest
 
 
 def batches(indices: list[int], size: int) -> list[list[int]]:
@@ -103,3 +104,18 @@ def test_generators_are_independent_of_each_other_and_of_the_global_one() -> Non
     keys = [(0, 1), (0, 0, 1), (1, 0, 1), (0, 1, 1), (0, 0, 2), (0, 0, 0, 2), (0, 0, 1, 2)]
     assert len({torch.rand((), generator=generator_for(*key)).item() for key in keys}) == len(keys)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_digest_sees_types_shapes_and_borders() -> None:
+    zeros = torch.zeros(2, 3)
+    parts = [[zeros], [zeros.view(3, 2)], [zeros.view(6)], [zeros.int()], [zeros[:1], zeros[1:]], ["ab"], ["a", "b"]]
+    assert len({digest(*each) for each in parts}) == len(parts)
+    assert digest(zeros, "a") == digest(zeros.clone(), "a")
+
+
+def test_a_copy_for_evaluation_leaves_the_training_one_alone() -> None:
+    examples = Examples(torch.zeros(4, 2), torch.zeros(4))
+    training = examples.for_training(TrainingEpoch(1, 2))
+    assert training.for_evaluation().training is None
+    assert training.training == TrainingEpoch(1, 2)
+    assert examples.training is None
