@@ -77,6 +77,14 @@ def test_copies_new_examples_and_bad_ones(tmp_path: Path) -> None:
         assert above.getextrema() != ((255, 255),) * 3
 
 
+def test_the_closest_are_shown_first(tmp_path: Path) -> None:
+    copies, noise = examples("train")[:3], torch.rand(297, 1, 8, 8)
+    assert ratio(Made(torch.cat([noise, copies])), folder=tmp_path)["test/copy_ratio"] > 1
+    with Image.open(tmp_path / "nearest_neighbors.png") as picture:
+        tiles = [picture.crop((68 * i + 2, y, 68 * i + 66, y + 64)).tobytes() for i in range(8) for y in (8, 74)]
+    assert [above == below for above, below in zip(tiles[::2], tiles[1::2], strict=True)] == [True] * 3 + [False] * 5
+
+
 def test_rows_of_a_table_have_a_ratio_and_no_picture(tmp_path: Path) -> None:
     x = torch.randn(300, 3, generator=torch.Generator().manual_seed(5))
     data = ArrayDataModule(x, torch.arange(300) % 2, batch_size=32)

@@ -24,7 +24,7 @@ OTHERS = {"autoencoder_denoising": ("val/denoised_mse", "min")}
 
 
 @pytest.mark.parametrize(
-    "name", sorted({*OTHERS, *{zoo.registry.get(name).cls: name for name in zoo.list_models()}.values()})
+    "name", sorted({*OTHERS, *{zoo.registry.get(name).cls: name for name in reversed(zoo.list_models())}.values()})
 )
 def test_of_every_class_of_models(name: str) -> None:
     entry = zoo.registry.get(name)
