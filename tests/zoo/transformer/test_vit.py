@@ -10,6 +10,7 @@ from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer
 
 import zoo
+from zoo.blocks import MultiHeadAttention
 from zoo.transformer import ViT
 
 SMALL = {"image_size": 24, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 40}
@@ -111,6 +112,12 @@ def test_dropout_acts_in_training_only(which: str) -> None:
     nn.init.normal_(net.heads.head.weight)
     assert torch.equal(net.eval()(x), net(x))
     assert not torch.equal(net.train()(x), net(x))
+
+
+def test_attention_weights_and_values_are_dropped_by_rates_of_their_own() -> None:
+    net = ViT(**SMALL, dropout=0.25, attention_dropout=0.5)
+    assert {m.p for m in net.modules() if isinstance(m, nn.Dropout)} == {0.25}
+    assert {m.dropout for m in net.modules() if isinstance(m, MultiHeadAttention)} == {0.5}
 
 
 def test_layer_groups_and_freezing() -> None:
