@@ -199,6 +199,24 @@ def test_safetensors_are_weights_with_metadata(tmp_path: Path) -> None:
     zoo.export(zoo.create_model("resnet20", width=4), path)  # has numbers without an axis, those of batches
 
 
+def test_a_shared_tensor_is_written_under_each_of_its_names(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2))
+    net[2].weight = net[0].weight
+    path = zoo.export(zoo.ClassificationTask(net, num_classes=2), tmp_path / "model.safetensors")
+    with safe_open(path, "pt") as file:
+        assert torch.equal(file.get_tensor("net.0.weight"), file.get_tensor("net.2.weight"))
+        assert torch.equal(file.get_tensor("net.0.weight"), net[0].weight)
+
+
+def test_columns_are_compared_where_the_data_lie(tmp_path: Path) -> None:
+    """Far from the mean a net may be flat, and a difference would not be seen."""
+    model = zoo.LinearRegressor(in_features=2).set_standardization([500.0, -3.0], [2.0, 0.5])
+    (x,) = exports._inputs(model, 200)
+    low, high = x.amin(dim=0), x.amax(dim=0)
+    assert (low >= model.mean).all() and (high <= model.mean + model.std).all()
+    assert (high - low > 0.9 * model.std).all()
+
+
 # What cannot be exported ----------------------------------------------------------------------------------------------
 
 
@@ -249,16 +267,17 @@ def test_what_cannot_be_exported_says_why_and_leaves_no_file(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("change", [1.0, float("nan")], ids=["other", "nan"])
 @pytest.mark.parametrize("suffix", ["onnx", "pt2"])
 def test_a_graph_that_differs_does_not_replace_the_file(
-    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    suffix: str, change: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, right = tmp_path / f"model.{suffix}", exports._traced
 
     def wrong(model: zoo.Model, example: Any) -> Any:
         other = linear_regressor()
         other.load_state_dict(model.state_dict())
-        other.std[1] += 1.0
+        other.std[1] += change
         return right(other, example)
 
     path.write_text("the old one")
@@ -293,3 +312,8 @@ def test_onnx_wants_the_extra_and_less_than_two_gibibytes(tmp_path: Path, monkey
 def test_names_of_files(name: str, format: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         zoo.export(linear_regressor(), tmp_path / name, format)
+
+
+def test_a_suffix_may_be_in_capitals() -> None:
+    assert exports.check_format(Path("MODEL.PT2"), None) == "torch-export"
+    assert exports.check_format(Path("model.Onnx"), "onnx") == "onnx"

@@ -31,6 +31,8 @@ def test_only_numbers_are_standardized_along_the_declared_axis() -> None:
     assert type(task.standardize(series)) is Series
     tokens = torch.tensor([[4, 7]])
     assert task.standardize(tokens) is tokens
+    mask = torch.tensor([[True, False]])
+    assert task.standardize(mask) is mask
     images = Task(nn.Identity()).set_standardization([0.0, 1.0], [1.0, 2.0])
     assert images.standardize(torch.full((1, 2, 1, 1), 5.0)).flatten().tolist() == [5.0, 2.0]
     assert images.standardize(torch.full((1, 2, 1, 1), 5, dtype=torch.uint8)).flatten().tolist() == [5.0, 2.0]

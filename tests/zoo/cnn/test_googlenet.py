@@ -1,5 +1,7 @@
 """GoogLeNet against torchvision, a formula in float64, and the statements of the paper."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -215,3 +217,16 @@ def test_images_that_leave_no_map_are_refused() -> None:
 def test_bad_arguments(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         zoo.GoogLeNetClassifier(**{"width": 4, **arguments})
+
+
+def test_weights_go_between_nets_with_and_without_auxiliary_heads(tmp_path: Path) -> None:
+    heads = zoo.create_model("googlenet", num_classes=3, width=4)
+    bare = zoo.create_model("googlenet", num_classes=3, width=4, aux_logits=False)
+    for name, source, arguments in (("heads", heads, {"aux_logits": False}), ("bare", bare, {"aux_logits": True})):
+        path = tmp_path / f"{name}.pt"
+        torch.save(source.net.state_dict(), path)
+        twin = zoo.create_model("googlenet", num_classes=3, width=4, weights=path, **arguments)
+        state = source.net.state_dict()
+        shared = {k: v for k, v in twin.net.state_dict().items() if not k.startswith("aux")}
+        assert all(torch.equal(v, state[k]) for k, v in shared.items())
+        assert (twin.net.aux2 is not None) is arguments["aux_logits"]

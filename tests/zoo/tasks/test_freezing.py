@@ -63,6 +63,7 @@ def test_nothing_below_is_stored_or_moved() -> None:
 def test_a_name_freezes_what_is_below_it() -> None:
     task = zoo.create_model("resnet18", width=2)
     assert task.freeze("layer3").frozen == 3
+    assert not task.net.bn1.training  # at once, also where nobody calls train()
     assert task.freeze("layer3.0.conv1").frozen == 3
     assert {n.split(".")[0] for n, p in task.net.named_parameters() if not p.requires_grad} == {
         "conv1",
