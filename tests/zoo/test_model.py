@@ -145,6 +145,21 @@ def test_an_example_may_be_one_number() -> None:
         task.try_example()
 
 
+def test_the_standardization_is_of_the_channels_that_lie_along_its_axis() -> None:
+    images = zoo.create_model("resnet20", width=2).set_standardization([0.1, 0.2, 0.3], [1.0, 1.0, 1.0])
+    images.input_shape = (3, 20, 24)
+    images.check_description()
+    images.set_standardization([0.1] * 20, [1.0] * 20)
+    with pytest.raises(ValueError, match=r"was standardized for 20 channels, the data have 3 \(shape \(3, 20, 24\)\)"):
+        images.check_description()
+    series = SeriesTask(nn.Identity()).set_standardization([0.0] * 5, [1.0] * 5)
+    series.input_shape = (7, 5)
+    series.check_description()
+    series.input_shape = (5, 7)
+    with pytest.raises(ValueError, match=r"was standardized for 5 channels, the data have 7"):
+        series.check_description()
+
+
 def test_the_tasks_own_tensors_are_real_where_the_net_is_not() -> None:
     with skeleton():
         task = NumberTask()

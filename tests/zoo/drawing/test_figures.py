@@ -209,7 +209,7 @@ def test_decision_regions(threshold: float, drawn: list[Any]) -> None:
     task = ClassificationTask(nn.Linear(2, 1), mode="binary", num_classes=2, threshold=threshold)
     task.net.weight.data, task.net.bias.data = torch.tensor([[1.0, 2.0]]), torch.zeros(1)
     task.class_names = ["no", "$y_{es$"]
-    x = torch.tensor([[-4.0, -4.0], [4.0, 4.0], [-4.0, 4.0], [4.0, -3.0]])
+    x = torch.tensor([[-4.0, -10.0], [4.0, 7.0], [-4.0, 4.0], [4.0, -3.0]])
     y = torch.tensor([0, 1, 0, 0])
     task.render((x, y))
     figure = drawn[0]
