@@ -14,6 +14,7 @@ from datamodules.examples import Examples
 from datamodules.splits import held_out
 
 Kind = Literal["classification", "regression"]
+_PART = 2**16  # rows that are looked at together: memory for a part of a large table
 
 
 class TableDataModule(DataModule):
@@ -58,6 +59,7 @@ class TableDataModule(DataModule):
         if not (is_number(test_fraction) and 0 <= test_fraction < 1):
             raise ValueError(f"test_fraction must be a share of all rows in [0, 1), got {test_fraction}")
         self.test_fraction = test_fraction
+        self._dtypes: list[torch.dtype] = []  # of x and y, once they are known
         self.target_mean: Tensor | None = None
         self.target_std: Tensor | None = None
 
@@ -105,11 +107,11 @@ class TableDataModule(DataModule):
     @override
     def examples(self, part: Literal["train", "test"]) -> Examples:
         x, y = self._checked(*self.table(), "the table")
-        types = [torch.float32 if t.is_floating_point() and held_by_float32(t) else t.dtype for t in (x, y)]
+        self._dtypes = self._dtypes or [trained_dtype(part) for part in (x, y)]
         test = self.test_table()
         if part == "test" and test is not None:
             x, y = self._checked(*test, "the test part")
-        rows = Examples(x.to(types[0]), y.to(types[1]))
+        rows = Examples(x.to(self._dtypes[0]), y.to(self._dtypes[1]))
         if test is not None:
             return rows
         tests = self.test_rows(rows)
@@ -122,7 +124,7 @@ class TableDataModule(DataModule):
         return held_out("test_fraction", self.test_fraction, len(rows), 0, self._checked_labels(rows))
 
     def _checked(self, x: Any, y: Any, name: str) -> tuple[Tensor, Tensor]:
-        """Return features, float64 ``(N, D)``, and targets, int64 ``(N,)`` or float64 ``(N, K)``."""
+        """Return features, float32 or float64 ``(N, D)``, and targets, int64 ``(N,)`` or float64 ``(N, K)``."""
         x = as_columns(x, name)
         if x.shape[1] != self.input_shape[0]:
             raise ValueError(
@@ -184,7 +186,7 @@ class ArrayDataModule(TableDataModule):
         if (x_test is None) != (y_test is None):
             raise ValueError("x_test and y_test must be given together: give both, or neither")
         self.kind = kind
-        self._x = as_columns(x, "x")
+        self._x = as_columns(x, "x", copy=True)
         columns = self._x.shape[1]
         self.feature_names = [f"x{i}" for i in range(columns)] if feature_names is None else list(feature_names)
         if len(self.feature_names) != columns or len(set(self.feature_names)) != columns:
@@ -221,24 +223,27 @@ class ArrayDataModule(TableDataModule):
         return self._test
 
 
-def as_columns(values: Any, name: str, vector: bool = False) -> Tensor:
-    """Return numbers that are finite, in float32 too, as a float64 tensor ``(N, D)``.
+def as_columns(values: Any, name: str, vector: bool = False, copy: bool = False) -> Tensor:
+    """Return numbers that are finite, in float32 too, as a tensor ``(N, D)`` of float64, or of float32 if they are.
 
     Args:
         values: Array, tensor or nested lists ``(N, D)``.
         name: What they are called in errors.
         vector: Whether ``(N,)`` is allowed, which becomes ``(N, 1)``.
+        copy: Whether an array that is changed later shall not change the tensor.
 
     Raises:
         TypeError: They are no numbers, or no table of rows of one length.
         ValueError: They have another shape, or are not finite in float32.
     """
     try:
-        array = (
-            values.detach().cpu().double()
-            if isinstance(values, Tensor)
-            else torch.from_numpy(np.array(values, np.float64))
-        )
+        if isinstance(values, Tensor):
+            array = values.detach().cpu()
+            array = array if array.dtype == torch.float32 else array.double()
+        else:
+            dtype = np.float32 if getattr(values, "dtype", None) == np.float32 else np.float64
+            numbers = np.asarray(values, dtype)
+            array = torch.from_numpy(numbers.copy() if copy or not numbers.flags.writeable else numbers)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be a table of numbers with rows of one length: {error}") from error
     if array.ndim == 1 and vector:
@@ -248,7 +253,7 @@ def as_columns(values: Any, name: str, vector: bool = False) -> Tensor:
         raise ValueError(
             f"{name} must be a table (rows, columns) that is not empty, got the shape {tuple(array.shape)}{cure}"
         )
-    wrong = (~array.float().isfinite()).nonzero()
+    wrong = torch.cat([~part.float().isfinite() for part in array.split(_PART)]).nonzero()
     if len(wrong):
         row, column = wrong[0].tolist()
         raise ValueError(
@@ -321,19 +326,32 @@ def column_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
     They are computed in float64, and come in float64 for columns of float64, else in float32.
     """
-    columns = x.double()
-    constant = (columns == columns[:1]).all(0)
-    mean = torch.where(constant, columns[0], columns.mean(0))  # without the rounding of the sum
-    std = torch.where(constant, 1.0, columns.std(0, correction=0))
+    mean, std = _statistics(x)
     return (mean, std) if x.dtype == torch.float64 else (mean.float(), std.float())
 
 
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    parts = x.split(_PART)
+    constant = torch.stack([(part == x[:1]).all(0) for part in parts]).all(0)
+    mean = torch.stack([part.double().sum(0) for part in parts]).sum(0) / len(x)
+    mean = torch.where(constant, x[0].double(), mean)  # without the rounding of the sum
+    squares = torch.stack([(part.double() - mean).square().sum(0) for part in parts]).sum(0)
+    return mean, torch.where(constant, 1.0, (squares / len(x)).sqrt())
+
+
 def held_by_float32(columns: Tensor) -> bool:
-    """Whether columns ``(N, D)`` of float64 that are standardized in float32 come out right, to a ten-thousandth."""
-    mean, std = column_statistics(columns)
+    """Whether columns ``(N, D)`` that are standardized in float32 come out right, to a ten-thousandth."""
+    mean, std = _statistics(columns)
     shift = (mean - mean.float()).abs()
-    parts = columns.split(2**16)  # memory for a part of a large table
     precise = all(
-        bool(((part - part.float()).abs() + shift <= 1e-4 * (std + (part - mean).abs())).all()) for part in parts
+        bool(((part - part.float()).abs() + shift <= 1e-4 * (std + (part - mean).abs())).all())
+        for part in columns.split(_PART)
     )
     return precise and bool((std >= torch.finfo(torch.float32).tiny).all())
+
+
+def trained_dtype(part: Tensor) -> torch.dtype:
+    """Return the dtype in which features or targets are trained."""
+    if not part.is_floating_point():
+        return part.dtype
+    return torch.float32 if held_by_float32(part) else torch.float64

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from datamodules.arrays import Kind, TableDataModule
+from datamodules.arrays import Kind, TableDataModule, held_by_float32, trained_dtype
+from datamodules.csv_reader import read_header
 from datamodules.examples import Examples
-from datamodules.sheet import Column, Sheet, dates, read_rows
+from datamodules.sheet import Column, Sheet, dates, encoded, read_rows
 from datamodules.written import DATE_PARTS, MISSING, Form
 
 
@@ -81,12 +82,13 @@ class CSVDataModule(TableDataModule):
         self.target = target
         self._path = str(path)
         self._form = Form(delimiter, encoding, missing, decimal, thousands, units, date_format)
+        header = read_header(Path(path), self._form)
+        left_out, as_text = {target, *drop}, set(categorical)
+        names = [name for name in header if name not in left_out]
         keep = [*categorical, *[target] * (kind == "classification")]
-        whole = Sheet.read(Path(path), self._form, keep)
+        whole = Sheet.read(Path(path), self._form, keep, only=[target, *names])
         for name in (target, *drop, *categorical):
             whole.index(name)  # raises where there is none
-        left_out, as_text = {target, *drop}, set(categorical)
-        names = [name for name in whole.header if name not in left_out]
         if not names:
             raise ValueError(
                 f"{path} has no feature column beside the target {target!r}: its columns are {whole.header}"
@@ -97,19 +99,17 @@ class CSVDataModule(TableDataModule):
             self.class_names = self._classes(whole)
         y = self._targets(whole)
         trains = self._training_rows(torch.from_numpy(y), test is not None).numpy()
-        self.columns, blocks = [], []
-        for name in names:
-            column = self._fit_column(whole, name, trains, name in as_text, max_categories)
-            self.columns.append(column)
-            blocks.append(column.encode(whole))
+        self.columns = [self._fit_column(whole, name, trains, name in as_text, max_categories) for name in names]
         self.feature_names = [feature for column in self.columns for feature in column.features]
-        self._whole = np.concatenate(blocks, axis=1), y
+        dtype = np.float32 if all(_held_by_float32(column, whole) for column in self.columns) else np.float64
+        self._whole = encoded(whole, self.columns, dtype), y
+        self._dtypes = [torch.from_numpy(self._whole[0]).dtype, trained_dtype(torch.from_numpy(y).view(len(y), -1))]
         self._test: tuple[np.ndarray, np.ndarray] | None = None
         if test is not None:
             texts = [column.name for column in self.columns if column.categories or column.parts]
-            sheet = Sheet.read(Path(test), self._form, [*keep, *texts])
-            blocks = [column.encode(sheet) for column in self.columns]
-            self._test = np.concatenate(blocks, axis=1), self._targets(sheet)
+            sheet = Sheet.read(Path(test), self._form, [*keep, *texts], only=[target, *names])
+            y = self._targets(sheet)
+            self._test = encoded(sheet, self.columns, dtype), y
 
     @override
     def table(self) -> tuple[np.ndarray, np.ndarray]:
@@ -140,9 +140,9 @@ class CSVDataModule(TableDataModule):
         return trains
 
     def _classes(self, sheet: Sheet) -> list[str]:
-        texts = sheet.texts(self.target)
-        self._check_present(sheet, [at for at, text in enumerate(texts) if text in self._form.missing])
-        names = {text: self._form.canonical(text) for text in dict.fromkeys(texts)}
+        words = sheet.words(self.target)
+        self._check_present(sheet, words.are_in(self._form.missing))
+        names = {text: self._form.canonical(text) for text in words.texts}
         numbers = {name: self._form.number(text) for text, name in names.items()}
         classes = sorted(numbers)
         if all(value is not None for value in numbers.values()):
@@ -150,7 +150,7 @@ class CSVDataModule(TableDataModule):
             amount = next((text for text, name in names.items() if not _is_whole(numbers[name])), None)
             if amount is not None:
                 raise ValueError(
-                    f"{sheet.at(texts.index(amount), self.target)}: {amount!r} is an amount, not a class: give "
+                    f"{sheet.at(words.first_row(amount), self.target)}: {amount!r} is an amount, not a class: give "
                     f'kind="regression"'
                 )
         if len(classes) < 2:
@@ -162,25 +162,26 @@ class CSVDataModule(TableDataModule):
     def _targets(self, sheet: Sheet) -> np.ndarray:
         if self.kind == "regression":
             values, odd = sheet.numbers(self.target)
-            absent = np.setdiff1d(np.flatnonzero(np.isnan(values)), odd)
+            absent = np.isnan(values)
+            absent[odd] = False
             self._check_present(sheet, absent)
             return sheet.checked_numbers(self.target, missing=False)
-        texts = sheet.texts(self.target)
-        self._check_present(sheet, [at for at, text in enumerate(texts) if text in self._form.missing])
+        words = sheet.words(self.target)
+        self._check_present(sheet, words.are_in(self._form.missing))
         index = {name: i for i, name in enumerate(self.class_names or [])}
-        place = {text: index.get(self._form.canonical(text)) for text in dict.fromkeys(texts)}
+        place = {text: index.get(self._form.canonical(text)) for text in words.texts}
         unknown = next((text for text, at in place.items() if at is None), None)
         if unknown is not None:
             raise ValueError(
-                f"{sheet.at(texts.index(unknown), self.target)}: class {unknown!r} is not one of {self.class_names}"
+                f"{sheet.at(words.first_row(unknown), self.target)}: class {unknown!r} is not one of {self.class_names}"
             )
-        return np.array([place[text] for text in texts])
+        return np.array([*place.values()], np.int64)[words.index]
 
-    def _check_present(self, sheet: Sheet, absent: Sequence[int] | np.ndarray) -> None:
-        if len(absent):
+    def _check_present(self, sheet: Sheet, absent: np.ndarray) -> None:
+        if absent.any():
             raise ValueError(
-                f"{sheet.at(int(absent[0]), self.target)}: the target is missing in {len(absent)} of {len(sheet)} rows: fill it "
-                "in, or remove these rows"
+                f"{sheet.at(int(absent.argmax()), self.target)}: the target is missing in {np.count_nonzero(absent)} of "
+                f"{len(sheet)} rows: fill it in, or remove these rows"
             )
 
     def _fit_column(self, sheet: Sheet, name: str, trains: np.ndarray, categorical: bool, most: int) -> Column:
@@ -194,17 +195,19 @@ class CSVDataModule(TableDataModule):
             raise ValueError(f"{sheet.path}: column {name!r} has no value in any training row: drop it, drop: [{name}]")
         if not len(odd) and not categorical:
             return Column(name, fill=float(sheet.checked_numbers(name, missing=True)[known].mean()))
-        texts = sheet.texts(name)
-        present = [text for text, gone in zip(texts, absent, strict=True) if not gone]
+        words = sheet.words(name)
         if not categorical:
-            if 2 * sum(form.moment(text) is not None for text in present) > len(present):
+            present = {text: count for text, count in words.counts().items() if text not in form.missing}
+            moments = sum(count for text, count in present.items() if form.moment(text) is not None)
+            if 2 * moments > sum(present.values()):
                 return self._fit_dates(sheet, name, known)
             cure = f", or list {name!r} in categorical"
             if options := form.date_hint(present):
-                raise ValueError(f"{sheet.at(odd[0], name)} looks like a date, {texts[odd[0]]!r}: give {options}{cure}")
+                text = words.texts[words.index[odd[0]]]
+                raise ValueError(f"{sheet.at(odd[0], name)} looks like a date, {text!r}: give {options}{cure}")
             if (options := form.hint(present)) is not None:
                 raise sheet.no_number(odd[0], name, cure + ("" if options else ", or the text in missing"))
-        categories = sorted({form.canonical(text) for text in {texts[at] for at in np.flatnonzero(known)}})
+        categories = sorted({form.canonical(text) for text in words.counts(known)})
         if len(categories) > most:
             raise ValueError(
                 f"{sheet.path}: column {name!r} has {len(categories)} different texts, more than max_categories={most}: "
@@ -214,13 +217,21 @@ class CSVDataModule(TableDataModule):
 
     def _fit_dates(self, sheet: Sheet, name: str, known: np.ndarray) -> Column:
         """Return the encoding of a column of dates: without a date or a time of day where all have none."""
-        values = dates(sheet, name, DATE_PARTS)[known]
-        has_date, has_time = bool((values[:, 0] > 1).any()), bool((values[:, -1] > 0).any())
+        values, index = dates(sheet, name, DATE_PARTS)
+        known_dates = index[known]
+        parts_of_rows = [part[known_dates] for part in values]
+        year, *_, hour = parts_of_rows
+        has_date, has_time = bool((year > 1).any()), bool((hour > 0).any())
         chosen = {part: has_time or not has_date if part == "hour" else has_date for part in DATE_PARTS}
-        return Column(
-            name,
-            parts={part: float(fill) for part, fill in zip(DATE_PARTS, values.mean(0), strict=True) if chosen[part]},
-        )
+        fills = {part: float(each.mean()) for part, each in zip(DATE_PARTS, parts_of_rows, strict=True)}
+        return Column(name, parts={part: fills[part] for part in DATE_PARTS if chosen[part]})
+
+
+def _held_by_float32(column: Column, sheet: Sheet) -> bool:
+    """Whether float32 holds the features of a column; it does hold the zeros and ones of categories."""
+    return column.categories is not None or all(
+        held_by_float32(torch.from_numpy(feature)[:, None]) for feature in column.encode(sheet)
+    )
 
 
 def _is_whole(value: float | None) -> bool:

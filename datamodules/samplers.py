@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -103,8 +104,8 @@ class TrainSampler(DistributedSampler[int]):
 
     @override
     def __iter__(self) -> Iterator[int]:
-        mine = self.order()[self.rank :: self.num_replicas].tolist()
-        return iter([*mine, -1][self.start * self.batch_size : self.num_samples])
+        mine = self.order()[self.rank :: self.num_replicas]
+        return _numbers(torch.cat([mine, mine.new_tensor([-1])])[self.start * self.batch_size : self.num_samples])
 
     def order(self) -> Tensor:
         """Return the indices of the epoch for all processes together, a function of ``seed`` and ``epoch``: ``(N,)``.
@@ -212,15 +213,22 @@ class EvaluationSampler(DistributedSampler[int]):
     def __init__(self, dataset: Sized, batch_size: int, *, num_replicas: int = 1, rank: int = 0) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)  # type: ignore[arg-type]
         count = len(dataset)
-        self._indices = [*range(rank, count, num_replicas), -1][: _share(count, batch_size, num_replicas, rank)]
+        self._indices = range(rank, count, num_replicas)
+        self._length = _share(count, batch_size, num_replicas, rank)
 
     @override
     def __iter__(self) -> Iterator[int]:
-        return iter(self._indices)
+        return chain(self._indices, [-1] * (self._length - len(self._indices)))
 
     @override
     def __len__(self) -> int:
-        return len(self._indices)
+        return self._length
+
+
+def _numbers(indices: Tensor) -> Iterator[int]:
+    """Yield indices ``(N,)`` as Python's integers, of which all of a large epoch would fill the memory."""
+    for part in indices.split(2**14):
+        yield from part.tolist()
 
 
 def _share(count: int, batch_size: int, num_replicas: int, rank: int) -> int:

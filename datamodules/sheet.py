@@ -1,10 +1,9 @@
 """CSV files as numbers: reading a file, and encoding its columns."""
 
-import csv
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.csv_reader import LARGEST, Values, line_of, read_header, read_values
 from datamodules.written import DATE_PARTS, Form, parts_of
 
 _SHOWN = 20  # columns that a message names
-_PIECE = 2**17  # values read before they become numbers, or 64 rows: the texts of a large file would fill the memory
-_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Rows(NamedTuple):
@@ -39,24 +37,33 @@ def read_rows(path: str | Path, preparation: Mapping[str, Any]) -> Rows:
     """
     form = Form.of(preparation)
     columns = [Column(**column) for column in preparation["columns"]]
-    sheet = Sheet.read(Path(path), form, keep=[each.name for each in columns if each.categories or each.parts])
-    blocks, unseen = [], {}
+    texts = [column.name for column in columns if column.categories or column.parts]
+    sheet = Sheet.read(Path(path), form, texts, only=[column.name for column in columns])
+    unseen = {column.name: rows for column in columns if (rows := column.unseen(sheet)).any()}
+    remark = _remark(sheet, unseen)
+    return Rows(torch.from_numpy(encoded(sheet, columns)), remark)
+
+
+def encoded(sheet: "Sheet", columns: Sequence["Column"], dtype: type[np.floating] = np.float64) -> np.ndarray:
+    """Return the features ``(N, D)`` of a sheet, whose columns are released on the way; one feature follows another in memory."""
+    features = np.empty((sum(len(column.features) for column in columns), len(sheet)), dtype)
+    free = iter(features)
     for column in columns:
-        blocks.append(column.encode(sheet))
-        if new := column.unseen(sheet):
-            unseen[column.name] = new
-    return Rows(torch.from_numpy(np.concatenate(blocks, axis=1)), _remark(sheet, unseen))
+        for feature, values in zip(islice(free, len(column.features)), column.encode(sheet), strict=True):
+            feature[:] = values
+        sheet.release(column.name)
+    return features.T
 
 
-def _remark(sheet: "Sheet", unseen: Mapping[str, list[int]]) -> str | None:
+def _remark(sheet: "Sheet", unseen: Mapping[str, np.ndarray]) -> str | None:
     if not unseen:
         return None
-    rows = len(set().union(*unseen.values()))
+    rows = np.count_nonzero(np.logical_or.reduce(list(unseen.values())))
     columns = []
-    for name, places in list(unseen.items())[:3]:
-        texts = Counter(sheet.texts(name)[at] for at in places)
+    for name, there in list(unseen.items())[:3]:
+        texts = Counter(sheet.words(name).counts(there))
         shown = ", ".join(f"{text!r}" for text, _ in texts.most_common(3)) + " ..." * (len(texts) > 3)
-        columns.append(f"column {name!r} ({shown}; {len(places)} row{'s' * (len(places) > 1)})")
+        columns.append(f"column {name!r} ({shown}; {texts.total()} row{'s' * (texts.total() > 1)})")
     more = f" and {len(unseen) - 3} columns more" if len(unseen) > 3 else ""
     return (
         f"{sheet.path}: {rows} of {len(sheet)} rows hold a category that the training rows did not have, which counts as "
@@ -87,88 +94,105 @@ class Column:
             return [f"{self.name}.{part}" for part in self.parts]
         return [self.name] if self.categories is None else [f"{self.name}={text}" for text in self.categories]
 
-    def encode(self, sheet: "Sheet") -> np.ndarray:
-        """Return the features of a sheet's rows: ``(N, len(features))``."""
+    def encode(self, sheet: "Sheet") -> Iterator[np.ndarray]:
+        """Yield each feature of a sheet's rows: ``(N,)``."""
         if self.categories is not None:
-            return self._places(sheet)[:, None] == np.arange(len(self.categories))
-        if self.parts is not None:
-            values = dates(sheet, self.name, list(self.parts))
-            return np.where(np.isnan(values), list(self.parts.values()), values)
-        values = sheet.checked_numbers(self.name, missing=self.fill is not None)
-        return (values if self.fill is None else np.where(np.isnan(values), self.fill, values))[:, None]
+            places = self._places(sheet)
+            for i in range(len(self.categories)):
+                yield places == i
+        elif self.parts is not None:
+            values, index = dates(sheet, self.name, self.parts)
+            for each, fill in zip(values, self.parts.values(), strict=True):
+                yield np.where(np.isnan(each), fill, each)[index]
+        else:
+            values = sheet.checked_numbers(self.name, missing=self.fill is not None)
+            yield values if self.fill is None else np.where(np.isnan(values), self.fill, values)
 
-    def unseen(self, sheet: "Sheet") -> list[int]:
-        """Return the rows that have a category, and none of ``categories``."""
+    def unseen(self, sheet: "Sheet") -> np.ndarray:
+        """Return the mask ``(N,)`` of the rows that have a category, and none of ``categories``."""
         if self.categories is None:
-            return []
-        texts = sheet.texts(self.name)
-        return [int(at) for at in np.flatnonzero(self._places(sheet) < 0) if texts[at] not in sheet.form.missing]
+            return np.zeros(len(sheet), bool)
+        return (self._places(sheet) < 0) & ~sheet.words(self.name).are_in(sheet.form.missing)
 
     def _places(self, sheet: "Sheet") -> np.ndarray:
         """Return the index of each row's category, -1 for none; numbers are compared as numbers."""
         form = sheet.form
         exact = {text: i for i, text in enumerate(self.categories or [])}
         equal = {form.canonical(text): i for text, i in exact.items()}
-        texts = sheet.texts(self.name)
-        place = {text: exact.get(text, equal.get(form.canonical(text), -1)) for text in set(texts)}
-        place |= dict.fromkeys(form.missing, -1)
-        return np.array([place[text] for text in texts])
+        words = sheet.words(self.name)
+        places = [
+            -1 if text in form.missing else exact.get(text, equal.get(form.canonical(text), -1)) for text in words.texts
+        ]
+        return np.array(places)[words.index]
+
+
+class Words(NamedTuple):
+    """Texts of a column.
+
+    Args:
+        texts: The different ones, in the order of their first rows.
+        index: Index of each row's text: ``(N,)``.
+    """
+
+    texts: list[str]
+    index: np.ndarray
+
+    def counts(self, rows: np.ndarray | slice = slice(None)) -> dict[str, int]:
+        """Return how many of the rows have each text; without those that none has."""
+        counts = np.bincount(self.index[rows], minlength=len(self.texts)).tolist()
+        return {text: count for text, count in zip(self.texts, counts, strict=True) if count}
+
+    def are_in(self, texts: Collection[str]) -> np.ndarray:
+        """Return the mask ``(N,)`` of the rows whose text is one of ``texts``."""
+        return np.array([text in texts for text in self.texts])[self.index]
+
+    def first_row(self, text: str) -> int:
+        """Return the first row that has a text."""
+        return int((self.index == self.texts.index(text)).argmax())
 
 
 @dataclass
 class Sheet:
-    """The values of a CSV file by column, and the line that each row ends on.
+    """The values of a CSV file by column.
 
     Args:
         path: The file.
         form: How its values are written.
         header: Names of the columns.
-        pieces: Pieces of each column: numbers with nan for what is missing, or the texts where not all are numbers.
-        lines: Line of the file that each row ends on.
+        values: Values of columns, by index.
+        count: Number of rows.
     """
 
     path: Path
     form: Form
     header: list[str]
-    pieces: list[list[np.ndarray | tuple[str, ...]]]
-    lines: list[int]
+    values: dict[int, Values]
+    count: int
     _index: dict[str, int] = field(init=False, repr=False)
     _last: tuple[str, np.ndarray, np.ndarray] | None = field(init=False, repr=False, default=None)
-    _texts: tuple[str, tuple[str, ...]] | None = field(init=False, repr=False, default=None)
+    _words: tuple[str, Words] | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         self._index = {name: i for i, name in enumerate(self.header)}
 
     def __len__(self) -> int:
-        return len(self.lines)
+        return self.count
 
     @classmethod
-    def read(cls, path: Path, form: Form, keep: Collection[str] = ()) -> "Sheet":
+    def read(
+        cls, path: Path, form: Form, keep: Collection[str] = (), *, only: Collection[str] | None = None
+    ) -> "Sheet":
         """Read a file whose first line names the columns.
 
         Args:
             path: The file.
             form: How its values are written.
             keep: Columns whose texts are needed even where they are numbers.
+            only: Columns that are needed, as far as they are there; None for all.
         """
-        if not path.is_file():
-            raise FileNotFoundError(f"{path.absolute()} is not a file: give the path of a CSV file")
-        records = _records(path, form)
-        _, header = next(records, (0, []))
-        if not header:
-            raise ValueError(f"{path} is empty: it must have a header and rows")
-        _check_header(path, header, form.delimiter)
-        lines: list[int] = []
-        kept = [name in set(keep) for name in header]
-        pieces: list[list[np.ndarray | tuple[str, ...]]] = [[] for _ in header]
-        while part := list(islice(records, max(min(64, _PIECE), _PIECE // len(header)))):
-            lines += [line for line, _ in part]
-            for i, texts in enumerate(zip(*(row for _, row in part), strict=True)):
-                values = None if kept[i] else _all_numbers(texts, form)
-                pieces[i].append(texts if values is None else values)
-        if not lines:
-            raise ValueError(f"{path} has a header but no rows")
-        return cls(path, form, header, pieces, lines)
+        header, keep = read_header(path, form), set(keep)
+        columns = {i: name in keep for i, name in enumerate(header) if only is None or name in only}
+        return cls(path, form, header, *read_values(path, form, columns or {0: False}))
 
     def index(self, name: str) -> int:
         """Return the index of a column.
@@ -182,32 +206,38 @@ class Sheet:
             raise ValueError(f"{self.path} has no column {name!r}, only {names}{more}")
         return self._index[name]
 
-    def texts(self, name: str) -> tuple[str, ...]:
+    def release(self, name: str) -> None:
+        """Forget the values of a column, which are not needed any more; the texts would be read again."""
+        del self.values[self.index(name)]
+        self._last = None
+
+    def words(self, name: str) -> Words:
         """Return the texts of a column; where a piece of it was read as numbers, the file is read once more."""
         index = self.index(name)
-        if self._texts is None or self._texts[0] != name:
-            pieces = [piece for piece in self.pieces[index] if isinstance(piece, tuple)]
-            if len(pieces) < len(self.pieces[index]):
-                pieces = [tuple(row[index] for _, row in islice(_records(self.path, self.form), 1, None))]
-            self._texts = name, tuple(chain.from_iterable(pieces))
-        return self._texts[1]
+        if self._words is None or self._words[0] != name:
+            values = self.values.get(index)
+            if values is None or any(piece.dtype == np.float64 for piece in values.pieces):
+                values = read_values(self.path, self.form, {index: True})[0][index]
+            self._words = name, Words(list(values.words), np.concatenate(values.pieces))
+        return self._words[1]
 
     def at(self, row: int, name: str) -> str:
         """Return the position of a value, for messages."""
-        return f"{self.path}, line {self.lines[row]}, column {name!r}"
+        return f"{self.path}, line {line_of(self.path, self.form, row)}, column {name!r}"
 
     def numbers(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the numbers of a column, float64 ``(N,)``, nan where there is none; and the rows whose value is no number."""
         if self._last is None or self._last[0] != name:
-            pieces = self.pieces[self.index(name)]
-            values = np.concatenate([p if isinstance(p, np.ndarray) else _numbers(p, self.form) for p in pieces])
-            odd = np.empty(0, int)
-            if any(isinstance(piece, tuple) for piece in pieces):
-                texts = self.texts(name)
-                odd = np.array(
-                    [at for at in np.flatnonzero(np.isnan(values)) if texts[at] not in self.form.missing], int
-                )
-            self._last = name, values, odd
+            values, missing = self.values[self.index(name)], self.form.missing
+            known = [np.nan if text in missing else self.form.number(text) for text in values.words]
+            number = np.array([np.nan if value is None else value for value in known], np.float64)
+            is_odd = np.array([text not in missing for text in values.words], bool) & np.isnan(number)
+            numbers, odd = [], []
+            for piece in values.pieces:
+                is_number = piece.dtype == np.float64
+                numbers.append(piece if is_number else number[piece])
+                odd.append(np.zeros(len(piece), bool) if is_number else is_odd[piece])
+            self._last = name, np.concatenate(numbers), np.flatnonzero(np.concatenate(odd))
         return self._last[1:]
 
     def checked_numbers(self, name: str, missing: bool) -> np.ndarray:
@@ -221,7 +251,7 @@ class Sheet:
             ValueError: Another value is no finite number.
         """
         values, odd = self.numbers(name)
-        wrong = ~(np.abs(values) <= _LARGEST)
+        wrong = ~(np.abs(values) <= LARGEST)
         if missing:
             absent = np.isnan(values)
             absent[odd] = False
@@ -238,112 +268,34 @@ class Sheet:
             name: Its column.
             cure: What else the user can do.
         """
-        texts = self.texts(name)
-        options = self.form.hint(t for t in texts if t not in self.form.missing) or self.form.hint([texts[row]])
+        words = self.words(name)
+        text = words.texts[words.index[row]]
+        present = {word: count for word, count in words.counts().items() if word not in self.form.missing}
+        options = self.form.hint(present) or self.form.hint({text: 1})
         how = f"give {options}" if options else "correct it"
-        return ValueError(f"{self.at(row, name)} must be a finite number, got {texts[row]!r}: {how}{cure}")
+        return ValueError(f"{self.at(row, name)} must be a finite number, got {text!r}: {how}{cure}")
 
 
-def dates(sheet: Sheet, name: str, parts: Iterable[str]) -> np.ndarray:
-    """Return parts of the dates of a column: float64 ``(N, len(parts))``, nan where a date is missing.
+def dates(sheet: Sheet, name: str, parts: Collection[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return parts (see ``DATE_PARTS``) of the different dates of a column, nan for a missing one, and the index of each row's.
+
+    Shape:
+        float64 ``(len(parts), dates)``, ``(N,)``.
 
     Raises:
         ValueError: A value is no date.
     """
-    texts, form = sheet.texts(name), sheet.form
-    moments = {text: form.moment(text) for text in set(texts) - set(form.missing)}
-    if None in moments.values():
-        at = next(at for at, text in enumerate(texts) if moments.get(text, 0) is None)
-        raise ValueError(
-            f"{sheet.at(at, name)} must be a date such as 2024-01-31, got {texts[at]!r}: correct it, give date_format, or list "
-            f"{name!r} in categorical or drop"
-        )
+    words, form = sheet.words(name), sheet.form
     chosen = [DATE_PARTS.index(part) for part in parts]
-    rows = {text: [parts_of(moment)[i] for i in chosen] for text, moment in moments.items() if moment is not None}
-    rows |= {text: [np.nan] * len(chosen) for text in form.missing}
-    return np.array([rows[text] for text in texts], dtype=np.float64)
-
-
-def _numbers(texts: tuple[str, ...], form: Form) -> np.ndarray:
-    """Return texts as numbers, nan for what is missing or no number."""
-    missing, nan = form.missing, float("nan")
-    if form.as_python:
-        try:
-            values = [nan if text in missing else float(text) for text in texts]
-            if "_" not in "".join(texts):  # Python reads 1_000
-                return np.array(values)
-        except ValueError:
-            pass  # not all are numbers, or some are written otherwise
-    distinct = {text: nan if text in missing or (n := form.number(text)) is None else n for text in set(texts)}
-    return np.array([distinct[text] for text in texts])
-
-
-def _all_numbers(texts: tuple[str, ...], form: Form) -> np.ndarray | None:
-    """Return texts as numbers, nan for what is missing; None if one is no finite number."""
-    values = _numbers(texts, form)
-    others = np.flatnonzero(~(np.abs(values) <= _LARGEST))
-    return values if all(texts[at] in form.missing for at in others) else None
-
-
-def _records(path: Path, form: Form) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line on which each row ends, and its values, the header first; without empty lines."""
-    _check_encoding(path, form)
-    count = 0
-    with path.open(encoding=form.encoding, newline="") as file:
-        reader = csv.reader(_without_mark(file), delimiter=form.delimiter, strict=True)
-        try:
-            for row in reader:
-                if not row:
-                    continue
-                count = count or len(row)
-                if len(row) != count:
-                    raise ValueError(
-                        f"{path}, line {reader.line_num}: {len(row)} columns, but the header has {count} (delimiter "
-                        f"{form.delimiter!r})"
-                    )
-                yield reader.line_num, [text.strip() for text in row]
-        except csv.Error as error:
-            raise ValueError(f"{path}, line {reader.line_num}: {error}: check the quotes and the delimiter") from error
-
-
-def _without_mark(lines: Iterator[str]) -> Iterator[str]:
-    yield next(lines, "").removeprefix("\ufeff")
-    yield from lines
-
-
-def _check_header(path: Path, header: list[str], delimiter: str) -> None:
-    for other in {";", "\t", "|", ","} - {delimiter}:
-        if len(header) == 1 and other in header[0]:
+    values = np.full((len(chosen), len(words.texts)), np.nan)
+    for i, text in enumerate(words.texts):
+        if text in form.missing:
+            continue
+        if (moment := form.moment(text)) is None:
             raise ValueError(
-                f"{path}, line 1: {header[0]!r} is one column: is the delimiter {other!r} instead of {delimiter!r}?"
+                f"{sheet.at(words.first_row(text), name)} must be a date such as 2024-01-31, got {text!r}: correct it, give "
+                f"date_format, or list {name!r} in categorical or drop"
             )
-    if all(Form().number(name) is not None for name in header):
-        raise ValueError(f"{path}, line 1 must name the columns, got the numbers {header[:_SHOWN]}: add a header")
-    first: dict[str, int] = {}
-    for i, name in enumerate(header):
-        if not name:
-            raise ValueError(
-                f"{path}, line 1: column {i + 1} has no name: add one (pandas writes its index this way; give index=False)"
-            )
-        if name in first:
-            raise ValueError(
-                f"{path}, line 1: columns {first[name] + 1} and {i + 1} are both named {name!r}: rename one"
-            )
-        first[name] = i
-
-
-def _check_encoding(path: Path, form: Form) -> None:
-    content = path.read_bytes()
-    try:
-        content.decode(form.encoding)
-    except LookupError as error:
-        raise ValueError(
-            f"encoding must be one of Python's, such as utf-8 or latin-1, got {form.encoding!r}"
-        ) from error
-    except UnicodeDecodeError as error:
-        before = content[: error.start].decode("latin-1")
-        line = before.rpartition("\n")[2]
-        raise ValueError(
-            f"{path}, line {before.count(chr(10)) + 1}, column {line.count(form.delimiter) + 1}: byte "
-            f"0x{content[error.start]:02x} is not valid {form.encoding}: give the file's encoding, such as latin-1 or utf-16"
-        ) from error
+        numbers = parts_of(moment)
+        values[:, i] = [numbers[part] for part in chosen]
+    return values, words.index

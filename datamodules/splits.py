@@ -1,7 +1,9 @@
 """Random splits and fingerprints, the same on every machine."""
 
 import hashlib
+import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,22 +24,46 @@ def held_out(name: str, fraction: float, count: int, seed: int, labels: Tensor |
     Raises:
         ValueError: There are too few examples (of a class) for both parts.
     """
-    chosen = torch.zeros(count, dtype=torch.bool)
+    chosen = np.zeros(count, bool)
     if fraction > 0:
-        from sklearn.model_selection import train_test_split  # here, for who predicts needs none of it
-
-        stratify = None if labels is None else labels.numpy()
-        try:
-            _, indices = train_test_split(range(count), test_size=fraction, random_state=seed, stratify=stratify)
-        except ValueError as error:
+        random = np.random.RandomState(seed)  # the draws of scikit-learn's train_test_split
+        size = math.ceil(fraction * count)
+        if labels is None:
+            enough = 0 < size < count
+        else:
+            order = np.argsort(labels.numpy(), kind="stable")
+            counts = np.bincount(labels.numpy())
+            counts = counts[counts > 0]
+            enough = counts.min(initial=count) > 1 and len(counts) <= min(size, count - size)
+        if not enough:
             cure = "give a larger share, or 0 for none"
-            if labels is not None and int(fewest := torch.bincount(labels)[labels.unique()].min()) < 2:
-                cure = f"a class has {int(fewest)} example and needs 2: add some, or give 0"
-            raise ValueError(
-                f"{name}={fraction} of {count} examples cannot hold every class in both parts: {cure}"
-            ) from error
-        chosen[indices] = True
-    return chosen
+            if labels is not None and (fewest := counts.min(initial=count)) < 2:
+                cure = f"a class has {fewest} example and needs 2: add some, or give 0"
+            raise ValueError(f"{name}={fraction} of {count} examples cannot hold every class in both parts: {cure}")
+        if labels is None:
+            chosen[random.permutation(count)[:size]] = True
+        else:
+            kept = _shares(counts, count - size, random)
+            taken = _shares(counts - kept, size, random)
+            for members, first, number in zip(np.split(order, np.cumsum(counts)[:-1]), kept, taken, strict=True):
+                chosen[members[random.permutation(len(members))[first : first + number]]] = True
+    return torch.from_numpy(chosen)
+
+
+def _shares(counts: np.ndarray, total: int, random: np.random.RandomState) -> np.ndarray:
+    """Return how many of each class make ``total`` examples, in proportion to their counts; ties are broken at random."""
+    exact = counts / counts.sum() * total
+    shares = np.floor(exact)
+    rest = int(total - shares.sum())
+    remainders = exact - shares
+    for remainder in np.unique(remainders)[::-1]:
+        if not rest:
+            break
+        classes = np.flatnonzero(remainders == remainder)
+        more = random.choice(classes, size=min(len(classes), rest), replace=False)
+        shares[more] += 1
+        rest -= len(more)
+    return shares.astype(int)
 
 
 def digest(*parts: Tensor | str) -> str:
@@ -50,7 +76,7 @@ def digest(*parts: Tensor | str) -> str:
     summary = hashlib.blake2b(digest_size=8)
     for part in parts:
         kind = "text" if isinstance(part, str) else f"{part.dtype} {tuple(part.shape)}"
-        content = part.encode() if isinstance(part, str) else part.contiguous().numpy().tobytes()
-        summary.update(f"{kind} {len(content)}\n".encode())
+        content = memoryview(part.encode()) if isinstance(part, str) else part.contiguous().numpy().data
+        summary.update(f"{kind} {content.nbytes}\n".encode())
         summary.update(content)
     return summary.hexdigest()

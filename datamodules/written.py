@@ -2,8 +2,7 @@
 
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, time
 from functools import cached_property
@@ -169,19 +168,18 @@ class Form:
         except ValueError:
             return None
 
-    def hint(self, texts: Iterable[str]) -> str | None:
+    def hint(self, counts: Mapping[str, int]) -> str | None:
         """Return the options that read texts as numbers where most look like numbers, "" if there are none; else None.
 
         Args:
-            texts: Values of a column, none missing.
+            counts: Values of a column, none missing, and how many rows have each.
         """
-        counts = Counter(texts)
         seen = {text: ((), "") if self.number(text) is not None else _written(text) for text in counts}
         looks = {text: each for text, each in seen.items() if each is not None}
         units = sorted({unit for _, unit in looks.values()} - {""})
         if len(units) > 1 and not all(map(_is_money, units)):  # 3rd, 4th, 5th: no amounts
             looks, units = {text: each for text, each in looks.items() if not each[1]}, []
-        if 2 * sum(counts[text] for text in looks) <= counts.total():
+        if 2 * sum(counts[text] for text in looks) <= sum(counts.values()):
             return None
         ways = [ways for ways, _ in looks.values() if any(ways)]
         sure = [each for each in ways if len(each) == 1]
@@ -199,14 +197,13 @@ class Form:
         options = [f"decimal={decimal!r}"] if decimal != self.decimal else []
         return ", ".join([*options, f"thousands={thousands!r}"] if thousands not in ("", self.thousands) else options)
 
-    def date_hint(self, texts: Iterable[str]) -> str | None:
-        """Return the option that reads texts which look like dates; None if most do not."""
-        distinct = Counter(texts)
-        dates = {text: times for text, times in distinct.items() if _OTHER_DATE.fullmatch(text)}
-        if 2 * sum(dates.values()) <= sum(distinct.values()):
+    def date_hint(self, counts: Mapping[str, int]) -> str | None:
+        """Return the option that reads texts which look like dates (see :meth:`hint`); None if most do not."""
+        dates = {text: count for text, count in counts.items() if _OTHER_DATE.fullmatch(text)}
+        if 2 * sum(dates.values()) <= sum(counts.values()):
             return None
-        formats = (day + clock for day in _DAYS for clock in _CLOCKS)
-        fits = [each for each in formats if all(Form(date_format=each).moment(text) for text in dates)]
+        forms = [Form(date_format=day + clock) for day in _DAYS for clock in _CLOCKS]
+        fits = [form.date_format for form in forms if all(map(form.moment, dates))]
         return " or ".join(f"date_format={each!r}" for each in fits) or "date_format, as in Python's strptime"
 
 

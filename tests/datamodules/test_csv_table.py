@@ -42,7 +42,7 @@ def test_columns_become_features(tmp_path: Path) -> None:
     assert 3 <= len(fill) <= 9
     x, y = data.table()
     for row, features, label in zip(rows, x, y, strict=True):
-        age = data.columns[0].fill if row[0] == "NA" else float(row[0])
+        age = np.float32(data.columns[0].fill if row[0] == "NA" else row[0])
         assert features.tolist() == [
             age,
             *(row[1] == c for c in sorted(cities)),

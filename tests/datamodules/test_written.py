@@ -286,7 +286,7 @@ def test_thousands_of_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [1, 20, 2**20])
 def test_a_file_is_read_in_pieces(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A column that turns out to be text late in the file keeps the texts of its numbers."""
-    monkeypatch.setattr("datamodules.sheet._PIECE", size)
+    monkeypatch.setattr("datamodules.csv_reader._PIECE", size)
     rows = [f"{i},{i % 3}.0,{'' if i % 5 else i},{i % 2}" for i in range(38)]
     rows += ["38,x y,NA,0", '39,"z\nw",39,1']
     (tmp_path / "a.csv").write_text("\n".join(["a,b,c,y", *rows]) + "\n")

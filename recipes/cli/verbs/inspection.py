@@ -235,8 +235,8 @@ def _kind_of_target(path: str, target: str, options: Mapping[str, Any]) -> str:
         _, y = CSVDataModule(path, target=target, **{**options, "kind": "regression"}).table()
     except ValueError as error:  # texts; or whatever else is wrong, which is raised again
         form = Form.of(options)
-        texts = Sheet.read(Path(path), form, [target]).texts(target)
-        if form.hint(text for text in texts if text not in form.missing):
+        counts = Sheet.read(Path(path), form, [target], only=[target]).words(target).counts()
+        if form.hint({text: count for text, count in counts.items() if text not in form.missing}):
             raise UserError(f"{error}, or --data.kind classification if these are classes") from error
         return "classification"
     values = set(y.flatten().tolist())
