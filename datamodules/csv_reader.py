@@ -128,7 +128,7 @@ def _all_numbers(texts: Sequence[str], form: Form) -> np.ndarray | None:
         numbers = [known[text] for text in texts]
     values = np.array(numbers)
     others = np.flatnonzero(~(np.abs(values) <= LARGEST))
-    return values if all(texts[at] in missing for at in others) else None
+    return values if all(texts[at] in missing for at in others.tolist()) else None
 
 
 def _rows(path: Path, form: Form) -> Iterator[tuple[int, list[str]]]:

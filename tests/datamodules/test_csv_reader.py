@@ -96,7 +96,15 @@ def random_file(rng: random.Random) -> tuple[bytes, dict[str, Any]]:
         text = text.rstrip("\r\n")
     options: dict[str, Any] = {"delimiter": delimiter, "encoding": rng.choice(["utf-8"] * 6 + ["utf-16", "cp1252"])}
     options |= rng.choice(
-        [{}, {}, {"decimal": ","}, {"thousands": ","}, {"units": ["EUR"]}, {"date_format": "%d.%m.%Y"}]
+        [
+            {},
+            {},
+            {"decimal": ","},
+            {"thousands": ","},
+            {"units": ["EUR"]},
+            {"units": ["7"]},
+            {"date_format": "%d.%m.%Y"},
+        ]
     )
     options["missing"] = rng.choice([MISSING, MISSING, [], ["-999", "7", "a b"], [*MISSING, "1", "-0"]])
     options["categorical"] = [name for name in lines[0][:-1] if rng.random() < 0.2]
@@ -173,10 +181,12 @@ def test_numbers_are_those_of_python() -> None:
     texts += [f"{rng.gauss(0, 1) * 10.0 ** rng.randint(-320, 37):.{rng.randint(0, 40)}e}" for _ in range(800)]
     texts += [str((2 * rng.randrange(2**52, 2**53) + 1) * 2 ** rng.randint(0, 60)) for _ in range(200)]  # half-way
     texts += ["".join(rng.choice("0123456789+-.eE_ infax") for _ in range(rng.randint(1, 8))) for _ in range(2000)]
+    texts += ["inf", "-inf", "nan", "NaN", "nan(1)", "infinity", "1e39", "-1e400"]  # no finite number in float32
     for text in texts:
         numbers = csv_reader._arrow_numbers(pyarrow.array([text]), Form(missing=()), pyarrow.array([], "string"), False)
         if numbers is not None:
             assert "_" not in text
+            assert abs(numbers[0]) <= csv_reader.LARGEST
             assert struct.pack("d", numbers[0]) == struct.pack("d", float(text))
 
 
