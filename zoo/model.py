@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
@@ -223,7 +224,7 @@ class Model(LightningModule):
     @property
     def net_dtype(self) -> torch.dtype:
         """Type of the net's numbers, in which it takes input."""
-        kinds = (tensor.dtype for tensor in (*self.net.parameters(), *self.net.buffers()))
+        kinds = (tensor.dtype for tensor in chain(self.net.parameters(), self.net.buffers()))  # lazily: steps ask it
         return next((kind for kind in kinds if kind.is_floating_point), self.mean.dtype)
 
     def standardize(self, x: Any, dtype: torch.dtype | None = None) -> Any:

@@ -166,3 +166,23 @@ def test_the_tasks_own_tensors_are_real_where_the_net_is_not() -> None:
     assert task.net.weight.is_meta
     assert task.table.tolist() == [0, 2, 4]
     assert not task.mean.is_meta
+
+
+def test_the_type_of_a_nets_numbers_is_read_off_its_first_one() -> None:
+    """Steps ask it, and a walk over a whole net costs more than a small step."""
+    task = Task(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).double())
+    seen: list[str] = []
+
+    class Counted(nn.Sequential):
+        def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
+            for name, parameter in super().named_parameters(*args, **kwargs):
+                seen.append(name)
+                yield name, parameter
+
+    task.net = Counted(*task.net.children())
+    assert task.net_dtype == torch.float64
+    assert seen == ["0.weight"]
+    task.net = nn.BatchNorm1d(2, affine=False)  # buffers alone
+    assert task.net_dtype == torch.float32
+    task.net = nn.Identity()
+    assert task.net_dtype == task.mean.dtype

@@ -320,8 +320,10 @@ class Task(Model):
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Run the backward pass; at the end of an accumulation window, rescale the gradient, see :meth:`training_step`."""
         super().backward(loss, *args, **kwargs)
+        if self._gradient_scale is None:
+            return
         scale, self._gradient_scale = self._gradient_scale, None
-        if scale is not None and scale != 1:
+        if scale != 1:
             for parameter in self.parameters():
                 if parameter.grad is not None:
                     parameter.grad.mul_(scale)
