@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kit import SaveEverywhere, quiet_trainer
+from kit import SaveEverywhere, SaveOnce, quiet_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
@@ -200,6 +200,17 @@ def test_the_picture_is_there_when_the_run_breaks(error: BaseException, tmp_path
         fit(curves, module=Breaks())
     assert (tmp_path / "curves.png").exists()
     assert curves.curves["train/loss_step"] == ([0.5, 1.0, 1.5], [102.0, 104.0, 106.0])
+
+
+def test_a_resumed_run_that_fails_before_it_trains_draws_nothing(tmp_path: Path) -> None:
+    class Fails(Scripted):
+        def on_train_start(self) -> None:
+            raise OSError("no data")
+
+    fit(LearningCurves(tmp_path / "first"), SaveOnce(tmp_path / "a.ckpt", 4))
+    with pytest.raises(OSError, match="no data"):
+        fit(LearningCurves(tmp_path / "second"), module=Fails(), ckpt=tmp_path / "a.ckpt")
+    assert not (tmp_path / "second").exists()
 
 
 def test_no_picture_where_none_belongs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from cli_kit import RECIPE, Zoo, assert_one_line
 
 from recipes.cli import catalog
 from recipes.cli.errors import UserError
+from recipes.cli.text import columns
 
 HEAD = """# A thing
 # over two lines.
@@ -233,6 +234,16 @@ def test_one_recipe_is_shown_whole_and_is_a_recipe_again(zoo: Zoo, name: str) ->
     mine = catalog.find(own)
     assert (mine.summary, mine.expect, mine.takes) == (recipe.summary, recipe.expect, recipe.takes)
     assert yaml.safe_load(result.out) == yaml.safe_load(recipe.path.read_text())
+
+
+def test_columns_of_numbers_stand_to_the_right() -> None:
+    table = columns([("name", "whole", "share"), ("a", 10, 0.5), ("long name", 7, 12.25)])
+    assert table.split("\n") == [
+        "name       whole  share",
+        "---------  -----  -----",
+        "a             10    0.5",
+        "long name      7  12.25",
+    ]
 
 
 def test_recipes_takes_part_of_a_name_or_a_pattern(zoo: Zoo) -> None:

@@ -78,6 +78,16 @@ def test_images_with_masks_are_trained_and_the_printed_command_works(zoo: Zoo) -
     assert set(np.unique(np.asarray(Image.open(row["mask"])))) <= {0, 1}
 
 
+def test_masks_of_plain_numbers_need_no_values(zoo: Zoo) -> None:
+    """The recipe's own values are those of other masks."""
+    masked(Path("cells"), {"": 20}, values=(0, 1), size=(50, 40))
+    result = zoo("finetune", "cells", *TINY, "--print_config")
+    assert result.code == 0, result.err
+    config = yaml.safe_load(result.out[result.out.index("# lightning") :])
+    assert config["data"]["init_args"]["class_names"] == ["background", "object"]
+    assert "mask_values" not in config["data"]["init_args"]
+
+
 def test_parts_and_names_of_ones_own(zoo: Zoo) -> None:
     masked(Path("cells"), {"train": 12, "val": 3}, values=(0, 7, 9), size=(20, 20))
     names = ("--data.class_names", "[ground, cell, border]", "--data.mask_values=[0, 9, 7]")

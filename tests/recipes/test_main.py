@@ -1,5 +1,6 @@
 """The fast verbs: help, version, the list of recipes; exit codes; what is imported."""
 
+import os
 import re
 import subprocess
 import sys
@@ -36,6 +37,11 @@ def test_version_prints_the_environment(zoo: Zoo) -> None:
     assert out.startswith("lightning-zoo ")
     for word in ("Python", version("torch"), version("lightning"), "GPU", "cores", "memory"):
         assert word in out, word
+
+
+def test_the_cores_are_those_that_may_be_used(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(77)), raising=False)
+    assert "77 cores" in zoo("--version").out
 
 
 def test_unknown_verb_suggests_the_closest(zoo: Zoo) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 import zoo as package
 from datamodules.decode import decode, whole
 from datamodules.segmentation import nearest
+from recipes.cli.verbs.predict import _cells
 from zoo.drawing import palette
 from zoo.drawing.masks import blend
 
@@ -78,13 +79,19 @@ def test_shares_of_the_classes_as_table_and_json(zoo: Zoo, segmenter: Path) -> N
         assert row == {"file": str(path), "shares": pytest.approx(dict(zip(NAMES, wanted.tolist(), strict=True)))}
     lines = zoo("predict", segmenter, "img").out.splitlines()
     assert lines[0].split() == ["file", "share", "of", "pixels"]
-    most = max(rows[0]["shares"], key=rows[0]["shares"].get)
-    assert lines[2].split()[:3] == ["img/a.png", most, f"{rows[0]['shares'][most]:.4f}"]
+    for row, line in zip(rows, lines[2:], strict=True):  # the largest first
+        ranked = sorted((name for name in NAMES if row["shares"][name]), key=row["shares"].get, reverse=True)
+        assert line.split() == [row["file"], *(t for name in ranked for t in (name, f"{row['shares'][name]:.4f}"))]
     assert sorted(p.name for p in Path().iterdir()) == ["img", "model"]  # without -o nothing is written
     assert zoo("predict", segmenter, "img", "-o", "out").out.splitlines() == [*lines, "", "pictures in out"]
     rows = json.loads(zoo("predict", segmenter, "img", "--json", "-o", "out").out)
     assert rows[0]["mask"] == "out/a_mask.png"
     assert all(Path(row[kind]).is_file() for row in rows for kind in ("mask", "overlay"))
+
+
+def test_the_largest_share_comes_first() -> None:
+    shares = {"sky": 0.25, "sea": 0.75, "land": 0.0}
+    assert _cells({"file": "a.png", "shares": shares})["share of pixels"] == "sea 0.7500  sky 0.2500"
 
 
 def test_a_rotated_photo_is_segmented_upright(zoo: Zoo, segmenter: Path) -> None:

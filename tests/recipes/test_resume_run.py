@@ -93,6 +93,7 @@ def test_a_second_ctrl_c_stops_at_once(zoo: Zoo, stopper: str) -> None:
     result = zoo("fit", "-c", RECIPE, *SHORT, f"--trainer.callbacks+={stopper.replace('StopAt', 'Twice')}")
     assert result.code == 130
     assert "saved" not in result.out
+    assert (RUN / "log.txt").is_file()  # it had begun
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

@@ -16,8 +16,10 @@ import yaml
 from cli_kit import RECIPE, SHORT, Zoo
 from PIL import Image
 
-from recipes.cli.run.building import RecipeCLI
+from recipes.cli.catalog import Recipe
+from recipes.cli.run.building import RecipeCLI, linked_values
 from recipes.cli.run.progress import EpochLines, LogInterval
+from recipes.cli.run.summary import verdict
 
 OURS = {"config.yaml", "metrics.csv", "curves.png", "log.txt", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
 OURS |= {"samples/epoch_0001_confusion.png", "samples/epoch_0001_examples.png"}
@@ -74,6 +76,7 @@ def test_every_logger_writes_into_the_run_folder_and_nothing_elsewhere(tmp_path:
 def test_contents_of_the_run_folder(trained: Path) -> None:
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert config["trainer"]["max_epochs"] == 2
+    assert config["trainer"]["devices"] == 1  # the numbers of the recipes are those of one
     assert "num_classes" not in config["model"]["init_args"]  # comes from the data
     assert config["model"]["init_args"]["optimizer"] == "AdamW"  # defaults are kept
     rows = list(csv.DictReader((trained / "metrics.csv").read_text().splitlines()))
@@ -269,6 +272,29 @@ def test_linked_values_reach_the_model(zoo: Zoo) -> None:
     assert zoo("fit", "-c", RECIPE, *SHORT, "--model.in_features=64", "--trainer.max_epochs=1").code == 0
 
 
+def test_only_square_images_have_a_size() -> None:
+    square, other = (linked_values(SimpleNamespace(input_shape=(3, 4, width))) for width in (4, 6))  # type: ignore[arg-type]
+    assert (square["image_size"], square["in_features"]) == (4, 48)
+    assert "image_size" not in other
+    assert (other["in_features"], other["input_shape"], other["in_channels"]) == (72, [3, 4, 6], 3)
+
+
+@pytest.mark.parametrize(
+    ("expect", "value", "words"),
+    [
+        ("test/rmse <= 1.5", 1.4, "met"),
+        ("test/rmse <= 1.5", 1.5, "met"),
+        ("test/rmse <= 1.5", 1.6, "NOT met, got 1.6000"),
+        ("test/rmse >= 1.5", 1.6, "met"),
+        ("test/rmse >= 1.5", 1.5, "met"),
+        ("test/rmse >= 1.5", 1.4, "NOT met, got 1.4000"),
+    ],
+)
+def test_a_bound_is_met_on_its_side(expect: str, value: float, words: str) -> None:
+    options: Any = SimpleNamespace(recipe=Recipe("mine", Path("mine.yaml"), expect=expect))
+    assert verdict(options, {"test/rmse": value}, []) == f"{expect}: {words}"
+
+
 def test_required_arguments_come_from_the_data(zoo: Zoo, tmp_cwd: Path) -> None:
     name = f"required_{tmp_cwd.name}"
     Path(f"{name}.py").write_text(
@@ -342,6 +368,11 @@ def test_the_line_of_an_epoch_has_its_new_metrics_but_not_single_classes() -> No
     line.on_train_end(trainer, module)
     assert re.fullmatch(r"epoch 1/2  train/loss 0.5000  val/miou 0.5000  [\d.]+ s", lines[0])
     assert re.fullmatch(r"epoch 2/2  train/loss 0.5000  [\d.]+ s", lines[1])
+    trainer.sanity_checking = True
+    line.on_validation_end(trainer, module)
+    line.on_train_epoch_end(trainer, module)
+    line.on_train_end(trainer, module)
+    assert re.fullmatch(r"epoch 2/2  train/loss 0.5000  [\d.]+ s", lines[2])
 
 
 @pytest.mark.parametrize(

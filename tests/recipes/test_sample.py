@@ -73,6 +73,9 @@ def test_a_class_can_be_asked_for(zoo: Zoo, models: Any, name: str) -> None:
     model = models(name)
     zoo("sample", name, "-n", 7, "-o", "all.png")
     assert torch.equal(picture("all.png"), image_wall(model.sample(7), columns=3))  # a column a class
+    zoo("sample", name, "-n", 7, "--seed", 5, "-o", "other.png")
+    assert torch.equal(picture("other.png"), image_wall(model.sample(7, None, 5), columns=3))
+    assert not torch.equal(picture("other.png"), picture("all.png"))
     for label in ("two", "2"):
         zoo("sample", name, "-n", 7, "--label", label, "-o", "two.png")
         assert torch.equal(picture("two.png"), image_wall(model.sample(7, 2)))

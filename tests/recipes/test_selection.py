@@ -7,6 +7,7 @@ weights that each validation and each test is made with, so its weights are know
 import csv
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from cli_kit import Result, Zoo
+from cli_kit import Result, Zoo, assert_one_line
 from kit import Patterns, PatternTask, quiet_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from PIL import Image
@@ -23,7 +24,7 @@ from torch import Tensor
 
 import zoo as library
 from datamodules import DigitsDataModule
-from recipes.cli.run.checkpoints import Best
+from recipes.cli.run.checkpoints import Best, Last
 
 OWN = """
 from pathlib import Path
@@ -152,8 +153,10 @@ def test_all_that_follows_a_fit_uses_the_best(zoo: Zoo, own: None, mode: str, be
 @pytest.mark.parametrize(("scores", "best"), [(SCORES, 1), ([0.25, 0.125, 0.875, 0.5], 2)])
 def test_the_best_before_and_after_a_resume(zoo: Zoo, own: None, scores: list[float], best: int) -> None:
     fit(zoo, "--trainer.max_epochs=2", scores=scores)
-    result = zoo("fit", "--resume", RUN, "--trainer.max_epochs=4")
+    shutil.move("runs", "moved")
+    result = zoo("fit", "--resume", Path("moved", *RUN.parts[1:]), "--runs", "moved", "--trainer.max_epochs=4")
     assert result.code == 0, result.err
+    shutil.move("moved", "runs")
     assert re.search(r"best val/score +0\.8750\n", result.out)
     assert_kept(best)
 
@@ -169,6 +172,21 @@ def test_the_average_that_was_evaluated_is_the_best(zoo: Zoo, own: None) -> None
 def test_several_processes_agree_on_the_best(zoo: Zoo, own: None) -> None:
     fit(zoo, "--trainer.devices=2", "--trainer.strategy=ddp_fork")
     assert_kept(1)
+
+
+def test_the_last_good_checkpoint_of_a_run_that_fails_is_the_last(zoo: Zoo, own: None) -> None:
+    path = Path("scripted_fails.py")
+    path.write_text(
+        "from lightning.pytorch import Callback\n\n\nclass Fails(Callback):\n"
+        "    def on_train_batch_start(self, trainer, *rest):\n"
+        "        if trainer.current_epoch == 3:\n            raise FloatingPointError('the loss is nan')\n"
+    )
+    fit(zoo, "--trainer.max_epochs=1")
+    result = zoo("fit", "mine.yaml", "--trainer.callbacks+=scripted_fails.Fails")
+    assert_one_line(
+        result, "the loss is nan", "the last good checkpoint is runs/mine/version_1/checkpoints/last.ckpt", started=True
+    )
+    assert torch.load("runs/mine/version_1/checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
 
 
 # When validation runs, and what it logs ---------------------------------------------------------------------------------
@@ -217,3 +235,12 @@ def test_best_of_a_script(tmp_path: Path, when: dict[str, Any], scores: list[flo
     assert len(script.weights) == 4
     assert same(read(tmp_path / "best.ckpt"), script.weights[best])
     assert not any(same(script.weights[i], script.weights[i + 1]) for i in range(3))
+
+
+def test_the_last_is_that_of_every_epoch_whenever_validation_runs(tmp_path: Path) -> None:
+    script = Scores([0.5])
+    trainer = quiet_trainer(script, Last(tmp_path), max_epochs=3, check_val_every_n_epoch=2, limit_train_batches=2)
+    task = PatternTask()
+    trainer.fit(task, datamodule=Patterns())
+    assert len(script.weights) == 1
+    assert same(read(tmp_path / "last.ckpt"), task.state_dict())
