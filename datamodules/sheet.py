@@ -126,7 +126,8 @@ class Column:
         return np.array(places)[words.index]
 
 
-class Words(NamedTuple):
+@dataclass(frozen=True)
+class Words:
     """Texts of a column.
 
     Args:
