@@ -1,6 +1,5 @@
 """Exponential moving average of the weights."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from typing_extensions import override
 
 from callbacks.checks import check_integer
-from callbacks.internals import callbacks_of, is_fitting, set_callbacks
+from callbacks.internals import StateTensors, callbacks_of, is_fitting, set_callbacks
 
 
 class EMA(Callback):
@@ -56,6 +55,7 @@ class EMA(Callback):
         self.average: dict[str, Tensor] = {}  # by state-dict key; empty before the first update
         self._updated_at = 0  # optimizer step of the last update
         self._exchanged = False
+        self._state = StateTensors()
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -76,9 +76,9 @@ class EMA(Callback):
         if step == self._updated_at or step < first or (step - first) % self.every_n_steps:
             return  # also within an accumulation window, where the step does not change
         self._updated_at = step
-        now = _tensors(pl_module)
+        now = self._state.of(pl_module)
         if not self.average:
-            self.average = {name: tensor.clone() for name, tensor in now.items()}
+            self.average = {name: tensor.detach().clone() for name, tensor in now.items()}
             return
         count = (step - first) // self.every_n_steps
         update = get_ema_multi_avg_fn(min(self.decay, (1 + count) / (10 + count)))
@@ -121,7 +121,7 @@ class EMA(Callback):
                     dist.broadcast(
                         self.average[name], 0
                     )  # norms have other statistics on each rank: evaluate with one set
-        for name, tensor in _tensors(module).items():
+        for name, tensor in self._state.of(module).items():
             weights = tensor.clone()
             tensor.copy_(self.average[name])
             self.average[name].copy_(weights)
@@ -148,10 +148,11 @@ class EMA(Callback):
         average, weights = checkpoint["state_dict"], saved["other"]
         if not saved["evaluate"]:
             average, weights = weights, average
-        _load(pl_module, weights)
-        self.average = {
-            name: average[name].to(tensor.device, copy=True) for name, tensor in _tensors(pl_module).items()
-        }
+        tensors = self._state.of(pl_module)
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                tensor.copy_(weights[name])
+        self.average = {name: average[name].to(tensor.device, copy=True) for name, tensor in tensors.items()}
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -160,14 +161,3 @@ class EMA(Callback):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._updated_at = state_dict["updated_at"]
-
-
-def _tensors(module: LightningModule) -> dict[str, Tensor]:
-    """Return the tensors of the state dict, which share the module's memory."""
-    return {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
-
-
-@torch.no_grad()
-def _load(module: LightningModule, state: Mapping[str, Tensor]) -> None:
-    for name, tensor in _tensors(module).items():
-        tensor.copy_(state[name])

@@ -226,3 +226,42 @@ def grad_scale(trainer: Trainer, optimizer: Optimizer) -> Tensor | float:
 def norms(tensors: list[Tensor], p: float, dtype: torch.dtype | None = None) -> list[Tensor]:
     """Return the p-norm of each tensor, computed in few kernels."""
     return list(torch._foreach_norm(tensors, p, dtype=dtype))
+
+
+class StateTensors:
+    """The tensors of a module's state dict, by key; building it takes longer than many an update of them.
+
+    What is kept is where each tensor is found, not the tensor: buffers may be assigned anew at any time, and parameters moved.
+    """
+
+    def __init__(self) -> None:
+        self._module: nn.Module | None = None
+
+    def of(self, module: nn.Module) -> dict[str, Tensor]:
+        """Return the tensors as they are now."""
+        if module is not self._module or any(held.get(name) is not child for held, name, child in self._children):
+            self._look(module)
+        if self._places is None:
+            return _state_tensors(module)
+        return {key: held[name] for key, (held, name) in self._places.items()}
+
+    def _look(self, module: nn.Module) -> None:
+        self._module = module
+        self._children = [(m._modules, name, child) for m in module.modules() for name, child in m._modules.items()]
+        found: dict[str, tuple[dict[str, Any], str]] = {}
+        for prefix, part in module.named_modules(remove_duplicate=False):
+            for held in (part._parameters, part._buffers):
+                found |= {f"{prefix}.{name}".lstrip("."): (held, name) for name in held}
+        wanted = _state_tensors(module)
+        known = all(key in found and _is_same(found[key][0][found[key][1]], wanted[key]) for key in wanted)
+        self._places = (
+            {key: found[key] for key in wanted} if known else None
+        )  # None: the module makes its own state dict
+
+
+def _state_tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
+
+
+def _is_same(tensor: Tensor | None, other: Tensor) -> bool:
+    return tensor is not None and tensor.data_ptr() == other.data_ptr() and tensor.shape == other.shape

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor
 
 import zoo
-from callbacks import EMA
+from callbacks import EMA, internals
 from datamodules import DigitsDataModule
 
 pytestmark = [
@@ -227,3 +227,71 @@ def test_resuming_without_it_is_refused(tmp_path: Path) -> None:
 def test_bad_arguments(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EMA(**arguments)
+
+
+class Counting(PatternTask):
+    """Has a buffer that each step assigns anew, and one that no state dict holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("steps", torch.zeros(2))
+        self.register_buffer("hidden", torch.zeros(2), persistent=False)
+
+    def training_step(self, *args: Any) -> Any:
+        self.steps = self.steps + torch.tensor([1.0, 2.0])
+        return super().training_step(*args)
+
+
+class Renamed(Counting):
+    """Writes a state dict of its own."""
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        state = super().state_dict(*args, **kwargs)
+        return {**state, "steps": 10 * state["steps"]} if not args else state
+
+
+class Replace(Callback):
+    """Replaces the last layer, its parameters or the memory of these before the fourth step."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        layer = pl_module.net[13]
+        if trainer.global_step != 3:
+            return
+        if self.what == "layer":
+            pl_module.net[13] = torch.nn.Linear(layer.in_features, layer.out_features)
+        elif self.what == "parameter":
+            layer.weight = torch.nn.Parameter(layer.weight.detach() + 1)
+        elif self.what == "memory":
+            layer.weight.data = layer.weight.data + 1
+        else:
+            pl_module.freeze(1)
+
+
+@pytest.mark.parametrize("what", ["", "layer", "parameter", "memory", "freeze"])
+def test_the_average_is_that_of_the_tensors_which_the_module_has_now(what: str) -> None:
+    task, _ = fit_patterns(EMA(0.3), *([Replace(what)] if what else []), task=Counting(), epochs=2)
+    expected = by_hand(task.weights, 0.3)
+    assert "hidden" not in expected
+    assert task.weights[-1]["steps"].tolist() == [2 * PATTERN_BATCHES, 4 * PATTERN_BATCHES]
+    for name, value in task.state_dict().items():
+        torch.testing.assert_close(value, expected[name].to(value.dtype), atol=1e-6, rtol=1e-5)
+
+
+def test_a_state_dict_is_built_once_not_at_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    built, original = [], internals._state_tensors
+    monkeypatch.setattr(internals, "_state_tensors", lambda module: built.append(module) or original(module))
+    fit_patterns(EMA(0.3), task=Counting(), epochs=2)
+    assert len(built) == 1
+    fit_patterns(EMA(0.3), Replace("layer"), task=Counting(), epochs=2)
+    assert len(built) == 3
+
+
+def test_a_module_may_write_a_state_dict_of_its_own() -> None:
+    task, average = Renamed(), EMA(0.3, evaluate=False)
+    fit_patterns(average, task=task, epochs=2)
+    expected = by_hand(task.weights, 0.3)
+    assert average.average["steps"].tolist() == pytest.approx(expected["steps"].tolist())
+    assert average.average["steps"][0] > 2 * PATTERN_BATCHES
