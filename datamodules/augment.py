@@ -46,6 +46,11 @@ class Augmentation:
                 f"shift={self.shift} and crop={self.crop} both move the image (a padded crop is a shift): give one of them"
             )
 
+    @property
+    def active(self) -> bool:
+        """Whether anything is switched on."""
+        return bool(self.shift or self.crop or self.flip or self.cutout)
+
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator) -> dict[str, Tensor]:
         """Draw the parameters for ``count`` images of ``size`` (H, W), on the CPU so that they are the same for every device.
 

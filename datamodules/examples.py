@@ -92,9 +92,9 @@ class Examples(Dataset):
 
     def __getitems__(self, indices: list[int]) -> tuple[Any, ...]:
         index = torch.tensor(indices)
-        counts = index >= 0
-        batch = self.batch(index.clamp(min=0))
-        return batch if counts.all() else (*batch, counts.float())
+        if min(indices) >= 0:
+            return self.batch(index)
+        return (*self.batch(index.clamp(min=0)), (index >= 0).float())
 
     def batch(self, index: Tensor) -> tuple[Any, Any]:
         """Return the inputs and targets at the indices ``(B,)``."""

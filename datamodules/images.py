@@ -170,7 +170,7 @@ class ImageDataModule(DataModule):
         images, *rest = batch
         assert self.trainer is not None
         training = self.trainer.training
-        x = (self._augmented(images) if training else images).float().div_(255)
+        x = (self._augmented(images) if training and self.augmentation.active else images).float().div_(255)
         if training and (self.mixup or self.cutmix):
             x, rest[0] = self._mixed(x, rest[0])
         return (in_precision(self.trainer, x), *rest)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from kit import quiet_trainer
 from torch import Tensor
 
-from datamodules import Augmentation
+from datamodules import Augmentation, DigitsDataModule
 
 
 def images(count: int = 6, channels: int = 3, height: int = 7, width: int = 9) -> Tensor:
@@ -121,3 +122,23 @@ def test_a_shift_moves_by_whole_pixels_and_fills_with_zeros() -> None:
 def test_bad_arguments(kwargs: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Augmentation(**kwargs)
+
+
+@pytest.mark.parametrize("name", ["shift", "crop", "flip", "cutout"])
+def test_it_is_active_where_anything_is_switched_on(name: str) -> None:
+    assert Augmentation(**{name: 1}).active
+    assert not Augmentation().active
+
+
+def test_training_batches_without_augmentation_draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draw costs more than the batch of a small dataset."""
+    draws: list[int] = []
+    monkeypatch.setattr(Augmentation, "draw", lambda self, count, size, generator: draws.append(count) or {})
+    for flip in (False, True):
+        data = DigitsDataModule(flip=flip)
+        data.trainer = quiet_trainer()
+        data.trainer.training = True
+        data.setup("fit")
+        x, _ = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+        assert (x.shape, x.dtype) == ((64, 1, 8, 8), torch.float32)
+    assert draws == [64]
