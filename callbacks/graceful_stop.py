@@ -103,7 +103,7 @@ class GracefulStop(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if can_resume_after_batch(trainer):
+        if (self._signum is not None or trainer.world_size > 1) and can_resume_after_batch(trainer):
             self._save_if_signaled(trainer)
 
     @override

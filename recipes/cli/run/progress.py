@@ -36,7 +36,9 @@ class StartDetector(Callback):
         return bool(self._started)
 
     def _start(self, trainer: Trainer) -> None:
-        if not self._begun and is_fitting(trainer):  # each process for itself
+        if self._begun:
+            return
+        if is_fitting(trainer):  # each process for itself
             self._on_first_batch()
         self._begun = True
         self._started.fill_(True)

@@ -37,6 +37,7 @@ from recipes.cli.run.folder import (
     create_run,
     is_main_process,
 )
+from recipes.cli.run.hooks import NoProfiler, leave_out_empty_hooks, look_for_cuda_once
 from recipes.cli.run.internals import attach_loggers, forks, return_progress
 from recipes.cli.run.loggers import MetricsLogger, RowCount
 from recipes.cli.run.options import OPTIONS_OF, Options
@@ -52,6 +53,7 @@ def train_or_evaluate(options: Options, console: Console) -> int:
         Crash: Training failed after it had begun; the cause is the failure.
         Exception: Parsing, building or setup failed.
     """
+    look_for_cuda_once()
     checkpoint = load(options.checkpoint) if options.checkpoint else None
     fast = fast_options() if options.fast else []
     if options.fast and not fast:
@@ -189,14 +191,18 @@ class Session:
         saves = self.options.verb == "fit" and self.run is not None and given.get("enable_checkpointing") is not False
         ours = self._callbacks(saves, bars=given.get("enable_progress_bar") is not False)
         kinds = tuple(type(callback) for callback in users)
+        ours = [callback for callback in ours if type(callback) not in kinds]
+        public = [callback for callback in users if type(callback).__module__.startswith("callbacks.")]
+        leave_out_empty_hooks([self.detector, *ours, *public])
         return Trainer(
             **{
                 **given,
+                "profiler": given.get("profiler") or NoProfiler(),
                 "enable_checkpointing": saves,
                 "enable_progress_bar": any(isinstance(callback, ProgressBar) for callback in [*users, *ours]),
                 "enable_model_summary": bool(given.get("enable_model_summary")),
             },
-            callbacks=[self.detector, *users, *(c for c in ours if type(c) not in kinds)],
+            callbacks=[self.detector, *users, *ours],
             plugins=plugins,
             logger=self._loggers[:1] if self.resumed_at is not None else self._loggers,
             default_root_dir=self.run.folder if self.run else None,
