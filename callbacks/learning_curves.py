@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
@@ -125,11 +126,15 @@ class LearningCurves(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"curves": {name: [list(xs), list(ys)] for name, (xs, ys) in self.curves.items()}}
+        # tensors: a checkpoint is saved object by object, and every number of a list is one
+        return {"curves": {name: torch.tensor(points, dtype=torch.float64) for name, points in self.curves.items()}}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.curves = {name: (list(xs), list(ys)) for name, (xs, ys) in state_dict["curves"].items()}
+        self.curves = {
+            name: tuple(torch.as_tensor(points, dtype=torch.float64).tolist())
+            for name, points in state_dict["curves"].items()
+        }
 
     def _now(self, trainer: Trainer) -> float:
         if self.unit == "epoch":

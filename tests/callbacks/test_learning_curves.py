@@ -1,5 +1,6 @@
 """What is recorded, to the value and the moment; what a resume keeps; and what the picture shows."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -331,3 +332,18 @@ def test_names_are_drawn_as_they_are_or_escaped(tmp_path: Path) -> None:
     curves = {"val/猫_$x_{1$": ([1.0], [1.0]), "val/ä": ([1.0], [2.0])}
     draw(curves, tmp_path / "x.png", title="猫$", monitor="val/ä", mode="min")  # warnings are errors
     assert (tmp_path / "x.png").exists()
+
+
+def test_curves_are_tensors_in_a_checkpoint_and_lists_of_an_older_one_are_read() -> None:
+    values = ([0.1, 0.2], [1 / 3, math.nan])
+    saved, resumed, older = LearningCurves(), LearningCurves(), LearningCurves()
+    saved.curves = {"val/loss": values}
+    state = saved.state_dict()
+    assert {name: (points.dtype, points.shape) for name, points in state["curves"].items()} == {
+        "val/loss": (torch.float64, (2, 2))
+    }
+    resumed.load_state_dict(state)
+    older.load_state_dict({"curves": {"val/loss": [list(part) for part in values]}})
+    for curves in (resumed, older):
+        curves._add(0.3, {"val/loss": 2.0})
+        assert repr(curves.curves) == repr({"val/loss": ([0.1, 0.2, 0.3], [1 / 3, math.nan, 2.0])})

@@ -1,9 +1,11 @@
 """Checkpoints: written so that the previous one survives a failure, read so that no file can run code."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -12,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
 from recipes.cli.errors import MachineError, UserError, disk_full
+from recipes.cli.run.folder import LAST
 from recipes.cli.run.internals import save_after_validation
 from zoo.pretrained.files import read_checkpoint
 from zoo.writing import replacing
@@ -27,11 +30,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        path = Path(path)
+        with self._replacing(Path(path)) as file:
+            torch.save(checkpoint, file)
+
+    def copy_checkpoint(self, source: Path, path: Path) -> bool:
+        """Save a copy of a checkpoint file, as safely; return whether there is such a file.
+
+        No hard link: whoever then changes one of the two files in place would change both.
+        """
+        if not source.is_file():
+            return False
+        with source.open("rb") as checkpoint, self._replacing(path) as file:
+            shutil.copyfileobj(checkpoint, file, 2**20)
+        return True
+
+    @contextlib.contextmanager
+    def _replacing(self, path: Path) -> Iterator[IO[bytes]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with replacing(path) as temporary, temporary.open("wb") as file:
-                torch.save(checkpoint, file)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
         except BaseException as error:
@@ -53,9 +71,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class Best(ModelCheckpoint):
     """Keep the checkpoint with the best value of a metric as ``best.ckpt``; the run folder may be moved before a resume."""
 
+    on_train_batch_end = None  # type: ignore[assignment]  # saves after epochs alone: the trainer skips a hook that is None
+
     def __init__(self, folder: Path, monitor: str, mode: str) -> None:
         super().__init__(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
         self._validated = False
+        self._saved_at: int | None = None  # optimizer step of the last epoch's end at which it saved
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -72,7 +93,14 @@ class Best(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # without validation there is no best one; a metric that is still missing after validation is an error in super()
         if self._validated or self.monitor in trainer.callback_metrics:
+            before = self.current_score  # a new tensor for each new best
             super().on_train_epoch_end(trainer, pl_module)
+            if self.current_score is not before:
+                self._saved_at = trainer.global_step
+
+    def saved_now(self, trainer: Trainer) -> bool:
+        """Return whether it has saved at this end of an epoch: what is saved next is the same."""
+        return self._saved_at == trainer.global_step
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -87,10 +115,32 @@ class Best(ModelCheckpoint):
 
 
 class Last(ModelCheckpoint):
-    """Save ``last.ckpt`` after every epoch; Lightning's ``save_last`` saves only when there is a new best."""
+    """Save ``last.ckpt`` after every epoch; Lightning's ``save_last`` saves only when there is a new best.
+
+    Where :class:`Best`, which comes before, has just saved, its file is copied.
+    """
+
+    on_train_batch_end = None  # type: ignore[assignment]  # as of Best
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True)
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        best = next((c for c in trainer.checkpoint_callbacks if isinstance(c, Best)), None)
+        if best is None or not best.saved_now(trainer) or not self._copied(trainer, Path(best.best_model_path)):
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def _copied(self, trainer: Trainer, source: Path) -> bool:
+        """Copy a checkpoint unless it is saved otherwise, by a user's plugin or as a folder of several processes."""
+        plugin = trainer.strategy.checkpoint_io
+        if not isinstance(plugin, AtomicCheckpointIO):
+            return False
+        path = Path(str(self.dirpath), LAST)
+        copied = trainer.strategy.broadcast(trainer.is_global_zero and plugin.copy_checkpoint(source, path))
+        if copied:
+            self.best_model_path = str(path)
+        return copied
 
     @override
     def state_dict(self) -> dict[str, Any]:
