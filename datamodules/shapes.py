@@ -121,7 +121,7 @@ def draw(count: int, size: int, most: int, noise: float, rng: np.random.Generato
         some = slice(start, start + _AT_ONCE)
         there = number[some, None] > np.arange(most)  # (n, M)
         inside = np.zeros((*there.shape, size, size), bool)
-        inside[there] = _inside(*(values[some][there] for values in (kind, center, radius, angle)), size)
+        inside[there] = _inside(kind[some][there], center[some][there], radius[some][there], angle[some][there], size)
         top = np.full((len(there), size, size), -1, np.int8)  # the last shape that covers a pixel
         for k in range(most):
             top[inside[:, k]] = k
@@ -208,4 +208,4 @@ def _captions(
         relation = words[0] if (right if abs(right) >= abs(down) else down) > 0 else words[1]
         return f"{name_of(i, first[i])} {relation} {name_of(i, second[i])}"
 
-    return [caption(i) for i in rows]
+    return [caption(i) for i in range(len(top))]
