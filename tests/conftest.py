@@ -57,6 +57,14 @@ def _isolation(_wandb_folders: None) -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, dict[str, bytes]]]:
+    """The repositories of a running hub."""
+    from hub_kit import serve
+
+    yield from serve(tmp_path, monkeypatch)
+
+
 def _refuse_remote(host: Any) -> None:
     name = host.decode() if isinstance(host, bytes) else host
     if isinstance(name, str) and name not in _LOCAL and not name.startswith(("127.", "::ffff:127.")):

@@ -18,7 +18,7 @@ MAY_IMPORT = {"zoo": set(), "datamodules": set(), "callbacks": set(), "recipes":
 LIGHT = {"arguments", "spelling", "version", "writing"}
 NETS = {*LIGHT, "internals", "registry", "blocks"}
 MODEL = {*NETS, "pretrained"}
-CREATE = {*MODEL, "model"}
+CREATE = {*MODEL, "model", "backbones"}
 TASKS = {*CREATE, "create", "losses", "metrics", "optim", "drawing"}
 FAMILIES = {"linear", "cnn", "segmentation", "autoencoder", "gan", "transformer"}
 ROOMS: dict[str, set[str]] = {
@@ -30,6 +30,7 @@ ROOMS: dict[str, set[str]] = {
     "optim": NETS - {"registry"},
     "drawing": set(),
     "pretrained": {*LIGHT, "internals"},
+    "backbones": MODEL,
     "model": MODEL,
     "create": CREATE,
     "exports": CREATE,

@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo import backbones
+from zoo.backbones import Backbone
 from zoo.blocks.skeleton import at_most, skeleton
 from zoo.internals import tree_leaves
 from zoo.model import Model
 from zoo.pretrained.report import LoadReport, compare, load_weights, put, tied
 from zoo.pretrained.schema import check_hyperparameters, check_standardization
-from zoo.pretrained.sources import Weights, find, read_saved, torchvision_name
-from zoo.registry import Entry, arguments_of, check_arguments, get, name_of, sources_of
+from zoo.pretrained.sources import Weights, read_saved
+from zoo.registry import Entry, arguments_of, check_arguments, get, is_registered_net, name_of, sources_of
 
 _BUILD = "the model cannot be built: "
 AUXILIARY = ("net.aux1.", "net.aux2.")  # heads for training only: a net may be built without those the file has
@@ -33,10 +35,11 @@ def create_model(name: str, /, weights: str | Path | None = None, **kwargs: Any)
     ``model.load_report`` lists what became of each tensor.
 
     Args:
-        name: One of :func:`zoo.list_models`.
-        weights: "imagenet" (torchvision's default for the model) or another of torchvision's names ("IMAGENET1K_V1"); a bundled
-            name; a folder that ``save_pretrained`` wrote; a checkpoint (.ckpt) or a file of tensors (.pt, .pth, .safetensors);
-            "owner/name" on the Hugging Face hub. `zoo models NAME` lists the names.
+        name: One of :func:`zoo.list_models`; or a net of another library or of your own, which :class:`zoo.ClassificationTask`
+            takes by name: "timm/resnet18", "torchvision/efficientnet_b0", "hf/OWNER/NAME", "package.module.Class".
+        weights: "pretrained", what torchvision or timm has for the net by default ("imagenet" is the same), or another of its
+            names ("IMAGENET1K_V1", "a1_in1k"); a bundled name; a folder that ``save_pretrained`` wrote; a checkpoint (.ckpt) or a
+            file of tensors (.pt, .pth, .safetensors); "owner/name" on the Hugging Face hub. `zoo models NAME` lists the names.
         kwargs: Arguments of the model's class; they win over the preset and over those of the weights.
 
     Returns:
@@ -55,14 +58,18 @@ def create_model(name: str, /, weights: str | Path | None = None, **kwargs: Any)
         return entry.cls(**arguments)
     _check_init(arguments, str(weights))
     source: str | Weights = str(weights)
-    if torchvision_name(str(weights), name) is None:  # else it is downloaded once the arguments are known to be good
-        source = find(str(weights), name)
+    if entry.preset.get("net") == name and backbones.published(str(weights), name):
+        arguments = {"num_classes": backbones.num_classes(name), **arguments}
+    if not backbones.published(str(weights), name):  # else it is downloaded once the arguments are known to be good
+        source = backbones.find(str(weights), name)
         arguments = {**stored_arguments(source, entry), **kwargs}
         with _naming(source.origin, _BUILD, Exception), at_most([*source.net.values(), *source.rest.values()]):
             module = _without_weights(entry.cls, arguments)
     else:
         module = _without_weights(entry.cls, arguments)
     use_weights(module, source, name)
+    if kwargs.get("preprocessing") is not None:
+        module.set_preprocessing(kwargs["preprocessing"])
     return module.eval()
 
 
@@ -97,7 +104,8 @@ def load(
         entry = get(saved.model)
     cls: type[Model] = entry.cls
     check_arguments(cls, overrides)
-    hparams = _checked(cls, saved.hparams, saved.path, overrides)
+    named = {"net": saved.model} if entry.preset == {"net": saved.model} else {}
+    hparams = _checked(cls, {**named, **saved.hparams}, saved.path, overrides)
     check_standardization(saved.state, cls.statistics, saved.path)
     sources = sources_of(cls)
     arguments = {**{k: v for k, v in entry.preset.items() if k not in sources}, **hparams, **overrides}
@@ -120,9 +128,15 @@ def load(
 
 
 def _checked(
-    cls: type[Model], hparams: Mapping[str, Any], file: object, overrides: Collection[str] = ()
+    cls: type[Model],
+    hparams: Mapping[str, Any],
+    file: object,
+    overrides: Collection[str] = (),
+    trusted: str | None = None,
 ) -> dict[str, Any]:
     """Return the hyperparameters of a file that may be used: arguments of the class, of their types, that open and import nothing.
+
+    ``trusted`` is a net that the user named.
 
     Raises:
         ValueError: They are not.
@@ -138,6 +152,13 @@ def _checked(
     if "." in optimizer and "optimizer" not in overrides:
         raise ValueError(
             f"{file} asks for the optimizer {optimizer!r} to be imported, which load never does: pass optimizer=..."
+        )
+    if not isinstance(net := hparams.get("net", ""), str):
+        raise ValueError(f"{file}: net must be a name, got {net!r}")  # noqa: TRY004 (it is the file's content)
+    if backbones.is_dotted(net) and "net" not in overrides and not is_registered_net(cls, net) and net != trusted:
+        raise ValueError(
+            f"{file} asks for the net {net!r} to be imported, which load never does: pass net={net!r} if you trust it, or "
+            f"zoo.register('my_net', zoo.{cls.__name__}, net={net!r})"
         )
     with _naming(file):
         check_arguments(cls, hparams)
@@ -176,12 +197,15 @@ def use_weights(module: Model, weights: str | Weights, name: str | None = None) 
     """
     if isinstance(weights, str):
         _check_init(module.hparams, weights)
-        weights = find(weights, name or name_of(module))
+        weights = backbones.find(weights, name or name_of(module), module.net)
     source = weights
     check_standardization(source.rest, type(module).statistics, source.origin)
     own = module.state_dict()
     wanted = {k: t for k, t in own.items() if k.startswith("net.")}
-    state = {f"net.{k}": t for k, t in _unwrapped(source.net, module.net.state_dict()).items()}
+    state = {
+        f"net.{k}": t
+        for k, t in _unwrapped(source.net, module.net.state_dict(), isinstance(module.net, Backbone)).items()
+    }
     report, taken = compare(wanted, state, tied(module))
     head = f"net.{_last_layer(module.net)}"
     classes = tuple(s[f"{head}.weight"].shape[0] if f"{head}.weight" in s else None for s in (state, wanted))
@@ -220,6 +244,11 @@ def use_weights(module: Model, weights: str | Weights, name: str | None = None) 
     if channels is not None and len(shape := data.get("input_shape") or []) == 3:
         data["input_shape"] = [channels, *shape[1:]]
     module.describe_data(data)
+    if source.preprocessing is not None:
+        said = dict(source.preprocessing)
+        if channels is not None and len(said["mean"]) not in (1, channels):  # one number for whatever channels come
+            said |= {key: [sum(said[key]) / len(said[key])] for key in ("mean", "std")}
+        module.set_preprocessing(said)
     with _naming(source.origin):
         module.check_description()
     module.load_report = report
@@ -242,7 +271,7 @@ def stored_arguments(source: Weights, entry: Entry) -> dict[str, Any]:
         if source.model is not None and get(source.model).cls is cls:
             left_out = {*cls.training_arguments, *cls.training_buffers}
             stored = {k: v for k, v in (source.hparams or {}).items() if k in arguments_of(cls) and k not in left_out}
-    stored = _checked(cls, stored, source.origin)
+    stored = _checked(cls, stored, source.origin, trusted=entry.preset.get("net"))
     return {**entry.preset, **stored} if source.model == entry.name else {**stored, **entry.preset}
 
 
@@ -294,13 +323,18 @@ def _last_layer(net: nn.Module) -> str:
     return names[-1] if names else ""
 
 
-def _unwrapped(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names without a common prefix: "net." or "model." of a task, "module." of DDP, "_orig_mod." of a compiled net."""
+def _unwrapped(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], wrapped: bool) -> dict[str, Tensor]:
+    """Names without a common prefix: "net." or "model." of a task, "module." of DDP, "_orig_mod." of a compiled net.
+
+    A net that is ``wrapped`` has those of another library behind "model.".
+    """
     state = dict(state)
     while not state.keys() & wanted.keys() and len({key.partition(".")[0] for key in state}) == 1:
         if any("." not in key for key in state):  # a name alone has no prefix
             break
         state = {key.partition(".")[2]: t for key, t in state.items()}
+    if wrapped and not state.keys() & wanted.keys():
+        state = {f"model.{key}": t for key, t in state.items()}
     return state
 
 

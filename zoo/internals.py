@@ -3,9 +3,11 @@
 Everything that may change with a new version of them is here, and nowhere else in ``zoo``.
 """
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from typing import Any
 
+import jsonargparse._parameter_resolvers
 import torch
 import torch.fx.experimental._config
 from lightning.pytorch import LightningModule, Trainer
@@ -28,6 +30,7 @@ __all__ = [
     "default_generator",
     "grad_scaler",
     "has_trainer",
+    "hide_arguments",
     "is_fitting",
     "is_last_of_window",
     "own_tensors",
@@ -38,6 +41,14 @@ __all__ = [
     "tree_map",
     "unscale_before_step",
 ]
+
+
+def hide_arguments(cls: type, names: Collection[str]) -> None:
+    """Keep arguments that a class would hand to its parent, and has no use for, off the command line."""
+    ignored: Any = jsonargparse._parameter_resolvers.ignore_params
+    parts = cls.__module__.split(".")
+    for depth in range(1, len(parts) + 1):  # it may be known by the name of any package that shows it
+        ignored[f"{'.'.join(parts[:depth])}.{cls.__qualname__}.__init__"] = set(names)
 
 
 def has_trainer(module: LightningModule) -> bool:

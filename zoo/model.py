@@ -1,7 +1,9 @@
 """What one uses of a model, however it was trained: its net, its input, freezing, and folders to save it in."""
 
 import inspect
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
+from contextvars import ContextVar
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
@@ -14,17 +16,32 @@ from torch import Tensor, nn
 from zoo.arguments import check_types
 from zoo.blocks.layers import layer_groups, modules_of, parameters_of
 from zoo.blocks.modes import evaluating
-from zoo.internals import tree_map
+from zoo.internals import hide_arguments, tree_map
 from zoo.pretrained import hub
 from zoo.pretrained.folder import save_folder
 from zoo.pretrained.report import LoadReport
-from zoo.registry import name_of, signature_of
+from zoo.registry import OF_NAMED_NET, name_of, signature_of
 from zoo.spelling import suggest
 from zoo.version import zoo_version
 
 TOKENS = (torch.int16, torch.int32, torch.int64, torch.bool)  # types that are never standardized
 Reads = Literal["image", "row", "text", "series", "nothing"]
 Makes = Literal["label", "number", "mask", "image", "row", "text", "series", "episode"]
+INTERPOLATIONS = (
+    "bilinear",
+    "bicubic",
+    "nearest",
+    "lanczos",
+    "random",
+)  # "random": timm's word for either of the first two
+PREPROCESSING = ("mean", "std", "size", "interpolation", "crop")
+_given: ContextVar[Collection[str] | None] = ContextVar("given", default=None)  # while a checkpoint's class is built
+
+
+def comes_from_file(argument: str) -> bool:
+    """Return whether the value of a constructor's argument is that of a checkpoint which ``load_from_checkpoint`` reads."""
+    given = _given.get()
+    return given is not None and argument not in given
 
 
 def real_device() -> torch.device:
@@ -64,6 +81,7 @@ class Model(LightningModule):
         class_names: Names of the classes, None where the data have none.
         input_shape: Shape of one example, without the batch; None before any data were seen.
         preparation: How the datamodule turned files into input, as plain data.
+        preprocessing: How images must be prepared for the net, see :meth:`set_preprocessing`; None where nobody said so.
         load_report: What became of every tensor when weights were loaded; None for fresh weights.
         trained_parts: Names of the submodules and parameters that are trained, "net" first. All of them are in the optimizer, in
             the layer groups and in ``weights=``. A part that is only kept (a target net) is not in it and requires no gradient.
@@ -71,6 +89,7 @@ class Model(LightningModule):
         standardize_axis: Axis of the input along which ``mean`` and ``std`` lie: 1 for channels ``(B, C, ...)`` and columns
             ``(B, D)``, -1 for series ``(B, T, D)``.
         statistics: Names of the buffers of a mean and a deviation, in pairs.
+        filled_arguments: Hyperparameters that the model completes by itself: a checkpoint has more of them than was given.
         training_arguments: Hyperparameters of the training (optimizer, learning rate): ``weights=`` brings all others along.
         training_buffers: Buffers that describe the training data (class weights), and hyperparameters of the same name:
             ``weights=`` leaves them alone.
@@ -88,12 +107,14 @@ class Model(LightningModule):
     class_names: list[str] | None = None
     input_shape: tuple[int, ...] | None = None
     preparation: dict[str, Any] | None = None
+    preprocessing: dict[str, Any] | None = None
     load_report: LoadReport | None = None
     trained_parts: tuple[str, ...] = ("net",)
     standardize_axis: ClassVar[int] = 1
     statistics: ClassVar[tuple[tuple[str, str], ...]] = (("mean", "std"),)
     training_arguments: ClassVar[tuple[str, ...]] = ()
     training_buffers: ClassVar[tuple[str, ...]] = ()
+    filled_arguments: ClassVar[tuple[str, ...]] = ()
     weight_sources: ClassVar[tuple[str, ...]] = ("weights",)
     other_sources: ClassVar[tuple[str, ...]] = ()
     sample_options: tuple[str, ...] = ()
@@ -118,12 +139,18 @@ class Model(LightningModule):
             p.replace(annotation=Any) if p.kind is p.VAR_KEYWORD else p for p in signature.parameters.values()
         ]
         vars(init)["__signature__"] = signature.replace(parameters=parameters)
+        hide_arguments(cls, set(OF_NAMED_NET) - cls.__signature__.parameters.keys())
 
     def __new__(cls, /, *args: Any, **kwargs: Any) -> Self:
         """Check the types of the arguments, before a net is built from them."""
         if signature := getattr(cls, "__signature__", None):
             check_types(signature, args, kwargs)
         return super().__new__(cls)
+
+    @property
+    def net_by_name(self) -> str | None:
+        """Name of the net, of a model that builds it by its name; None for others."""
+        return None
 
     # Capabilities ---------------------------------------------------------------------------------------------------
 
@@ -266,6 +293,46 @@ class Model(LightningModule):
         self._standardized = True
         return self
 
+    def set_preprocessing(self, preprocessing: Mapping[str, Any]) -> Self:
+        """Set how images must be prepared for the net, as for weights that were trained elsewhere.
+
+        Args:
+            preprocessing: Any of ``mean`` and ``std``, see :meth:`set_standardization`; ``size``, the side of the images in pixels;
+                ``interpolation``, "bilinear" or "bicubic"; ``crop``, the share of the center square's side that is kept. The last
+                three say how ``zoo predict`` reads files, until the model is fitted to data; a fit on other images says so.
+
+        Raises:
+            ValueError: Another entry, or a value out of its range.
+        """
+        given = {key: value for key, value in preprocessing.items() if value is not None}
+        if unknown := [key for key in given if key not in PREPROCESSING]:
+            raise ValueError(
+                f"preprocessing has no {unknown[0]!r}{suggest(unknown[0], PREPROCESSING)}; give any of {PREPROCESSING}"
+            )
+        if ("mean" in given) != ("std" in given):
+            raise ValueError(f"preprocessing must give mean and std together, got {given}")
+        size, crop = given.get("size", 1), given.get("crop", 1.0)
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"preprocessing: size must be a number of pixels, 1 or more, got {size!r}")
+        if isinstance(crop, bool) or not isinstance(crop, int | float) or not 0 < crop <= 1:
+            raise ValueError(f"preprocessing: crop must be a share in (0, 1], got {crop!r}")
+        if given.get("interpolation", "bilinear") not in INTERPOLATIONS:
+            raise ValueError(
+                f"preprocessing: interpolation must be one of {INTERPOLATIONS}, got {given['interpolation']!r}"
+            )
+        if "mean" in given:
+            self.set_standardization(given["mean"], given["std"])
+        channels = getattr(self.net, "in_channels", None)
+        if "size" in given and channels is not None:
+            self.input_shape = (channels, size, size)
+        files = {"center": given.get("crop"), "interpolation": given.get("interpolation")}
+        self.preparation = {
+            **(self.preparation or {}),
+            **{key: value for key, value in files.items() if value is not None},
+        }
+        self.preprocessing = {**(self.preprocessing or {}), **given}
+        return self
+
     def _set_statistics(self, names: tuple[str, str], mean: Tensor, std: Tensor) -> None:
         """Set the buffers of a mean and a deviation, in float64 only where float32 cannot hold them."""
         exact = not held_by_float32(mean, std)
@@ -342,7 +409,7 @@ class Model(LightningModule):
     @property
     def standardized(self) -> bool:
         """Whether ``mean`` and ``std`` are known: set, copied from data, or loaded."""
-        return self._standardized
+        return self._standardized or bool((self.mean != 0).any() or (self.std != 1).any())
 
     @property
     def _channels_last(self) -> bool:
@@ -374,7 +441,8 @@ class Model(LightningModule):
         self._check_precision()
 
     def _take_from(self, data: Any) -> None:
-        if not self._standardized and getattr(data, "mean", None) is not None:
+        self._compare_preprocessing(data)
+        if not self.standardized and getattr(data, "mean", None) is not None:
             self.set_standardization(data.mean, data.std)
         if getattr(data, "class_names", None) is not None:
             self.class_names = [str(name) for name in data.class_names]
@@ -382,6 +450,19 @@ class Model(LightningModule):
         if getattr(data, "input_shape", None) is not None:
             self.input_shape = tuple(int(n) for n in data.input_shape)
             self.try_example()
+
+    def _compare_preprocessing(self, data: Any) -> None:
+        """Tell of images that are prepared otherwise than those that the net was trained on."""
+        wanted, shape = self.preprocessing or {}, getattr(data, "input_shape", None)
+        interpolation = (getattr(data, "preparation", None) or {}).get("interpolation")
+        here = {"size": shape[-1] if shape and len(shape) == 3 else None, "interpolation": interpolation}
+        if differ := [key for key, value in here.items() if value is not None and wanted.get(key) not in (None, value)]:
+            there = ", ".join(f"{key} {wanted[key]}" for key in differ)
+            warnings.warn(
+                f"the net was trained on images of {there}, the data have {', '.join(f'{key} {here[key]}' for key in differ)}: set "
+                f"{' and '.join(f'{key}={wanted[key]}' for key in differ)} of {type(data).__name__} unless it is meant",
+                stacklevel=2,
+            )
 
     def try_example(self) -> None:
         """Run one example of zeros, so that an input shape that the net cannot take is found before any work is done.
@@ -562,6 +643,18 @@ class Model(LightningModule):
         self._standardized = self._standardized or prefix + "mean" in state_dict
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]
+        """Rebuild a model from a checkpoint, as Lightning does; nothing that the file names is imported (an optimizer, a net).
+
+        See ``LightningModule.load_from_checkpoint``; :func:`zoo.load` needs no class and checks more.
+        """
+        token = _given.set(frozenset(kwargs))
+        try:
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        finally:
+            _given.reset(token)
+
     def save_pretrained(self, folder: str | Path, training: Mapping[str, Any] | None = None) -> Path:
         """Write a folder that :func:`zoo.load` reads: ``config.json``, ``model.safetensors`` and ``README.md`` (a model card).
 
@@ -580,7 +673,7 @@ class Model(LightningModule):
                 rebuild it from the folder.
         """
         cls, name = type(self), name_of(self)
-        if "net" in self.hparams:
+        if "net" in self.hparams and self.net_by_name is None:
             raise ValueError(
                 f"the net, a {self.hparams['net']}, was given from outside, so nobody could rebuild it from a folder: keep a "
                 "checkpoint (trainer.save_checkpoint) for load_from_checkpoint(path, net=net), or register a class that builds it"

@@ -1,6 +1,7 @@
 """The registry: a name for a LightningModule class and a preset of its arguments."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -19,6 +20,13 @@ class Entry:
 
 
 _ENTRIES: dict[str, Entry] = {}
+_BY_NET: list[type] = []  # the class that takes a net by name
+OF_NAMED_NET = (
+    "net",
+    "net_args",
+    "in_channels",
+    "preprocessing",
+)  # its arguments that are of the net; a family has its own
 _find_more: list[Callable[[], None]] = []
 
 
@@ -60,14 +68,26 @@ def register(name: str, cls: type, /, **preset: Any) -> None:
     _ENTRIES[name] = entry
 
 
+def register_by_net(cls: type) -> None:
+    """Register the class that makes a model of a net by name, see :mod:`zoo.backbones`: it has an argument ``net``."""
+    _BY_NET[:] = [cls]
+
+
+def is_registered_net(cls: type, net: Any) -> bool:
+    """Return whether somebody registered a model of this class with this net: then its class may be imported for a file."""
+    return any(entry.cls is cls and entry.preset.get("net") == net for entry in _ENTRIES.values())
+
+
 def get(name: str) -> Entry:
-    """Return the entry of a registered name.
+    """Return the entry of a registered name, or of a net by name ("timm/resnet18", "my_nets.MyNet").
 
     Raises:
         ValueError: Unknown name; the message suggests the closest.
     """
     if name not in _ENTRIES:
         _complete()
+    if name not in _ENTRIES and re.fullmatch(r"(timm|torchvision|hf|zoo)/.+|[^/\s]+\.[^/\s]+", name):
+        return Entry(name, _BY_NET[0], {"net": name})
     if name not in _ENTRIES:
         raise ValueError(f"unknown model {name!r}{suggest(name, _ENTRIES)}; `zoo models` lists all {len(_ENTRIES)}")
     return _ENTRIES[name]
@@ -88,6 +108,10 @@ def list_models(pattern: str = "*") -> list[str]:
 def name_of(module: Any) -> str | None:
     """Return the registered name by which a module can be rebuilt from its hyperparameters; None if its class has none."""
     entries = [entry for entry in _ENTRIES.values() if entry.cls is type(module)]
+    if type(module) in _BY_NET:  # a net from outside has no name
+        entries = [e for e in entries if all(module.hparams.get(k) == v for k, v in e.preset.items())]
+        named = module.net_by_name
+        entries += [] if entries or named is None else [Entry(named, type(module), {"net": named})]
     # the longest preset that agrees with the module; any of its class is enough to rebuild it
     wrong = {e.name: sum(module.hparams.get(k) != v for k, v in e.preset.items()) for e in entries}
     entries.sort(key=lambda entry: (wrong[entry.name], -len(entry.preset)))
@@ -128,7 +152,8 @@ def signature_of(cls: type) -> inspect.Signature:
         parameters |= {p.name: p.replace(kind=p.KEYWORD_ONLY) for p in named}
         rest = [p for p in theirs if p.kind is p.VAR_KEYWORD]
     if not takes_net:  # a family builds its net itself
-        parameters.pop("net", None)
+        for name in set(OF_NAMED_NET) - {p.name for p in own}:
+            parameters.pop(name, None)
     return inspect.Signature([*parameters.values(), *rest])
 
 

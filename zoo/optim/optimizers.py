@@ -90,8 +90,9 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return the named parameter groups of a net.
 
-    Norms, biases (parameters of one dimension or none) and embeddings, tied ones included, get no weight decay unless
-    ``decay_norm_and_bias`` is set. A tied parameter is in the group of the last layer that has it.
+    Norms, biases (parameters of one dimension or none), embeddings, tied ones included, and what a module names in its
+    ``no_weight_decay()`` (timm's position embeddings) get no weight decay unless ``decay_norm_and_bias`` is set. A tied
+    parameter is in the group of the last layer that has it.
 
     Args:
         net: Net whose parameters are grouped, frozen ones included.
@@ -106,14 +107,9 @@ def parameter_groups(
         from the input to the head: "0/decay", "0/no_decay", "1/decay" ..., each with its ``lr``.
     """
     parts = {"": net, **(others or {})}
-    embeddings = {
-        id(p)
-        for part in parts.values()
-        if isinstance(part, nn.Module)
-        for module in part.modules()
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
-        for p in module.parameters()
-    }
+    modules = [module for part in parts.values() if isinstance(part, nn.Module) for module in part.modules()]
+    embeddings = {id(p) for m in modules if isinstance(m, nn.Embedding | nn.EmbeddingBag) for p in m.parameters()}
+    embeddings |= {id(p) for module in modules for p in _without_decay(module)}
     extra = [list(p.parameters()) if isinstance(p, nn.Module) else [p] for p in (others or {}).values()]
     if layer_decay == 1:
         everything = _unique([list(net.parameters()), *extra])
@@ -125,6 +121,13 @@ def parameter_groups(
         groups = _by_decay(f"{i}/", parameters, weight_decay, decay_norm_and_bias, embeddings)
         named += [{**group, "lr": rate} for group in groups if group["params"]]  # all may be tied to a layer above
     return named
+
+
+def _without_decay(module: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that a module says should have no weight decay, as the nets of timm and others do."""
+    names = getattr(module, "no_weight_decay", None)
+    own = dict(module.named_parameters()) if callable(names) else {}
+    return [own[name] for name in (names() if callable(names) else ()) if name in own]
 
 
 def _unique(layers: list[list[nn.Parameter]]) -> list[list[nn.Parameter]]:

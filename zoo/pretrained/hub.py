@@ -22,7 +22,7 @@ def download(repository: str) -> Path:
     cure = (
         f"there is no local folder of that name; give a local folder or file, or a bundled name ({', '.join(names())})"
     )
-    with _translate_errors(repository, cure):
+    with translated_errors(repository, cure):
         return Path(snapshot_download(repository, allow_patterns=[CONFIG, WEIGHTS, CARD]))
 
 
@@ -39,14 +39,14 @@ def upload(save: Callable[[Path], Any], repository: str, private: bool) -> str:
     hub = HfApi()
     with tempfile.TemporaryDirectory() as folder:
         save(Path(folder))
-        with _translate_errors(repository, "log in with hf auth login, or keep the model here with save_pretrained"):
+        with translated_errors(repository, "log in with hf auth login, or keep the model here with save_pretrained"):
             address = hub.create_repo(repository, private=private, exist_ok=True)
             hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload by lightning-zoo")
         return str(address)
 
 
 @contextmanager
-def _translate_errors(repository: str, cure: str) -> Iterator[None]:
+def translated_errors(repository: str, cure: str) -> Iterator[None]:
     """Replace the errors of the library by standard ones that name the repository and the cure."""
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
     from huggingface_hub.errors import HTTPError as LostConnection  # type: ignore[attr-defined] # re-exported from its HTTP library

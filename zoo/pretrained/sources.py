@@ -27,6 +27,7 @@ class Weights:
         rest: Other tensors of the state dict that they were saved in: ``mean``, ``std``, other parts.
         data: Description of the training data, see :meth:`zoo.model.Model.data_description`.
         model, hparams: Registered name and hyperparameters of the saved model.
+        preprocessing: How the images were prepared that published weights were trained on: mean, std, size, interpolation, crop.
     """
 
     origin: str
@@ -35,6 +36,7 @@ class Weights:
     data: dict[str, Any] = field(default_factory=dict)
     model: str | None = None
     hparams: dict[str, Any] | None = None
+    preprocessing: dict[str, Any] | None = None
 
 
 def list_weights(model: str | None) -> list[str]:
@@ -62,7 +64,9 @@ def find(weights: str, model: str | None) -> Weights:
     published = torchvision_name(weights, model)
     if published is not None:
         entry = vision.members(model)[published]
-        return Weights(f"torchvision's {entry}", *vision.read(entry))
+        found = Weights(f"torchvision's {entry}", *vision.read(entry))
+        found.preprocessing = vision.described(entry)
+        return found
     folder = local_folder(weights)
     if folder is not None:
         return _from_folder(folder, f"{weights!r}")
@@ -83,7 +87,7 @@ def find(weights: str, model: str | None) -> Weights:
 
 def torchvision_name(weights: str, model: str | None) -> str | None:
     """Return torchvision's name of weights for a model; None if it has none of that name."""
-    name = {"imagenet": "DEFAULT"}.get(weights, weights.upper())
+    name = "DEFAULT" if weights in ("imagenet", "pretrained") else weights.upper()
     return name if name in vision.members(model) else None
 
 

@@ -47,7 +47,21 @@ def read(entry: "WeightsEnum") -> tuple[dict[str, Tensor], dict[str, Tensor], di
     state = {new_name(key): t for key, t in read_checkpoint(path, mmap=True, verify=False).items()}
     mean, std, size = preprocessing(entry)
     buffers = {"mean": torch.tensor(mean), "std": torch.tensor(std)}
-    return state, buffers, {"class_names": list(entry.meta["categories"]), "input_shape": [len(mean), size, size]}
+    how = described(entry)
+    data = {
+        "class_names": list(entry.meta["categories"]),
+        "input_shape": [len(mean), size, size],
+        "preparation": {"center": how["crop"], "interpolation": how["interpolation"]},
+    }
+    return state, buffers, data
+
+
+def described(entry: "WeightsEnum") -> dict[str, Any]:
+    """Return how the images were prepared that weights were trained on, as plain data."""
+    mean, std, size = preprocessing(entry)
+    preset: Any = entry.transforms()
+    crop, interpolation = min(1.0, size / preset.resize_size[0]), preset.interpolation.value
+    return {"mean": mean, "std": std, "size": size, "interpolation": interpolation, "crop": crop}
 
 
 def preprocessing(entry: "WeightsEnum") -> tuple[list[float], list[float], int]:

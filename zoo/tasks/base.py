@@ -18,10 +18,10 @@ from zoo.create import use_weights
 from zoo.internals import grad_scaler, has_trainer, is_fitting, is_last_of_window, row_is_due, unscale_before_step
 from zoo.metrics.pixels import exact_dtype
 from zoo.metrics.running_means import RunningMeans
-from zoo.model import Model, real_device
+from zoo.model import Model, comes_from_file, real_device
 from zoo.optim.initializers import initialize
 from zoo.optim.optimizers import CLOSURE_OPTIMIZERS, build_optimizer, check_optimizer
-from zoo.registry import name_of, sources_of
+from zoo.registry import OF_NAMED_NET, arguments_of, name_of, sources_of
 from zoo.tasks.batch_norm import check_batch_norm, explained
 from zoo.tasks.shared_random import generator_states, share_generators, shared_random
 
@@ -101,10 +101,11 @@ class Task(Model):
     ) -> None:
         given: Any = net
         if isinstance(given, str):  # all that a checkpoint holds of a net from outside
-            cls = type(self).__name__
-            raise TypeError(
-                f"{cls} was given its net, a {given}, from outside, and no file holds a net: build it again and give it, "
-                f"{cls}.load_from_checkpoint(path, net=net)"
+            raise net_is_missing(type(self), given)
+        if "." in optimizer and comes_from_file("optimizer"):
+            raise ValueError(
+                f"the checkpoint asks for the optimizer {optimizer!r} to be imported, which no file may: "
+                f"load_from_checkpoint(path, optimizer={optimizer!r}) if you trust it"
             )
         check_optimizer(optimizer, lr, weight_decay, optimizer_args or {})
         if not 0 < layer_decay <= 1:
@@ -114,8 +115,9 @@ class Task(Model):
         elif init_args:
             raise ValueError(f"init_args {init_args} belong to an init, and none is given")
         super().__init__()
-        self.save_hyperparameters(ignore=["net", *sources_of(type(self))])
-        if "net" in inspect.signature(type(self).__init__).parameters:
+        of_the_net = set(OF_NAMED_NET) - arguments_of(type(self)).keys()  # a family has its own
+        self.save_hyperparameters(ignore=["net", *sources_of(type(self)), *of_the_net])
+        if "net" in inspect.signature(type(self).__init__).parameters and self.net_by_name is None:
             self.hparams["net"] = f"{type(net).__module__}.{type(net).__qualname__}"
         self.net = net
         self.build_parts()
@@ -431,6 +433,14 @@ class Task(Model):
         self._last_logged = state["last_logged"]
         first = not has_trainer(self) or self.global_rank == 0
         self._means.load_state_dict(state["means"], self.device, first_rank=first)
+
+
+def net_is_missing(cls: type, net: str) -> TypeError:
+    """Return the error for a checkpoint that names the class of its net, which no file may ask to import."""
+    return TypeError(
+        f"{cls.__name__} was given its net, a {net}, from outside, and no file holds a net: build it again and give it, "
+        f"{cls.__name__}.load_from_checkpoint(path, net=net)"
+    )
 
 
 def check_monitor(monitor: str, example: str) -> None:

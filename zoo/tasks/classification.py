@@ -1,14 +1,16 @@
 """Classification: multi-class (softmax), binary (one logit), multi-label (one logit a class)."""
 
 import math
+from collections.abc import Mapping
 from itertools import islice
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, Self, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
+from zoo import backbones
 from zoo.drawing import figures
 from zoo.losses.means import counted, weighted_mean
 from zoo.metrics.labels import (
@@ -21,8 +23,9 @@ from zoo.metrics.labels import (
     MacroF1,
     TopKAccuracy,
 )
-from zoo.model import Makes, check_num_classes
-from zoo.tasks.base import Task, TaskArguments, check_monitor, input_of
+from zoo.model import Makes, check_num_classes, comes_from_file
+from zoo.registry import is_registered_net, register_by_net
+from zoo.tasks.base import Task, TaskArguments, check_monitor, input_of, net_is_missing
 
 Mode = Literal["multiclass", "binary", "multilabel"]
 _MISTAKES = 50  # rows of the table that replaces a confusion matrix without names
@@ -203,7 +206,10 @@ class ClassificationTask(Task):
     (multi-label: a 2 x 2 matrix for each label, however many).
 
     Args:
-        net: ``(B, ...)`` -> logits ``(B, K)``. In binary mode K is 1: a net that has ``reset_head`` gets its one output here.
+        net: The name of a net that is built here: "timm/resnet18", "torchvision/efficientnet_b0", "hf/OWNER/NAME" (of timm, on the
+            Hugging Face hub), a model of the zoo ("resnet18"), or your own class "package.module.Class", which is built with
+            ``num_classes``, ``in_channels`` (where it has them) and ``net_args``. Or a net itself,
+            ``(B, ...)`` -> logits ``(B, K)``. In binary mode K is 1: a net that has ``reset_head`` gets its one output here.
             In training it may also give (logits, [logits of its auxiliary heads, ...]), or as torchvision (logits, aux, ...).
         num_classes: Number of classes K >= 2 (labels, in multi-label mode >= 1).
         mode: "multiclass", "binary" or "multilabel".
@@ -216,6 +222,10 @@ class ClassificationTask(Task):
         monitor: Metric that decides which checkpoint is best: "val/acc", "val/loss" ...
         aux_weight: Weight >= 0 of the loss of each auxiliary head, for a net that has such; 0.3 in Szegedy et al. 2014
             (arXiv:1409.4842, section 5). ``train/loss`` is without them; they are ``train/aux1_loss`` ...
+        net_args: Further arguments of a net by name, e.g. ``{"drop_path_rate": 0.1}``.
+        in_channels: Number of image channels C that a net by name is built for; None: 3, or what the zoo's net has by default.
+        preprocessing: How images must be prepared, e.g. ``{"mean": [0.5], "std": [0.5], "size": 224, "interpolation": "bicubic",
+            "crop": 0.9}``, see :meth:`zoo.Model.set_preprocessing`; None: as the weights say, else as the data are.
         task: Arguments of :class:`zoo.Task`.
 
     Shape:
@@ -231,10 +241,12 @@ class ClassificationTask(Task):
     class_weight: Tensor
     training_arguments = (*Task.training_arguments, "top_k")
     training_buffers = ("class_weight",)
+    filled_arguments = ("net_args", "preprocessing")
+    _named: tuple[str, dict[str, Any] | None] | None = None  # the net's full name and arguments
 
     def __init__(
         self,
-        net: nn.Module,
+        net: str | nn.Module,
         num_classes: int = 10,
         mode: Mode = "multiclass",
         class_weight: Literal["balanced"] | list[float] | None = None,
@@ -243,18 +255,54 @@ class ClassificationTask(Task):
         threshold: float = 0.5,
         monitor: str = "val/acc",
         aux_weight: float = 0.3,
+        net_args: dict[str, Any] | None = None,
+        in_channels: int | None = None,
+        preprocessing: dict[str, Any] | None = None,
         **task: Unpack[TaskArguments],
     ) -> None:
         _check(num_classes, mode, class_weight, label_smoothing, top_k, threshold)
         check_monitor(monitor, "val/acc")
         if not aux_weight >= 0:
             raise ValueError(f"aux_weight must be 0 or more, got {aux_weight}")
-        reset_head = getattr(net, "reset_head", None)
-        if mode == "binary" and reset_head is not None:
+        if isinstance(net, str):
+            net = self._build_net(net, num_classes if mode != "binary" else 1, in_channels, net_args)
+        elif net_args is not None:
+            raise TypeError("net_args are for a net by name, and net is a module: build it with them")
+        elif mode == "binary" and (reset_head := getattr(net, "reset_head", None)) is not None:
             reset_head(1)
         super().__init__(net, **task)
+        if preprocessing is not None:  # comes before that of the weights
+            self.set_preprocessing(preprocessing)
         self.mode = mode
         self._mode = MODES[mode](num_classes, threshold)
+
+    def _build_net(
+        self, name: str, outputs: int, in_channels: int | None, arguments: dict[str, Any] | None
+    ) -> nn.Module:
+        """Build a net by name; its full name and resolved arguments become hyperparameters."""
+        name = backbones.full_name(name)
+        if backbones.is_dotted(name) and comes_from_file("net") and not is_registered_net(type(self), name):
+            raise net_is_missing(type(self), name)
+        resolved = backbones.resolved_arguments(name, arguments)
+        net = backbones.build(name, outputs, in_channels, resolved)
+        self._named = name, resolved
+        return net
+
+    @property
+    def net_by_name(self) -> str | None:
+        return None if self._named is None else self._named[0]
+
+    def build_parts(self) -> None:
+        """Complete the hyperparameters of a net by name."""
+        if self._named is not None:
+            self.hparams["net"], self.hparams["net_args"] = self._named
+
+    def set_preprocessing(self, preprocessing: Mapping[str, Any]) -> Self:
+        """Set how images must be prepared, see :meth:`zoo.Model.set_preprocessing`; it is a hyperparameter here."""
+        super().set_preprocessing(preprocessing)
+        if "preprocessing" in self.hparams:  # of a net from outside or by name
+            self.hparams["preprocessing"] = self.preprocessing
+        return self
 
     def register_task_buffers(self) -> None:
         """Register the weights of the classes too."""
@@ -459,6 +507,9 @@ class ClassificationTask(Task):
         cut = self.hparams["threshold"]  # bend [0, cut, 1] to [0, 1/2, 1]
         bent = torch.where(p[:, 1] < cut, p[:, 1] / (2 * cut), 1 - (1 - p[:, 1]) / (2 * (1 - cut)))
         return torch.stack([1 - bent, bent], dim=1)
+
+
+register_by_net(ClassificationTask)
 
 
 def _confusion_pictures(counts: Tensor, names: list[str], which: str) -> dict[str, Any]:

@@ -216,7 +216,7 @@ class RecipeCLI(LightningCLI):
                 f"give --model.optimizer {saved['optimizer']} if you trust it"
             )
         for name, value in saved.items():
-            if name in strict and not _same(strict[name], value):
+            if name in strict and not _same(strict[name], value) and not _completed(cls, name, strict[name], value):
                 raise contradiction(f"model.{name}", strict[name], value, self.resume)
         for name, value in linked.items():
             source = saved if name in saved else given
@@ -365,6 +365,14 @@ def _same(one: Any, other: Any) -> bool:
     plain = [list(value) if isinstance(value, tuple) else value for value in (one, other)]
     plain = [value.as_dict() if isinstance(value, Namespace) else value for value in plain]
     return bool(plain[0] == plain[1])
+
+
+def _completed(cls: Any, name: str, given: Any, saved: Any) -> bool:
+    """Return whether the model itself made the saved value of what was given, see ``zoo.Model.filled_arguments``."""
+    if name not in getattr(cls, "filled_arguments", ()):
+        return False
+    plain = given.as_dict() if isinstance(given, Namespace) else given or {}
+    return isinstance(saved, Mapping) and all(key in saved and _same(plain[key], saved[key]) for key in plain)
 
 
 def as_list(value: Any) -> list[Any]:

@@ -50,7 +50,7 @@ def nested(depth: int) -> list[Any]:
 
 EDITS: list[tuple[str, Any, str]] = [
     ("model", 3, r"model must be str \| None, got 3"),
-    ("model", "os.system", r"unknown model 'os\.system'"),
+    ("model", "os.system", r"asks for the net 'os.system' to be imported"),
     ("class_names", ["a"], r"class_names has 1 names, the model has 4 classes"),
     ("class_names", [1, 2, 3, 4], r"class_names must be list\[str\] \| None, got \[1, 2, 3, 4\]"),
     ("class_names", ["a", "b", "c", "\ud800"], r"class_names\[3\] is no valid text"),
@@ -187,7 +187,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         raise FileNotFoundError(name)
 
     for place in (
-        "zoo.create.find",
+        "zoo.backbones.find",
         "zoo.tasks.sampled.load",
         "zoo.pretrained.hub.download",
         "zoo.optim.optimizers.import_module",

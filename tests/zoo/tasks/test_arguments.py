@@ -13,7 +13,7 @@ from torch import nn
 import zoo
 from zoo import tasks
 from zoo.blocks.skeleton import skeleton
-from zoo.registry import arguments_of
+from zoo.registry import OF_NAMED_NET, arguments_of
 from zoo.tasks.generative import GenerativeTask
 from zoo.tasks.sampled import SampledArguments, SampledTask
 
@@ -28,7 +28,7 @@ ARGUMENTS: dict[type[zoo.Task], Any] = {
     SampledTask: SampledArguments,
 }
 ABSTRACT = {GenerativeTask}  # its arguments are in the TypedDicts of its subclasses
-GIVEN_BY_THE_FAMILY = {"net", "num_classes", "num_outputs"}
+GIVEN_BY_THE_FAMILY = {"net", "num_classes", "num_outputs", "net_args", "in_channels", "preprocessing"}
 
 # A family's own arguments are those of its net, but for the names in the first set, which the net does not have, and those in
 # the second, which the family does not have.
@@ -98,7 +98,7 @@ def test_task_stands_for_the_arguments_of_the_parents(cls: type[zoo.Task]) -> No
     (typed,) = get_args(get_type_hints(cls.__init__)["task"])
     assert get_type_hints(cls.__init__)["task"] == Unpack[typed]
     above = hints(cls.__mro__[1])
-    assert get_type_hints(typed) == {name: above[name] for name in above.keys() - own.keys() - {"net"}}
+    assert get_type_hints(typed) == {name: above[name] for name in above.keys() - own.keys() - set(OF_NAMED_NET)}
 
 
 @pytest.mark.parametrize("cls", FAMILIES)
