@@ -644,7 +644,7 @@ class Model(LightningModule):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
         """Rebuild a model from a checkpoint, as Lightning does; nothing that the file names is imported (an optimizer, a net).
 
         See ``LightningModule.load_from_checkpoint``; :func:`zoo.load` needs no class and checks more.

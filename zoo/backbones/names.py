@@ -9,6 +9,7 @@ from torch import nn
 
 from zoo import registry
 from zoo.backbones import timm_nets, vision_nets
+from zoo.backbones.base import building
 from zoo.backbones.timm_nets import TimmNet
 from zoo.backbones.vision_nets import TorchvisionNet
 from zoo.pretrained import sources
@@ -159,11 +160,14 @@ def find(weights: str, name: str | None, net: nn.Module | None = None) -> Weight
     Args:
         weights: See :func:`zoo.create_model`.
         name: Name of the model or backbone that they are for.
-        net: The net itself; timm fits its weights to it.
+        net: The net itself, to which timm fits its weights; None: the net as the library builds it.
 
     Raises:
         FileNotFoundError, ConnectionError, ValueError: See :func:`zoo.create.use_weights`.
     """
+    if name is not None and name.startswith(("timm/", "hf/")) and net is None and published(weights, name):
+        with building(untraced=True):
+            net = build(name, num_classes(name), None, resolved_arguments(name, None))
     if isinstance(net, TimmNet) and published(weights, net.name):
         return net.pretrained(weights)
     library, slash, rest = (name or "").partition("/")

@@ -93,7 +93,10 @@ class TorchvisionNet(Backbone):
 
 def _set_channels(model: nn.Module, channels: int) -> None:
     """Replace the first convolution by one for another number of image channels."""
-    name, old = next((n, part) for n, part in model.named_modules() if isinstance(part, nn.Conv2d))
+    convolutions: list[tuple[str, Any]] = [
+        (n, part) for n, part in model.named_modules() if isinstance(part, nn.Conv2d)
+    ]
+    name, old = convolutions[0]
     parent, _, last = name.rpartition(".")
     new = nn.Conv2d(
         channels, old.out_channels, old.kernel_size, old.stride, old.padding, old.dilation, bias=old.bias is not None

@@ -16,7 +16,12 @@ from recipes.cli.errors import UserError
 from recipes.cli.index import class_path
 from recipes.cli.run import options
 from recipes.cli.run.folder import is_main_process
-from recipes.cli.run.process import exiting_at_once, logged_exit, restored_process_state
+from recipes.cli.run.process import (
+    exiting_at_once,
+    importable_current_folder,
+    logged_exit,
+    restored_process_state,
+)
 from recipes.cli.text import columns
 from recipes.cli.verbs.named_model import MODEL_HELP, find_model
 from recipes.cli.verbs.notes import is_shrunk
@@ -34,7 +39,7 @@ HELP = f"""zoo finetune DATA [options]: inspect your images, images with masks, 
                     a CSV file, with --target
   --target NAME     the column of a CSV file to predict, a class or a number
   --model NAME      a model that `zoo models` lists (default: that of the weights, or else resnet18, unet_resnet34, mlp or
-                    mlp_regression)
+                    mlp_regression); for classes of images also timm/NAME, torchvision/NAME, hf/OWNER/NAME or your my_net.MyNet
   --weights W       initial weights: imagenet (the default for images, downloaded once), none (the default for tables: all of
                     it is trained from scratch), or those of a model: {MODEL_HELP}
   --epochs N        number of epochs (default: 10, 40 with masks, 60 for a table); for images, the first 30% train the head
@@ -80,7 +85,9 @@ def run(args: list[str]) -> int:
             config = Path(folder, "config.yaml")
             config.write_text("{trainer: {}}\n", encoding="utf-8")  # filled in below
             fit_options = options.parse("fit", ["-c", str(config), *overrides])
-            config.write_text(yaml.safe_dump(_config(recipe, kind, arguments, overrides, console)), encoding="utf-8")
+            with importable_current_folder():
+                filled = _config(recipe, kind, arguments, overrides, console)
+            config.write_text(yaml.safe_dump(filled), encoding="utf-8")
             return train_or_evaluate(replace(fit_options, recipe=recipe), console)
 
 
@@ -212,7 +219,7 @@ def _fill_images(
     else:
         first = "epoch 1 trains" if head == 1 else f"epochs 1 to {head} train"
         plan = f"{start.weights} weights; {first} the head, the others the whole net"
-    _fill_model(config, entry, start, "depth")
+    _fill_model(config, entry, start, "net")
     config["data"]["init_args"] |= {"root": arguments.data, "size": size}
     callbacks = {callback["class_path"]: callback for callback in config["trainer"]["callbacks"]}
     callbacks["callbacks.LayerFreezing"]["init_args"]["milestones"] = {head: "all"}
@@ -347,7 +354,7 @@ def _entry(arguments: argparse.Namespace, default: str, check: Callable[["Entry"
     Raises:
         UserError: ``check`` refuses it.
     """
-    from zoo.pretrained import list_weights
+    from zoo.backbones import list_weights
     from zoo.registry import get
 
     name, weights = arguments.model or default, arguments.weights
@@ -370,23 +377,25 @@ def _start(entry: "Entry", weights: str | None) -> Start:
         UserError: None were given and there is no default, or they are not available.
     """
     from recipes.cli.run.building import LINKED
+    from zoo.backbones import list_weights
     from zoo.create import stored_arguments
-    from zoo.pretrained import list_weights
 
     if weights == "none":
         return Start(None, arguments=entry.preset)
     names = list_weights(entry.name)
-    if weights is None and "imagenet" not in names:
+    default = next((name for name in ("imagenet", "pretrained") if name in names), None)
+    if weights is None and default is None:
         known = f"the bundled {', '.join(names)}" if names else "none by name"
         raise UserError(
             f"{entry.name} has no ImageNet weights (known: {known}): give --weights NAME|PATH, or --weights none to train "
             "from scratch"
         )
-    source = _source(weights or "imagenet", entry.name)
+    weights = weights or str(default)
+    source = _source(weights, entry.name)
     shape = source.data.get("input_shape")
     size = shape[-1] if shape is not None and len(shape) == 3 else None
     arguments = {k: v for k, v in stored_arguments(source, entry).items() if k not in LINKED}
-    return Start(weights or "imagenet", size, arguments)
+    return Start(weights, size, arguments)
 
 
 def _source(weights: str, model: str | None) -> "Weights":
@@ -395,7 +404,7 @@ def _source(weights: str, model: str | None) -> "Weights":
     Raises:
         UserError: They cannot be downloaded.
     """
-    from zoo.pretrained.sources import find
+    from zoo.backbones import find
 
     try:
         return find(weights, model)
@@ -421,6 +430,6 @@ def default_size(entry: "Entry", start: Start, short_side: int) -> int:
     if smaller >= usual or "image_size" in arguments_of(entry.cls):
         return usual
     with suppress(RuntimeError, ValueError), torch.no_grad():
-        net(torch.empty(1, int(net.in_channels), smaller, smaller, device="meta"))
+        net(torch.empty(1, int(net.in_channels), smaller, smaller, device=next(net.parameters()).device))
         return smaller
     return usual

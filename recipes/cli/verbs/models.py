@@ -1,6 +1,7 @@
 """``zoo models``: list the models, or describe one. The list imports no torch."""
 
 import textwrap
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from importlib import import_module
 from inspect import Parameter, signature
@@ -25,6 +26,8 @@ HELP = """zoo models [PATTERN|NAME] [--module MODULE] [--size N]: list the model
 
   PATTERN          a shell pattern: list those that match
   NAME             one model: parameters, multiply-adds, paper, arguments, recipes, weights, shapes by stage
+                   "timm/*" and "torchvision/*" list the nets of those libraries, which zoo.ClassificationTask takes by name
+                   (--model.net timm/NAME); timm comes with pip install 'lightning-zoo[timm]'
   --module MODULE  import this module of your own first: the models that it registers are listed, too
   --size N         height and width of the image to count with (default: the net's own)
   --debug          show the traceback of any error
@@ -33,6 +36,8 @@ Examples:
   zoo models
   zoo models "resnet*"
   zoo models resnet18 --size 64
+  zoo models "timm/convnext*"
+  zoo models timm/resnet18
   zoo models my_net --module my_nets
 """
 
@@ -50,6 +55,9 @@ def run(args: list[str]) -> int:
         models = index.read()
         if options.module is not None:
             models |= _registered_by(options.module.removesuffix(".py"), models)
+        if options.pattern.startswith(("timm/", "torchvision/", "hf/")):
+            print(_of_library(options.pattern, options.size))
+            return 0
         if any(sign in options.pattern for sign in "*?["):
             chosen = {name: row for name, row in models.items() if fnmatchcase(name, options.pattern)}
             if not chosen:
@@ -67,6 +75,19 @@ def run(args: list[str]) -> int:
             from zoo import registry
         print(_one(registry.get(options.pattern), options.size))
     return 0
+
+
+def _of_library(pattern: str, size: int | None) -> str:
+    """Return the names of a library's nets that match, or the description of one net."""
+    with NoCaches():
+        from zoo import backbones, registry
+    library = pattern.partition("/")[0]
+    if not any(sign in pattern for sign in "*?["):
+        return _one(registry.get(pattern), size)
+    known = backbones.names(library) if library != "hf" else []
+    if not (chosen := [name for name in known if fnmatchcase(name, pattern)]):
+        raise UserError(f"no net matches {pattern!r} (`zoo models '{library}/*'` lists all {len(known)} of {library})")
+    return "\n".join([*chosen, "", f"{len(chosen)} nets. Describe one with: zoo models {chosen[0]}"])
 
 
 def _registered_by(module: str, known: index.Index) -> index.Index:
@@ -106,11 +127,12 @@ def _list(models: index.Index) -> str:
 
 
 def _one(entry: "Entry", size: int | None) -> str:
+    from zoo.backbones import list_weights
     from zoo.blocks import ConvNet
-    from zoo.pretrained import bundled, list_weights
+    from zoo.pretrained import bundled
 
     model = index.on_meta(entry)
-    net: Any = model.net.eval()
+    net: Any = model.net.to("meta").eval()  # nets of other libraries are built for real
     inputs = _inputs(model, size)
     net_arguments, task_arguments = _arguments(entry)
     own = bundled.names(entry.name)
@@ -127,7 +149,7 @@ def _one(entry: "Entry", size: int | None) -> str:
         ("weights", ", ".join(weights) or "none by name"),
     ]
     stages: list[tuple[str, str]] = [("stage", "shape"), ("input", _shape(inputs[0]))]
-    if hasattr(net, "features"):
+    with suppress(ValueError, AttributeError):  # it has none
         stages += [(f"features {i}", _shape(m)) for i, m in enumerate(net.features(*inputs), start=1)]
     if isinstance(encoder := getattr(net, "encoder", None), ConvNet):
         stages += [(f"encoder {i}", _shape(m)) for i, m in enumerate(encoder.features(*inputs), start=1)]

@@ -186,7 +186,10 @@ def test_pretrained_weights_of_timm(
         fitted.hparams["preprocessing"]
         == task.hparams["preprocessing"]
         == {
-            "mean": list(config["mean"]), "std": list(config["std"]), "size": 160, "crop": 0.95,
+            "mean": list(config["mean"]),
+            "std": list(config["std"]),
+            "size": 160,
+            "crop": 0.95,
             "interpolation": "bilinear",
         }
     )
