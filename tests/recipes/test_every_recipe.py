@@ -22,7 +22,12 @@ THIN = ["--model.encoder_args={width: 4}", "--model.encoder_weights=null", "--da
 MORE = {"gan/wgan_gp_grid": {"test/modes": 24}}  # further bounds of a recipe
 SMALLER = {  # what makes one batch of a large net a matter of a second
     "cnn/resnet110_cifar100": ["--model.width=4"],
-    "transfer/image_folder": ["--model.net_args.width=8", "--model.weights=null", "--data.size=32", "--data.num_workers=0"],
+    "transfer/image_folder": [
+        "--model.net_args.width=8",
+        "--model.weights=null",
+        "--data.size=32",
+        "--data.num_workers=0",
+    ],
     "cnn/resnet50_imagenet": ["--model.width=8", "--data.size=32", "--data.num_workers=0"],
     "segmentation/fcn8s_voc": THIN,
     "segmentation/unet_folder": THIN,

@@ -123,5 +123,6 @@ def test_models_refuses(zoo: Zoo) -> None:
 def test_every_recipe_is_listed_by_its_model(zoo: Zoo) -> None:
     classes = {package.registry.get(name).cls.__name__: name for name in package.list_models()}
     for recipe in catalog.shipped():
-        name = yaml.safe_load(recipe.path.read_text())["model"]["class_path"].rpartition(".")[2]
-        assert recipe.name in zoo("models", classes[name]).out
+        model = yaml.safe_load(recipe.path.read_text())["model"]
+        name = model["init_args"].get("net") or classes[model["class_path"].rpartition(".")[2]]
+        assert recipe.name in zoo("models", name).out

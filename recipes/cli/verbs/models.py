@@ -199,6 +199,7 @@ def _shape(x: "Tensor") -> str:
 
 
 def _recipes(entry: "Entry") -> list[str]:
-    """Return the shipped recipes that train this class."""
-    line = f"class_path: {index.class_path(entry.cls)}\n"
-    return [recipe.name for recipe in catalog.shipped() if line in recipe.path.read_text(encoding="utf-8")]
+    """Return the shipped recipes that train this class, or the model as a net by name."""
+    lines = {f"class_path: {index.class_path(entry.cls)}", f"net: {entry.name}"}
+    texts = {recipe.name: recipe.path.read_text(encoding="utf-8") for recipe in catalog.shipped()}
+    return [name for name, text in texts.items() if lines & {row.partition("#")[0].strip() for row in text.split("\n")}]
