@@ -183,6 +183,23 @@ def test_plateau_waits_for_the_monitor(mode: str, start: float) -> None:
     assert record.frozen == [3, 3, 3, 3, 2, 2, 2, 1]
 
 
+def test_patience_goes_on_where_a_resumed_run_was(tmp_path: Path) -> None:
+    class Worse(PatternTask):
+        """No validation is better than the first one."""
+
+        monitor = ("val/score", "max")
+
+        def on_validation_epoch_end(self) -> None:
+            self.log("val/score", -float(self.current_epoch), batch_size=1)
+
+    whole, again = Record(), Record()
+    fit_patterns(LayerFreezing("head", patience=2), whole, SaveEverywhere(tmp_path), task=Worse(), epochs=6)
+    path = tmp_path / f"epoch-{2 * PATTERN_BATCHES}.ckpt"
+    fit_patterns(LayerFreezing("head", patience=2), again, task=Worse(), epochs=6, ckpt=path, seed=8)
+    assert whole.frozen == [3, 3, 3, 2, 2, 1]
+    assert again.frozen == whole.frozen[2:]
+
+
 # Several processes ------------------------------------------------------------------------------------------------------
 
 

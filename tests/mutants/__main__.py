@@ -47,7 +47,7 @@ class Bug:
 
     Attributes:
         package: The package, for the table.
-        tests: Test files and folders of the package, in the order in which they run.
+        tests: Test files and folders of the package, or single tests of a long file, in the order in which they run.
         file: Path from the root of the project.
         line: The line; it stands in the file exactly once.
         bug: What it is replaced by.

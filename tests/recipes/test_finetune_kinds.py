@@ -17,7 +17,7 @@ from PIL import Image
 import zoo as library
 from recipes.cli.errors import UserError
 from recipes.cli.verbs.finetune import kind_of
-from recipes.cli.verbs.inspection import inspect_masks, inspect_table
+from recipes.cli.verbs.inspection import Inspection, inspect_masks, inspect_table
 
 TINY = (
     "--model",
@@ -76,6 +76,10 @@ def test_images_with_masks_are_trained_and_the_printed_command_works(zoo: Zoo) -
     (row,) = json.loads(zoo(*command, "--json", "-o", "found").out)
     assert row["file"].startswith("zellen ä/images/")
     assert set(np.unique(np.asarray(Image.open(row["mask"])))) <= {0, 1}
+
+
+def test_the_median_image_is_that_of_the_shorter_sides() -> None:
+    assert Inspection([], {}, [(100, 10), (40, 50), (20, 30)]).median_size == (20, 30)
 
 
 def test_masks_of_plain_numbers_need_no_values(zoo: Zoo) -> None:

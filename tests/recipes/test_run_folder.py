@@ -15,9 +15,14 @@ import torch
 import yaml
 from cli_kit import RECIPE, SHORT, Zoo
 from PIL import Image
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from recipes.cli.catalog import Recipe
+from recipes.cli.errors import UserError
+from recipes.cli.run import loggers
 from recipes.cli.run.building import RecipeCLI, linked_values
+from recipes.cli.run.checks import check_trainer
+from recipes.cli.run.folder import Run
 from recipes.cli.run.progress import EpochLines, LogInterval
 from recipes.cli.run.summary import verdict
 
@@ -270,6 +275,21 @@ def test_linked_values_reach_the_model(zoo: Zoo) -> None:
     assert checkpoint["hyper_parameters"]["in_channels"] == 1  # the default is 3
     assert checkpoint["hyper_parameters"]["num_classes"] == 10
     assert zoo("fit", "-c", RECIPE, *SHORT, "--model.in_features=64", "--trainer.max_epochs=1").code == 0
+
+
+def test_no_end_is_not_below_a_least_length() -> None:
+    check_trainer({"min_steps": 5, "max_steps": -1, "min_epochs": 2, "max_epochs": -1})
+    with pytest.raises(UserError, match=r"trainer.min_steps 5 is above trainer.max_steps 4"):
+        check_trainer({"min_steps": 5, "max_steps": 4})
+
+
+def test_tensorboard_forgets_the_steps_that_a_resumed_run_repeats(tmp_path: Path) -> None:
+    (logger,) = loggers.build("tensorboard", Run(tmp_path, "mine"), 7)
+    writer: Any = logger.experiment
+    writer.close()
+    (file,) = tmp_path.glob("events.*")
+    events = [event for event in EventFileLoader(str(file)).Load() if event.HasField("session_log")]
+    assert [event.step for event in events] == [7]
 
 
 def test_only_square_images_have_a_size() -> None:
