@@ -76,6 +76,36 @@ def test_a_leak_into_one_output_of_many_is_seen() -> None:
         check_module(OneLeak(), BATCH, only=["independence"])
 
 
+class OfEight(Plain):
+    """Was written for the batches it is trained on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc(x)
+        return y if len(x) == 8 else y.flip(1).flip(1)
+
+
+def test_a_program_of_one_batch_size_is_caught() -> None:
+    with pytest.raises(AssertionError, match="the exported program does not take batch size 3"):
+        check_module(OfEight(), BATCH, only=["export"])
+
+
+class Forgetful(Plain):
+    """Comes back without its count, which no output shows."""
+
+    def __init__(self, start: int = 5) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.register_buffer("count", torch.tensor(start))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"]["count"] = torch.tensor(0)
+
+
+def test_a_state_that_is_lost_is_caught_where_outputs_are_the_same() -> None:
+    with pytest.raises(AssertionError, match="the checkpoint came back with other values of count"):
+        check_module(Forgetful(), BATCH, only=["checkpoint"])
+
+
 def test_without_hyperparameters_it_cannot_be_rebuilt() -> None:
     report = check_module(LossInDict(4), BATCH, lr=0.2)
     reason = "LossInDict keeps no hyperparameters: call save_hyperparameters() in its constructor"
