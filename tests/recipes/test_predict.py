@@ -74,6 +74,8 @@ def test_top_k_beyond_the_classes_gives_them_all(zoo: Zoo, images: Path, checkpo
 def test_features_are_pooled_features_of_the_net(zoo: Zoo, images: Path) -> None:
     model = package.create_model("lenet5").eval()
     model.input_shape = (1, 32, 32)
+    model.mean.fill_(0.25)
+    model.std.fill_(0.5)
     model.save_pretrained("mine")
     x = decode(images / "0.png", 1, 32) / 255
     model.net.reset_head(0)

@@ -156,6 +156,7 @@ def test_the_best_before_and_after_a_resume(zoo: Zoo, own: None, scores: list[fl
     shutil.move("runs", "moved")
     result = zoo("fit", "--resume", Path("moved", *RUN.parts[1:]), "--runs", "moved", "--trainer.max_epochs=4")
     assert result.code == 0, result.err
+    assert "resumes at step 6" in result.out  # from the last, not from the best
     shutil.move("moved", "runs")
     assert re.search(r"best val/score +0\.8750\n", result.out)
     assert_kept(best)
