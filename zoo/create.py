@@ -155,9 +155,10 @@ def _checked(
         )
     if not isinstance(net := hparams.get("net", ""), str):
         raise ValueError(f"{file}: net must be a name, got {net!r}")  # noqa: TRY004 (it is the file's content)
-    if backbones.is_dotted(net) and "net" not in overrides and not is_registered_net(cls, net) and net != trusted:
+    asked = backbones.beyond(net, hparams.get("net_args"))
+    if asked and "net" not in overrides and not is_registered_net(cls, net) and net != trusted:
         raise ValueError(
-            f"{file} asks for the net {net!r} to be imported, which load never does: pass net={net!r} if you trust it, or "
+            f"{file} asks for the net {net!r} to be {asked}, which load never does: pass net={net!r} if you trust it, or "
             f"zoo.register('my_net', zoo.{cls.__name__}, net={net!r})"
         )
     with _naming(file):

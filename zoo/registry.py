@@ -88,6 +88,17 @@ def get(name: str) -> Entry:
         _complete()
     if name not in _ENTRIES and re.fullmatch(r"(timm|torchvision|hf|zoo)/.+|[^/\s]+\.[^/\s]+", name):
         return Entry(name, _BY_NET[0], {"net": name})
+    return registered(name)
+
+
+def registered(name: str) -> Entry:
+    """Return the entry of a registered name.
+
+    Raises:
+        ValueError: Unknown name; the message suggests the closest.
+    """
+    if name not in _ENTRIES:
+        _complete()
     if name not in _ENTRIES:
         raise ValueError(f"unknown model {name!r}{suggest(name, _ENTRIES)}; `zoo models` lists all {len(_ENTRIES)}")
     return _ENTRIES[name]

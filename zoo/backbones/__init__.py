@@ -2,10 +2,10 @@
 
 from zoo.backbones.base import Backbone
 from zoo.backbones.names import (
+    beyond,
     build,
     find,
     full_name,
-    is_dotted,
     list_weights,
     names,
     num_classes,
@@ -15,10 +15,10 @@ from zoo.backbones.names import (
 
 __all__ = [
     "Backbone",
+    "beyond",
     "build",
     "find",
     "full_name",
-    "is_dotted",
     "list_weights",
     "names",
     "num_classes",

@@ -34,13 +34,15 @@ def full_name(name: str) -> str:
     """
     library, slash, rest = name.partition("/")
     if library in LIBRARIES and rest:
+        if library == "zoo":
+            registry.registered(rest)
         return name
     if not slash and "." in name:
         return name
     if slash:
         raise ValueError(f"net {name!r}: {library!r} is no library of nets{suggest(library, LIBRARIES)}; give {FORMS}")
     try:
-        return f"zoo/{registry.get(name).name}"
+        return f"zoo/{registry.registered(name).name}"
     except ValueError as error:
         raise ValueError(f"net {name!r}: {error}; other nets are named {FORMS}") from error
 
@@ -48,6 +50,14 @@ def full_name(name: str) -> str:
 def is_dotted(name: str) -> bool:
     """Return whether a name asks for a class to be imported."""
     return "." in name and name.partition("/")[0] not in LIBRARIES
+
+
+def beyond(name: str, arguments: Any) -> str | None:
+    """Return what building a net by name would do that no file may ask for, as a participle; None: nothing."""
+    if is_dotted(name):
+        return "imported"
+    known = isinstance(arguments, Mapping) and timm_nets.ARCHITECTURE in arguments
+    return "looked up on the hub" if name.startswith("hf/") and not known else None
 
 
 def resolved_arguments(name: str, arguments: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -77,6 +87,8 @@ def build(
         TypeError, ValueError: No such net, an argument that it does not have, or an invalid value.
     """
     library = name.partition("/")[0]
+    if "num_classes" in (arguments or {}):
+        raise TypeError("net_args has 'num_classes': give num_classes to the model")
     if library in ("timm", "hf"):
         return TimmNet(name, num_classes, in_channels or 3, arguments)
     if library == "torchvision":
@@ -100,13 +112,15 @@ def _own(name: str, num_classes: int, in_channels: int | None, arguments: dict[s
         if argument not in known and not anything:
             raise TypeError(f"net_args: {attribute} has no argument {argument!r}{suggest(argument, known)}")
     given = {"num_classes": num_classes} | ({} if in_channels is None else {"in_channels": in_channels})
-    net: nn.Module = cls(**{key: value for key, value in given.items() if key in known}, **arguments)
+    net: nn.Module = cls(**{**{key: value for key, value in given.items() if key in known}, **arguments})
     return net
 
 
 def _of_zoo(name: str, num_classes: int, in_channels: int | None, arguments: dict[str, Any]) -> nn.Module:
-    entry = registry.get(name.partition("/")[2])
-    known = registry.net_arguments(entry.cls)
+    entry = registry.registered(name.partition("/")[2])
+    known = [
+        key for key in registry.net_arguments(entry.cls) if key != "net"
+    ]  # of a model of a net by name: it has one
     for argument in arguments:
         if argument not in known:
             raise TypeError(f"net_args: {entry.name} has no argument {argument!r}{suggest(argument, known)}")
@@ -132,7 +146,11 @@ def num_classes(name: str) -> int:
     if library == "timm":
         timm_nets.check_name(rest)
         return timm_nets.timm().get_pretrained_cfg(rest).num_classes or 1000
-    return 1000 if library == "torchvision" else registry.arguments_of(registry.get(rest).cls)["num_classes"].default
+    return (
+        1000
+        if library == "torchvision"
+        else registry.arguments_of(registry.registered(rest).cls)["num_classes"].default
+    )
 
 
 def list_weights(name: str) -> list[str]:

@@ -281,7 +281,8 @@ class ClassificationTask(Task):
     ) -> nn.Module:
         """Build a net by name; its full name and resolved arguments become hyperparameters."""
         name = backbones.full_name(name)
-        if backbones.is_dotted(name) and comes_from_file("net") and not is_registered_net(type(self), name):
+        asked = backbones.beyond(name, arguments)
+        if asked and comes_from_file("net") and not is_registered_net(type(self), name):
             raise net_is_missing(type(self), name)
         resolved = backbones.resolved_arguments(name, arguments)
         net = backbones.build(name, outputs, in_channels, resolved)

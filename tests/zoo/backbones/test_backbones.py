@@ -278,6 +278,10 @@ def test_what_the_user_set_is_kept_by_a_fit(tmp_path: Path) -> None:
         ("torchvision/resnet18", {"typo": 1}, r"resnet18 of torchvision has no argument 'typo'"),
         ("resnt18", None, r"unknown model 'resnt18', did you mean 'resnet18'\?.*timm/NAME"),
         ("resnet18", {"weights": "x"}, r"net_args: resnet18 has no argument 'weights'"),
+        ("resnet18", {"num_classes": 3}, r"net_args has 'num_classes': give num_classes to the model"),
+        ("torch.nn.Identity", {"num_classes": 3}, r"net_args has 'num_classes': give num_classes to the model"),
+        ("zoo/resnt18", None, r"unknown model 'resnt18', did you mean 'resnet18'\?"),
+        ("zoo/torch.nn.Identity", None, r"unknown model 'torch.nn.Identity'"),
         ("tim/resnet18", None, r"'tim' is no library of nets, did you mean 'timm'\?"),
         ("no_such_module.Net", None, r"net 'no_such_module.Net' cannot be imported"),
         ("json.dumps", None, r"is no torch.nn.Module class"),
@@ -351,7 +355,15 @@ def test_a_checkpoint_imports_no_optimizer_either(tmp_path: Path) -> None:
     assert type(task).load_from_checkpoint(path, optimizer="SGD", weights_only=True).hparams["optimizer"] == "SGD"
 
 
-def test_a_file_cannot_ask_for_weights_through_the_net(tmp_path: Path) -> None:
+def test_a_file_opens_imports_and_downloads_nothing_through_the_net(
+    hub: dict[str, dict[str, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_nets.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_nets", raising=False)
+    monkeypatch.setattr("zoo.registry._ENTRIES", dict(zoo.registry._ENTRIES))
+    zoo.register("my_net", ClassificationTask, net="timm/test_resnet")
+    _, hub["me/net"] = published(num_classes=4)
     folder = built("resnet").save_pretrained(tmp_path / "folder")
     config = json.loads((folder / "config.json").read_text())
     for wrong, message in (
@@ -359,8 +371,29 @@ def test_a_file_cannot_ask_for_weights_through_the_net(tmp_path: Path) -> None:
         ({"net_args": {"checkpoint_path": "/etc/passwd"}}, "has 'checkpoint_path'"),
         ({"net_args": 3}, "net_args must be dict"),
         ({"net": "os.system"}, "to be imported"),
+        ({"net": "zoo/own_nets.Net", "net_args": None}, "unknown model 'own_nets.Net'"),
+        ({"net": "zoo/timm/test_resnet", "net_args": {"net": "own_nets.Net"}}, "unknown model 'timm/test_resnet'"),
+        ({"net": "zoo/my_net", "net_args": {"net": "own_nets.Net"}}, "my_net has no argument 'net'"),
+        ({"net": "hf/me/net", "net_args": None}, "the net 'hf/me/net' to be looked up on the hub"),
         ({"preprocessing": {"mean": [1], "std": [0]}}, "std above 0"),
     ):
         (folder / "config.json").write_text(json.dumps(config | {"hparams": config["hparams"] | wrong}))
         with pytest.raises(ValueError, match=message):
             zoo.load(folder)
+        assert "own_nets" not in sys.modules
+
+
+def test_a_checkpoint_does_not_ask_the_hub(
+    hub: dict[str, dict[str, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, hub["me/net"] = published(num_classes=4)
+    checkpoint(ClassificationTask("hf/me/net", 4), path := tmp_path / "model.ckpt")
+    content = torch.load(path, weights_only=True)
+    content["hyper_parameters"]["net_args"] = None
+    torch.save(content, path)
+    point_to(monkeypatch, 9)
+    for load in (zoo.load, lambda file: ClassificationTask.load_from_checkpoint(file, weights_only=True)):
+        with pytest.raises(
+            (ValueError, TypeError), match=r"pass net='hf/me/net' if you trust it|load_from_checkpoint\(path"
+        ):
+            load(path)
