@@ -194,7 +194,7 @@ class ArrayDataModule(TableDataModule):
                 f"feature_names must be {columns} different names, one for each column, got {self.feature_names}"
             )
         if kind == "regression":
-            self._y = as_columns(y, "y", vector=True)
+            self._y = as_columns(y, "y", vector=True, copy=True)
             self.target_names = ["target"] if self._y.shape[1] == 1 else [f"y{i}" for i in range(self._y.shape[1])]
         else:
             self.class_names = classes_of(y, "y") if class_names is None else list(class_names)
@@ -202,11 +202,11 @@ class ArrayDataModule(TableDataModule):
         self._test: tuple[Tensor, Tensor] | None = None
         if x_test is not None:
             as_targets = (
-                as_columns(y_test, "y_test", vector=True)
+                as_columns(y_test, "y_test", vector=True, copy=True)
                 if kind == "regression"
                 else as_labels(y_test, self.class_names, "y_test")
             )
-            self._test = as_columns(x_test, "x_test"), as_targets
+            self._test = as_columns(x_test, "x_test", copy=True), as_targets
             if kind == "regression" and self._test[1].shape[1] != self._y.shape[1]:
                 raise ValueError(
                     f"y_test must have as many targets in a row as y, {self._y.shape[1]}, got {self._test[1].shape[1]}"
@@ -230,7 +230,7 @@ def as_columns(values: Any, name: str, vector: bool = False, copy: bool = False)
         values: Array, tensor or nested lists ``(N, D)``.
         name: What they are called in errors.
         vector: Whether ``(N,)`` is allowed, which becomes ``(N, 1)``.
-        copy: Whether an array that is changed later shall not change the tensor.
+        copy: Whether an array or tensor that is changed later shall not change the result.
 
     Raises:
         TypeError: They are no numbers, or no table of rows of one length.
@@ -239,7 +239,7 @@ def as_columns(values: Any, name: str, vector: bool = False, copy: bool = False)
     try:
         if isinstance(values, Tensor):
             array = values.detach().cpu()
-            array = array if array.dtype == torch.float32 else array.double()
+            array = array.to(torch.float32 if array.dtype == torch.float32 else torch.float64, copy=copy)
         else:
             dtype = np.float32 if getattr(values, "dtype", None) == np.float32 else np.float64
             numbers = np.asarray(values, dtype)

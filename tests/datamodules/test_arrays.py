@@ -61,6 +61,18 @@ def test_a_test_part_that_is_given_is_the_test_part() -> None:
     assert data._parts["test"].y.tolist() == LABELS[80:].tolist()
 
 
+@pytest.mark.parametrize("form", [torch.from_numpy, np.asarray])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_arrays_that_change_later_do_not_change_the_data(form: Any, dtype: Any) -> None:
+    parts = [part.astype(dtype) for part in (X[:80], AMOUNTS[:80], X[80:], AMOUNTS[80:])]
+    data = ArrayDataModule(*map(form, parts), kind="regression")
+    before = [t.clone() for part in (data.examples("train"), data.examples("test")) for t in (part.x, part.y)]
+    for part in parts:
+        part.fill(0)
+    after = [t for part in (data.examples("train"), data.examples("test")) for t in (part.x, part.y)]
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+
+
 def test_statistics_are_of_the_training_rows_alone() -> None:
     x = X.copy()
     x[:, 1] = 7.1
