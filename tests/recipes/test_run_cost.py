@@ -12,6 +12,7 @@ from lightning.pytorch.profilers import SimpleProfiler
 
 from recipes.cli.run.checkpoints import AtomicCheckpointIO, Best
 from recipes.cli.run.hooks import NoProfiler, leave_out_empty_hooks
+from recipes.cli.run.loggers import MetricsLogger
 from recipes.cli.run.session import Session
 
 VERSION = Path("runs") / RECIPE / "version_0"
@@ -140,8 +141,10 @@ def test_a_new_best_is_serialized_once_and_the_last_is_what_it_would_be(
     zoo: Zoo, tmp_cwd: Path, monkeypatch: pytest.MonkeyPatch, writes: list[str]
 ) -> None:
     """The oracle is a run that serializes both."""
-    losses = (0.5, 0.7, 0.3)
+    losses, told = (0.5, 0.7, 0.3), []
+    monkeypatch.setattr(MetricsLogger, "after_save_checkpoint", lambda self, saver: told.append(saver.filename))
     fit(zoo, monkeypatch, losses)
+    assert told == ["best", "last", "last", "best", "last"]  # loggers that upload checkpoints wait for it
     assert writes == ["best.ckpt", "=last.ckpt", "last.ckpt", "best.ckpt", "=last.ckpt"]
     best, last = ((CHECKPOINTS / name).read_bytes() for name in ("best.ckpt", "last.ckpt"))
     assert best == last

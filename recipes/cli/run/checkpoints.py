@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
+from weakref import proxy
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -140,6 +141,9 @@ class Last(ModelCheckpoint):
         copied = trainer.strategy.broadcast(trainer.is_global_zero and plugin.copy_checkpoint(source, path))
         if copied:
             self.best_model_path = str(path)
+            if trainer.is_global_zero:
+                for logger in trainer.loggers:
+                    logger.after_save_checkpoint(proxy(self))  # as Lightning does after each save
         return copied
 
     @override
