@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cli_kit import Zoo
 from fakes import masked
 from PIL import Image
+
+from datamodules import image_folder
 
 PAGE = (Path(__file__).parents[2] / "docs/own_data.md").read_text()
 TRAIN = "--trainer.max_epochs=1"
@@ -52,6 +55,37 @@ def test_a_folder_of_images(zoo: Zoo, parts: tuple[str, ...]) -> None:
     rows = json.loads(zoo("predict", "runs/flowers/version_0", "photos", "--json", "--top", "2").out)
     assert len(rows) == 20 * len(parts)
     assert {row["label"] for row in rows} <= {"rose", "daisy"}
+
+
+@pytest.mark.usefixtures("recipes")
+def test_a_run_from_before_drafts_goes_on_with_exact_pixels(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: set[bool] = set()
+    exact = image_folder.decode
+    monkeypatch.setattr(image_folder, "decode", lambda *args: read.add(args[-1]) or exact(*args))
+    rng = np.random.default_rng(0)
+    for folder in (Path("photos", name) for name in ("rose", "daisy")):
+        folder.mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(folder / f"{i}.jpg")
+    small = ("--model.depth=8", "--model.width=4", "--data.num_workers=0")
+    assert zoo("fit", "-c", "flowers.yaml", TRAIN, *small).code == 0
+    assert read == {True}
+    run = Path("runs/flowers/version_0")
+    for path in (run / "checkpoints").iterdir():  # as an earlier version left it
+        checkpoint = torch.load(path, weights_only=True)
+        assert checkpoint["zoo"]["preparation"].pop("draft") is True
+        torch.save(checkpoint, path)
+    config = (run / "config.yaml").read_text()
+    assert "\n    draft: true\n" in config
+    (run / "config.yaml").write_text(config.replace("    draft: true\n", ""))
+    for args in (("test", "--ckpt", run), ("fit", "--resume", run, "--trainer.max_epochs=2")):
+        read.clear()
+        result = zoo(*args)
+        assert result.code == 0, result.err
+        assert "draft" not in result.out
+        assert read == {False}
+    assert "\n    draft: false\n" in (run / "config.yaml").read_text()
+    assert not torch.load(run / "checkpoints/last.ckpt", weights_only=True)["zoo"]["preparation"].get("draft")
 
 
 @pytest.mark.usefixtures("recipes")

@@ -31,6 +31,8 @@ from zoo.pretrained.schema import check_hyperparameters
 # trainer arguments that options of the command line replace
 _RESERVED = {"logger": "--logger", "default_root_dir": "--runs"}
 _CLASS_OPTIONS = ("--model", "--data", "--trainer", "--trainer.callbacks")  # the parser reads a file there as YAML
+# arguments of data that older runs do not have, and what these runs did; a run reads its data in one way from start to end
+_BEFORE = {"draft": False}
 
 
 class RecipeCLI(LightningCLI):
@@ -152,6 +154,16 @@ class RecipeCLI(LightningCLI):
         return options + [f"--{name}" for name in vars(self.parser.get_defaults(skip_validation=True).as_flat())]
 
     def _parse(self, args: list[str], defaults: bool = True) -> Namespace:
+        config = self._parse_filled(args, defaults)
+        names = _BEFORE.keys() & self._init_args(config, "data").keys() if defaults and self.checkpoint else ()
+        if names:
+            given = self._init_args(self._parse_filled(args, defaults=False), "data")
+            trained = (self.checkpoint.get("zoo") or {}).get("preparation") or {}
+            for name in names - given.keys():
+                config[f"data.init_args.{name}"] = trained.get(name, _BEFORE[name])
+        return config
+
+    def _parse_filled(self, args: list[str], defaults: bool) -> Namespace:
         try:
             return self.parser.parse_args(args, defaults=defaults)
         except argparse.ArgumentError as error:
