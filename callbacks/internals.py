@@ -239,14 +239,21 @@ class StateTensors:
 
     def of(self, module: nn.Module) -> dict[str, Tensor]:
         """Return the tensors as they are now."""
-        if module is not self._module or any(held.get(name) is not child for held, name, child in self._children):
+        if module is not self._module or self._has_changed():
             self._look(module)
         if self._places is None:
             return _state_tensors(module)
         return {key: held[name] for key, (held, name) in self._places.items()}
 
+    def _has_changed(self) -> bool:
+        return any(len(held) != count for held, count in self._sizes) or any(
+            held.get(name) is not child for held, name, child in self._children
+        )
+
     def _look(self, module: nn.Module) -> None:
         self._module = module
+        holders = [held for part in module.modules() for held in (part._modules, part._parameters, part._buffers)]
+        self._sizes = [(held, len(held)) for held in holders]
         self._children = [(m._modules, name, child) for m in module.modules() for name, child in m._modules.items()]
         found: dict[str, tuple[dict[str, Any], str]] = {}
         for prefix, part in module.named_modules(remove_duplicate=False):

@@ -295,3 +295,19 @@ def test_a_module_may_write_a_state_dict_of_its_own() -> None:
     expected = by_hand(task.weights, 0.3)
     assert average.average["steps"].tolist() == pytest.approx(expected["steps"].tolist())
     assert average.average["steps"][0] > 2 * PATTERN_BATCHES
+
+
+@pytest.mark.parametrize("change", ["child", "parameter", "buffer", "parametrization", "removal"])
+def test_tensors_that_a_module_gains_or_loses_are_not_overlooked(change: str) -> None:
+    module, tensors = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)), internals.StateTensors()
+    assert tensors.of(module).keys() == module.state_dict().keys()
+    changes = {
+        "child": lambda: module.append(torch.nn.Linear(2, 2)),
+        "parameter": lambda: module[0].register_parameter("scale", torch.nn.Parameter(torch.ones(2))),
+        "buffer": lambda: module[0].register_buffer("scale", torch.ones(2)),
+        "parametrization": lambda: torch.nn.utils.parametrizations.weight_norm(module[0]),
+        "removal": lambda: delattr(module[1], "running_mean"),
+    }
+    changes[change]()
+    found = {key: tensor.data_ptr() for key, tensor in tensors.of(module).items()}
+    assert found == {key: tensor.data_ptr() for key, tensor in module.state_dict().items()}
