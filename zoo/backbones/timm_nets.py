@@ -144,13 +144,14 @@ class TimmNet(Backbone):
                 model = timm().create_model(own, num_classes=num_classes, in_chans=in_channels, **arguments)
         except TypeError as error:
             raise TypeError(f"net_args: {_unknown_argument(error, own)}") from error
-        except (AssertionError, RuntimeError, LookupError, AttributeError) as error:
+        except (AssertionError, RuntimeError, LookupError, AttributeError, ArithmeticError) as error:
             raise ValueError(f"timm cannot build {own} with net_args {arguments}: {error}") from error
         config = model.pretrained_cfg
         fixed = config.get("fixed_input_size") and not getattr(model, "dynamic_img_size", False)
         fixed = fixed and arguments.get("strict_img_size", True)
         size = arguments.get("img_size") or config["input_size"][-1]
-        self._usual = size if isinstance(size, int) else size[-1]
+        height, self._usual = (size, size) if isinstance(size, int) else size
+        fixed = fixed and height == self._usual  # else its own check tells the size
         super().__init__(model, name, num_classes, in_channels, self._usual if fixed else None)
         self.num_features: int = model.num_features
 
@@ -160,10 +161,14 @@ class TimmNet(Backbone):
 
     @override
     def find_head(self) -> str:
+        """Return the last layer with a weight matrix in what timm calls the classifier: it may be a block of layers."""
         head = self.model.get_classifier()  # type: ignore[operator]
         if isinstance(head, list | tuple):  # of a distilled net: the first is the classifier
             head = head[0]
-        return next((name for name, module in self.model.named_modules() if module is head), "")
+        parts = (
+            [] if head is None else [m for m in head.modules() if getattr(getattr(m, "weight", None), "ndim", 0) > 1]
+        )
+        return next((name for name, module in self.model.named_modules() if parts and module is parts[-1]), "")
 
     @override
     def replace_head(self, num_classes: int) -> None:
@@ -216,7 +221,9 @@ class TimmNet(Backbone):
         with building(untraced=True), translated_errors(source, "give a file or folder as weights"):
             model = timm().create_model(source, pretrained=True, in_chans=self.in_channels, **self.arguments)
         config = preprocessing(model)
-        shape = [self.in_channels, *[self.fixed_size or config["size"]] * 2]
+        if self.fixed_size or "img_size" in self.arguments:
+            config["size"] = self._usual
+        shape = [self.in_channels, config["size"], config["size"]]
         return Weights(
             f"timm's {source}",
             {f"model.{key}": t for key, t in model.state_dict().items()},

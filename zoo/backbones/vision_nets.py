@@ -67,10 +67,10 @@ class TorchvisionNet(Backbone):
                 else f"{own} of torchvision has no argument {wrong!r}{suggest(wrong, known)}"
             )
             raise TypeError(f"net_args: {what}") from error
-        except (AssertionError, RuntimeError, LookupError, AttributeError) as error:
+        except (AssertionError, RuntimeError, LookupError, AttributeError, ArithmeticError) as error:
             raise ValueError(f"torchvision cannot build {own} with net_args {arguments}: {error}") from error
         super().__init__(model, name, num_classes, in_channels, getattr(model, "image_size", None))
-        self.num_features: int = self._head().in_features
+        self.num_features: int = self._head().weight.shape[1]
 
     def _head(self) -> Any:
         return self.get_submodule(self.head_name)
@@ -84,10 +84,12 @@ class TorchvisionNet(Backbone):
     @override
     def replace_head(self, num_classes: int) -> None:
         head = self._head()
-        if not isinstance(head, nn.Linear):
-            raise ValueError(f"the head of {self.name} is a {type(head).__name__}, which cannot be replaced")  # noqa: TRY004
         parent, _, name = self.head_name.rpartition(".")
-        new = nn.Linear(self.num_features, num_classes, head.bias is not None) if num_classes else nn.Identity()
+        new: nn.Module = nn.Identity()
+        if num_classes and isinstance(head, nn.Conv2d):
+            new = nn.Conv2d(self.num_features, num_classes, 1, bias=head.bias is not None)
+        elif num_classes:
+            new = nn.Linear(self.num_features, num_classes, head.bias is not None)
         setattr(self.get_submodule(parent), name, new)
 
 

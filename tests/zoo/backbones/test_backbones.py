@@ -132,7 +132,7 @@ def test_features_are_the_maps_of_the_stages(kind: str, strides: list[int]) -> N
     assert [y.shape[1] for y in maps] == [m.channels for m in told]
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1"])
 def test_logits_are_those_of_torchvision(name: str) -> None:
     task = zoo.create_model(f"torchvision/{name}", num_classes=4).eval()
     net = torchvision.models.get_model(name, num_classes=4).eval()
@@ -140,6 +140,8 @@ def test_logits_are_those_of_torchvision(name: str) -> None:
     with torch.no_grad():
         x = images()
         assert torch.equal(task(x), net(x))
+        task.net.reset_head(3)
+        assert task(x).shape == (2, 3)
         task.net.reset_head(0)
         assert task(x).shape == (2, task.net.num_features)
 
@@ -220,6 +222,28 @@ def test_a_repository_that_is_no_net_of_timm(hub: dict[str, dict[str, bytes]]) -
         ClassificationTask("hf/me/other", 7)
 
 
+@pytest.mark.parametrize("fixed", [True, False])
+def test_pretrained_weights_of_a_net_for_images_of_another_size(hub: dict[str, dict[str, bytes]], fixed: bool) -> None:
+    hub["timm/test_vit.r160_in1k"] = {"model.safetensors": save(timm.create_model("test_vit").state_dict())}
+    arguments = {"img_size": 64, "dynamic_img_size": not fixed}
+    task = zoo.create_model("timm/test_vit", weights="pretrained", num_classes=4, net_args=arguments)
+    assert (task.preprocessing["size"], task.input_shape) == (64, (3, 64, 64))
+    assert task.example_output().shape == (1, 4)
+
+
+def test_a_head_of_several_layers_is_fitted_to_other_classes(tmp_path: Path) -> None:
+    net = timm.create_model("levit_128s", num_classes=7)  # two heads, each of a norm and a linear layer
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    task = zoo.create_model("timm/levit_128s", weights=tmp_path / "net.pth", num_classes=4)
+    heads = {f"net.model.{head}.linear.{name}" for head in ("head", "head_dist") for name in ("weight", "bias")}
+    assert set(task.load_report.reinitialized) == heads
+
+
+def test_a_net_for_images_that_are_not_square() -> None:
+    net = zoo.create_model("timm/test_vit", num_classes=4, net_args={"img_size": [64, 32], "dynamic_img_size": False})
+    assert net(torch.rand(1, 3, 64, 32)).shape == (1, 4)
+
+
 def test_weights_of_timm_as_a_file(tmp_path: Path) -> None:
     net = timm.create_model("test_resnet", num_classes=4).eval()
     torch.save(net.state_dict(), tmp_path / "net.pth")
@@ -275,6 +299,8 @@ def test_what_the_user_set_is_kept_by_a_fit(tmp_path: Path) -> None:
             {"weights": "DEFAULT"},
             r"net_args has 'weights': give num_classes and weights to the model",
         ),
+        ("timm/test_vit", {"patch_size": 0}, r"timm cannot build test_vit with net_args {'patch_size': 0}"),
+        ("torchvision/mobilenet_v2", {"round_nearest": 0}, r"torchvision cannot build mobilenet_v2 with net_args"),
         ("torchvision/resnet18", {"typo": 1}, r"resnet18 of torchvision has no argument 'typo'"),
         ("resnt18", None, r"unknown model 'resnt18', did you mean 'resnet18'\?.*timm/NAME"),
         ("resnet18", {"weights": "x"}, r"net_args: resnet18 has no argument 'weights'"),
