@@ -124,6 +124,8 @@ def load(
         module.to("cpu")  # where its tensors are; Lightning's ``device`` says where it was built
         if frozen := saved.description.get("frozen", 0):
             module.freeze(frozen)
+    if overrides.get("preprocessing") is not None:  # comes before the mean and std of the file
+        module.set_preprocessing(overrides["preprocessing"])
     return module.eval()
 
 

@@ -212,6 +212,7 @@ def test_a_net_of_the_hub(hub: dict[str, dict[str, bytes]], monkeypatch: pytest.
     torch.testing.assert_close(task(x), source((x - mean) / std))
     loaded = zoo.load(task.save_pretrained(tmp_path / "m"))
     assert torch.equal(loaded(x), task(x))
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library tries it five times, half a minute long
     with pytest.raises(ConnectionError, match="hub cannot be reached for 'me/other'"):
         ClassificationTask("hf/me/other", 7)
 
@@ -269,6 +270,19 @@ def test_what_the_user_set_is_kept_by_a_fit(tmp_path: Path) -> None:
     assert torch.equal(bare.mean, torch.tensor([0.1, 0.2, 0.3]))
     with pytest.raises(ValueError, match=r"preprocessing has no 'maen', did you mean 'mean'\?"):
         task.set_preprocessing({"maen": 1})
+
+
+def test_what_the_user_set_wins_over_the_file(tmp_path: Path) -> None:
+    given = {"mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 3.0], "size": 64}
+    folder = ClassificationTask("timm/test_resnet", 4, preprocessing=given).save_pretrained(tmp_path / "folder")
+    other = {"mean": [0.5] * 3, "std": [0.5] * 3, "size": 32}
+    for task in (
+        zoo.load(folder, preprocessing=other),
+        zoo.create_model("timm/test_resnet", weights=folder, preprocessing=other),
+    ):
+        assert task.mean.tolist() == task.std.tolist() == [0.5] * 3
+        assert task.hparams["preprocessing"] == other
+        assert task.input_shape == (3, 32, 32)
 
 
 # Refused --------------------------------------------------------------------------------------------------------------
