@@ -62,7 +62,7 @@ def create_model(name: str, /, weights: str | Path | None = None, **kwargs: Any)
         arguments = {"num_classes": backbones.num_classes(name), **arguments}
     if not backbones.published(str(weights), name):  # else it is downloaded once the arguments are known to be good
         source = backbones.find(str(weights), name)
-        arguments = {**stored_arguments(source, entry), **kwargs}
+        arguments = {**stored_arguments(source, entry, kwargs), **kwargs}
         with _naming(source.origin, _BUILD, Exception), at_most([*source.net.values(), *source.rest.values()]):
             module = _without_weights(entry.cls, arguments)
     else:
@@ -155,14 +155,16 @@ def _checked(
         raise ValueError(
             f"{file} asks for the optimizer {optimizer!r} to be imported, which load never does: pass optimizer=..."
         )
-    if not isinstance(net := hparams.get("net", ""), str):
-        raise ValueError(f"{file}: net must be a name, got {net!r}")  # noqa: TRY004 (it is the file's content)
-    asked = backbones.beyond(net, hparams.get("net_args"))
-    if asked and "net" not in overrides and not is_registered_net(cls, net) and net != trusted:
-        raise ValueError(
-            f"{file} asks for the net {net!r} to be {asked}, which load never does: pass net={net!r} if you trust it, or "
-            f"zoo.register('my_net', zoo.{cls.__name__}, net={net!r})"
-        )
+    if not isinstance(hparams.get("net", ""), str):
+        raise ValueError(f"{file}: net must be a name, got {hparams['net']!r}")  # noqa: TRY004 (it is the file's content)
+    for argument in ("net", "encoder"):
+        name = hparams.get(argument)
+        asked = backbones.beyond(name, hparams.get(f"{argument}_args")) if isinstance(name, str) else None
+        if asked and argument not in overrides and not is_registered_net(cls, name, argument) and name != trusted:
+            raise ValueError(
+                f"{file} asks for the {argument} {name!r} to be {asked}, which load never does: pass {argument}={name!r} if you "
+                f"trust it, or zoo.register('my_net', zoo.{cls.__name__}, {argument}={name!r})"
+            )
     with _naming(file):
         check_arguments(cls, hparams)
     check_hyperparameters(hparams, arguments_of(cls), file)
@@ -263,10 +265,11 @@ def _check_init(arguments: Mapping[str, Any], weights: str) -> None:
         raise ValueError(f"init {init!r} would draw what weights {weights!r} bring: give one of them")
 
 
-def stored_arguments(source: Weights, entry: Entry) -> dict[str, Any]:
+def stored_arguments(source: Weights, entry: Entry, given: Collection[str] = ()) -> dict[str, Any]:
     """Return the preset of a model with the arguments that weights of its class were saved with, but for the training's.
 
     The preset of another model of the same class wins over what is stored: ``resnet32`` stays one with weights of a resnet20.
+    What is ``given`` will replace what is stored.
     """
     stored: dict[str, Any] = {}
     cls: type[Model] = entry.cls
@@ -274,7 +277,7 @@ def stored_arguments(source: Weights, entry: Entry) -> dict[str, Any]:
         if source.model is not None and get(source.model).cls is cls:
             left_out = {*cls.training_arguments, *cls.training_buffers}
             stored = {k: v for k, v in (source.hparams or {}).items() if k in arguments_of(cls) and k not in left_out}
-    stored = _checked(cls, stored, source.origin, trusted=entry.preset.get("net"))
+    stored = _checked(cls, stored, source.origin, given, entry.preset.get("net"))
     return {**entry.preset, **stored} if source.model == entry.name else {**stored, **entry.preset}
 
 

@@ -73,9 +73,9 @@ def register_by_net(cls: type) -> None:
     _BY_NET[:] = [cls]
 
 
-def is_registered_net(cls: type, net: Any) -> bool:
+def is_registered_net(cls: type, net: Any, argument: str = "net") -> bool:
     """Return whether somebody registered a model of this class with this net: then its class may be imported for a file."""
-    return any(entry.cls is cls and entry.preset.get("net") == net for entry in _ENTRIES.values())
+    return any(entry.cls is cls and entry.preset.get(argument) == net for entry in _ENTRIES.values())
 
 
 def get(name: str) -> Entry:

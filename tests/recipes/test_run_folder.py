@@ -213,6 +213,14 @@ def test_print_config_only_prints(zoo: Zoo) -> None:
     assert os.listdir() == []
 
 
+def test_an_encoder_of_another_library_by_name(zoo: Zoo) -> None:
+    command = ("fit", "-c", "segmentation/fcn8s_shapes", "--model.encoder_args=null", "--trainer.fast_dev_run=true")
+    assert "FCNSegmenter, 208,535 parameters" in zoo(*command, "--model.encoder=timm/test_convnext").out
+    wrong = zoo(*command, "--model.encoder=timm/test_convnet")
+    assert (wrong.code, wrong.err.count("\n")) == (2, 1)
+    assert "timm has no net 'test_convnet', did you mean 'test_convnext'?" in wrong.err
+
+
 def test_fast_dev_run_leaves_nothing(zoo: Zoo) -> None:
     assert zoo("fit", "-c", RECIPE, "--trainer.fast_dev_run=true").code == 0
     assert os.listdir() == []

@@ -1,6 +1,6 @@
 """Nets of other libraries by name, with the interface of the zoo's own."""
 
-from zoo.backbones.base import Backbone
+from zoo.backbones.base import Backbone, measured_maps
 from zoo.backbones.names import (
     beyond,
     build,
@@ -20,6 +20,7 @@ __all__ = [
     "find",
     "full_name",
     "list_weights",
+    "measured_maps",
     "names",
     "num_classes",
     "published",

@@ -1,6 +1,7 @@
 """What the nets of other libraries offer in the zoo."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from zoo.blocks.classifier import check_images
 from zoo.blocks.layers import layer_groups
+from zoo.blocks.receptive_field import FeatureMap, on_meta
 
 
 class Backbone(nn.Module):
@@ -76,6 +78,14 @@ class Backbone(nn.Module):
         """
         raise ValueError(f"{self.name} has no feature maps: take another net")
 
+    def feature_maps(self) -> list[FeatureMap]:
+        """Return channels and stride of each map of :meth:`features`; the receptive field is 0: not known.
+
+        Raises:
+            ValueError: The library gives no maps of this net.
+        """
+        return measured_maps(self, self.features, self.name, self.in_channels, self.image_size)
+
     def check(self, x: Tensor) -> None:
         """Refuse images that the net cannot take.
 
@@ -87,6 +97,41 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor) -> Any:
         self.check(x)
         return self.model(x)
+
+
+def measured_maps(
+    net: nn.Module, features: Callable[[Tensor], Any], name: str, in_channels: int, side: int = 224
+) -> list[FeatureMap]:
+    """Return channels and stride of the maps that a function computes, from their sizes; the receptive field is 0: not known.
+
+    Args:
+        net: Module that holds all parameters that ``features`` uses.
+        features: Maps an image to a list of maps.
+        name: Name of the net, for messages.
+        in_channels: Number of image channels C.
+        side: Side in pixels of an image that it takes.
+
+    Raises:
+        ValueError: It cannot take the image, or gives something else.
+    """
+    dtype = next((p.dtype for p in net.parameters()), None)
+    try:
+        maps = on_meta(net, features, torch.empty(1, in_channels, side, side, device="meta", dtype=dtype))
+    except RuntimeError as error:
+        raise ValueError(f"{name} cannot take images of shape {(1, in_channels, side, side)}: {error}") from error
+    if not isinstance(maps, list | tuple) or not all(isinstance(y, Tensor) and is_map(y) for y in maps) or not maps:
+        raise ValueError(f"features of {name} must give a list of maps (B, C_i, H / s_i, W / s_i), finest first")
+    return [FeatureMap(y.shape[1], stride_of(y, side), 0) for y in maps]
+
+
+def is_map(y: Tensor) -> bool:
+    """Return whether a tensor, computed from a square image, has the form of a feature map (B, C, h, h)."""
+    return y.ndim == 4 and y.shape[2] == y.shape[3] > 0
+
+
+def stride_of(y: Tensor, side: int) -> int:
+    """Return the stride of a map of an image of this side: a power of two, whatever a net that does not pad cuts off."""
+    return int(2 ** round(math.log2(side / y.shape[-1])))
 
 
 def groups_of_modules(net: nn.Module, depths: Mapping[str, int]) -> list[list[str]]:

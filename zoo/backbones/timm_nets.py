@@ -185,15 +185,20 @@ class TimmNet(Backbone):
 
     @override
     def features(self, x: Tensor) -> list[Tensor]:
-        if not hasattr(self.model, "forward_intermediates"):
-            raise ValueError(f"{self.name} has no feature maps, timm gives none of it: take another net")
+        self._check_maps()
         self.check(x)
         maps: list[Tensor] = self.model.forward_intermediates(x, output_fmt="NCHW", intermediates_only=True)  # type: ignore[operator]
         return maps
 
+    @override
     def feature_maps(self) -> list[FeatureMap]:
-        """Return channels and stride of each map of :meth:`features`, as timm tells them; the receptive field is 0: not known."""
+        """Return channels and stride of each map as timm tells them; the receptive field is 0: not known."""
+        self._check_maps()
         return [FeatureMap(info["num_chs"], info["reduction"], 0) for info in self.model.feature_info]  # type: ignore[union-attr]
+
+    def _check_maps(self) -> None:
+        if not hasattr(self.model, "forward_intermediates"):
+            raise ValueError(f"{self.name} has no feature maps, timm gives none of it: take another net")
 
     def published(self) -> list[str]:
         """Return the names of the weights that timm has for the net."""

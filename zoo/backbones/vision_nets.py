@@ -1,13 +1,15 @@
 """Nets of torchvision, by its names for them: ``torchvision/efficientnet_b0``."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from typing_extensions import override
 
-from zoo.backbones.base import Backbone, building
+from zoo.backbones.base import Backbone, building, is_map, stride_of
+from zoo.blocks.receptive_field import FeatureMap, on_meta
 from zoo.spelling import suggest
 
 
@@ -70,6 +72,7 @@ class TorchvisionNet(Backbone):
         except (AssertionError, RuntimeError, LookupError, AttributeError, ArithmeticError) as error:
             raise ValueError(f"torchvision cannot build {own} with net_args {arguments}: {error}") from error
         super().__init__(model, name, num_classes, in_channels, getattr(model, "image_size", None))
+        self._stages: dict[str, FeatureMap] = {}  # by the name of the module whose output is the map
         self.num_features: int = self._head().weight.shape[1]
 
     def _head(self) -> Any:
@@ -91,6 +94,58 @@ class TorchvisionNet(Backbone):
         elif num_classes:
             new = nn.Linear(self.num_features, num_classes, head.bias is not None)
         setattr(self.get_submodule(parent), name, new)
+
+    @override
+    def feature_maps(self) -> list[FeatureMap]:
+        """Return channels and stride of the deepest map of each stride; the receptive field is 0: not known."""
+        if not self._stages:
+            side, units = self.image_size, _units(self.model)
+            x = torch.empty(1, self.in_channels, side, side, device="meta", dtype=next(self.parameters()).dtype)
+            deepest: dict[int, tuple[str, FeatureMap]] = {}
+            for unit, y in on_meta(self, lambda x: self._outputs(x, units), x).items():
+                if y.ndim == 2 or y.shape[2:] == (1, 1):  # pooled
+                    continue
+                if not is_map(y):
+                    raise ValueError(
+                        f"{self.name} has no feature maps, its {unit} gives {tuple(y.shape)}: take a net of timm, timm/NAME"
+                    )
+                stride = stride_of(y, side)
+                deepest[stride] = unit, FeatureMap(y.shape[1], stride, 0)
+            self._stages = dict(deepest.values())
+        return list(self._stages.values())
+
+    @override
+    def features(self, x: Tensor) -> list[Tensor]:
+        self.feature_maps()
+        self.check(x)
+        return list(self._outputs(x, self._stages).values())
+
+    def _outputs(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+        """Return the outputs of some modules by name, in the order in which they are computed."""
+        outputs: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Any:
+            return lambda module, args, y: outputs.__setitem__(name, y)
+
+        hooks = [self.model.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+        try:
+            self.model(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return outputs
+
+
+def _units(model: nn.Module) -> list[str]:
+    """Return the names of a net's layers and blocks: sequences are opened, blocks are not, so that no map is one from within."""
+    opened, units = {""}, list[str]()
+    for name, part in model.named_modules():
+        if name and name.rpartition(".")[0] in opened:
+            if isinstance(part, nn.Sequential | nn.ModuleList):
+                opened.add(name)
+            elif not isinstance(part, nn.AdaptiveAvgPool2d):  # gives one size, whatever the image
+                units.append(name)
+    return units
 
 
 def _set_channels(model: nn.Module, channels: int) -> None:

@@ -147,6 +147,24 @@ def conv_out_size(
     return out if transposed else out // stride + 1
 
 
+def on_meta(net: nn.Module, function: Callable[[Tensor], Any], x: Tensor) -> Any:
+    """Return what a function gives for an image on the meta device; no value is computed, and the net is not changed.
+
+    Args:
+        net: Module that holds all parameters that ``function`` uses.
+        function: What to call, in evaluation mode.
+        x: The image, on the meta device.
+    """
+    with evaluating(net):
+        state = {f"net.{name}": t for name, t in meta_tensors(net).items()}
+        return torch.func.functional_call(_Call(net, function), state, x)
+
+
+def meta_tensors(net: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a net on the meta device, those that are in no state dict included."""
+    return {name: t.detach().to("meta") for name, t in (*net.named_parameters(), *net.named_buffers())}
+
+
 def feature_maps(net: nn.Module, function: Callable[[Tensor], Any], shape: tuple[int, int, int]) -> list[FeatureMap]:
     """Return channels, stride and receptive field of the feature maps that a function computes.
 
@@ -170,9 +188,8 @@ def feature_maps(net: nn.Module, function: Callable[[Tensor], Any], shape: tuple
     dtype = next((p.dtype for p in net.parameters()), None)
     x = torch.empty(1, *shape, device="meta", dtype=dtype)
     tracker.give(x, _Field(0, 0, 1))
-    with evaluating(net), tracker:
-        state = {f"net.{k}": v.to("meta") for k, v in net.state_dict().items()}
-        maps = torch.func.functional_call(_Call(net, function), state, x)
+    with tracker:
+        maps = on_meta(net, function, x)
     described = []
     for y in [maps] if isinstance(maps, Tensor) else maps:
         field = tracker.fields[id(y)][1]

@@ -1,9 +1,9 @@
 """FCN: Long, Shelhamer and Darrell 2015, "Fully Convolutional Networks for Semantic Segmentation", arXiv:1411.4038.
 
-The encoder is any convolutional classifier of the zoo, VGG-16 by default. Deviations from the paper: dense layers that become
-convolutions are padded so that a map keeps its size (the paper pads the image by 100 pixels and crops its maps to fit); the final,
-fixed bilinear upsampling repeats the values at the border, where a transposed convolution would fade to zero; each of the three
-variants is trained from the encoder, not from the coarser variant.
+The encoder is any convolutional classifier of the zoo, VGG-16 by default, or a net of another library. Deviations from the paper:
+dense layers that become convolutions are padded so that a map keeps its size (the paper pads the image by 100 pixels and crops its
+maps to fit); the final, fixed bilinear upsampling repeats the values at the border, where a transposed convolution would fade to
+zero; each of the three variants is trained from the encoder, not from the coarser variant.
 """
 
 from itertools import pairwise
@@ -17,7 +17,7 @@ from typing_extensions import override
 from zoo.blocks import ConvNet
 from zoo.blocks.convnet import slide
 from zoo.registry import register
-from zoo.segmentation.pyramid import EncoderDecoder, build_encoder, take_standardization
+from zoo.segmentation.pyramid import EncoderDecoder, build_encoder, title
 from zoo.tasks import SegmentationArguments, SegmentationTask
 
 Variant = Literal["32s", "16s", "8s"]
@@ -68,11 +68,11 @@ class Upsampling(nn.ConvTranspose2d):
 class FCN(EncoderDecoder):
     """Class scores at each place of the last map, combined with those of finer maps, then bilinearly upsampled (fig. 3).
 
-    The hidden dense layers of the encoder (fc6 and fc7 of VGG) become convolutions over its last map. The names 32s, 16s and 8s
-    are those of an encoder whose last map has stride 32.
+    The hidden dense layers of the encoder (fc6 and fc7 of VGG) become convolutions over its last map; of a net of another library
+    there are none. The names 32s, 16s and 8s are those of an encoder whose last map has stride 32.
 
     Args:
-        encoder: Classifier that gives the maps and the dense layers.
+        encoder: Classifier that gives the maps and the dense layers, see :class:`EncoderDecoder`.
         num_classes: Number of classes K.
         variant: "32s" (the last map alone), "16s" (and the next finer one) or "8s" (and one more).
 
@@ -86,17 +86,19 @@ class FCN(EncoderDecoder):
 
     head_name = "score"
 
-    def __init__(self, encoder: ConvNet, num_classes: int = 21, variant: Variant = "8s") -> None:
-        super().__init__(encoder, dense=True)
+    def __init__(self, encoder: nn.Module, num_classes: int = 21, variant: Variant = "8s") -> None:
+        dense = isinstance(encoder, ConvNet)
+        super().__init__(encoder, dense)
         if variant not in FINER:
             raise ValueError(f"variant must be '32s', '16s' or '8s', got {variant!r}")
         if len(self.maps) <= FINER[variant]:
             raise ValueError(
-                f"FCN-{variant} combines {FINER[variant] + 1} maps, and {type(encoder).__name__} has {len(self.maps)}: choose "
+                f"FCN-{variant} combines {FINER[variant] + 1} maps, and {title(encoder)} has {len(self.maps)}: choose "
                 "another variant or encoder"
             )
         combined = self.maps[::-1][: FINER[variant] + 1]  # coarsest first
-        self.score = Score(encoder.num_features, num_classes)
+        self.dense = dense
+        self.score = Score(encoder.num_features if isinstance(encoder, ConvNet) else combined[0].channels, num_classes)
         self.finer_scores = nn.ModuleList(Score(m.channels, num_classes) for m in combined[1:])
         factors = [a.stride // b.stride for a, b in pairwise(combined)]
         self.upsamplings = nn.ModuleList(Upsampling(num_classes, factor) for factor in factors)
@@ -104,7 +106,7 @@ class FCN(EncoderDecoder):
 
     @override
     def decode(self, maps: list[Tensor]) -> Tensor:
-        x = self.score(slide(self.encoder, maps[-1], pad=True))
+        x = self.score(slide(self.encoder, maps[-1], pad=True) if self.dense else maps[-1])
         for upsampling, score, finer in zip(self.upsamplings, self.finer_scores, maps[-2::-1], strict=False):
             x = upsampling(x) + score(finer)
         return F.interpolate(x, scale_factor=float(self.output_stride), mode="bilinear")
@@ -118,9 +120,9 @@ class FCNSegmenter(SegmentationTask):
     """An :class:`FCN` trained to segment. Arguments: those below, then ``**task`` of :class:`zoo.SegmentationTask`.
 
     Args:
-        encoder: Name of a convolutional classifier, see ``zoo models``.
+        encoder: Name of a convolutional classifier, see ``zoo models``, or of another net, see :class:`zoo.UNetSegmenter`.
         encoder_args: Arguments of its class, e.g. ``{"width": 32}``.
-        encoder_weights: Where the encoder's weights come from, see :func:`zoo.create_model`: "imagenet", a bundled name, a path.
+        encoder_weights: Where the encoder's weights come from, see :func:`zoo.create_model`: "pretrained", a name, a path.
             Their standardization is used, too. Like ``weights`` it is no hyperparameter.
         variant: "32s", "16s" or "8s", see :class:`FCN`.
         num_classes: Number of classes K.
@@ -128,6 +130,7 @@ class FCNSegmenter(SegmentationTask):
     """
 
     weight_sources = ("weights", "encoder_weights")
+    filled_arguments = ("encoder_args",)
 
     def __init__(
         self,
@@ -139,9 +142,9 @@ class FCNSegmenter(SegmentationTask):
         in_channels: int = 3,
         **task: Unpack[SegmentationArguments],
     ) -> None:
-        net, source = build_encoder(encoder, encoder_args, in_channels, encoder_weights)
-        super().__init__(FCN(encoder=net, num_classes=num_classes, variant=variant), num_classes, **task)
-        take_standardization(self, source)
+        built = build_encoder(type(self), encoder, encoder_args, in_channels, encoder_weights)
+        super().__init__(FCN(encoder=built.net, num_classes=num_classes, variant=variant), num_classes, **task)
+        built.complete(self)
 
 
 for _variant in FINER:

@@ -1,8 +1,9 @@
 """U-Net: Ronneberger et al. 2015, "U-Net: Convolutional Networks for Biomedical Image Segmentation", arXiv:1505.04597.
 
-The encoder is that of the paper or any convolutional classifier of the zoo. Deviations from the paper: convolutions are padded, so
-that the output has the size of the input (the paper does not pad; it mirrors and tiles large images), and followed by a batch norm,
-except for ``norm="none"``; transposed convolutions and the last layer are initialized by PyTorch's default, not as in section 3.
+The encoder is that of the paper, any convolutional classifier of the zoo, or a net of another library. Deviations from the paper:
+convolutions are padded, so that the output has the size of the input (the paper does not pad; it mirrors and tiles large images),
+and followed by a batch norm, except for ``norm="none"``; transposed convolutions and the last layer are initialized by PyTorch's
+default, not as in section 3.
 """
 
 from itertools import pairwise
@@ -16,7 +17,7 @@ from zoo.blocks import Activation, ConvNet, Norm, Style, build_dropout
 from zoo.blocks.classifier import check_images
 from zoo.cnn.resnet import initialize
 from zoo.registry import register
-from zoo.segmentation.pyramid import EncoderDecoder, build_encoder, take_standardization
+from zoo.segmentation.pyramid import EncoderDecoder, build_encoder, title
 from zoo.tasks import SegmentationArguments, SegmentationTask
 
 Skip = Literal["concat", "none"]
@@ -103,7 +104,7 @@ class UNet(EncoderDecoder):
     A stage for whose size the encoder has no map does without one: ResNets, for example, have none of the size of the image.
 
     Args:
-        encoder: Net that computes the maps; its strides are powers of two.
+        encoder: Net that computes the maps, see :class:`EncoderDecoder`; its strides are powers of two.
         num_classes: Number of classes K.
         skip: "concat" as in the paper, or "none": the decoder takes the last map alone.
         norm: Normalization after each convolution of the decoder: "batch", "layer", "group", "instance", or "none" as in the paper.
@@ -121,7 +122,7 @@ class UNet(EncoderDecoder):
 
     def __init__(
         self,
-        encoder: ConvNet,
+        encoder: nn.Module,
         num_classes: int = 2,
         skip: Skip = "concat",
         norm: Norm = "batch",
@@ -132,6 +133,11 @@ class UNet(EncoderDecoder):
         if skip not in ("concat", "none"):
             raise ValueError(f"skip must be 'concat' or 'none', got {skip!r}")
         style = Style(norm, activation)
+        if len(self.maps) == 1:
+            raise ValueError(
+                f"U-Net needs maps of several strides, and {title(encoder)} has one, {self.stride}: take an encoder with "
+                "stages, such as resnet34 or timm/convnext_atto, or an FCN with variant='32s'"
+            )
         self.skip = skip
         self.dropout = build_dropout(dropout)
         channels, stride = self.maps[-1].channels, self.stride
@@ -139,7 +145,7 @@ class UNet(EncoderDecoder):
         self.stages = nn.ModuleList()
         while stride > 1:
             if stride % 2:
-                raise ValueError(f"U-Net doubles sizes, and {type(encoder).__name__} has stride {self.stride}")
+                raise ValueError(f"U-Net doubles sizes, and {title(encoder)} has stride {self.stride}")
             stride //= 2
             out = finer.get(stride, max(channels // 2, min(channels, _LEAST)))
             self.stages.append(Up(channels, out, finer.get(stride, 0) if skip == "concat" else 0, style))
@@ -164,9 +170,11 @@ class UNetSegmenter(SegmentationTask):
     """A :class:`UNet` trained to segment. Arguments: those below, then ``**task`` of :class:`zoo.SegmentationTask`.
 
     Args:
-        encoder: "plain", that of the paper (:class:`UNetEncoder`), or the name of a convolutional classifier, see ``zoo models``.
+        encoder: "plain", that of the paper (:class:`UNetEncoder`); the name of a convolutional classifier, see ``zoo models``;
+            "timm/convnext_atto", "torchvision/resnet18", "hf/OWNER/NAME" (of timm, on the Hugging Face hub); or your own class
+            "package.module.Class", whose ``features`` gives a list of maps (B, C_i, H / s_i, W / s_i), finest first.
         encoder_args: Arguments of its class, e.g. ``{"width": 32}``; of "plain": width, depth, norm, activation.
-        encoder_weights: Where the encoder's weights come from, see :func:`zoo.create_model`: "imagenet", a bundled name, a path.
+        encoder_weights: Where the encoder's weights come from, see :func:`zoo.create_model`: "pretrained", a name, a path.
             Their standardization is used, too. Like ``weights`` it is no hyperparameter.
         skip: "concat" or "none", see :class:`UNet`.
         num_classes: Number of classes K.
@@ -175,6 +183,7 @@ class UNetSegmenter(SegmentationTask):
     """
 
     weight_sources = ("weights", "encoder_weights")
+    filled_arguments = ("encoder_args",)
 
     def __init__(
         self,
@@ -189,7 +198,8 @@ class UNetSegmenter(SegmentationTask):
         dropout: float = 0.0,
         **task: Unpack[SegmentationArguments],
     ) -> None:
-        net, source = build_encoder(
+        built = build_encoder(
+            type(self),
             encoder,
             encoder_args,
             in_channels,
@@ -198,11 +208,13 @@ class UNetSegmenter(SegmentationTask):
             plain_args={"norm": norm, "activation": activation},
         )
         super().__init__(
-            UNet(encoder=net, num_classes=num_classes, skip=skip, norm=norm, activation=activation, dropout=dropout),
+            UNet(
+                encoder=built.net, num_classes=num_classes, skip=skip, norm=norm, activation=activation, dropout=dropout
+            ),
             num_classes,
             **task,
         )
-        take_standardization(self, source)
+        built.complete(self)
 
 
 register("unet", UNetSegmenter)
