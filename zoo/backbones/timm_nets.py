@@ -150,8 +150,9 @@ class TimmNet(Backbone):
         fixed = config.get("fixed_input_size") and not getattr(model, "dynamic_img_size", False)
         fixed = fixed and arguments.get("strict_img_size", True)
         size = arguments.get("img_size") or config["input_size"][-1]
-        height, self._usual = (size, size) if isinstance(size, int) else size
-        fixed = fixed and height == self._usual  # else its own check tells the size
+        height, width = (size, size) if isinstance(size, int) else size
+        self._usual: int = width
+        fixed = fixed and height == width  # else its own check tells the size
         super().__init__(model, name, num_classes, in_channels, self._usual if fixed else None)
         self.num_features: int = model.num_features
 
