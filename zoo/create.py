@@ -158,12 +158,12 @@ def _checked(
     if not isinstance(hparams.get("net", ""), str):
         raise ValueError(f"{file}: net must be a name, got {hparams['net']!r}")  # noqa: TRY004 (it is the file's content)
     for argument in ("net", "encoder"):
-        name = hparams.get(argument)
-        asked = backbones.beyond(name, hparams.get(f"{argument}_args")) if isinstance(name, str) else None
-        if asked and argument not in overrides and not is_registered_net(cls, name, argument) and name != trusted:
+        net = hparams.get(argument)
+        asked = backbones.beyond(net, hparams.get(f"{argument}_args")) if isinstance(net, str) else None
+        if asked and argument not in overrides and not is_registered_net(cls, net, argument) and net != trusted:
             raise ValueError(
-                f"{file} asks for the {argument} {name!r} to be {asked}, which load never does: pass {argument}={name!r} if you "
-                f"trust it, or zoo.register('my_net', zoo.{cls.__name__}, {argument}={name!r})"
+                f"{file} asks for the {argument} {net!r} to be {asked}, which load never does: pass {argument}={net!r} if you "
+                f"trust it, or zoo.register('my_net', zoo.{cls.__name__}, {argument}={net!r})"
             )
     with _naming(file):
         check_arguments(cls, hparams)
