@@ -111,13 +111,14 @@ class TableDataModule(DataModule):
         test = self.test_table()
         if part == "test" and test is not None:
             x, y = self._checked(*test, "the test part")
-        rows = Examples(x.to(self._dtypes[0]), y.to(self._dtypes[1]))
+        x, y = x.to(self._dtypes[0]), y.to(self._dtypes[1])
+        rows = Examples(x, y)
         if test is not None:
             return rows
         tests = self.test_rows(rows)
         if part == "test" and not tests.any():
             raise ValueError("there is no test part: give test_fraction > 0, or test rows")
-        return rows.subset(tests if part == "test" else ~tests)
+        return rows.subset(tests) if part == "test" else TableRows(x, y, ~tests)
 
     def test_rows(self, rows: Examples) -> Tensor:
         """Return the mask ``(N,)`` of the rows that are split off to test."""
@@ -140,9 +141,34 @@ class TableDataModule(DataModule):
     @override
     def describe(self, train: Examples) -> None:
         self.mean, self.std = column_statistics(train.x)
-        self.seen = train.x.amin(0), train.x.amax(0)
+        ranges = [part.aminmax(dim=0) for part in train.x.split(_PART)]
+        self.seen = torch.stack([low for low, _ in ranges]).amin(0), torch.stack([high for _, high in ranges]).amax(0)
         if self.kind == "regression":
             self.target_mean, self.target_std = column_statistics(train.y)
+
+
+class TableRows(Examples):
+    """Rows of a table, whose inputs are copied where they are asked for: a subset is copied once.
+
+    Args:
+        x: Features of all rows ``(N, D)``.
+        y: Targets of all rows ``(N, ...)``.
+        chosen: Mask ``(N,)`` of the rows.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, chosen: Tensor) -> None:
+        self._table = x
+        self._chosen = chosen
+        self.y = y[chosen]
+
+    @property
+    def x(self) -> Tensor:
+        """A copy of the features."""
+        return self._table[self._chosen]
+
+    @override
+    def subset(self, chosen: Tensor) -> Examples:
+        return Examples(self._table[self._chosen.masked_scatter(self._chosen, chosen)], self.y[chosen])
 
 
 class ArrayDataModule(TableDataModule):
@@ -253,8 +279,8 @@ def as_columns(values: Any, name: str, vector: bool = False, copy: bool = False)
         raise ValueError(
             f"{name} must be a table (rows, columns) that is not empty, got the shape {tuple(array.shape)}{cure}"
         )
-    wrong = torch.cat([~part.float().isfinite() for part in array.split(_PART)]).nonzero()
-    if len(wrong):
+    if not all(bool(part.float().isfinite().all()) for part in array.split(_PART)):
+        wrong = (~array.float().isfinite()).nonzero()
         row, column = wrong[0].tolist()
         raise ValueError(
             f"{name} has {float(array[row, column])} in row {row}, column {column} (of {len(wrong)} values that are not finite "
@@ -335,7 +361,7 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     constant = torch.stack([(part == x[:1]).all(0) for part in parts]).all(0)
     mean = torch.stack([part.double().sum(0) for part in parts]).sum(0) / len(x)
     mean = torch.where(constant, x[0].double(), mean)  # without the rounding of the sum
-    squares = torch.stack([(part.double() - mean).square().sum(0) for part in parts]).sum(0)
+    squares = torch.stack([(part - mean).square_().sum(0) for part in parts]).sum(0)  # in float64
     return mean, torch.where(constant, 1.0, (squares / len(x)).sqrt())
 
 

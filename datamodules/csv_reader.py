@@ -2,9 +2,10 @@
 
 import csv
 import mmap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from datamodules.written import Form
 if TYPE_CHECKING:
     from pyarrow import StringArray
 
+_Number = Callable[[str], float | None]
 LARGEST = float(np.finfo(np.float32).max)
 _SHOWN = 20  # columns that a message names
 _SMALL = 2**20  # bytes of a file that Python has read before pyarrow is imported
@@ -40,13 +42,17 @@ class Values:
     _room: np.ndarray = field(init=False, repr=False, default_factory=lambda: np.empty(0))
 
     def add(self, piece: np.ndarray, expected: int) -> None:
-        """Add a copy of a piece. It goes to memory that is taken for ``expected`` rows, and given back as soon as it is free."""
-        if len(self._room) < len(piece) or self._room.dtype != piece.dtype:
+        """Add a copy of a piece to the last one, in memory for ``expected`` rows that is given back as soon as it is free."""
+        start = len(self.pieces[-1]) if self.pieces else 0
+        if len(self._room) < start + len(piece) or self._room.dtype != piece.dtype:
             size = max(expected, len(piece)) * piece.itemsize
-            self._room = np.frombuffer(mmap.mmap(-1, size), piece.dtype)
-        copy, self._room = self._room[: len(piece)], self._room[len(piece) :]
-        copy[:] = piece
-        self.pieces.append(copy)
+            self._room, start = np.frombuffer(mmap.mmap(-1, size), piece.dtype), 0
+        self._room[start : start + len(piece)] = piece
+        self.pieces[-1 if start else len(self.pieces) :] = [self._room[: start + len(piece)]]
+
+    def joined(self) -> np.ndarray:
+        """Return all pieces, which are of one type, in one."""
+        return self.pieces[0] if len(self.pieces) == 1 else np.concatenate(self.pieces)
 
     def add_words(self, texts: Sequence[str]) -> np.ndarray:
         """Return the indices of texts in ``words``, after adding the new ones."""
@@ -106,12 +112,12 @@ def _read_by_python(path: Path, form: Form, columns: Mapping[int, bool]) -> tupl
         count += len(part)
         for i, as_texts in columns.items():
             texts = [row[i] for row in part]
-            numbers = None if as_texts else _all_numbers(texts, form)
+            numbers = None if as_texts else _all_numbers(texts, form, form.number)
             values[i].pieces.append(values[i].add_words(texts) if numbers is None else numbers)
     return values, count
 
 
-def _all_numbers(texts: Sequence[str], form: Form) -> np.ndarray | None:
+def _all_numbers(texts: Sequence[str], form: Form, number: _Number) -> np.ndarray | None:
     """Return texts as numbers, nan for what is missing; None if one is no finite number."""
     missing, nan = form.missing, float("nan")
     numbers: list[float] = []
@@ -121,10 +127,10 @@ def _all_numbers(texts: Sequence[str], form: Form) -> np.ndarray | None:
     if not numbers:
         known = dict.fromkeys(form.missing, nan)
         for text in dict.fromkeys(texts):
-            number = known.get(text, form.number(text))
-            if number is None:
+            value = known.get(text) if text in known else number(text)
+            if value is None:
                 return None
-            known[text] = number
+            known[text] = value
         numbers = [known[text] for text in texts]
     values = np.array(numbers)
     others = np.flatnonzero(~(np.abs(values) <= LARGEST))
@@ -226,6 +232,7 @@ def _read_by_arrow(path: Path, form: Form, columns: Mapping[int, bool]) -> tuple
         check_utf8=False, column_types=types, include_columns=list(types), strings_can_be_null=False
     )
     values = {i: Values() for i in columns}
+    number = lru_cache(2**16)(form.number)  # the same texts come in many chunks
     count = 0
     try:
         missing = pyarrow.array(sorted(form.missing), pyarrow.string())
@@ -239,18 +246,20 @@ def _read_by_arrow(path: Path, form: Form, columns: Mapping[int, bool]) -> tuple
                 to_strings,
             )
             count += table.num_rows
-            spaces = b" " in chunk or b"\t" in chunk
             for (i, as_texts), column in zip(columns.items(), table.columns, strict=True):
                 texts = column.combine_chunks()
-                piece = None if as_texts else _arrow_numbers(texts, form, missing, spaces)
-                piece = _piece_of(texts, form, as_texts, values[i]) if piece is None else piece
+                were_words = values[i].pieces and values[i].pieces[-1].dtype != np.float64
+                piece = None if as_texts or were_words else _arrow_numbers(texts, form, missing)
+                if piece is None:
+                    piece = _piece_of(texts, form, None if as_texts else number, values[i])
                 values[i].add(piece, expected=int(1.1 * table.num_rows * path.stat().st_size / len(chunk)))
     except (_InDoubtError, UnicodeError, pyarrow.ArrowException):
         return None
+    pyarrow.default_memory_pool().release_unused()
     return values, count
 
 
-def _arrow_numbers(texts: "StringArray", form: Form, missing: "StringArray", spaces: bool) -> np.ndarray | None:
+def _arrow_numbers(texts: "StringArray", form: Form, missing: "StringArray") -> np.ndarray | None:
     """Return texts as numbers, nan for what is missing; None where one is not plainly a finite number.
 
     pyarrow reads a text as Python does, or refuses it; only nan(1) and the like are no numbers for Python.
@@ -260,27 +269,25 @@ def _arrow_numbers(texts: "StringArray", form: Form, missing: "StringArray", spa
 
     if form.thousands is not None or form.units or form.decimal not in (".", ","):
         return None
-    if spaces:
-        texts = compute.ascii_trim(texts, " \t")
-    absent = compute.is_in(texts, value_set=missing)
-    texts = compute.if_else(absent, None, texts)
-    if form.decimal == ",":
-        if compute.any(compute.match_substring(texts, ".")).as_py():
-            return None
-        texts = compute.replace_substring(texts, ",", ".")
-    try:
-        numbers = compute.cast(texts, pyarrow.float64()).to_numpy(zero_copy_only=False)
-    except pyarrow.ArrowInvalid:
-        return None
-    finite = np.count_nonzero(np.abs(numbers) <= LARGEST)
-    return numbers if finite + texts.null_count == len(numbers) else None
+    for trim in (False, True):
+        trimmed = compute.ascii_trim(texts, " \t") if trim else texts
+        known = compute.if_else(compute.is_in(trimmed, value_set=missing), None, trimmed)
+        if form.decimal == ",":
+            if compute.any(compute.match_substring(known, ".")).as_py():
+                return None
+            known = compute.replace_substring(known, ",", ".")
+        with suppress(pyarrow.ArrowInvalid):
+            numbers = compute.cast(known, pyarrow.float64()).to_numpy(zero_copy_only=False)
+            finite = np.count_nonzero(np.abs(numbers) <= LARGEST)
+            return numbers if finite + known.null_count == len(numbers) else None
+    return None
 
 
-def _piece_of(texts: "StringArray", form: Form, as_texts: bool, values: Values) -> np.ndarray:
-    """Return a piece of a column, by its different texts."""
+def _piece_of(texts: "StringArray", form: Form, number: _Number | None, values: Values) -> np.ndarray:
+    """Return a piece of a column, by its different texts; as indices without ``number``, which reads one as a number."""
     encoded = texts.dictionary_encode()
     words = [word.strip() for word in encoded.dictionary.to_pylist()]
-    numbers = None if as_texts else _all_numbers(words, form)
+    numbers = None if number is None else _all_numbers(words, form, number)
     return (values.add_words(words) if numbers is None else numbers)[encoded.indices.to_numpy()]
 
 

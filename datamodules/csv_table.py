@@ -99,6 +99,7 @@ class CSVDataModule(TableDataModule):
         else:
             self.class_names = self._classes(whole)
         y = self._targets(whole)
+        whole.release(target)
         trains = self._training_rows(torch.from_numpy(y), test is not None).numpy()
         self.columns = [self._fit_column(whole, name, trains, name in as_text, max_categories) for name in names]
         self.feature_names = [feature for column in self.columns for feature in column.features]
@@ -136,10 +137,9 @@ class CSVDataModule(TableDataModule):
         return read_rows(path, self.preparation).x
 
     def _training_rows(self, y: Tensor, has_test: bool) -> Tensor:
-        rows = Examples(y, y)  # only targets matter for the split
-        trains = torch.ones(len(y), dtype=torch.bool) if has_test else ~self.test_rows(rows)
-        trains[trains.clone()] = ~self.validation_mask(rows.subset(trains))
-        return trains
+        trains = torch.ones(len(y), dtype=torch.bool) if has_test else ~self.test_rows(Examples(y, y))
+        rest = y[trains]  # only targets matter for the split
+        return trains.masked_scatter(trains, ~self.validation_mask(Examples(rest, rest)))
 
     def _classes(self, sheet: Sheet) -> list[str]:
         words = sheet.words(self.target)

@@ -106,7 +106,9 @@ class Column:
                 yield np.where(np.isnan(each), fill, each)[index]
         else:
             values = sheet.checked_numbers(self.name, missing=self.fill is not None)
-            yield values if self.fill is None else np.where(np.isnan(values), self.fill, values)
+            if self.fill is not None and np.isnan(values).any():
+                values = np.where(np.isnan(values), self.fill, values)
+            yield values
 
     def unseen(self, sheet: "Sheet") -> np.ndarray:
         """Return the mask ``(N,)`` of the rows that have a category, and none of ``categories``."""
@@ -172,6 +174,7 @@ class Sheet:
     _index: dict[str, int] = field(init=False, repr=False)
     _last: tuple[str, np.ndarray, np.ndarray] | None = field(init=False, repr=False, default=None)
     _words: tuple[str, Words] | None = field(init=False, repr=False, default=None)
+    _dates: dict[str, np.ndarray] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._index = {name: i for i, name in enumerate(self.header)}
@@ -210,7 +213,8 @@ class Sheet:
     def release(self, name: str) -> None:
         """Forget the values of a column, which are not needed any more; the texts would be read again."""
         del self.values[self.index(name)]
-        self._last = None
+        self._last = self._words = None
+        self._dates.pop(name, None)
 
     def words(self, name: str) -> Words:
         """Return the texts of a column; where a piece of it was read as numbers, the file is read once more."""
@@ -219,8 +223,25 @@ class Sheet:
             values = self.values.get(index)
             if values is None or any(piece.dtype == np.float64 for piece in values.pieces):
                 values = read_values(self.path, self.form, {index: True})[0][index]
-            self._words = name, Words(list(values.words), np.concatenate(values.pieces))
+            self._words = name, Words(list(values.words), values.joined())
         return self._words[1]
+
+    def date_parts(self, name: str) -> np.ndarray:
+        """Return ``DATE_PARTS`` of the different texts of a column (see :func:`dates`)."""
+        if name not in self._dates:
+            words, form = self.words(name), self.form
+            values = np.full((len(words.texts), len(DATE_PARTS)), np.nan)
+            for i, text in enumerate(words.texts):
+                if text in form.missing:
+                    continue
+                if (moment := form.moment(text)) is None:
+                    raise ValueError(
+                        f"{self.at(words.first_row(text), name)} must be a date such as 2024-01-31, got {text!r}: correct it, "
+                        f"give date_format, or list {name!r} in categorical or drop"
+                    )
+                values[i] = parts_of(moment)
+            self._dates[name] = values.T
+        return self._dates[name]
 
     def at(self, row: int, name: str) -> str:
         """Return the position of a value, for messages."""
@@ -233,12 +254,12 @@ class Sheet:
             known = [np.nan if text in missing else self.form.number(text) for text in values.words]
             number = np.array([np.nan if value is None else value for value in known], np.float64)
             is_odd = np.array([text not in missing for text in values.words], bool) & np.isnan(number)
-            numbers, odd = [], []
+            numbers, odd = Values(), Values()
             for piece in values.pieces:
                 is_number = piece.dtype == np.float64
-                numbers.append(piece if is_number else number[piece])
-                odd.append(np.zeros(len(piece), bool) if is_number else is_odd[piece])
-            self._last = name, np.concatenate(numbers), np.flatnonzero(np.concatenate(odd))
+                numbers.pieces.append(piece if is_number else number[piece])
+                odd.pieces.append(np.zeros(len(piece), bool) if is_number else is_odd[piece])
+            self._last = name, numbers.joined(), np.flatnonzero(odd.joined())
         return self._last[1:]
 
     def checked_numbers(self, name: str, missing: bool) -> np.ndarray:
@@ -252,7 +273,7 @@ class Sheet:
             ValueError: Another value is no finite number.
         """
         values, odd = self.numbers(name)
-        wrong = ~(np.abs(values) <= LARGEST)
+        wrong = ~((values >= -LARGEST) & (values <= LARGEST))  # nan too
         if missing:
             absent = np.isnan(values)
             absent[odd] = False
@@ -286,17 +307,4 @@ def dates(sheet: Sheet, name: str, parts: Collection[str]) -> tuple[np.ndarray, 
     Raises:
         ValueError: A value is no date.
     """
-    words, form = sheet.words(name), sheet.form
-    chosen = [DATE_PARTS.index(part) for part in parts]
-    values = np.full((len(chosen), len(words.texts)), np.nan)
-    for i, text in enumerate(words.texts):
-        if text in form.missing:
-            continue
-        if (moment := form.moment(text)) is None:
-            raise ValueError(
-                f"{sheet.at(words.first_row(text), name)} must be a date such as 2024-01-31, got {text!r}: correct it, give "
-                f"date_format, or list {name!r} in categorical or drop"
-            )
-        numbers = parts_of(moment)
-        values[:, i] = [numbers[part] for part in chosen]
-    return values, words.index
+    return sheet.date_parts(name)[[DATE_PARTS.index(part) for part in parts]], sheet.words(name).index

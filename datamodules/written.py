@@ -161,7 +161,8 @@ class Form:
         """Return a date, or a time of day of the year 1, as a moment without a zone; None if it is none."""
         try:
             if _ISO_DATE.fullmatch(text):
-                return datetime.fromisoformat(text).replace(tzinfo=None)
+                moment = datetime.fromisoformat(text)
+                return moment if moment.tzinfo is None else moment.replace(tzinfo=None)
             if _TIME.fullmatch(text):
                 return datetime.combine(datetime.min, time.fromisoformat(text if text[2] == ":" else f"0{text}"))
             return None if self.date_format is None else datetime.strptime(text, self.date_format).replace(tzinfo=None)

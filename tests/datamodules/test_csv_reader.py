@@ -5,6 +5,7 @@ import csv
 import io
 import random
 import struct
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ def test_numbers_are_those_of_python() -> None:
     texts += ["".join(rng.choice("0123456789+-.eE_ infax") for _ in range(rng.randint(1, 8))) for _ in range(2000)]
     texts += ["inf", "-inf", "nan", "NaN", "nan(1)", "infinity", "1e39", "-1e400"]  # no finite number in float32
     for text in texts:
-        numbers = csv_reader._arrow_numbers(pyarrow.array([text]), Form(missing=()), pyarrow.array([], "string"), False)
+        numbers = csv_reader._arrow_numbers(pyarrow.array([text]), Form(missing=()), pyarrow.array([], "string"))
         if numbers is not None:
             assert "_" not in text
             assert abs(numbers[0]) <= csv_reader.LARGEST
@@ -255,3 +256,25 @@ def test_a_column_that_turns_into_text_is_read_again(tmp_path: Path, monkeypatch
     assert (values[:80].tolist(), odd.tolist()) == (list(range(80)), [80])
     words = sheet.words("a")
     assert [words.texts[i] for i in words.index] == [*(f"{i}.0" for i in range(80)), "x"]
+
+
+def test_a_text_that_is_in_many_rows_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers with a unit, and dates, are read once for each different text, not for each row or chunk."""
+    monkeypatch.setattr(csv_reader, "_CHUNK", 300)
+    monkeypatch.setattr(csv_reader, "_SMALL", 0)
+    asked: Counter[tuple[str, str]] = Counter()
+    for name in ("number", "moment"):
+        method = getattr(Form, name)
+        monkeypatch.setattr(
+            Form,
+            name,
+            lambda form, text, name=name, method=method: (asked.update([(name, text)]), method(form, text))[1],
+        )
+    lines = [f'"{1000 + i % 7:,} EUR",2024-01-{i % 5 + 1:02},{"pq"[i % 2]}' for i in range(400)]
+    (tmp_path / "a.csv").write_text("\n".join(["price,day,y", *lines]) + "\n")
+    data = CSVDataModule(str(tmp_path / "a.csv"), "y", thousands=",", units=["EUR"])
+    x, _ = data.table()
+    assert x[:, 0].tolist() == [1000 + i % 7 for i in range(400)]
+    assert x[:, 3].tolist() == [i % 5 + 1 for i in range(400)]
+    assert asked["number", "1,003 EUR"] == 1
+    assert asked["moment", "2024-01-03"] == 2  # to see that these are dates, and to take their parts
