@@ -39,6 +39,8 @@ def read_rows(path: str | Path, preparation: Mapping[str, Any]) -> Rows:
     columns = [Column(**column) for column in preparation["columns"]]
     texts = [column.name for column in columns if column.categories or column.parts]
     sheet = Sheet.read(Path(path), form, texts, only=[column.name for column in columns])
+    for column in columns:
+        sheet.index(column.name)  # raises where there is none
     unseen = {column.name: rows for column in columns if (rows := column.unseen(sheet)).any()}
     remark = _remark(sheet, unseen)
     return Rows(torch.from_numpy(encoded(sheet, columns)), remark)
