@@ -212,6 +212,12 @@ def test_a_class_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         zoo.UNetSegmenter("own_encoders.Net", in_channels=1)
 
 
+@pytest.mark.parametrize(("kernel", "padding"), [(3, 1), (3, 2), (7, 0)])
+def test_strides_do_not_depend_on_the_padding(kernel: int, padding: int) -> None:
+    net = nn.Conv2d(3, 4, kernel, 2, padding)
+    assert [m.stride for m in backbones.measured_maps(net, lambda x: [net(x)], "net", 3)] == [2]
+
+
 def test_a_buffer_that_is_in_no_state_dict_keeps_its_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = OWN.replace("self.idle", "self.register_buffer('scale', torch.tensor(3.0), persistent=False); self.idle")
     own = own.replace("x = self.a(x)", "x = self.scale * self.a(x)").replace("from torch", "import torch\nfrom torch")
