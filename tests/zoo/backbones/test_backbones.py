@@ -437,3 +437,10 @@ def test_a_checkpoint_does_not_ask_the_hub(
             (ValueError, TypeError), match=r"pass net='hf/me/net' if you trust it|load_from_checkpoint\(path"
         ):
             load(path)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_tiny"])
+def test_the_default_weights_of_timm_come_first(name: str) -> None:
+    listed = backbones.list_weights(f"timm/{name}")
+    assert listed[:2] == ["pretrained", timm.get_pretrained_cfg(name).tag]
+    assert {f"{name}.{tag}" for tag in listed[1:]} == set(timm.list_models(f"{name}.*", pretrained=True))
