@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ SUFFIXES = tuple(FORMATS)
 
 _SCALABLE = ("JPEG", "MPO")  # Pillow's formats that can be decoded at a fraction of their size
 
+Interpolation = Literal["bilinear", "bicubic", "lanczos", "nearest"]  # of Pillow's, all but "nearest" antialiased
 Size = tuple[int, int]  # width, height
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -63,8 +65,9 @@ def decode(
     share: float = 1.0,
     crop: Callable[[Size], Box] | None = None,
     draft: bool = False,
+    interpolation: Interpolation = "bilinear",
 ) -> Tensor:
-    """Return the center of an image file, cropped to the aspect ratio of ``size`` and resized (bilinear, antialiased).
+    """Return the center of an image file, cropped to the aspect ratio of ``size`` and resized.
 
     Args:
         path: The file, read as :func:`read_image` does.
@@ -73,7 +76,7 @@ def decode(
         share: Share of the height and width of the center crop that is kept; 0.875 is usually written "resize to 256, center crop
             224".
         crop: Returns another box to crop from the upright image, of the width and height that it is given.
-        draft: See :func:`read_part`.
+        draft, interpolation: See :func:`read_part`.
 
     Returns:
         uint8 ``(channels, height, width)``.
@@ -82,7 +85,8 @@ def decode(
     with open_image(path) as image:
         own = upright_size(image)
         box = _center(own, (width, height), share) if crop is None else crop(own)
-        pixels = torch.from_numpy(np.array(read_part(image, channels, (width, height), box, draft)))  # (H, W[, 3])
+        part = read_part(image, channels, (width, height), box, draft, interpolation)
+        pixels = torch.from_numpy(np.array(part))  # (H, W[, 3])
     return pixels[None] if channels == 1 else pixels.permute(2, 0, 1).contiguous()
 
 
@@ -143,8 +147,25 @@ def read_upright(path: str | Path) -> Image.Image:
         return image
 
 
-def read_part(image: Image.Image, channels: int, size: Size, box: Box, draft: bool = False) -> Image.Image:
-    """Return a part of an image from :func:`open_image`, upright and resized (bilinear, antialiased).
+def check_interpolation(interpolation: str) -> None:
+    """Refuse an unknown way to resize.
+
+    Raises:
+        ValueError: It is none of ``Interpolation``.
+    """
+    if interpolation not in get_args(Interpolation):
+        raise ValueError(f"interpolation must be one of {', '.join(get_args(Interpolation))}, got {interpolation!r}")
+
+
+def read_part(
+    image: Image.Image,
+    channels: int,
+    size: Size,
+    box: Box,
+    draft: bool = False,
+    interpolation: Interpolation = "bilinear",
+) -> Image.Image:
+    """Return a part of an image from :func:`open_image`, upright and resized.
 
     Args:
         image: The image, of any format and mode.
@@ -153,11 +174,14 @@ def read_part(image: Image.Image, channels: int, size: Size, box: Box, draft: bo
         box: The part of the upright image.
         draft: Whether a JPEG is decoded at 1/2, 1/4 or 1/8 of its size (Pillow's ``draft``) where the box still has twice the width
             and height of the result: two to three times as fast, and less than half a gray level from the exact pixels on average.
+            Never with "nearest", which takes single pixels of the file.
+        interpolation: "bilinear", "bicubic" or "lanczos", all antialiased, or "nearest".
     """
     ratio = min((box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1])
     scale = max(s for s in (1, 2, 4, 8) if s == 1 or ratio >= 2 * s)
-    if not (draft and scale > 1 and image.format in _SCALABLE):
-        return _plain(image, channels).resize(size, Image.Resampling.BILINEAR, box=box)
+    resampling = Image.Resampling[interpolation.upper()]
+    if not (draft and scale > 1 and interpolation != "nearest" and image.format in _SCALABLE):
+        return _plain(image, channels).resize(size, resampling, box=box)
     (width, height), orientation = upright_size(image), _orientation(image)
     drafted = image.draft("L" if channels == 1 else None, (image.width // scale, image.height // scale))
     assert drafted is not None  # the box would be another one
@@ -166,7 +190,7 @@ def read_part(image: Image.Image, channels: int, size: Size, box: Box, draft: bo
     left = plain.width - width / scale if orientation in (2, 3, 6, 7) else 0.0
     top = plain.height - height / scale if orientation in (3, 4, 7, 8) else 0.0
     scaled = (left + box[0] / scale, top + box[1] / scale, left + box[2] / scale, top + box[3] / scale)
-    return plain.resize(size, Image.Resampling.BILINEAR, box=scaled)
+    return plain.resize(size, resampling, box=scaled)
 
 
 def upright_size(image: Image.Image) -> Size:

@@ -1,5 +1,6 @@
 """Your own images, with a folder for each class."""
 
+import copy
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -13,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.checks import is_number
-from datamodules.decode import SUFFIXES, decode, random_part
+from datamodules.decode import SUFFIXES, Interpolation, check_interpolation, decode, random_part
 from datamodules.examples import Examples
 from datamodules.images import ImageDataModule, statistics
 from datamodules.parts import PartsInFolders
@@ -52,6 +53,8 @@ class ImageFolderDataModule(PartsInFolders, ImageDataModule):
             still has twice the ``size``. This is two to three times as fast on large photographs, and changes their pixels by
             0.2 to 0.5 of 255 gray levels on average (``benchmarks/RESULTS.md``). A trained model reads files in the same way.
             False decodes exactly.
+        interpolation: How images are resized: "bilinear", "bicubic" or "lanczos", antialiased, or "nearest". Pretrained weights
+            tell theirs, and `zoo finetune` sets it.
         **images: Other arguments of :class:`~datamodules.ImageDataModule`.
 
     Raises:
@@ -79,6 +82,7 @@ class ImageFolderDataModule(PartsInFolders, ImageDataModule):
         test_fraction: float = 0.2,
         num_workers: int | None = None,
         draft: bool = True,
+        interpolation: Interpolation = "bilinear",
         **images: Any,
     ) -> None:
         if color not in ("rgb", "gray"):
@@ -89,6 +93,7 @@ class ImageFolderDataModule(PartsInFolders, ImageDataModule):
             )
         if not (is_number(center) and 0 < center <= 1):
             raise ValueError(f"center must be a share of the center square's side in (0, 1], got {center}")
+        check_interpolation(interpolation)
         self.native_shape = (3 if color == "rgb" else 1, 0, 0)  # type: ignore[misc]
         workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
         super().__init__(size=size, num_workers=workers, **images)
@@ -97,6 +102,7 @@ class ImageFolderDataModule(PartsInFolders, ImageDataModule):
         self.resized_crop = resized_crop
         self.center = center
         self.draft = draft
+        self.interpolation = interpolation
         self.look_into(root, test_fraction)
         self.class_names = classes_in(self.folders["train"])
         if len(self.class_names) < 2:
@@ -129,7 +135,8 @@ class ImageFolderDataModule(PartsInFolders, ImageDataModule):
     @property
     def preparation(self) -> dict[str, Any]:
         """How an image file becomes x in evaluation, as plain data for a model to save."""
-        return {"center": self.center, "draft": self.draft} | self.seen_in_training
+        how = {"center": self.center, "draft": self.draft, "interpolation": self.interpolation}
+        return how | self.seen_in_training
 
     # Splits ---------------------------------------------------------------------------------------------------------
 
@@ -167,7 +174,8 @@ class ImageFolderDataModule(PartsInFolders, ImageDataModule):
         self.leave_out(self._misplaced(), why="in no folder of a class")
         names = np.array([os.fsencode(path) for path in paths])
         y = torch.tensor(labels)
-        return ImageFiles(self.root, names, y, self.input_shape, self.center, self.resized_crop, self.draft)
+        read = (self.center, self.resized_crop, self.draft, self.interpolation)
+        return ImageFiles(self.root, names, y, self.input_shape, *read)
 
     def _misplaced(self) -> list[str]:
         """Return the images beside the folders of classes, and those in folders beside ``train``."""
@@ -191,6 +199,7 @@ class ImageFiles(Examples):
         center: Share of the center square's side that is kept.
         resized_crop: Smallest share of the area that is kept in training; 0 takes the center.
         draft: Whether large JPEGs are decoded at a fraction of their size, see :func:`~datamodules.decode.read_part`.
+        interpolation: How they are resized, see there.
     """
 
     def __init__(
@@ -202,6 +211,7 @@ class ImageFiles(Examples):
         center: float = 1.0,
         resized_crop: float = 0.0,
         draft: bool = False,
+        interpolation: Interpolation = "bilinear",
     ) -> None:
         super().__init__(torch.empty(0), y)
         self.root = root
@@ -210,6 +220,7 @@ class ImageFiles(Examples):
         self.center = center
         self.resized_crop = resized_crop
         self.draft = draft
+        self.interpolation = interpolation
 
     @override
     def inputs(self, index: Tensor) -> Tensor:
@@ -222,7 +233,8 @@ class ImageFiles(Examples):
         if self.resized_crop > 0 and self.training is not None:
             self.seed(index)
             crop = partial(random_part, least=self.resized_crop)
-        return decode(os.fsdecode(self.names[index]), channels, size, self.center, crop, self.draft)
+        path = os.fsdecode(self.names[index])
+        return decode(path, channels, size, self.center, crop, self.draft, self.interpolation)
 
     @override
     def subset(self, chosen: Tensor) -> "ImageFiles":
@@ -233,7 +245,9 @@ class ImageFiles(Examples):
         return self._like(np.concatenate([self.names, other.names]), torch.cat([self.y, other.y]))
 
     def _like(self, names: np.ndarray, y: Tensor) -> "ImageFiles":
-        return ImageFiles(self.root, names, y, self.shape, self.center, self.resized_crop, self.draft)
+        other = copy.copy(self)
+        other.names, other.y = names, y
+        return other
 
     @override
     def name_of(self, index: int) -> str:

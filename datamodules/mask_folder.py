@@ -17,7 +17,9 @@ from datamodules.decode import (
     SUFFIXES,
     BadImageError,
     Box,
+    Interpolation,
     Size,
+    check_interpolation,
     open_image,
     read_part,
     read_upright,
@@ -56,6 +58,7 @@ class MaskFolderDataModule(PartsInFolders, SegmentationDataModule):
         num_workers: Number of reading processes; None takes one for each CPU core, at most 8.
         draft: Whether JPEG images are decoded at a fraction of their size where they are large, see
             :class:`~datamodules.ImageFolderDataModule`. Masks are always read exactly.
+        interpolation: How images are resized, see there. Masks are always resized by their nearest pixels.
         **segmentation: Other arguments of :class:`~datamodules.SegmentationDataModule`.
 
     Raises:
@@ -87,8 +90,10 @@ class MaskFolderDataModule(PartsInFolders, SegmentationDataModule):
         test_fraction: float = 0.2,
         num_workers: int | None = None,
         draft: bool = True,
+        interpolation: Interpolation = "bilinear",
         **segmentation: Any,
     ) -> None:
+        check_interpolation(interpolation)
         if color not in ("rgb", "gray"):
             raise ValueError(f'color must be "rgb" or "gray", got {color!r}')
         workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
@@ -97,6 +102,7 @@ class MaskFolderDataModule(PartsInFolders, SegmentationDataModule):
         self.class_names = [str(name) for name in class_names]
         self.code = MaskCode(self.class_names, mask_values, ignore_values)
         self.draft = draft
+        self.interpolation = interpolation
         self._values_given = mask_values is not None
         self.look_into(root, test_fraction)
 
@@ -123,12 +129,12 @@ class MaskFolderDataModule(PartsInFolders, SegmentationDataModule):
         images, masks, others = pairs_in(self.folders[part])
         self.leave_out(file for file in others if not file.lower().endswith(SUFFIXES))
         self.leave_out((file for file in others if file.lower().endswith(SUFFIXES)), why="masks without an image")
-        return MaskFiles(self.root, images, masks, self.code, self.channels, self.draft)
+        return MaskFiles(self.root, images, masks, self.code, self.channels, self.draft, self.interpolation)
 
     @property
     @override
     def preparation(self) -> dict[str, Any]:
-        return super().preparation | {"draft": self.draft}
+        return super().preparation | {"draft": self.draft, "interpolation": self.interpolation}
 
     @override
     def describe(self, train: Examples) -> None:
@@ -315,6 +321,7 @@ class MaskFiles(Pairs):
         code: Classes of the masks' values.
         channels: 3 (RGB) or 1 (gray).
         draft: Whether large JPEG images are decoded at a fraction of their size, see :func:`~datamodules.decode.read_part`.
+        interpolation: How images are resized, see there.
     """
 
     def __init__(
@@ -325,6 +332,7 @@ class MaskFiles(Pairs):
         code: MaskCode,
         channels: int = 3,
         draft: bool = False,
+        interpolation: Interpolation = "bilinear",
     ) -> None:
         super().__init__(torch.empty(0), torch.empty(len(images), 0))  # the classes are not known before they are read
         self.root = root
@@ -333,6 +341,7 @@ class MaskFiles(Pairs):
         self.code = code
         self.channels = channels
         self.draft = draft
+        self.interpolation = interpolation
 
     @override
     def pair(self, index: int, crop: Callable[[Size], Box]) -> tuple[Image.Image, Tensor]:
@@ -340,7 +349,7 @@ class MaskFiles(Pairs):
         with open_image(path) as image:
             own = upright_size(image)
             box = crop(own)
-            part = read_part(image, self.channels, (width, height), box, self.draft)
+            part = read_part(image, self.channels, (width, height), box, self.draft, self.interpolation)
         mask = self.code.read(os.fsdecode(self.masks[index]), own, path)
         return part, nearest(mask[slices(box)], self.size)
 

@@ -33,7 +33,7 @@ class SegmentationDataModule(DataModule):
     In evaluation, the whole image is resized to ``size`` without keeping its aspect ratio, so metrics are those of masks of that
     size. Training images are cropped, mirrored and colored at random, each as a function of (run seed, epoch, image): a stopped
     run continues exactly, with any number of workers and processes. Image and mask are transformed together; the image is
-    resized by bilinear interpolation, the mask by its nearest pixel.
+    resized by bilinear interpolation (files: as their datamodule's ``interpolation`` says), the mask by its nearest pixel.
 
     Args:
         size: Height and width of an image, as one number or two.

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from torchvision.datasets import Cityscapes, OxfordIIITPet, VOCSegmentation
 from typing_extensions import override
 
+from datamodules.decode import Interpolation, check_interpolation
 from datamodules.internals import pet_files
 from datamodules.mask_folder import MaskCode, MaskFiles, Value
 from datamodules.segmentation import IGNORED, SegmentationDataModule
@@ -20,7 +21,7 @@ class ListedMasks(SegmentationDataModule):
         size: Height and width of an image, as one number or two.
         download: Whether to download missing files; False never uses the network.
         num_workers: Number of reading processes; None takes one for each CPU core, at most 8.
-        draft: See :class:`~datamodules.MaskFolderDataModule`.
+        draft, interpolation: See :class:`~datamodules.MaskFolderDataModule`.
         **segmentation: Other arguments of :class:`~datamodules.SegmentationDataModule`.
 
     Raises:
@@ -39,18 +40,21 @@ class ListedMasks(SegmentationDataModule):
         download: bool = True,
         num_workers: int | None = None,
         draft: bool = True,
+        interpolation: Interpolation = "bilinear",
         **segmentation: Any,
     ) -> None:
+        check_interpolation(interpolation)
         workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
         super().__init__(size=size, num_workers=workers, **segmentation)
         self.root = Path(root).expanduser()
         self.download = download
         self.draft = draft
+        self.interpolation = interpolation
 
     @property
     @override
     def preparation(self) -> dict[str, Any]:
-        return super().preparation | {"draft": self.draft}
+        return super().preparation | {"draft": self.draft, "interpolation": self.interpolation}
 
     def fetch(self) -> None:
         """Download and unpack the files."""
@@ -90,7 +94,7 @@ class ListedMasks(SegmentationDataModule):
                     f"{path} is listed, but does not exist: the data are incomplete; download or copy them again"
                 )
         code = MaskCode(self.class_names, self.values, self.ignored)
-        return MaskFiles(self.root, images, masks, code, draft=self.draft)
+        return MaskFiles(self.root, images, masks, code, draft=self.draft, interpolation=self.interpolation)
 
 
 class OxfordIIITPetDataModule(ListedMasks):

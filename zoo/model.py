@@ -27,13 +27,7 @@ from zoo.version import zoo_version
 TOKENS = (torch.int16, torch.int32, torch.int64, torch.bool)  # types that are never standardized
 Reads = Literal["image", "row", "text", "series", "nothing"]
 Makes = Literal["label", "number", "mask", "image", "row", "text", "series", "episode"]
-INTERPOLATIONS = (
-    "bilinear",
-    "bicubic",
-    "nearest",
-    "lanczos",
-    "random",
-)  # "random": timm's word for either of the first two
+INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest")
 PREPROCESSING = ("mean", "std", "size", "interpolation", "crop")
 _given: ContextVar[Collection[str] | None] = ContextVar("given", default=None)  # while a checkpoint's class is built
 
@@ -55,6 +49,11 @@ def held_by_float32(mean: Tensor, std: Tensor) -> bool:
     mean, std = (t.detach().cpu().double() for t in (mean, std))
     known, least = (mean - mean.float()).abs() <= 1e-4 * std, torch.finfo(torch.float32).tiny
     return bool((known & (std.float() >= least) & std.float().isfinite()).all())
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two settings differ; shares by more than a pixel of a few hundred."""
+    return abs(one - other) > 0.002 if isinstance(one, float) else bool(one != other)
 
 
 def check_num_classes(num_classes: int, data: Any) -> None:
@@ -298,8 +297,9 @@ class Model(LightningModule):
 
         Args:
             preprocessing: Any of ``mean`` and ``std``, see :meth:`set_standardization`; ``size``, the side of the images in pixels;
-                ``interpolation``, "bilinear" or "bicubic"; ``crop``, the share of the center square's side that is kept. The last
-                three say how ``zoo predict`` reads files, until the model is fitted to data; a fit on other images says so.
+                ``interpolation``, "bilinear", "bicubic", "lanczos" or "nearest"; ``crop``, the share of the center square's side
+                that is kept. The last three say how ``zoo predict`` reads files, until the model is fitted to data; a fit on
+                other images says so.
 
         Raises:
             ValueError: Another entry, or a value out of its range.
@@ -454,13 +454,20 @@ class Model(LightningModule):
     def _compare_preprocessing(self, data: Any) -> None:
         """Tell of images that are prepared otherwise than those that the net was trained on."""
         wanted, shape = self.preprocessing or {}, getattr(data, "input_shape", None)
-        interpolation = (getattr(data, "preparation", None) or {}).get("interpolation")
-        here = {"size": shape[-1] if shape and len(shape) == 3 else None, "interpolation": interpolation}
-        if differ := [key for key, value in here.items() if value is not None and wanted.get(key) not in (None, value)]:
-            there = ", ".join(f"{key} {wanted[key]}" for key in differ)
+        files = getattr(data, "preparation", None) or {}
+        here = {
+            "size": shape[-1] if shape and len(shape) == 3 else None,
+            "interpolation": files.get("interpolation"),
+            "center": files.get("center"),
+        }
+        there = {key: wanted.get("crop" if key == "center" else key) for key in here}
+        there["center"] = None if there["center"] is None else round(there["center"], 3)
+        differ = [key for key in here if None not in (here[key], there[key]) and _differ(here[key], there[key])]
+        if differ:
+            theirs, ours = (", ".join(f"{key} {values[key]}" for key in differ) for values in (there, here))
             warnings.warn(
-                f"the net was trained on images of {there}, the data have {', '.join(f'{key} {here[key]}' for key in differ)}: set "
-                f"{' and '.join(f'{key}={wanted[key]}' for key in differ)} of {type(data).__name__} unless it is meant",
+                f"the net was trained on images of {theirs}, the data have {ours}: set "
+                f"{' and '.join(f'{key}={there[key]}' for key in differ)} of {type(data).__name__} unless it is meant",
                 stacklevel=2,
             )
 

@@ -141,6 +141,26 @@ def test_a_damaged_jpeg_is_named_at_any_size(tmp_path: Path) -> None:
         decode(path, 3, 8, draft=True)
 
 
+WAYS = ("bilinear", "bicubic", "lanczos", "nearest")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_interpolation_is_pillows(tmp_path: Path, way: Any) -> None:
+    path, large = save(tmp_path / "a.png", noise(60, 40)), save(tmp_path / "a.jpg", noise(160, 120))
+    resampling = Image.Resampling[way.upper()]
+    wanted = noise(60, 40).resize((16, 16), resampling, box=(10, 0, 50, 40))
+    found = decode(path, 3, 16, interpolation=way)
+    assert torch.equal(found, torch.from_numpy(np.array(wanted)).permute(2, 0, 1))
+    with Image.open(large) as image:
+        if way != "nearest":  # single pixels are those of the file
+            image.draft("RGB", (40, 30))
+        side = image.height
+        box = ((image.width - side) / 2, 0, (image.width + side) / 2, side)
+        wanted = image.resize((15, 15), resampling, box=box)
+    found = decode(large, 3, 15, draft=True, interpolation=way)
+    assert torch.equal(found, torch.from_numpy(np.array(wanted)).permute(2, 0, 1))
+
+
 def textured(width: int, height: int) -> Image.Image:
     """An image with the spectrum of photographs, whose amplitudes fall with the frequency."""
     rng = np.random.default_rng(0)
@@ -157,6 +177,7 @@ def test_a_photograph_changes_by_less_than_a_gray_level(tmp_path: Path) -> None:
     path = save(tmp_path / "a.jpg", textured(1000, 750), quality=90)
     for side in (32, 64, 150):  # at 1/8, 1/4, 1/2
         assert 0 < difference(path, channels=3, size=side) < 1
+        assert 0 < difference(path, channels=3, size=side, interpolation="bicubic") < 1
 
 
 # Datamodules ------------------------------------------------------------------------------------------------------------
@@ -186,6 +207,37 @@ def test_images_in_folders_are_drafted_in_training_and_evaluation_unless_told_no
         for part, pixels in (("train", x), ("val", data._parts["val"].inputs(torch.arange(1)))):
             assert torch.equal(pixels[0], decode(tmp_path / data._parts[part].name_of(0), 3, 16, draft=data.draft))
     assert not torch.equal(training(drafts)[0], training(exact)[0])
+
+
+def test_interpolation_is_that_of_all_parts_and_of_no_mask(tmp_path: Path) -> None:
+    for i in range(8):
+        mask = np.kron(np.random.default_rng(i).integers(0, 2, (8, 8), dtype=np.uint8), np.ones((5, 5), np.uint8))
+        save(tmp_path / "masked" / "images" / f"{i}.png", noise(40, 40, seed=i))
+        save(tmp_path / "masked" / "masks" / f"{i}.png", Image.fromarray(mask))
+    folders, masked = photos(tmp_path / "photos"), str(tmp_path / "masked")
+    kwargs: dict[str, Any] = {"num_workers": 0, "val_fraction": 0.3, "draft": False}
+    masks = []
+    for way in WAYS:
+        data = ImageFolderDataModule(folders, size=16, interpolation=way, center=0.9, **kwargs)
+        assert (data.preparation["interpolation"], data.preparation["center"]) == (way, 0.9)
+        x, _ = training(data)
+        for part, pixels in (("train", x), ("val", data._parts["val"].inputs(torch.arange(1)))):
+            path = Path(folders) / data._parts[part].name_of(0)
+            assert torch.equal(pixels[0], decode(path, 3, 16, 0.9, interpolation=way))
+        pairs = MaskFolderDataModule(masked, class_names=["a", "b"], size=16, interpolation=way, **kwargs)
+        assert pairs.preparation["interpolation"] == way
+        x, y = training(pairs)
+        path = Path(masked) / pairs._parts["train"].name_of(0)
+        assert torch.equal(x[0], decode(path, 3, 16, interpolation=way))
+        masks.append(y)
+    assert all(torch.equal(y, masks[0]) for y in masks)
+    wrong: Any = "cubic"
+    with pytest.raises(
+        ValueError, match="interpolation must be one of bilinear, bicubic, lanczos, nearest, got 'cubic'"
+    ):
+        ImageFolderDataModule(folders, interpolation=wrong)
+    with pytest.raises(ValueError, match="interpolation must be one of"):
+        MaskFolderDataModule(masked, class_names=["a", "b"], interpolation=wrong)
 
 
 def test_a_random_crop_is_the_same_box_and_decoded_exactly_where_it_is_small(tmp_path: Path) -> None:
@@ -219,7 +271,7 @@ def test_masks_are_read_exactly_and_stay_with_their_images(tmp_path: Path, orien
     seen = {}
     for draft in (True, False):
         data = MaskFolderDataModule(str(tmp_path), draft=draft, **kwargs, **moves)
-        assert data.preparation == {"whole": True, "draft": draft}
+        assert data.preparation == {"whole": True, "draft": draft, "interpolation": "bilinear"}
         x, y = training(data)
         whole_x, whole_y = data._parts["train"].batch(torch.arange(len(x)))
         agree = [float(((a[:, 0] > 127) == b).float().mean()) for a, b in ((x, y), (whole_x, whole_y))]

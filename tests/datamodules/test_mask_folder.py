@@ -172,7 +172,7 @@ def test_evaluation_reads_an_image_as_predict_does(tmp_path: Path) -> None:
         save(tmp_path / part / "images/a.jpg", photo)
         save(tmp_path / part / "masks/a.png", Image.new("L", (141, 87)))
     data = make(tmp_path, size=[16, 24], flip=True, resized_crop=0.1)
-    assert data.preparation == {"whole": True, "draft": True}
+    assert data.preparation == {"whole": True, "draft": True, "interpolation": "bilinear"}
     data.setup("fit")
     x, _ = data._parts["val"].batch(torch.tensor([0]))
     assert torch.equal(x[0], decode(tmp_path / "val/images/a.jpg", 3, (16, 24), crop=whole, draft=True))

@@ -242,11 +242,12 @@ class TimmNet(Backbone):
 def preprocessing(model: Any) -> dict[str, Any]:
     """Return how the images of a net's pretrained weights were prepared, as timm tells it."""
     config = timm().data.resolve_data_config(model=model)
+    interpolation = str(config["interpolation"])
     return {
         "mean": list(config["mean"]),
         "std": list(config["std"]),
         "size": int(config["input_size"][-1]),
-        "interpolation": str(config["interpolation"]),
+        "interpolation": "bilinear" if interpolation == "random" else interpolation,  # in training one of two at random
         "crop": float(config["crop_pct"]),
     }
 

@@ -220,7 +220,8 @@ def _fill_images(
         first = "epoch 1 trains" if head == 1 else f"epochs 1 to {head} train"
         plan = f"{start.weights} weights; {first} the head, the others the whole net"
     _fill_model(config, entry, start, "net")
-    config["data"]["init_args"] |= {"root": arguments.data, "size": size}
+    del config["data"]["init_args"]["center"]  # as the weights say
+    config["data"]["init_args"] |= {"root": arguments.data, "size": size, **start.files}
     callbacks = {callback["class_path"]: callback for callback in config["trainer"]["callbacks"]}
     callbacks["callbacks.LayerFreezing"]["init_args"]["milestones"] = {head: "all"}
     if start.weights is None:
@@ -240,13 +241,14 @@ def _fill_masks(
     entry = _entry(arguments, "unet_resnet34", check_segmenter)
     inspection = inspect_masks(arguments.data, data)
     encoder = entry.preset.get("encoder", arguments_of(entry.cls)["encoder"].default)
-    encoder_weights = None
+    encoder_weights, files = None, {}
     if arguments.weights in (None, "imagenet") and "imagenet" in list_weights(encoder):
-        _source("imagenet", encoder)
+        files = _reading(_source("imagenet", encoder), "interpolation")
         encoder_weights = "imagenet"
     elif arguments.weights == "imagenet":
         raise UserError(f"the encoder of {entry.name} has no ImageNet weights: give --weights PATH or none")
     start = _start(entry, "none" if encoder_weights else arguments.weights or "none")
+    files = files or {name: value for name, value in start.files.items() if name == "interpolation"}
     usual = start.size or config["data"]["init_args"]["size"]
     size = arguments.size or min(usual, _rounded(min(inspection.median_size)))
     _fill_model(config, entry, start, "encoder", "encoder_weights")
@@ -255,7 +257,7 @@ def _fill_masks(
         config["model"]["init_args"]["layer_decay"] = 1.0
     config["data"]["init_args"] = {
         k: v for k, v in config["data"]["init_args"].items() if k not in ("class_names", "mask_values")
-    } | {"root": arguments.data, "size": size}
+    } | {"root": arguments.data, "size": size, **files}
     plan = f"{start.weights} weights" if start.weights else "from scratch"
     plan = "an encoder with imagenet weights" if encoder_weights else plan
     return inspection, f"{entry.name} at {size}x{size}, {plan}, the whole net from the first epoch"
@@ -298,11 +300,13 @@ class Start:
     Attributes:
         weights: Their source; None for training from scratch.
         size: Height and width in pixels of the images that they were trained on, if known.
+        files: How these were read from files: ``center`` and ``interpolation`` of a datamodule, where known.
         arguments: Those of the model: of its registered name, or of the weights.
     """
 
     weights: str | None
     size: int | None = None
+    files: dict[str, Any] = field(default_factory=dict)
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
@@ -395,7 +399,13 @@ def _start(entry: "Entry", weights: str | None) -> Start:
     shape = source.data.get("input_shape")
     size = shape[-1] if shape is not None and len(shape) == 3 else None
     arguments = {k: v for k, v in stored_arguments(source, entry).items() if k not in LINKED}
-    return Start(weights, size, arguments)
+    return Start(weights, size, _reading(source, "center", "interpolation"), arguments)
+
+
+def _reading(source: "Weights", *names: str) -> dict[str, Any]:
+    """Return the arguments of a datamodule with which the images were read that weights were trained on, where known."""
+    known = source.data.get("preparation") or {}
+    return {name: known[name] for name in names if name in known}
 
 
 def _source(weights: str, model: str | None) -> "Weights":

@@ -124,7 +124,7 @@ def read_images(files: Sequence[Path], model: "Model") -> "Tensor":
     """Read image files as the datamodules do in evaluation: float in [0, 1] ``(B, C, H, W)``."""
     import torch
 
-    from datamodules.decode import decode, whole
+    from datamodules.decode import check_interpolation, decode, whole
     from datamodules.images import binarized
 
     channels, height, width = model.input_shape or (0, 0, 0)
@@ -132,8 +132,10 @@ def read_images(files: Sequence[Path], model: "Model") -> "Tensor":
         raise UserError(f"the model takes {channels} channels: images have 1 or 3")
     settings = model.preparation or {}
     crop = whole if settings.get("whole") or model.makes == "mask" else None
-    center, draft = settings.get("center", 1.0), settings.get("draft", False)
-    pixels = torch.stack([decode(path, channels, (height, width), center, crop, draft) for path in files])
+    interpolation = settings.get("interpolation", "bilinear")
+    check_interpolation(interpolation)
+    how = (settings.get("center", 1.0), crop, settings.get("draft", False), interpolation)
+    pixels = torch.stack([decode(path, channels, (height, width), *how) for path in files])
     return (binarized(pixels, settings["binarize"]) if "binarize" in settings else pixels).float() / 255
 
 
