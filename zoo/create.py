@@ -31,8 +31,8 @@ def create_model(name: str, /, weights: str | Path | None = None, **kwargs: Any)
     the model is in use. Arguments that are not given are those that the weights were saved with, but for the training's (the
     optimizer, ``lr``, class weights ...). Standardization, class names and the shape of an example come with the weights, too. A
     file of tensors alone knows none of this: the arguments are then the class's, the standardization comes from the data. A head
-    for another ``num_classes`` is drawn anew, the first convolution is adapted to other ``in_channels``, all else must fit;
-    ``model.load_report`` lists what became of each tensor.
+    for another ``num_classes``, or that the weights do not have, is drawn anew, the first convolution is adapted to other
+    ``in_channels``, all else must fit; ``model.load_report`` lists what became of each tensor.
 
     Args:
         name: One of :func:`zoo.list_models`; or a net of another library or of your own, which :class:`zoo.ClassificationTask`
@@ -153,7 +153,8 @@ def _checked(
     optimizer = str(hparams.get("optimizer", ""))
     if "." in optimizer and "optimizer" not in overrides:
         raise ValueError(
-            f"{file} asks for the optimizer {optimizer!r} to be imported, which load never does: pass optimizer=..."
+            f"{file} asks for the optimizer {optimizer!r} to be imported, which load never does: pass optimizer=..., or on the "
+            "command line give the run folder that it is from"
         )
     if not isinstance(hparams.get("net", ""), str):
         raise ValueError(f"{file}: net must be a name, got {hparams['net']!r}")  # noqa: TRY004 (it is the file's content)
@@ -163,7 +164,8 @@ def _checked(
         if asked and argument not in overrides and not is_registered_net(cls, net, argument) and net != trusted:
             raise ValueError(
                 f"{file} asks for the {argument} {net!r} to be {asked}, which load never does: pass {argument}={net!r} if you "
-                f"trust it, or zoo.register('my_net', zoo.{cls.__name__}, {argument}={net!r})"
+                f"trust it, or on the command line give the run folder that it is from, whose config.yaml names it; "
+                f"zoo.register('my_net', zoo.{cls.__name__}, {argument}={net!r}) is for all files"
             )
     with _naming(file):
         check_arguments(cls, hparams)
@@ -186,9 +188,9 @@ def _naming(file: object, what: str = "", errors: Any = (ValueError, TypeError))
 def use_weights(module: Model, weights: str | Weights, name: str | None = None) -> None:
     """Load weights into a model and take what else they bring: standardization, class names, input shape.
 
-    A head for another number of classes keeps its fresh values, the first convolution is adapted to other image channels, all
-    else of the net must fit. Other parts of the model are taken where the weights have them, else keep their fresh values.
-    ``module.load_report`` lists what became of each tensor.
+    A head for another number of classes, or that the weights do not have, keeps its fresh values, the first convolution is adapted
+    to other image channels, all else of the net must fit. Other parts of the model are taken where the weights have them, else
+    keep their fresh values. ``module.load_report`` lists what became of each tensor.
 
     Args:
         module: Receives the weights; it may be on the meta device, see :func:`zoo.blocks.skeleton.skeleton`.
@@ -214,7 +216,7 @@ def use_weights(module: Model, weights: str | Weights, name: str | None = None) 
     report, taken = compare(wanted, state, tied(module))
     head = f"net.{_last_layer(module.net)}"
     classes = tuple(s[f"{head}.weight"].shape[0] if f"{head}.weight" in s else None for s in (state, wanted))
-    if reason := _misfit(module, source, report, state, wanted, classes):
+    if reason := _misfit(module, source, report, state, wanted, classes, head):
         raise ValueError(f"{source.origin} cannot be the weights of this {type(module.net).__name__}: {reason}")
     channels = getattr(module.net, "in_channels", None)
     for key, value in source.rest.items():
@@ -244,6 +246,8 @@ def use_weights(module: Model, weights: str | Weights, name: str | None = None) 
     module.make_room(taken)
     put(module, taken, assign=any(p.is_meta for p in module.parameters()))
     data = dict(source.data)
+    if isinstance(module.net, Backbone) and any(k.startswith("net.") for k in (*report.reinitialized, *report.missing)):
+        module.net.keep_draws()
     if classes[0] != classes[1]:
         data["class_names"] = None
     if channels is not None and len(shape := data.get("input_shape") or []) == 3:
@@ -351,8 +355,12 @@ def _misfit(
     state: Mapping[str, Tensor],
     wanted: Mapping[str, Tensor],
     classes: tuple[int | None, ...],
+    head: str,
 ) -> str | None:
-    """Why the weights cannot be used, with both values; None if they can."""
+    """Why the weights cannot be used, with both values; None if they can.
+
+    Those of a whole net without its ``head``, as self-supervised ones are published, can.
+    """
 
     def is_classifier(key: str) -> bool:  # GoogLeNet has three; FCN also maps classes to classes
         old, new = state[key].shape, wanted[key].shape
@@ -363,6 +371,8 @@ def _misfit(
     first = f"net.{convolutions[0]}.weight" if convolutions else ""
     shapes = [k for k in report.reinitialized if not is_classifier(k)] + [k for k in report.adapted if k != first]
     missing = [k for k in report.missing if not k.endswith("num_batches_tracked") and not k.startswith(AUXILIARY)]
+    if classes[0] is None and module.makes == "label" and report.loaded:
+        missing = [k for k in missing if not k.startswith(f"{head}.")]
     unexpected = [k for k in report.unexpected if not k.startswith(AUXILIARY)]
     if not (shapes or missing or unexpected):
         return None

@@ -33,12 +33,18 @@ class Backbone(nn.Module):
         self.model = model
         self.name, self.num_classes, self.in_channels = name, num_classes, in_channels
         self.fixed_size = image_size
+        self.built_apart = _for_weights()
         self.head_name = f"model.{self.find_head()}"
 
     @property
     def image_size(self) -> int:
         """Side in pixels of the images that it is built for."""
         return self.fixed_size or self.usual_size()
+
+    def keep_draws(self) -> None:
+        """Count the draws of a net as made, since some of its fresh values stay beside loaded weights: the next has others."""
+        if self.built_apart:
+            _next_seed()
 
     def usual_size(self) -> int:
         """Return the side in pixels of the images that the library trains the net on."""
@@ -171,14 +177,25 @@ def _one(values: Iterable[int], default: int) -> int:
 def building(untraced: bool = False) -> Iterator[None]:
     """Build a net of another library for real, with its own tensors, also where nets are built on the meta device.
 
-    Such a net may have buffers that are in no state dict. There it gets its weights later, and leaves no random draw behind.
+    Such a net may have buffers that are in no state dict. There it gets its weights later, and leaves no random draw behind: its
+    own are a function of the next one, see :meth:`Backbone.keep_draws`.
 
     Args:
         untraced: Whether no draw is left behind anywhere.
     """
-    later = torch.get_default_device().type == "meta"
+    later = _for_weights()
     with torch.device("cpu") if later else nullcontext(), torch.random.fork_rng(devices=[], enabled=later or untraced):
+        if later:
+            torch.default_generator.manual_seed(_next_seed())
         yield
+
+
+def _for_weights() -> bool:
+    return torch.get_default_device().type == "meta"
+
+
+def _next_seed() -> int:
+    return int(torch.randint(2**62, (), device="cpu"))
 
 
 def preparation(preprocessing: Mapping[str, Any]) -> dict[str, Any]:

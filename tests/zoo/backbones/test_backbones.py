@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,59 @@ def test_pretrained_weights_of_timm(
     with pytest.warns(UserWarning, match=r"trained on images of size 160, the data have size 64"):
         quiet_trainer(max_epochs=1).fit(fitted, datamodule=Data())
     assert torch.equal(fitted.mean.cpu(), torch.tensor(config["mean"]))  # not that of the data
+
+
+def test_weights_without_a_head_leave_a_fresh_one(hub: dict[str, dict[str, bytes]], tmp_path: Path) -> None:
+    """Also what is not one: a net that lacks more than its head is refused."""
+    source, hub["me/self"] = published(num_classes=0)
+    x = images()
+    heads = []
+    for _ in range(2):
+        task = zoo.create_model(
+            "hf/me/self", weights="pretrained", num_classes=4, preprocessing={"mean": [0], "std": [1]}
+        )
+        assert (task.load_report.missing, task.class_names) == (["net.model.fc.weight", "net.model.fc.bias"], None)
+        heads.append(task.net.model.fc.weight.detach().clone())
+        task.net.reset_head(0)
+        torch.testing.assert_close(task(x), source(x))
+    assert not torch.equal(*heads)
+    torch.save(source.state_dict(), tmp_path / "whole.pth")
+    task = ClassificationTask("timm/test_resnet", 4, weights=str(tmp_path / "whole.pth"))
+    assert len(task.load_report.missing) == 2
+    torch.save({k: t for k, t in source.state_dict().items() if "layer2" not in k}, tmp_path / "less.pth")
+    with pytest.raises(ValueError, match=r"tensors are missing \(model.layer2"):
+        ClassificationTask("timm/test_resnet", 4, weights=str(tmp_path / "less.pth"))
+
+
+def test_every_fresh_head_is_another_one_and_repeatable(tmp_path: Path) -> None:
+    for name in ("timm/test_resnet", "torchvision/shufflenet_v2_x0_5"):
+        folder = str(zoo.create_model(name, num_classes=3).save_pretrained(tmp_path / name))
+        heads = []
+        for _ in range(2):
+            torch.manual_seed(0)
+            heads += [
+                zoo.create_model(name, weights=folder, num_classes=4).net.get_parameter("model.fc.weight") for _ in "ab"
+            ]
+        assert not torch.equal(heads[0], heads[1])
+        assert [torch.equal(heads[i], heads[i + 2]) for i in (0, 1)] == [True, True]
+
+
+def test_a_fit_tells_of_files_that_are_read_otherwise(tmp_path: Path) -> None:
+    class Files(Data):
+        preparation = {"center": 1.0, "interpolation": "bilinear"}
+
+    wanted = {"size": 64, "interpolation": "bicubic", "crop": 0.9}
+    task = ClassificationTask("timm/test_resnet", 4, preprocessing=wanted)
+    with pytest.warns(
+        UserWarning, match="images of interpolation bicubic, center 0.9, the data have .* set .*center=0.9 of"
+    ):
+        quiet_trainer(max_epochs=1).fit(task, datamodule=Files())
+    assert task.preparation == Files.preparation
+    task.set_preprocessing(wanted)
+    Files.preparation = {"center": 0.9001, "interpolation": "bicubic"}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*trained on images.*")
+        quiet_trainer(max_epochs=1).fit(task, datamodule=Files())
 
 
 def test_a_net_of_the_hub(hub: dict[str, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
