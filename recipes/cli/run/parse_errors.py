@@ -12,6 +12,15 @@ _WRAPPER = re.compile(
     r"\s*(- )?(Does not validate against|Expected a path but|Parser key|Not a valid subclass|Problem with given class)"
 )
 _NO_SUBCLASS = re.compile(r"Import path(?: (\S+))? does not correspond to a subclass of (\w+)")
+_NESTED = re.compile(
+    r"Parser key \"(\w+)\":\s+Does not validate against any of the Union subtypes\s+Subtypes: \[<class 'str'>.*?"
+    r"- Problem with given class_path '([^']+)':\n(.*?)\n\s*Given value type",
+    flags=re.DOTALL,
+)
+_REFUSED = re.compile(
+    r"- Expected a <class 'str'>\n\s*- (.*?)\n\s*Given value type:[^\n]*\n\s*Given value: Namespace\(class_path='([^']+)'",
+    flags=re.DOTALL,
+)
 _KINDS = {
     "int": "a whole number",
     "float": "a number",
@@ -39,7 +48,12 @@ _BASES = {
 
 def unwrap(error: BaseException) -> BaseException:
     """Return the exception of the component itself, without those that jsonargparse wraps around it."""
-    return next((e for e in causes(error) if not _WRAPPER.match(str(e))), error)
+    for cause in causes(error):
+        if match := _REFUSED.search(str(cause)):  # of a class in place of a name, jsonargparse keeps the message alone
+            return ValueError(f"{match[2]}: {match[1]}")
+        if not _WRAPPER.match(str(cause)):
+            return cause
+    return error
 
 
 def reduce_parse_error(
@@ -66,6 +80,10 @@ def reduce_parse_error(
     first, problem, *rest = re.split(r"(Problem with given class_path)", text, maxsplit=2) + [""] * 2
     text = first + problem + (rest[0] if rest else "")  # the others: jsonargparse tries the base class too
     where, inner = _place(text)
+    if nested := _NESTED.search("".join(rest)):  # a class in place of a name
+        where, (key, inner) = f"{where.partition('.')[0]}.{nested[1]}", _place(nested[3])
+        root = f"{where}.init_args"
+        return _of_class(nested[2], f"{root}.{key}" if key else where, inner, text, arguments_of, root)
     owner = re.search(r"class_path '([^']+)'", text)
     if owner is not None:
         return _of_class(owner[1], where, inner, text, arguments_of)
@@ -108,8 +126,10 @@ def _without_value(option: str, args: Sequence[str]) -> str:
     return f"{name} needs a value: {name} VALUE"
 
 
-def _of_class(owner: str, where: str, inner: str, text: str, arguments_of: Callable[[str], list[str]]) -> str:
-    root = next((key for key in _CLASSES if f"{where}.".startswith(f"{key}.")), where)
+def _of_class(
+    owner: str, where: str, inner: str, text: str, arguments_of: Callable[[str], list[str]], root: str | None = None
+) -> str:
+    root = root or next((key for key in _CLASSES if f"{where}.".startswith(f"{key}.")), where)
     if match := re.search(r"Option '([^']+)' is not accepted", inner):
         name = match[1].removeprefix("init_args.").removeprefix("dict_kwargs.")
         if owner in _BASES:  # arguments without their class

@@ -5,7 +5,7 @@ import shlex
 import warnings
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recipes.cli import catalog
 from recipes.cli.console import NoCaches
@@ -74,15 +74,18 @@ def load_model(word: str) -> "Model":
 
     from zoo import load
 
-    _import_own_class(Path(word))
+    own = _import_own_classes(Path(word))
     with warnings.catch_warnings():  # a run's judge or encoder weights: for training and evaluation alone
         warnings.filterwarnings("ignore", ".*is not opened for a file")
-        model = load(word)
+        model = load(word, **own)
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _import_own_class(path: Path) -> None:
-    """Import the class of a run's model if it is the user's own: its module registers it, and only so can it be loaded.
+def _import_own_classes(path: Path) -> dict[str, str]:
+    """Import the user's own classes that a run's config.yaml names, as `zoo test RUN` does, and return those of arguments.
+
+    The module of the model's class registers it, and only so can it be loaded. Its net or optimizer is named to ``load``, which
+    imports none because a checkpoint says so.
 
     Raises:
         UserError: It cannot be imported.
@@ -91,16 +94,29 @@ def _import_own_class(path: Path) -> None:
         if not config.is_file():
             continue
         model = read_recipe(config).get("model")
-        path_of_class = model.get("class_path", "") if isinstance(model, dict) else ""
-        module, _, name = str(path_of_class).rpartition(".")
-        if module in ("", "zoo"):
-            return
-        try:
-            with importable_current_folder():
-                import_module(module)
-        except ImportError as error:
-            raise UserError(
-                f"{config} names the class {module}.{name}, which cannot be imported: {error}; go to the folder that holds "
-                f"{module}.py, or install it"
-            ) from error
-        return
+        model = model if isinstance(model, dict) else {}
+        given: Any = model.get("init_args")
+        given = given if isinstance(given, dict) else {}
+        own = {name: given[name] for name in ("net", "optimizer") if _is_own(given.get(name))}
+        for class_path in (model.get("class_path"), *own.values()):
+            if _is_own(class_path):
+                _import(class_path, config)
+        return own
+    return {}
+
+
+def _is_own(class_path: object) -> bool:
+    """Return whether a value of a recipe is the dotted path of a class outside the package."""
+    return isinstance(class_path, str) and re.fullmatch(r"(?!zoo\.)\w+(\.\w+)+", class_path) is not None
+
+
+def _import(class_path: str, config: Path) -> None:
+    module = class_path.rpartition(".")[0]
+    try:
+        with importable_current_folder():
+            import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"{config} names the class {class_path}, which cannot be imported: {error}; go to the folder that holds "
+            f"{module}.py, or install it"
+        ) from error
