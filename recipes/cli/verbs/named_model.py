@@ -84,8 +84,8 @@ def load_model(word: str) -> "Model":
 def _import_own_classes(path: Path) -> dict[str, str]:
     """Import the user's own classes that a run's config.yaml names, as `zoo test RUN` does, and return those of arguments.
 
-    The module of the model's class registers it, and only so can it be loaded. Its net or optimizer is named to ``load``, which
-    imports none because a checkpoint says so.
+    The module of the model's class registers it, and only so can it be loaded. Its net, encoder or optimizer is named to
+    ``load``, which imports none because a checkpoint says so.
 
     Raises:
         UserError: It cannot be imported.
@@ -97,7 +97,7 @@ def _import_own_classes(path: Path) -> dict[str, str]:
         model = model if isinstance(model, dict) else {}
         given: Any = model.get("init_args")
         given = given if isinstance(given, dict) else {}
-        own = {name: given[name] for name in ("net", "optimizer") if _is_own(given.get(name))}
+        own = {name: given[name] for name in ("net", "encoder", "optimizer") if _is_own(given.get(name))}
         for class_path in (model.get("class_path"), *own.values()):
             if _is_own(class_path):
                 _import(class_path, config)
