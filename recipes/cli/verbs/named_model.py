@@ -81,7 +81,7 @@ def load_model(word: str) -> "Model":
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _import_own_classes(path: Path) -> dict[str, str]:
+def _import_own_classes(path: Path) -> dict[str, Any]:
     """Import the user's own classes that a run's config.yaml names, as `zoo test RUN` does, and return those of arguments.
 
     The module of the model's class registers it, and only so can it be loaded. Its net, encoder or optimizer is named to
