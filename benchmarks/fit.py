@@ -40,6 +40,7 @@ def digits() -> tuple[tuple[Tensor, Tensor], ...]:
     images, labels = load_digits(return_X_y=True)
     x, y = torch.from_numpy(images).float().div(16).view(-1, 1, 8, 8), torch.from_numpy(labels)
     rest, test = train_test_split(range(len(y)), test_size=0.2, random_state=0, stratify=y)
+    rest.sort()  # now the parts are those of DigitsDataModule
     train, val = train_test_split(rest, test_size=144, random_state=0, stratify=y[rest])
     return tuple((x[part], y[part]) for part in (train, val, test))
 

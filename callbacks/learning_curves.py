@@ -227,7 +227,17 @@ def draw(
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[1]:
-            axes.legend(frameon=False, fontsize="small")
+            # above the axes, where it covers no curve; the "best" place of many points takes long to find
+            axes.legend(
+                loc="lower right",
+                bbox_to_anchor=(1, 1),
+                ncols=4,
+                frameon=False,
+                fontsize="small",
+                borderpad=0,
+                columnspacing=1.0,
+                handlelength=1.4,
+            )
         axes.yaxis.label.set(text=_drawable(panel), parse_math=False)
     figure.suptitle(_drawable(title), parse_math=False)
     figure.savefig(path)

@@ -113,7 +113,8 @@ class VariationalTask(CodingTask):
     def posterior(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of q(z | x), ``(B, latent_dim)`` each."""
         mean, log_variance = self.net.encode(self.standardize(x), *self.labels(y))
-        return mean.to(self.net_dtype), log_variance.to(self.net_dtype)
+        dtype = self.net_dtype
+        return mean.to(dtype), log_variance.to(dtype)
 
     def log_likelihood(self, x: Tensor, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Return log p(x | z) in nats, summed over the values of each example: ``(B,)``."""
