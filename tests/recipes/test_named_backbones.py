@@ -80,6 +80,7 @@ def test_a_net_of_timm_is_fitted_tested_and_used(zoo: Zoo) -> None:
     assert all(torch.equal(exported[name], tensor) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_resumed_fit_is_the_one_that_was_never_stopped(zoo: Zoo) -> None:
     """With stochastic depth, and a rate for each of timm's groups."""
     fit = (*FIT, *SCRATCH, "--model.net=timm/test_convnext", "--model.net_args.drop_path_rate=0.5")

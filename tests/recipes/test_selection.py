@@ -150,7 +150,9 @@ def test_all_that_follows_a_fit_uses_the_best(zoo: Zoo, own: None, mode: str, be
     assert_used(zoo, best)
 
 
-@pytest.mark.parametrize(("scores", "best"), [(SCORES, 1), ([0.25, 0.125, 0.875, 0.5], 2)])
+@pytest.mark.parametrize(
+    ("scores", "best"), [pytest.param(SCORES, 1, marks=pytest.mark.slow), ([0.25, 0.125, 0.875, 0.5], 2)]
+)
 def test_the_best_before_and_after_a_resume(zoo: Zoo, own: None, scores: list[float], best: int) -> None:
     fit(zoo, "--trainer.max_epochs=2", scores=scores)
     shutil.move("runs", "moved")
