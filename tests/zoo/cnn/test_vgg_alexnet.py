@@ -80,6 +80,15 @@ def test_logits_and_gradients_equal_torchvision(name: str) -> None:
         assert torch.equal(a, b), key
 
 
+def test_alexnet_is_initialized_as_in_torchvision() -> None:
+    """PyTorch's default initialization, drawn in the same order."""
+    torch.manual_seed(0)
+    ours = zoo.create_model("alexnet").net
+    torch.manual_seed(0)
+    theirs = torchvision.models.alexnet()
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
 @pytest.mark.parametrize(
     ("name", "side", "shapes"),
     [
