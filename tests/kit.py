@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+import zoo
 from callbacks import RandomState
 from datamodules import ImageDataModule
 from zoo import ClassificationTask
@@ -234,3 +235,24 @@ def run_onnx(path: Path, *inputs: Tensor) -> list[Any]:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [node.name for node in session.get_inputs()]
     return session.run(None, {name: x.numpy() for name, x in zip(names, inputs, strict=True)})
+
+
+def checkpoint(task: zoo.Task, path: Path) -> Path:
+    """Save a checkpoint of a task that was not trained."""
+    task.trainer = trainer = quiet_trainer()
+    trainer.strategy.connect(task)
+    trainer.save_checkpoint(path)
+    task.trainer = None
+    return path
+
+
+def assert_reloads(task: zoo.Task, x: Tensor, folder: Path) -> None:
+    """A folder and a checkpoint give the same task without naming its net, and leave the random generator alone."""
+    saved = [task.save_pretrained(folder / "folder"), checkpoint(task, folder / "model.ckpt")]
+    state = torch.get_rng_state()
+    twins: list[Any] = [zoo.load(path) for path in saved]
+    assert torch.equal(torch.get_rng_state(), state)
+    twins.append(type(task).load_from_checkpoint(saved[1], weights_only=True).eval())
+    for twin in twins:
+        assert dict(twin.hparams) == dict(task.hparams)
+        assert torch.equal(twin(x), task(x))

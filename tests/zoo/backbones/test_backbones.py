@@ -11,7 +11,7 @@ import timm
 import torch
 import torchvision
 from hub_kit import point_to
-from kit import quiet_trainer
+from kit import assert_reloads, checkpoint, quiet_trainer
 from lightning.pytorch import LightningDataModule
 from safetensors.torch import save
 from torch import nn
@@ -41,14 +41,6 @@ def images(channels: int = 3, size: int = 64) -> torch.Tensor:
     return torch.rand(2, channels, size, size)
 
 
-def checkpoint(task: zoo.Task, path: Path) -> None:
-    """Save a checkpoint of a task that was not trained."""
-    task.trainer = trainer = quiet_trainer()
-    trainer.strategy.connect(task)
-    trainer.save_checkpoint(path)
-    task.trainer = None
-
-
 class Data(LightningDataModule):
     """Eight images of four classes, whose mean is not that of ImageNet."""
 
@@ -76,17 +68,9 @@ def test_logits_are_those_of_timm(kind: str) -> None:
 @pytest.mark.parametrize("kind", TIMM)
 def test_it_is_saved_and_loaded_by_its_name(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task, x = built(kind, in_channels=1, lr=0.5), images(1)
-    task.save_pretrained(tmp_path / "folder")
-    checkpoint(task, tmp_path / "model.ckpt")
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda *args, **kw: create(*args, **kw | {"pretrained": never(kw)}))
-    state = torch.get_rng_state()
-    twins = [zoo.load(tmp_path / name) for name in ("folder", "model.ckpt")]
-    assert torch.equal(torch.get_rng_state(), state)
-    twins.append(ClassificationTask.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True).eval())
-    for twin in twins:
-        assert dict(twin.hparams) == dict(task.hparams)
-        assert torch.equal(twin(x), task(x))
+    assert_reloads(task, x, tmp_path)
     assert json.loads((tmp_path / "folder" / "config.json").read_text())["model"] == TIMM[kind][0]
 
 

@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 from hub_kit import point_to
-from kit import quiet_trainer
+from kit import assert_reloads, checkpoint
 from safetensors.torch import save
 from torch import nn
 
@@ -31,15 +31,6 @@ ENCODERS: dict[str, tuple[str, dict[str, Any] | None]] = {
 def built(kind: str, cls: type = zoo.UNetSegmenter, **arguments: Any) -> zoo.Task:
     name, encoder_args = ENCODERS[kind]
     return cls(encoder=name, encoder_args=encoder_args, num_classes=3, **arguments).eval()
-
-
-def checkpoint(task: zoo.Task, path: Path) -> Path:
-    """Save a checkpoint of a task that was not trained."""
-    task.trainer = trainer = quiet_trainer()
-    trainer.strategy.connect(task)
-    trainer.save_checkpoint(path)
-    task.trainer = None
-    return path
 
 
 @pytest.mark.parametrize("cls", [zoo.UNetSegmenter, zoo.FCNSegmenter])
@@ -95,15 +86,7 @@ def test_it_is_saved_and_loaded_by_its_name(kind: str, cls: type, tmp_path: Path
     task, x = built(kind, cls, in_channels=1, lr=0.5), torch.rand(2, 1, 70, 66)
     for p in task.parameters():  # the scores of an FCN are zero before the first step
         nn.init.normal_(p, std=0.1)
-    task.save_pretrained(tmp_path / "folder")
-    checkpoint(task, tmp_path / "model.ckpt")
-    state = torch.get_rng_state()
-    twins = [zoo.load(tmp_path / name) for name in ("folder", "model.ckpt")]
-    assert torch.equal(torch.get_rng_state(), state)
-    twins.append(cls.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True).eval())
-    for twin in twins:
-        assert dict(twin.hparams) == dict(task.hparams)
-        assert torch.equal(twin(x), task(x))
+    assert_reloads(task, x, tmp_path)
     config = json.loads((tmp_path / "folder" / "config.json").read_text())["hparams"]
     assert (config["encoder"], config["encoder_args"]) == ENCODERS[kind]
 
