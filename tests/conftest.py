@@ -42,19 +42,14 @@ def _wandb_folders() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _isolation(_wandb_folders: None) -> Iterator[None]:
-    """Seed every generator; afterwards put back the environment variables, the registry and what Trainer(deterministic=True) sets."""
+    """Seed every generator; afterwards put back the environment variables and what Trainer(deterministic=True) sets."""
     random.seed(0)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(0)
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
     before = dict(os.environ)
-    registered = set(registry._ENTRIES) if (registry := sys.modules.get("zoo.registry")) else set()
     yield
-    if registry := sys.modules.get("zoo.registry"):  # a model of a test's own must not meet the tests over all models
-        for name in registry._ENTRIES.keys() - registered:
-            if registry._ENTRIES[name].cls.__module__.partition(".")[0] != "zoo":
-                del registry._ENTRIES[name]
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
     os.environ.update(before)

@@ -276,8 +276,9 @@ def test_every_text_argument_is_known() -> None:
         "monitor",
         "optimizer",
     }  # names of models, distributions, initializers, metrics
-    for name in zoo.list_models():
-        cls = get(name).cls
+    for cls in {get(name).cls for name in zoo.list_models()}:
+        if not cls.__module__.startswith("zoo."):
+            continue  # another test's own
         texts = {
             k for k, p in arguments_of(cls).items() if p.annotation in (str, str | None, str | Path, str | Path | None)
         }
