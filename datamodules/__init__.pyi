@@ -9,6 +9,7 @@ from .dataset import DatasetDataModule as DatasetDataModule
 from .digits import DigitsDataModule as DigitsDataModule
 from .downloads import DownloadedImages as DownloadedImages
 from .examples import Examples as Examples
+from .examples import Series as Series
 from .image_folder import ImageFolderDataModule as ImageFolderDataModule
 from .imagenet import ImageNetDataModule as ImageNetDataModule
 from .images import ImageDataModule as ImageDataModule
@@ -18,11 +19,13 @@ from .mixtures import GaussianRingDataModule as GaussianRingDataModule
 from .mnist import FashionMNISTDataModule as FashionMNISTDataModule
 from .mnist import MNISTDataModule as MNISTDataModule
 from .samplers import EvaluationSampler as EvaluationSampler
+from .samplers import SimilarLengthSampler as SimilarLengthSampler
 from .samplers import TrainSampler as TrainSampler
 from .segmentation import SegmentationDataModule as SegmentationDataModule
 from .segmentation_sets import CityscapesDataModule as CityscapesDataModule
 from .segmentation_sets import OxfordIIITPetDataModule as OxfordIIITPetDataModule
 from .segmentation_sets import VOCSegmentationDataModule as VOCSegmentationDataModule
+from .sequence import SequenceDataModule as SequenceDataModule
 from .shapes import ShapesDataModule as ShapesDataModule
 from .tabular import BreastCancerDataModule as BreastCancerDataModule
 from .tabular import DiabetesDataModule as DiabetesDataModule

@@ -1,7 +1,7 @@
 """Examples, which a datamodule splits, orders and batches."""
 
 import copy
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -13,10 +13,22 @@ from datamodules.samplers import TrainingEpoch, seed_all
 from datamodules.splits import digest
 
 
+class Series(NamedTuple):
+    """Series of different lengths, padded with 0 at the end.
+
+    Args:
+        values: Numbers, ``(N, T, D)``: D at each of T times.
+        lengths: Number of times of each series before the padding, int64 ``(N,)``, 1..T.
+    """
+
+    values: Tensor
+    lengths: Tensor
+
+
 class Examples(Dataset):
     """Inputs and targets in memory, read a batch at a time (``__getitems__``).
 
-    Inputs or targets of several tensors are a NamedTuple with named fields (``source, target``; ``values, lengths``), never a
+    Inputs or targets of several tensors are a NamedTuple with named fields (``source, target``; :class:`Series`), never a
     plain tuple. A batch is ``(x, y)``, or ``(x, y, weight)`` where an index is -1, which stands for an example that does not
     count: its weight is 0, that of the others 1.
 
@@ -34,11 +46,7 @@ class Examples(Dataset):
         ValueError: The tensors of a NamedTuple hold different numbers of examples.
 
     Example:
-        >>> from typing import NamedTuple
-        >>> class Series(NamedTuple):
-        ...     values: Tensor
-        ...     lengths: Tensor
-        >>> examples = Examples(Series(torch.zeros(4, 9), torch.tensor([9, 3, 5, 2])), torch.tensor([0, 1, 1, 0]))
+        >>> examples = Examples(Series(torch.zeros(4, 9, 1), torch.tensor([9, 3, 5, 2])), torch.tensor([0, 1, 1, 0]))
         >>> x, y = examples.__getitems__([2, 1])
         >>> x.lengths
         tensor([5, 3])

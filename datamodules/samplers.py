@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler
 from typing_extensions import override
 
+_POOL = 50  # global batches that are sorted by length together
+
 
 def generator_for(*key: int) -> torch.Generator:
     """Return a generator that is a pure function of integers >= 0, the last of them > 0."""
@@ -123,6 +125,43 @@ class TrainSampler(DistributedSampler[int]):
         if epoch != self.epoch:
             self.start = 0
         self.epoch = epoch
+
+
+class SimilarLengthSampler(TrainSampler):
+    """Training examples in batches of similar length, whose padding is short; a pure function of (seed, epoch, start).
+
+    The epoch's permutation is cut into pools of 50 global batches. Each pool is sorted by length and cut into batches, and the
+    batches of all pools come in random order. So an epoch holds the very examples that it holds without this order, neighbors
+    change from epoch to epoch, and the ranks of a batch have equally long examples. Without ``drop_last``, the examples that do not
+    fill a last global batch stay as they are drawn, in a batch of mixed lengths.
+
+    Args:
+        lengths: Length of each example, ``(N,)``.
+        batch_size: Number of examples in a batch of each process.
+        **place: The other arguments of :class:`TrainSampler`.
+
+    Example:
+        >>> lengths = torch.tensor([9, 1, 8, 2, 7, 3])
+        >>> sorted(lengths[batch].tolist() for batch in torch.tensor(list(SimilarLengthSampler(lengths, batch_size=2))).split(2))
+        [[1, 2], [3, 7], [8, 9]]
+    """
+
+    def __init__(self, lengths: Tensor, batch_size: int, **place: Any) -> None:
+        super().__init__(lengths, batch_size, **place)
+        self.lengths = lengths
+
+    @override
+    def order(self) -> Tensor:
+        drawn = super().order()
+        size = self.batch_size * self.num_replicas
+        whole = len(drawn) // size * size
+        batches = [
+            batch
+            for pool in drawn[:whole].split(_POOL * size)
+            for batch in pool[self.lengths[pool].argsort(stable=True)].split(size)
+        ]
+        places = torch.randperm(len(batches), generator=generator_for(self.seed, self.epoch, 5)).tolist()
+        return torch.cat([*(batches[place] for place in places), drawn[whole:]])
 
 
 class EpochSampler(DistributedSampler[Any]):
