@@ -11,11 +11,13 @@ from zoo.blocks.kernels import kernel
 from zoo.blocks.layers import layer_groups
 from zoo.blocks.norm import Dropout, Norm, Style, build_dropout, build_norm, map_activation
 from zoo.blocks.receptive_field import FeatureMap, conv_out_size, feature_maps
+from zoo.blocks.recurrent import Cell, InitialState, Recurrent, Series, at_end, real_steps, split_series
 
 __all__ = [
     "Activation",
     "ActivationName",
     "Adversaries",
+    "Cell",
     "Classifier",
     "ConvNet",
     "Dropout",
@@ -23,10 +25,14 @@ __all__ = [
     "Features",
     "FullyConvolutional",
     "HighwayLayer",
+    "InitialState",
     "MultiHeadAttention",
     "Norm",
+    "Recurrent",
+    "Series",
     "Style",
     "WithClass",
+    "at_end",
     "build_activation",
     "build_dropout",
     "build_norm",
@@ -37,4 +43,6 @@ __all__ = [
     "kernel",
     "layer_groups",
     "map_activation",
+    "real_steps",
+    "split_series",
 ]
