@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from datamodules.arrays import Kind, TableDataModule, held_by_float32, trained_dtype
 from datamodules.csv_reader import read_header
+from datamodules.csv_target import classes_in, targets_in
 from datamodules.examples import Examples
 from datamodules.sheet import Column, Sheet, dates, encoded, read_rows
 from datamodules.written import DATE_PARTS, MISSING, Form
@@ -97,8 +98,8 @@ class CSVDataModule(TableDataModule):
         if kind == "regression":
             self.target_names = [target]
         else:
-            self.class_names = self._classes(whole)
-        y = self._targets(whole)
+            self.class_names = classes_in(whole, target)
+        y = targets_in(whole, target, self.class_names)
         whole.release(target)
         trains = self._training_rows(torch.from_numpy(y), test is not None).numpy()
         self.columns = [self._fit_column(whole, name, trains, name in as_text, max_categories) for name in names]
@@ -110,7 +111,7 @@ class CSVDataModule(TableDataModule):
         if test is not None:
             texts = [column.name for column in self.columns if column.categories or column.parts]
             sheet = Sheet.read(Path(test), self._form, [*keep, *texts], only=[target, *names])
-            y = self._targets(sheet)
+            y = targets_in(sheet, target, self.class_names)
             self._test = encoded(sheet, self.columns, dtype), y
 
     @override
@@ -140,51 +141,6 @@ class CSVDataModule(TableDataModule):
         trains = torch.ones(len(y), dtype=torch.bool) if has_test else ~self.test_rows(Examples(y, y))
         rest = y[trains]  # only targets matter for the split
         return trains.masked_scatter(trains, ~self.validation_mask(Examples(rest, rest)))
-
-    def _classes(self, sheet: Sheet) -> list[str]:
-        words = sheet.words(self.target)
-        self._check_present(sheet, words.are_in(self._form.missing))
-        names = {text: self._form.canonical(text) for text in words.texts}
-        numbers = {name: self._form.number(text) for text, name in names.items()}
-        classes = sorted(numbers)
-        if all(value is not None for value in numbers.values()):
-            classes.sort(key=lambda name: numbers[name] or 0)
-            amount = next((text for text, name in names.items() if not _is_whole(numbers[name])), None)
-            if amount is not None:
-                raise ValueError(
-                    f"{sheet.at(words.first_row(amount), self.target)}: {amount!r} is an amount, not a class: give "
-                    f'kind="regression"'
-                )
-        if len(classes) < 2:
-            raise ValueError(
-                f"{sheet.path}: the target {self.target!r} has only one class, {classes[0]!r}: two or more are needed"
-            )
-        return classes
-
-    def _targets(self, sheet: Sheet) -> np.ndarray:
-        if self.kind == "regression":
-            values, odd = sheet.numbers(self.target)
-            absent = np.isnan(values)
-            absent[odd] = False
-            self._check_present(sheet, absent)
-            return sheet.checked_numbers(self.target, missing=False)
-        words = sheet.words(self.target)
-        self._check_present(sheet, words.are_in(self._form.missing))
-        index = {name: i for i, name in enumerate(self.class_names or [])}
-        place = {text: index.get(self._form.canonical(text)) for text in words.texts}
-        unknown = next((text for text, at in place.items() if at is None), None)
-        if unknown is not None:
-            raise ValueError(
-                f"{sheet.at(words.first_row(unknown), self.target)}: class {unknown!r} is not one of {self.class_names}"
-            )
-        return np.array([*place.values()], np.int64)[words.index]
-
-    def _check_present(self, sheet: Sheet, absent: np.ndarray) -> None:
-        if absent.any():
-            raise ValueError(
-                f"{sheet.at(int(absent.argmax()), self.target)}: the target is missing in {np.count_nonzero(absent)} of "
-                f"{len(sheet)} rows: fill it in, or remove these rows"
-            )
 
     def _fit_column(self, sheet: Sheet, name: str, trains: np.ndarray, categorical: bool, most: int) -> Column:
         """Return the encoding of a column, from its training rows."""
@@ -234,7 +190,3 @@ def _held_by_float32(column: Column, sheet: Sheet) -> bool:
     return column.categories is not None or all(
         held_by_float32(torch.from_numpy(feature)[:, None]) for feature in column.encode(sheet)
     )
-
-
-def _is_whole(value: float | None) -> bool:
-    return value is not None and value.is_integer()
