@@ -19,7 +19,7 @@ LIGHT = {"arguments", "spelling", "version", "writing"}
 NETS = {*LIGHT, "internals", "registry", "blocks"}
 MODEL = {*NETS, "pretrained"}
 CREATE = {*MODEL, "model", "backbones"}
-TASKS = {*CREATE, "create", "losses", "metrics", "optim", "drawing"}
+TASKS = {*CREATE, "create", "losses", "metrics", "optim", "drawing", "decoding"}
 FAMILIES = {"linear", "cnn", "segmentation", "autoencoder", "gan", "transformer"}
 ROOMS: dict[str, set[str]] = {
     **{room: set() for room in (*LIGHT, "internals")},
@@ -29,6 +29,7 @@ ROOMS: dict[str, set[str]] = {
     "metrics": {"losses", "internals"},
     "optim": NETS - {"registry"},
     "drawing": set(),
+    "decoding": {"blocks", "protocol"},
     "pretrained": {*LIGHT, "internals"},
     "backbones": MODEL,
     "model": MODEL,

@@ -37,6 +37,7 @@ from .linear import fit_distribution as fit_distribution
 from .linear import linear_regions as linear_regions
 from .model import Model as Model
 from .pretrained import LoadReport as LoadReport
+from .protocol import Decodable as Decodable
 from .protocol import Incremental as Incremental
 from .protocol import TrainableModule as TrainableModule
 from .protocol import ZooModule as ZooModule

@@ -24,6 +24,7 @@ and every LightningModule has them. All others are optional; who uses one does w
 - ``padding``: the token or value that pads series at their end; None if nothing does. ``target_padding``: the same for targets;
   without it they are padded with ``padding``.
 - ``init_state(batch_size)``, ``step(x_t, state)``: see :class:`Incremental`; of the module or of its net.
+- ``reorder_state(state, index)``: see :class:`Decodable`, which :mod:`zoo.decoding` asks for.
 """
 
 from collections.abc import MutableMapping
@@ -98,4 +99,21 @@ class Incremental(Protocol):
         """Return the output of one step, ``(B, ...)``, and the next state.
 
         ``x_t`` is ``x[:, t]``; of an input of several parts, those without a time axis are given whole at each step.
+        """
+
+
+@runtime_checkable
+class Decodable(Incremental, Protocol):
+    """A net that goes through texts token by token, of which :mod:`zoo.decoding` makes texts.
+
+    A state is whatever the net likes: a tensor, or tensors in tuples, lists and dicts. What a text depends on besides its tokens,
+    such as an encoded image, is part of the state, in a row for each text. ``step`` takes tokens, int64 ``(B,)``, and gives the
+    logits of those that may follow, ``(B, V)``. It leaves the state that it was given as it is.
+    """
+
+    def reorder_state(self, state: Any, index: Any) -> Any:
+        """Return a state whose row n is row ``index[n]`` of the given one.
+
+        ``index`` is int64 ``(N,)``, and N may differ from the number of rows: rows are repeated and left out.
+        :func:`zoo.blocks.reorder_rows` does this for tensors.
         """

@@ -12,6 +12,7 @@ from zoo.blocks.layers import layer_groups
 from zoo.blocks.norm import Dropout, Norm, Style, build_dropout, build_norm, map_activation
 from zoo.blocks.receptive_field import FeatureMap, conv_out_size, feature_maps
 from zoo.blocks.recurrent import Cell, InitialState, Recurrent, Series, at_end, real_steps, split_series
+from zoo.blocks.state import reorder_rows
 
 __all__ = [
     "Activation",
@@ -44,5 +45,6 @@ __all__ = [
     "layer_groups",
     "map_activation",
     "real_steps",
+    "reorder_rows",
     "split_series",
 ]
