@@ -1,6 +1,7 @@
 from .arrays import ArrayDataModule as ArrayDataModule
 from .arrays import TableDataModule as TableDataModule
 from .augment import Augmentation as Augmentation
+from .austen import AustenDataModule as AustenDataModule
 from .base import DataModule as DataModule
 from .cifar import CIFAR10DataModule as CIFAR10DataModule
 from .cifar import CIFAR100DataModule as CIFAR100DataModule
@@ -31,6 +32,9 @@ from .tabular import BreastCancerDataModule as BreastCancerDataModule
 from .tabular import DiabetesDataModule as DiabetesDataModule
 from .tabular import IrisDataModule as IrisDataModule
 from .tabular import WineDataModule as WineDataModule
+from .text_file import TextDataModule as TextDataModule
+from .text_file import TextFileDataModule as TextFileDataModule
+from .text_windows import Segment as Segment
 from .toys import CirclesDataModule as CirclesDataModule
 from .toys import MoonsDataModule as MoonsDataModule
 from .toys import SinusoidDataModule as SinusoidDataModule
