@@ -19,6 +19,7 @@ from .mixtures import GaussianGridDataModule as GaussianGridDataModule
 from .mixtures import GaussianRingDataModule as GaussianRingDataModule
 from .mnist import FashionMNISTDataModule as FashionMNISTDataModule
 from .mnist import MNISTDataModule as MNISTDataModule
+from .mnist1d import MNIST1DDataModule as MNIST1DDataModule
 from .samplers import EvaluationSampler as EvaluationSampler
 from .samplers import SimilarLengthSampler as SimilarLengthSampler
 from .samplers import TrainSampler as TrainSampler
@@ -27,6 +28,10 @@ from .segmentation_sets import CityscapesDataModule as CityscapesDataModule
 from .segmentation_sets import OxfordIIITPetDataModule as OxfordIIITPetDataModule
 from .segmentation_sets import VOCSegmentationDataModule as VOCSegmentationDataModule
 from .sequence import SequenceDataModule as SequenceDataModule
+from .sequence_table import SequenceTableDataModule as SequenceTableDataModule
+from .sequence_toys import AddingDataModule as AddingDataModule
+from .sequence_toys import CopyMemoryDataModule as CopyMemoryDataModule
+from .sequence_toys import EchoDataModule as EchoDataModule
 from .shapes import ShapesDataModule as ShapesDataModule
 from .tabular import BreastCancerDataModule as BreastCancerDataModule
 from .tabular import DiabetesDataModule as DiabetesDataModule

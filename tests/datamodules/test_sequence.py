@@ -69,7 +69,7 @@ def test_an_epoch_holds_the_examples_of_the_plain_order_cut_by_rank(world: int, 
             place = {"num_replicas": world, "rank": rank, "start": start}
             share = list(SimilarLengthSampler(LENGTHS, 8 // world, **keys, **place))
             batches = [one[8 * k : 8 * k + 8] for k in range(start, -(-len(one) // 8))]
-            assert share == [i for batch in batches for i in batch[rank::world] or [-1]]  # no example: one that does not count
+            assert share == [i for batch in batches for i in batch[rank::world] or [-1]]
 
 
 def test_batches_are_of_similar_length_in_random_order_and_differ_by_epoch() -> None:
