@@ -82,6 +82,15 @@ class Recomputing:
 
 # Written out ----------------------------------------------------------------------------------------------------------
 
+RULES: dict[str, dict[str, Any]] = {
+    "end": {"end": 2},
+    "no end": {},
+    "min_length": {"end": 2, "min_length": 3},
+    "bigrams": {"end": 2, "no_repeat_ngram": 2},
+    "no token twice": {"end": 2, "no_repeat_ngram": 1, "min_length": 2},
+    "forbidden": {"end": 2, "forbid": [0]},
+}
+
 
 @dataclass(frozen=True)
 class Written:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from decoding_kit import GRUNet, Recomputing, TableNet, Written, all_sequences, beam_of_one
+from decoding_kit import RULES, GRUNet, Recomputing, TableNet, Written, all_sequences, beam_of_one
 from torch import Tensor, nn
 
 from zoo.decoding import Decoded, beam_search, greedy
@@ -32,16 +32,6 @@ def every(vocabulary: int, length: int, ends: bool) -> int:
     """A beam that holds all hypotheses."""
     others = vocabulary - ends
     return others ** (length - 1) * (others + ends)
-
-
-RULES: dict[str, dict[str, Any]] = {
-    "end": {"end": 2},
-    "no end": {},
-    "min_length": {"end": 2, "min_length": 3},
-    "bigrams": {"end": 2, "no_repeat_ngram": 2},
-    "no token twice": {"end": 2, "no_repeat_ngram": 1, "min_length": 2},
-    "forbidden": {"end": 2, "forbid": [0]},
-}
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0, 2.0])
