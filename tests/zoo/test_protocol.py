@@ -10,7 +10,7 @@ from torch import nn
 
 import callbacks
 import zoo
-from zoo.protocol import Incremental, TrainableModule, ZooModule
+from zoo.protocol import Decodable, Incremental, TrainableModule, ZooModule
 
 ROOT = Path(__file__).parents[2]
 OPTIONAL = {
@@ -68,6 +68,22 @@ def test_a_stepwise_net() -> None:
 
     assert isinstance(Net(), Incremental)
     assert not isinstance(nn.GRU(1, 1), Incremental)
+    assert not isinstance(Net(), Decodable)
+
+
+def test_a_decodable_net() -> None:
+    """Three methods, and no more, are what decoding asks for."""
+
+    class Net(nn.Module):
+        def init_state(self, batch_size: int) -> None: ...
+        def step(self, x_t: object, state: object) -> tuple[object, object]:
+            return x_t, state
+
+        def reorder_state(self, state: object, index: object) -> object:
+            return state
+
+    assert isinstance(Net(), Decodable)
+    assert members(Decodable) == {"init_state", "step", "reorder_state"}
 
 
 USER_FILE = """

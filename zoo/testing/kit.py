@@ -71,7 +71,8 @@ def check_module(
     - ``independence``: in evaluation, no example's output depends on another example of its batch.
     - ``causality`` (a module with ``causal``): outputs before a time do not see the input from that time on.
     - ``padding`` (a module with ``padding``): padded steps at the end change neither outputs, nor the loss, nor a gradient.
-    - ``incremental`` (a module or net with ``init_state`` and ``step``): going step by step equals the forward pass.
+    - ``incremental`` (a module or net with ``init_state`` and ``step``): going step by step equals the forward pass,
+      and ``reorder_state``, if there is one, gives the rows that it is asked for.
     - ``memorization``: one batch is learned by heart: below a tenth of its first loss (or ``module.loss_floor()`` and 5%) within
       200 Adam steps.
     - ``hyperparameters``: ``type(module)(**module.hparams)`` builds the same architecture.

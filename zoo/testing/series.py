@@ -116,7 +116,10 @@ def _at(x: Tensor, lengths: set[int], t: int) -> Tensor:
 
 
 def check_incremental(module: Any, batch: Any) -> None:
-    """Going through a series step by step gives what the forward pass gives: to 1e-10 in float64, to 1e-5 in float32."""
+    """Going through a series step by step gives what the forward pass gives: to 1e-10 in float64, to 1e-5 in float32.
+
+    If there is a ``reorder_state``, the rows that it gives go on as those that were asked for.
+    """
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
         twin = copy.deepcopy(module).cpu().to(dtype)
         x = inputs_of(twin, cast(batch, dtype))[0]
@@ -130,7 +133,10 @@ def check_incremental(module: Any, batch: Any) -> None:
         with torch.no_grad():
             state = owner.init_state(count)
             for t in range(length):
-                output, state = owner.step(map_tensors(partial(_at, lengths=lengths, t=t), x), state)
+                x_t = map_tensors(partial(_at, lengths=lengths, t=t), x)
+                if t == length - 1 and hasattr(owner, "reorder_state"):
+                    _check_reordering(owner, x_t, state, count, tolerance)
+                output, state = owner.step(x_t, state)
                 steps += [series_of([part.unsqueeze(1) for part in batched(output, count)], 1)]
         got = torch.cat(steps, dim=1)
         assert got.shape == wanted.shape, (
@@ -141,3 +147,17 @@ def check_incremental(module: Any, batch: Any) -> None:
         assert not wrong, (
             f"step {wrong[0]} differs from the forward pass by {gaps[wrong[0]].item():.1e} in {str(dtype).removeprefix('torch.')}"
         )
+
+
+def _check_reordering(owner: Any, x_t: Any, state: Any, count: int, tolerance: float) -> None:
+    """Rows that are repeated and left out go on as they would have."""
+    index = torch.tensor([count - 1, 0, 0, 1 % count, count - 1])
+    output, _ = owner.step(x_t, state)
+    wanted = series_of([part.unsqueeze(1) for part in batched(output, count)], 1)[index]
+    reordered = owner.reorder_state(state, index)
+    output, _ = owner.step(map_tensors(lambda x: x[index] if len(x) == count else x, x_t), reordered)
+    got = series_of([part.unsqueeze(1) for part in batched(output, len(index))], 1)
+    assert (gap := gap_of(got, wanted)) <= tolerance * size_of(wanted), (
+        "row n of reorder_state(state, index) does not go on as row index[n] of the state, which step must not change: outputs "
+        f"differ by {gap:.1e}"
+    )

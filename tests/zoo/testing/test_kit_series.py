@@ -292,6 +292,34 @@ def test_a_wrong_step_is_caught(net: type[nn.Module], message: str) -> None:
         testing.check_incremental(module, tokens())
 
 
+class Reordered(GRULanguageModel):
+    def reorder_state(self, state: Tensor, index: Tensor) -> Tensor:
+        return state.index_select(1, index)
+
+
+class Unmoved(Reordered):
+    def reorder_state(self, state: Tensor, index: Tensor) -> Tensor:
+        return state[:, : len(index)]
+
+
+class Overwriting(Reordered):
+    def step(self, x_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        output, after = super().step(x_t, state)
+        return output, state.copy_(after)
+
+
+@pytest.mark.parametrize("net", [Unmoved, Overwriting])
+def test_a_wrong_order_of_states_is_caught(net: type[nn.Module]) -> None:
+    module = LanguageModule()
+    module.net = Reordered()
+    testing.check_incremental(module, tokens())
+    module.net = net()
+    with pytest.raises(
+        AssertionError, match=r"row n of reorder_state\(state, index\) does not go on as row index\[n\]"
+    ):
+        testing.check_incremental(module, tokens())
+
+
 class Sum(nn.Module):
     """A running sum of standardized numbers."""
 
