@@ -28,11 +28,14 @@ from .segmentation_sets import CityscapesDataModule as CityscapesDataModule
 from .segmentation_sets import OxfordIIITPetDataModule as OxfordIIITPetDataModule
 from .segmentation_sets import VOCSegmentationDataModule as VOCSegmentationDataModule
 from .sequence import SequenceDataModule as SequenceDataModule
+from .sequence_images import DigitSequenceDataModule as DigitSequenceDataModule
+from .sequence_images import SequentialMNISTDataModule as SequentialMNISTDataModule
 from .sequence_table import SequenceTableDataModule as SequenceTableDataModule
 from .sequence_toys import AddingDataModule as AddingDataModule
 from .sequence_toys import CopyMemoryDataModule as CopyMemoryDataModule
 from .sequence_toys import EchoDataModule as EchoDataModule
 from .shapes import ShapesDataModule as ShapesDataModule
+from .symbols import SymbolsDataModule as SymbolsDataModule
 from .tabular import BreastCancerDataModule as BreastCancerDataModule
 from .tabular import DiabetesDataModule as DiabetesDataModule
 from .tabular import IrisDataModule as IrisDataModule

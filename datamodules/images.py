@@ -85,7 +85,7 @@ class ImageDataModule(DataModule):
         if size is not None:
             check_integer("size", size, 1)
         self.size = size
-        side = min(self.input_shape[1:])
+        side = min(self.image_shape[1:])
         for name, value, most in (("shift", shift, side - 1), ("crop", crop, side - 1), ("cutout", cutout, side)):
             check_integer(name, value, 0, most)
         self.augmentation = Augmentation(shift, crop, flip, cutout)
@@ -114,10 +114,15 @@ class ImageDataModule(DataModule):
         return len(self.class_names)
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """``(C, H, W)`` of an input of the net."""
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` of an image."""
         channels, height, width = self.native_shape
         return (channels, height, width) if self.size is None else (channels, self.size, self.size)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """``(C, H, W)`` of an input of the net."""
+        return self.image_shape
 
     @property
     def preparation(self) -> dict[str, Any] | None:
@@ -133,7 +138,7 @@ class ImageDataModule(DataModule):
 
     @override
     def ready(self, examples: Examples) -> Examples:
-        x = _resized(examples.x, self.input_shape[1:]).contiguous()
+        x = _resized(examples.x, self.image_shape[1:]).contiguous()
         if self.binarize is not None:
             x = binarized(x, self.binarize)
         return Examples(x, examples.y)

@@ -185,7 +185,7 @@ class _Table(NamedTuple):
 def _read_csv(path: str, form: Form, target: str | None = None, as_text: bool = False) -> _Table:
     """Return the series of a CSV file, and the file with its column ``target``, as texts or as numbers."""
     header = read_header(Path(path), form)
-    known = {int(match[1]): match[0] for match in (re.fullmatch(r"t(\d+)", name) for name in header) if match}
+    known = {int(match[1]): match[0] for match in (re.fullmatch(r"t(0|[1-9]\d*)", name) for name in header) if match}
     names = [known[t] for t in range(len(known)) if t in known]
     if len(names) < len(known) or not names:
         lacks = next(t for t in range(len(known) + 1) if t not in known)

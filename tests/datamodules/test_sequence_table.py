@@ -53,7 +53,7 @@ def test_columns_that_no_series_reaches_are_left_out_and_equal_lengths_are_a_ten
     x, y = train(data)
     assert (x.tolist(), y.tolist()) == ([[[1], [2]], [[3], [4]]], [[0.5], [1.5]])
     assert (data.num_outputs, data.target_names, data.input_shape) == (1, ["y"], (2, 1))
-    assert torch.equal(read_series(path, data.preparation).float(), x)  # type: ignore[union-attr]
+    assert torch.equal(read_series(path, data.preparation).float(), x)
 
 
 def test_how_it_is_written_and_a_test_file_with_longer_series(tmp_cwd: Path) -> None:
@@ -72,7 +72,7 @@ def test_how_it_is_written_and_a_test_file_with_longer_series(tmp_cwd: Path) -> 
     assert parts["train"].x.values[:, :, 0].tolist() == [[1.5, 0, 0], [2, 3, 0], [4, 0, 0]]
     assert parts["test"].x.values[:, :, 0].tolist() == [[1, 2, 3]]
     assert (parts["train"].y.tolist(), parts["test"].y.tolist()) == ([1, 0, 1], [0])
-    assert torch.equal(read_series(test, data.preparation).float(), parts["test"].x.values)  # type: ignore[union-attr]
+    assert torch.equal(read_series(test, data.preparation).float(), parts["test"].x.values)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_arrays_with_lengths_are_cut_to_the_longest_and_padded_with_0(tmp_cwd: P
     assert (x.lengths.tolist(), y.tolist(), data.class_names) == ([1, 2, 2, 1], [1, 0, 2, 0], ["a", "b", "c"])
     assert data.input_shape == (2, 2)
     read = read_series(path, {})
-    assert torch.equal(read.values.float(), x.values)  # type: ignore[union-attr]
+    assert torch.equal(read.values.float(), x.values)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+"""Strings to copy or to reverse: only the answer counts, and it is that of the string."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from kit import record_batches
+
+from datamodules import SymbolsDataModule
+from datamodules.symbols import ANSWER, END, PADDING
+
+
+@pytest.mark.parametrize("task", ["copy", "reverse"])
+def test_the_answer_is_the_string_in_its_order(task: Any) -> None:
+    data = SymbolsDataModule(task, symbols=4, lengths=(1, 5), count=300)
+    x, y = (part.numpy() for part in (data.examples("train").x, data.examples("train").y))
+    assert x.shape == y.shape == (300, 11)
+    lengths = (x == ANSWER).argmax(1)
+    assert set(lengths.tolist()) == {1, 2, 3, 4, 5}
+    for row, target, n in zip(x, y, lengths, strict=True):
+        shown = row[:n]
+        assert ((shown > ANSWER) & (shown < data.vocab_size)).all()
+        answer = shown if task == "copy" else shown[::-1]
+        assert target.tolist() == [*[PADDING] * n, *answer, END, *[PADDING] * (10 - 2 * n)]
+        assert row.tolist() == [*shown, ANSWER, *answer, *[PADDING] * (10 - 2 * n)]
+    assert set(x[:, 0].tolist()) == {3, 4, 5, 6}
+
+
+def test_the_vocabulary_is_plain_and_spells_a_string() -> None:
+    data = SymbolsDataModule(symbols=3, lengths=(2, 2), count=1)
+    assert data.vocabulary == {
+        "kind": "symbols",
+        "tokens": ["<pad>", "<end>", ":", "a", "b", "c"],
+        "padding": 0,
+        "end": 1,
+        "tokenizer": None,
+    }
+    assert (data.vocab_size, data.num_classes, data.input_shape, data.kind) == (6, None, (5,), "text")
+
+
+def test_the_test_part_may_be_longer_and_shares_no_draw() -> None:
+    data = SymbolsDataModule(lengths=(1, 3), test_lengths=(4, 6), count=200)
+    data.setup()
+    parts = {name: data._parts[name].x for name in ("train", "val", "test")}
+    assert {name: len(x) for name, x in parts.items()} == {"train": 180, "val": 20, "test": 40}
+    spans = {name: (x == ANSWER).int().argmax(1) for name, x in parts.items()}
+    assert (int(spans["train"].max()), int(spans["test"].min()), int(spans["test"].max())) == (3, 4, 6)
+    same, other = (
+        SymbolsDataModule(lengths=(1, 3), count=200),
+        SymbolsDataModule(lengths=(1, 3), count=200, data_seed=1),
+    )
+    for each in (same, other):
+        torch.manual_seed(3)
+        each.setup()
+    assert same.fingerprint == data.fingerprint != other.fingerprint
+    assert torch.equal(same._parts["train"].x, parts["train"])
+    assert not torch.equal(same._parts["test"].x, same._parts["train"].x[:40])
+
+
+def test_batches_are_of_similar_length_and_cut() -> None:
+    seen = record_batches(SymbolsDataModule(lengths=(1, 9), count=400, batch_size=10)).seen["train"]
+    spans = [(x == ANSWER).int().argmax(1) for x, _ in seen]
+    assert max(int(span.max() - span.min()) for span in spans) <= 2
+    assert all(x.shape == y.shape == (10, 2 * int(span.max()) + 1) for (x, y), span in zip(seen, spans, strict=True))
+    assert np.ptp([x.shape[1] for x, _ in seen]) > 10
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"task": "sort"}, ValueError, 'task must be "copy" or "reverse", got \'sort\''),
+        ({"symbols": 27}, ValueError, r"symbols must be an integer in 2..26, got 27"),
+        ({"lengths": (3, 2)}, ValueError, "the largest of lengths must be an integer >= 3, got 2"),
+        ({"lengths": (0, 2)}, ValueError, "the smallest of lengths must be an integer >= 1, got 0"),
+        (
+            {"test_lengths": [4]},
+            ValueError,
+            r"test_lengths must be a smallest and a largest number of letters, got \[4\]",
+        ),
+        ({"count": 1.5}, TypeError, "count must be an integer >= 1, got 1.5"),
+    ],
+)
+def test_bad_arguments(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        SymbolsDataModule(**options)
