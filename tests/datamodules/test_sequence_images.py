@@ -20,13 +20,8 @@ def validated(data: Any) -> tuple[Tensor, Tensor]:
     return torch.cat(x), torch.cat(y)
 
 
-@pytest.fixture(scope="module")
-def digits() -> tuple[Tensor, Tensor]:
-    return validated(DigitsDataModule())
-
-
-def test_rows_and_pixels_are_those_of_the_image(digits: tuple[Tensor, Tensor]) -> None:
-    images, labels = digits
+def test_rows_and_pixels_are_those_of_the_image() -> None:
+    images, labels = validated(DigitsDataModule())
     rows, y = validated(DigitSequenceDataModule())
     pixels, again = validated(DigitSequenceDataModule(order="pixels"))
     assert rows.shape == (len(images), 8, 8)
