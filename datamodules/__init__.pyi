@@ -42,6 +42,7 @@ from .tabular import IrisDataModule as IrisDataModule
 from .tabular import WineDataModule as WineDataModule
 from .text_file import TextDataModule as TextDataModule
 from .text_file import TextFileDataModule as TextFileDataModule
+from .text_table import TextTableDataModule as TextTableDataModule
 from .text_windows import Segment as Segment
 from .toys import CirclesDataModule as CirclesDataModule
 from .toys import MoonsDataModule as MoonsDataModule

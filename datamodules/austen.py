@@ -21,7 +21,7 @@ class AustenDataModule(TextDataModule):
     Example:
         >>> data = AustenDataModule(context=64, batch_size=12)
         >>> data.setup("fit")
-        >>> data.num_classes, data.input_shape
+        >>> data.vocab_size, data.input_shape
         (75, (64,))
     """
 

@@ -51,7 +51,6 @@ class TextDataModule(DataModule):
     Attributes:
         vocabulary: The vocabulary as plain data, which a model keeps: "kind", the tokenizer; "tokens", None for bytes; "padding"
             and "end", None here; "tokenizer", that of the library tokenizers as JSON, for BPE.
-        num_classes: Size V of the vocabulary.
         fingerprint: See :class:`~datamodules.DataModule`.
 
     Raises:
@@ -63,7 +62,7 @@ class TextDataModule(DataModule):
         >>> data = TextDataModule("to be or not to be, that is the question " * 20, context=8, batch_size=4)
         >>> data.setup("fit")
         >>> x, y = next(iter(data.train_dataloader()))
-        >>> x.shape, bool((x[:, 1:] == y[:, :-1]).all()), data.num_classes
+        >>> x.shape, bool((x[:, 1:] == y[:, :-1]).all()), data.vocab_size
         (torch.Size([4, 8]), True, 14)
     """
 
@@ -93,10 +92,8 @@ class TextDataModule(DataModule):
         self.order: Order = order
         self.test_fraction = test_fraction
         train, val, test = _cut(text, val_fraction, test_fraction)
-        self.vocabulary: Mapping[str, Any] = vocabulary_of(tokenizer, text, train, vocab_size)
-        self._tokens = {
-            name: encode(part, self.vocabulary) for name, part in (("train", train), ("val", val), ("test", test))
-        }
+        self.vocabulary: Mapping[str, Any] = vocabulary_of(tokenizer, [text], [train], vocab_size)
+        self._tokens = dict(zip(("train", "val", "test"), encode((train, val, test), self.vocabulary), strict=True))
         if (count := len(self._tokens["train"])) <= context:
             raise ValueError(
                 f"the training part of the text has {count} tokens, fewer than one window of context={context} and the token after "
@@ -115,8 +112,8 @@ class TextDataModule(DataModule):
         return (self.context,)
 
     @property
-    @override
-    def num_classes(self) -> int:
+    def vocab_size(self) -> int:
+        """Number of tokens V of the vocabulary."""
         return size_of(self.vocabulary)
 
     @property
@@ -194,7 +191,7 @@ class TextFileDataModule(TextDataModule):
     Example:
         >>> from pathlib import Path
         >>> _ = Path("poem.txt").write_text("Twinkle, twinkle, little star,\\n" * 30)
-        >>> TextFileDataModule("poem.txt", context=16).num_classes
+        >>> TextFileDataModule("poem.txt", context=16).vocab_size
         14
     """
 

@@ -119,7 +119,7 @@ class TextBlock(Examples):
         if self.training is None or not self._drops:
             return 0
         most = self.targets - len(self) * self.context
-        return int(torch.randint(most + 1, (), generator=generator_for(self.training.seed, self.training.epoch, 5)))
+        return int(torch.randint(most + 1, (), generator=generator_for(self.training.seed, self.training.epoch, 6)))
 
     @override
     def batch(self, index: Tensor) -> tuple[Any, ...]:

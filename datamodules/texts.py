@@ -1,6 +1,8 @@
 """Text as numbers: reading files, vocabularies, encoding."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,16 +83,20 @@ def check_tokenizer(tokenizer: str, vocab_size: int | None) -> None:
 
 
 def vocabulary_of(
-    tokenizer: Tokenization, text: str, train: str, vocab_size: int | None = None, padded: bool = False
+    tokenizer: Tokenization,
+    texts: Iterable[str],
+    train: Iterable[str],
+    vocab_size: int | None = None,
+    padded: bool = False,
 ) -> dict[str, Any]:
-    """Return the vocabulary of a text as plain data, which a model keeps.
+    """Return the vocabulary of texts as plain data, which a model keeps.
 
     Args:
-        tokenizer: What a token is. Characters: the different ones of the whole text, sorted. Bytes: all 256. BPE: bytes, and pairs
-            of tokens that are joined as they are the most frequent ones in the training part (Sennrich et al. 2016,
+        tokenizer: What a token is. Characters: the different ones of all texts, sorted. Bytes: all 256. BPE: bytes, and pairs of
+            tokens that are joined because they are the most frequent ones in the training texts (Sennrich et al. 2016,
             arXiv:1508.07909, with the bytes and the words of GPT-2).
-        text: All of the text.
-        train: Its training part.
+        texts: All texts.
+        train: Those of the training part.
         vocab_size: Most tokens of BPE, with that for padding, > 257 (default 1000); without effect for others.
         padded: Whether there is one token more, the last one, for padding.
 
@@ -102,7 +108,7 @@ def vocabulary_of(
     trained = None
     special = [PADDING] if padded else []
     if tokenizer == "characters":
-        tokens = [*sorted(set(text)), *special]
+        tokens = [*sorted(set().union(*texts)), *special]
     elif tokenizer == "bpe":
         trained = _trained_bpe(train, (vocab_size or 1000) - len(special))
         trained.add_special_tokens(special)
@@ -123,37 +129,38 @@ def size_of(vocabulary: Mapping[str, Any]) -> int:
     return len(tokens) if tokens is not None else 256 + (vocabulary["padding"] is not None)
 
 
-def encode(text: str, vocabulary: Mapping[str, Any]) -> Tensor:
-    """Return a text as tokens, indices in a vocabulary: ``(N,)``, of the smallest type that holds them.
+def encode(texts: Iterable[str], vocabulary: Mapping[str, Any]) -> list[Tensor]:
+    """Return each text as tokens, indices in a vocabulary: ``(N,)``, of the smallest type that holds them.
 
     Raises:
         ValueError: The vocabulary lacks a character; the message names it and its place.
     """
+    size = size_of(vocabulary)
+    dtype = torch.uint8 if size <= 2**8 else torch.int16 if size <= 2**15 else torch.int32
     if vocabulary["kind"] == "bytes":
-        tokens = np.frombuffer(text.encode(), np.uint8)
+        tokens: Iterable[Any] = (np.frombuffer(text.encode(), np.uint8) for text in texts)
     elif vocabulary["kind"] == "bpe":
         tokenizer = _library().Tokenizer.from_str(vocabulary["tokenizer"])
         tokenizer.encode_special_tokens = True  # a text that has "<pad>" in it does not mean the token
-        tokens = np.array(tokenizer.encode(text).ids)
+        with _one_thread():
+            tokens = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
     else:
-        tokens = _encode_characters(text, vocabulary)
-    size = size_of(vocabulary)
-    return torch.from_numpy(tokens.astype(np.uint8 if size <= 2**8 else np.int16 if size <= 2**15 else np.int32))
+        index = {token: i for i, token in enumerate(vocabulary["tokens"]) if i != vocabulary["padding"]}
+        tokens = (_indices(text, index) for text in texts)
+    return [torch.tensor(each, dtype=dtype) for each in tokens]
 
 
-def _encode_characters(text: str, vocabulary: Mapping[str, Any]) -> np.ndarray:
-    known = {ord(token): i for i, token in enumerate(vocabulary["tokens"]) if i != vocabulary["padding"]}
-    codes = np.array(sorted(known), np.uint32)
-    indices = np.array([known[int(code)] for code in codes])
-    found = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-    places = np.searchsorted(codes, found).clip(max=len(codes) - 1)
-    if len(unknown := np.flatnonzero(codes[places] != found)):
-        at = int(unknown[0])
+def _indices(text: str, index: Mapping[str, int]) -> list[int]:
+    try:
+        return [index[character] for character in text]
+    except KeyError as error:
+        character = error.args[0]
+        at = text.index(character)
+        line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
         raise ValueError(
-            f"character {text[at]!r} (line {text.count(chr(10), 0, at) + 1}, column {at - text.rfind(chr(10), 0, at)}) is not one "
-            f"of the {len(codes)} characters of the vocabulary: leave it out, or train on a text that has it"
-        )
-    return indices[places]
+            f"character {character!r} (line {line}, column {column}) is not one of the {len(index)} characters of the vocabulary: "
+            "leave it out, or train on a text that has it"
+        ) from None
 
 
 def _library() -> Any:
@@ -161,17 +168,33 @@ def _library() -> Any:
         import tokenizers
     except ImportError as error:
         raise ModuleNotFoundError(
-            'tokenizer: bpe needs the library tokenizers: pip install "lightning-zoo[text]"'
+            'tokenizer="bpe" needs the library tokenizers: pip install "lightning-zoo[text]"'
         ) from error
     return tokenizers
 
 
-def _trained_bpe(text: str, vocab_size: int) -> Any:
+def _trained_bpe(texts: Iterable[str], vocab_size: int) -> Any:
     library = _library()
     tokenizer = library.Tokenizer(library.models.BPE())
     tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = library.decoders.ByteLevel()
     alphabet = sorted(library.pre_tokenizers.ByteLevel.alphabet())
     trainer = library.trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator([text], trainer)
+    with _one_thread():
+        tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let the library start no threads: a process that has some cannot be forked safely, as loading workers are."""
+    name = "TOKENIZERS_PARALLELISM"
+    given = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = given

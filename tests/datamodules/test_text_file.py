@@ -93,7 +93,8 @@ def test_characters_are_those_of_the_whole_text_in_their_order() -> None:
         "end": None,
         "tokenizer": None,
     }
-    assert data.num_classes == 4
+    assert data.vocab_size == 4
+    assert data.num_classes is None
     assert data.class_names is None
 
 
@@ -102,7 +103,7 @@ def test_bpe_joins_the_most_frequent_pair_of_the_training_part_alone() -> None:
     text = "ab " * 20 + "yz" * 60
     data = TextDataModule(text, tokenizer="bpe", vocab_size=258, context=4, val_fraction=0.0, test_fraction=0.7)
     tokens = data.vocabulary["tokens"]
-    assert len(tokens) == data.num_classes == 258
+    assert len(tokens) == data.vocab_size == 258
     assert tokens[256] == "ab"
     assert not any("yz" in token for token in tokens)
     data.setup("test")
@@ -111,14 +112,14 @@ def test_bpe_joins_the_most_frequent_pair_of_the_training_part_alone() -> None:
 
 def test_bytes_are_those_of_utf_8() -> None:
     data = TextDataModule(WORDS * 5, tokenizer="bytes", context=4, val_fraction=0.0, test_fraction=0.0)
-    assert data.num_classes == 256
+    assert data.vocab_size == 256
     assert bytes(data._tokens["train"].tolist()).decode() == WORDS * 5
 
 
 def test_a_character_that_the_vocabulary_lacks_is_named_with_its_place() -> None:
-    vocabulary = vocabulary_of("characters", "abc\n", "abc\n", padded=True)
+    vocabulary = vocabulary_of("characters", ["abc\n"], [], padded=True)
     with pytest.raises(ValueError, match=r"character 'd' \(line 2, column 3\) is not one of the 4 characters"):
-        encode("abc\nabdd", vocabulary)
+        encode(["a", "abc\nabdd"], vocabulary)
 
 
 def test_more_than_256_tokens_keep_their_numbers() -> None:
@@ -308,7 +309,7 @@ def test_the_novel_is_the_one_of_its_note() -> None:
 def test_the_novel_and_its_split_are_the_same_everywhere() -> None:
     data = AustenDataModule()
     data.setup("fit")
-    assert (data.num_classes, data.input_shape) == (75, (64,))
+    assert (data.vocab_size, data.input_shape) == (75, (64,))
     assert (
         data.data_identity == "fingerprint cb738c7985f295bc (378151 train / 42017 val tokens, windows of 64, shuffled)"
     )
