@@ -17,10 +17,11 @@ from cli_kit import RECIPE, SHORT, Zoo
 from PIL import Image
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+from datamodules import TextDataModule
 from recipes.cli.catalog import Recipe
 from recipes.cli.errors import UserError
 from recipes.cli.run import loggers
-from recipes.cli.run.building import RecipeCLI, linked_values
+from recipes.cli.run.building import RecipeCLI, check_kind, linked_values
 from recipes.cli.run.checks import check_trainer
 from recipes.cli.run.folder import Run
 from recipes.cli.run.progress import EpochLines, LogInterval
@@ -305,6 +306,31 @@ def test_only_square_images_have_a_size() -> None:
     assert (square["image_size"], square["in_features"]) == (4, 48)
     assert "image_size" not in other
     assert (other["in_features"], other["input_shape"], other["in_channels"]) == (72, [3, 4, 6], 3)
+
+
+def test_series_tell_their_numbers_at_a_time_and_texts_their_vocabulary() -> None:
+    text = TextDataModule("to be or not " * 20, context=4)
+    assert linked_values(text) == {"vocab_size": 7, "in_features": 4, "input_shape": [4]}
+    labeled = SimpleNamespace(input_shape=(9,), num_classes=2, vocab_size=8, vocabulary={"padding": 7})
+    assert linked_values(labeled)["padding"] == 7  # type: ignore[arg-type]
+    assert linked_values(SimpleNamespace(input_shape=(9, 3)))["input_size"] == 3  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "learns", "words"),
+    [
+        (
+            "text",
+            "classification",
+            "does not continue texts, .* use a model such as --model zoo.RecurrentLanguageModel",
+        ),
+        ("classification", "text", "has no text to continue .* use data such as --data datamodules.TextFileDataModule"),
+    ],
+)
+def test_texts_are_for_models_that_continue_them(kind: str, learns: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        check_kind(SimpleNamespace(learns=(learns,)), SimpleNamespace(kind=kind))
+    check_kind(SimpleNamespace(learns=("text",)), SimpleNamespace(kind="text"))
 
 
 @pytest.mark.parametrize(

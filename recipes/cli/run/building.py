@@ -292,12 +292,16 @@ def _is_raw(error: BaseException) -> bool:
     )
 
 
-LINKED = {"num_classes", "num_outputs", "in_channels", "in_features", "image_size", "input_shape"}
+LINKED = {
+    *("num_classes", "num_outputs", "vocab_size", "padding"),
+    *("in_channels", "in_features", "image_size", "input_size", "input_shape"),
+}
 
 
 def linked_values(data: LightningDataModule | None) -> dict[str, Any]:
     """Return the arguments of a model that a datamodule determines before any data are read, by name."""
-    values: dict[str, Any] = {name: getattr(data, name, None) for name in ("num_classes", "num_outputs")}
+    values: dict[str, Any] = {name: getattr(data, name, None) for name in ("num_classes", "num_outputs", "vocab_size")}
+    values["padding"] = (getattr(data, "vocabulary", None) or {}).get("padding")
     shape = getattr(data, "input_shape", None)
     if shape:
         values["in_features"] = math.prod(shape)
@@ -305,6 +309,8 @@ def linked_values(data: LightningDataModule | None) -> dict[str, Any]:
         if len(shape) == 3:
             values["in_channels"] = shape[0]
             values["image_size"] = shape[1] if shape[1] == shape[2] else None
+        if len(shape) == 2:
+            values["input_size"] = shape[1]  # of a series: times, numbers at a time
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -318,6 +324,16 @@ def check_kind(model: Any, data: Any) -> None:
     learns = getattr(model, "learns", ())
     if kind is None or not learns or kind in learns:
         return
+    if kind == "text":
+        raise UserError(
+            f"{name} does not continue texts, but the data's target is the next token (kind: text): use a model such as "
+            f"--model zoo.RecurrentLanguageModel"
+        )
+    if "text" in learns:
+        raise UserError(
+            f"{name} continues texts, but {type(data).__name__} has no text to continue (kind: {kind}): use data such as "
+            f"--data datamodules.TextFileDataModule"
+        )
     if kind == "regression" and "classification" in learns:
         raise UserError(
             f"{name} predicts classes, but the data's target is a number (kind: regression): use a model such as "
