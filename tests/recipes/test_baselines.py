@@ -1,6 +1,9 @@
 """``zoo baselines``: the recipe's own splits and standardization, the row of each method, and errors."""
 
+import math
 import re
+from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,9 +17,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 from torch.utils.data import DataLoader, TensorDataset
 
-from datamodules import ArrayDataModule, DiabetesDataModule, DigitsDataModule, IrisDataModule
+from datamodules import ArrayDataModule, DiabetesDataModule, DigitsDataModule, IrisDataModule, TextDataModule
 from recipes.cli.errors import UserError
 from recipes.cli.studies.baselines import baselines, regressors, splits_of
+from recipes.cli.studies.ngrams import Bigram, Unigram
 from zoo import LinearRegressor, SoftmaxRegressionClassifier
 
 
@@ -138,3 +142,43 @@ def test_a_large_target_keeps_its_digits() -> None:
     assert splits["test"] is not None
     method = regressors()["least squares"].fit(*splits["train"])
     assert abs(method.predict(splits["test"][0]) - splits["test"][1]).max() < 1e-3
+
+
+# Texts ------------------------------------------------------------------------------------------------------------------
+
+TEXT = "she sells sea shells by the sea shore.\n" * 8 + "the shells she sells are sea shells for sure.\n" * 4
+
+
+def counted_losses(train: str, text: str, n: int, vocab_size: int) -> list[float]:
+    """The loss of each character but the first, from counts in dictionaries."""
+    before = Counter(train[:-1])
+    pairs = Counter(pairwise(train))
+    single = Counter(train)
+    if n == 1:
+        return [-math.log((single[c] + 1) / (len(train) + vocab_size)) for c in text[1:]]
+    return [-math.log((pairs[b, c] + 1) / (before[b] + vocab_size)) for b, c in pairwise(text)]
+
+
+@pytest.mark.parametrize("order", ["shuffled", "lanes"])
+def test_counts_of_tokens_are_the_baselines_of_texts(order: Any) -> None:
+    data = TextDataModule(TEXT, context=8, batch_size=4, order=order)
+    found = baselines(data)
+    assert [*found] == ["unigram", "bigram"]
+    assert data.vocabulary["tokens"] == sorted(set(TEXT))
+    train, val, test = ("".join(sorted(set(TEXT))[k] for k in data._parts[p].tokens) for p in ("train", "val", "test"))
+    assert train + val + test == TEXT
+    for n, name in enumerate(found, 1):
+        for part, text in (("val", val), ("test", test)):
+            losses = counted_losses(train, text, n, len(set(TEXT)))
+            assert found[name][f"{part}/loss"] == pytest.approx(sum(losses) / len(losses), abs=1e-12)
+    assert found["bigram"]["test/loss"] < found["unigram"]["test/loss"]
+    assert [*baselines(TextDataModule(TEXT, context=8), "uni*")] == ["unigram"]
+
+
+def test_smoothed_shares_are_a_distribution() -> None:
+    tokens = np.array([0, 1, 0, 2, 2, 1, 0])
+    for method in (Unigram(4).fit(tokens), Bigram(4).fit(tokens)):
+        for before in range(4):
+            shares = [np.exp(-method.losses(np.array([before, token])))[0] for token in range(4)]
+            assert sum(shares) == pytest.approx(1)
+            assert min(shares) > 0

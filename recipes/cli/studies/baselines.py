@@ -1,4 +1,4 @@
-"""``zoo baselines``: plain methods of scikit-learn on exactly the splits that a recipe trains and tests on."""
+"""``zoo baselines``: plain methods, most of scikit-learn, on exactly the splits that a recipe trains and tests on."""
 
 import time
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import UserError
 from recipes.cli.run.options import Parser, split_word
 from recipes.cli.run.process import exiting_at_once, restored_process_state
+from recipes.cli.studies import ngrams
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule
@@ -21,10 +22,11 @@ HELP = """zoo baselines RECIPE [options]: measure plain methods on a recipe's da
   --debug               show the traceback of any error
 
 The splits and the standardization are the recipe's own, and so are its options (--data.val_fraction 0.2); images are
-flattened and not augmented. The methods are scikit-learn's with its defaults, not tuned:
+flattened and not augmented. For classes and numbers, the methods are scikit-learn's with its defaults, not tuned:
   classes   k-means with as many clusters as classes (each predicts the class of most of its training examples),
             PCA that keeps 95% of the variance + logistic regression, 1 and 3 nearest neighbors, SVC with an RBF kernel
   numbers   least squares, ridge with alpha 1, 5 nearest neighbors, SVR with an RBF kernel on the standardized target
+  texts     counts of tokens (unigram) and of pairs (bigram) with add-one smoothing: the loss in nats a token
 The time of SVC and SVR grows faster than the square of the number of examples: minutes for MNIST.
 
 Examples:
@@ -53,7 +55,7 @@ def run(args: list[str]) -> int:
                 raise UserError(
                     f"the recipe {recipes[0].name} has no data section: the baselines need data to learn from"
                 )
-            _compare(recipes[0], splits_of(cli.datamodule))
+            _compare(recipes[0], *_prepared(cli.datamodule))
     return 0
 
 
@@ -115,11 +117,12 @@ def baselines(data: "LightningDataModule", methods: str = "*") -> dict[str, dict
     """Fit the methods on a data module's training split, and score them on its validation and test splits.
 
     Args:
-        data: Any data module of classes or numbers.
+        data: Any data module of classes or numbers, or of a text.
         methods: Shell pattern of the methods' names, such as ``"k-means*"``.
 
     Returns:
-        By method, "val/acc" and "test/acc" (of numbers "val/rmse" and "test/rmse"), each where there is such a split.
+        By method, "val/acc" and "test/acc" (of numbers "val/rmse" and "test/rmse", of texts "val/loss" and "test/loss"), each where
+        there is such a split.
 
     Raises:
         UserError: See :func:`splits_of`; or no method has such a name.
@@ -129,17 +132,40 @@ def baselines(data: "LightningDataModule", methods: str = "*") -> dict[str, dict
         >>> [*baselines(IrisDataModule(), "k-means*")]
         ['k-means, 3 clusters']
     """
-    return {name: scores for name, scores, _ in _measured(splits_of(data), methods)}
+    return {name: scores for name, scores, _ in _prepared(data, methods)[1]}
 
 
-def _measured(splits: dict[str, Any], pattern: str = "*") -> Iterator[tuple[str, dict[str, float], float]]:
+def _prepared(data: Any, pattern: str = "*") -> tuple[tuple[str, str], Iterator[tuple[str, dict[str, float], float]]]:
+    """Return what the examples are and the name of the score, and the rows of the table, which take their time."""
+    if getattr(data, "kind", None) == "text":
+        blocks = ngrams.blocks_of(data)
+        counts = _counts({name: len(tokens) for name, tokens in blocks.items() if tokens is not None})
+        rows = ngrams.measured(blocks, _chosen(ngrams.methods(data.vocab_size), pattern))
+        return (f"{counts} tokens of {data.vocab_size:,} different ones", "loss"), rows
+    splits = splits_of(data)
+    x, y = splits["train"]
+    counts = _counts({name: len(split[1]) for name, split in splits.items() if split})
+    examples = f"{counts} examples of {x.shape[1]:,} number{'s' * (x.shape[1] > 1)}, standardized"
+    classes = y.ndim == 1
+    known = classifiers(int(y.max()) + 1) if classes else regressors()
+    return (examples, "acc" if classes else "rmse"), _measured(splits, _chosen(known, pattern))
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
+
+def _chosen(known: dict[str, Any], pattern: str) -> dict[str, Any]:
+    if not (chosen := {name: method for name, method in known.items() if fnmatchcase(name, pattern)}):
+        raise UserError(f"no method is called {pattern!r}: they are {', '.join(known)}")
+    return chosen
+
+
+def _measured(splits: dict[str, Any], methods: dict[str, Any]) -> Iterator[tuple[str, dict[str, float], float]]:
     """Yield name, scores and seconds of each method as soon as it is done."""
     x, y = splits["train"]
     classes = y.ndim == 1
-    known = classifiers(int(y.max()) + 1) if classes else regressors()
-    if not (chosen := {name: method for name, method in known.items() if fnmatchcase(name, pattern)}):
-        raise UserError(f"no method is called {pattern!r}: they are {', '.join(known)}")
-    for name, method in chosen.items():
+    for name, method in methods.items():
         begin = time.monotonic()
         method.fit(x, y)
         metric = "acc" if classes else "rmse"
@@ -148,14 +174,15 @@ def _measured(splits: dict[str, Any], pattern: str = "*") -> Iterator[tuple[str,
         yield name, scores, time.monotonic() - begin
 
 
-def _compare(recipe: catalog.Recipe, splits: dict[str, Any]) -> None:
+def _compare(
+    recipe: catalog.Recipe, about: tuple[str, str], rows: Iterator[tuple[str, dict[str, float], float]]
+) -> None:
     """Fit every method on the training split and print its row as soon as it is done."""
-    x, y = splits["train"]
-    names = [f"{part}/{'acc' if y.ndim == 1 else 'rmse'}" for part in ("val", "test")]
-    counts = ", ".join(f"{len(split[1]):,} {name}" for name, split in splits.items() if split)
-    print(f"{recipe.name}: {counts} examples of {x.shape[1]:,} number{'s' * (x.shape[1] > 1)}, standardized\n")
+    examples, metric = about
+    names = [f"{part}/{metric}" for part in ("val", "test")]
+    print(f"{recipe.name}: {examples}\n")
     print(f"{'method':<34}{names[0]:>10}{names[1]:>11}{'seconds':>9}\n{'-' * 64}", flush=True)
-    for method, scores, seconds in _measured(splits):
+    for method, scores, seconds in rows:
         cells = [f"{scores[name]:.4f}" if name in scores else "-" for name in names]
         print(f"{method:<34}{cells[0]:>10}{cells[1]:>11}{seconds:>9.1f}", flush=True)
     print(f"\nthe recipe: {recipe.expect or 'expects nothing'}")
