@@ -139,10 +139,10 @@ def _prepared(data: Any, pattern: str = "*") -> tuple[tuple[str, str], Iterator[
     """Return what the examples are and the name of the score, and the rows of the table, which take their time."""
     if getattr(data, "kind", None) == "text":
         blocks = ngrams.blocks_of(data)
-        counts = _counts({name: len(tokens) for name, tokens in blocks.items() if tokens is not None})
+        counts = _counts({name: len(tokens) for name, tokens in blocks.items()})
         rows = ngrams.measured(blocks, _chosen(ngrams.methods(data.vocab_size), pattern))
         return (f"{counts} tokens of {data.vocab_size:,} different ones", "loss"), rows
-    splits = splits_of(data)
+    splits: dict[str, Any] = splits_of(data)
     x, y = splits["train"]
     counts = _counts({name: len(split[1]) for name, split in splits.items() if split})
     examples = f"{counts} examples of {x.shape[1]:,} number{'s' * (x.shape[1] > 1)}, standardized"

@@ -9,8 +9,6 @@ from recipes.cli.errors import UserError
 if TYPE_CHECKING:
     from numpy import ndarray
 
-PARTS = ("train", "val", "test")
-
 
 class Unigram:
     """Each token has its share in the training part, with add-one smoothing: ``(count + 1) / (N + V)``.
@@ -74,8 +72,8 @@ class Bigram(Unigram):
         return tokens[:-1].astype("int64") * self.vocab_size + tokens[1:]
 
 
-def blocks_of(data: Any) -> "dict[str, ndarray | None]":
-    """Return the tokens ``(N,)`` of each part of a text, "train", "val" and "test"; None where there is no such part.
+def blocks_of(data: Any) -> "dict[str, ndarray]":
+    """Return the tokens ``(N,)`` of each part of a text: "train", and "val" and "test" where there are such parts.
 
     Raises:
         UserError: The data are no blocks of text.
@@ -86,12 +84,14 @@ def blocks_of(data: Any) -> "dict[str, ndarray | None]":
     loaders = {"train": data.train_dataloader(), "val": data.val_dataloader()}
     if data.has_test:
         loaders["test"] = data.test_dataloader()
-    blocks = {name: getattr(loader.dataset, "tokens", None) for name, loader in loaders.items() if loader}
-    if None in blocks.values():
+    blocks: dict[str, Any] = {
+        name: getattr(loader.dataset, "tokens", None) for name, loader in loaders.items() if loader
+    }
+    if any(tokens is None for tokens in blocks.values()):
         raise UserError(
             f"{type(data).__name__} is no text that goes on: the baselines are for data such as datamodules.TextFileDataModule"
         )
-    return {name: blocks[name].long().numpy() if name in blocks else None for name in PARTS}
+    return {name: tokens.long().numpy() for name, tokens in blocks.items()}
 
 
 def methods(vocab_size: int) -> dict[str, Any]:
@@ -99,13 +99,12 @@ def methods(vocab_size: int) -> dict[str, Any]:
     return {"unigram": Unigram(vocab_size), "bigram": Bigram(vocab_size)}
 
 
-def measured(
-    blocks: "dict[str, ndarray | None]", methods: dict[str, Any]
-) -> Iterator[tuple[str, dict[str, float], float]]:
+def measured(blocks: "dict[str, ndarray]", methods: dict[str, Any]) -> Iterator[tuple[str, dict[str, float], float]]:
     """Yield name, scores and seconds of each method: the mean loss in nats a token, over all of a part but the first."""
-    held_out = {part: tokens for part in PARTS[1:] if (tokens := blocks[part]) is not None}
     for name, method in methods.items():
         begin = time.monotonic()
         method.fit(blocks["train"])
-        scores = {f"{part}/loss": float(method.losses(tokens).mean()) for part, tokens in held_out.items()}
+        scores = {
+            f"{part}/loss": float(method.losses(tokens).mean()) for part, tokens in blocks.items() if part != "train"
+        }
         yield name, scores, time.monotonic() - begin
