@@ -16,6 +16,7 @@ from .cnn import LeNetClassifier as LeNetClassifier
 from .cnn import MobileNetClassifier as MobileNetClassifier
 from .cnn import PreActResNetClassifier as PreActResNetClassifier
 from .cnn import ResNetClassifier as ResNetClassifier
+from .cnn import SeriesFCNClassifier as SeriesFCNClassifier
 from .cnn import VGGClassifier as VGGClassifier
 from .create import create_model as create_model
 from .create import load as load

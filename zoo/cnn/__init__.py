@@ -10,6 +10,7 @@ from zoo.cnn.mobilenet import MobileNet, MobileNetClassifier
 from zoo.cnn.resnet import ResNet, ResNetClassifier
 from zoo.cnn.resnet_cifar import CIFARResNet, CIFARResNetClassifier
 from zoo.cnn.resnet_preact import PreActResNet, PreActResNetClassifier
+from zoo.cnn.series_fcn import SeriesFCN, SeriesFCNClassifier
 from zoo.cnn.vgg import VGG, VGGClassifier
 
 __all__ = [
@@ -34,5 +35,7 @@ __all__ = [
     "PreActResNetClassifier",
     "ResNet",
     "ResNetClassifier",
+    "SeriesFCN",
+    "SeriesFCNClassifier",
     "VGGClassifier",
 ]
