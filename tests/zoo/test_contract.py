@@ -11,6 +11,7 @@ from torch import nn
 
 import zoo
 from zoo import registry, testing
+from zoo.blocks import split_series
 from zoo.tasks import ClassificationTask
 from zoo.testing import check_module
 
@@ -96,6 +97,11 @@ CASES = {
     "conv_highway19": ({"width": 8, "blocks": [1, 1, 1]}, images(3, 8), {}),
     "mobilenet_v1": ({"width": 0.125, "num_classes": 10}, images(3, 32), {}),
     **{f"mobilenet_v1_{p}": ({"width": 0.125, "num_classes": 10}, images(3, 32), {}) for p in (25, 50, 75)},
+    "fcn_series": (
+        {"input_size": 3, "width": 16},
+        (zoo.Series(torch.randn(8, 6, 3), torch.tensor([6, 2, 5, 1, 6, 4, 3, 6])), torch.arange(8)),
+        {},
+    ),
     "preresnet110": ({"width": 4, "depth": 8}, images(3, 8), {}),
     **{f"preresnet{d}": ({"width": 4, "depth": 11}, images(3, 8), {}) for d in (164, 1001)},
     **{
@@ -160,7 +166,7 @@ def test_every_model_is_exported(name: str, tmp_path: Path) -> None:
     model = zoo.create_model(name, **arguments).eval()
     for parameter in model.parameters():  # heads that begin with zeros would give the same for any input
         parameter.data += 0.01 * torch.randn_like(parameter)
-    model.input_shape = tuple(batch[0].shape[1:])
+    model.input_shape = tuple(split_series(batch[0])[0].shape[1:])
     paths = [zoo.export(model, tmp_path / f"model.{suffix}") for suffix in ("onnx", "pt2", "safetensors")]
     inputs = [torch.rand_like(x) if x.is_floating_point() else x for x in model.example_inputs(5)]
     with torch.no_grad():
