@@ -116,9 +116,8 @@ def _collect(net: Incremental, state: Any, start: Tensor, rules: Rules, choose: 
         tokens, log_probs, counts = zip(*_walk(net, state, start, rules, choose), strict=True)
     lengths = torch.stack(counts).sum(dim=0)
     sums = torch.stack(log_probs).sum(dim=0)
-    return Decoded(
-        torch.stack(tokens, dim=1), lengths, sums / lengths.to(sums) ** rules.alpha
-    )  # (B,) T times -> (B, T)
+    scores = sums / lengths.to(sums) ** rules.alpha
+    return Decoded(torch.stack(tokens, dim=1), lengths, scores)  # (B,) T times -> (B, T)
 
 
 def _walk(
