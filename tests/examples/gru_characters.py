@@ -13,6 +13,7 @@ folder of this file, ``zoo fit -c poems.yaml`` trains it, and ``zoo sample runs/
 """
 
 import math
+from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple, Unpack
 
 import torch
@@ -22,6 +23,7 @@ from torchmetrics import MeanMetric, Metric
 
 import zoo
 from datamodules import DataModule, Examples
+from zoo import decoding
 from zoo.losses import counted, weighted_mean
 from zoo.tasks import Task, TaskArguments
 
@@ -185,7 +187,6 @@ class CharacterModel(Task):
     def render(self, batch: Any) -> dict[str, Any]:
         return {f"poem_{k}": "\n".join(self.sample(8, poem=k)) for k in range(self.net.poem.num_embeddings)}
 
-    @torch.no_grad()
     def sample(self, count: int, seed: int = 0, prompt: str = "", poem: int = 0, temperature: float = 1.0) -> list[str]:
         """Write lines.
 
@@ -197,24 +198,17 @@ class CharacterModel(Task):
             temperature: Divides the logits, > 0; near 0 only the most probable character is drawn.
 
         Raises:
-            ValueError: A character that is not in the vocabulary, or a temperature of 0 or below.
+            ValueError: A character that is not in the vocabulary, a prompt that is too long, or a temperature of 0 or below.
         """
-        names, generator = self.label_names, torch.Generator().manual_seed(seed)
-        if unknown := sorted(set(prompt) - set(names)):
+        names = self.label_names
+        if unknown := sorted(set(prompt) - set(names[2:])):
             raise ValueError(f"prompt must be of the characters {''.join(names[2:])!r}, got {unknown[0]!r}")
-        if not temperature > 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
-        token, poems = (torch.full((count,), index, device=self.device) for index in (NEWLINE, poem))
-        state, lines = self.net.init_state(count), []
-        for t in range(self.example_shape[0]):
-            logits, state = self.net.step(Line(token, poems), state)
-            p = (logits / temperature).softmax(dim=1).cpu()
-            token = torch.multinomial(p, 1, generator=generator)[:, 0].to(self.device)  # (B, V) -> (B,)
-            if t < len(prompt):
-                token = torch.full_like(token, names.index(prompt[t]))
-            lines.append(token)
-        texts = ["".join(names[k] for k in line) for line in torch.stack(lines, dim=1).tolist()]
-        return [text.partition("\n")[0] for text in texts]
+        start, poems = (torch.full((count,), index, device=self.device) for index in (NEWLINE, poem))
+        net = SimpleNamespace(step=lambda token, state: self.net.step(Line(token, poems), state))
+        options = {"prefix": [names.index(letter) for letter in prompt], "end": NEWLINE, "forbid": [PADDING]}
+        state, length = self.net.init_state(count), self.example_shape[0]
+        lines = decoding.sample(net, state, start, length, temperature=temperature, seed=seed, **options).tokens
+        return ["".join(names[k] for k in line).rstrip("\n") for line in lines.tolist()]
 
 
 zoo.register("character_gru", CharacterModel)

@@ -7,6 +7,10 @@
 A net needs ``step(tokens, state)``, and ``reorder_state(state, index)`` for beam search: see :class:`zoo.Decodable`. What ends a
 sequence, how long it is, what it must begin with and must not hold is the same for all: see :class:`Rules`.
 
+Where a net's step takes more than tokens, an object with a step that adds it will do, for greedy search and sampling:
+``types.SimpleNamespace(step=lambda tokens, state: net.step((tokens, image), state))``. In a beam the rows are others at each
+step, so there it must be part of the state.
+
 Example:
     >>> import torch
     >>> from torch import nn

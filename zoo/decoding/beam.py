@@ -23,10 +23,12 @@ def beam_search(
     """Follow several hypotheses at once, and return the best.
 
     At each step the ``beam`` best of all continuations of an example's open hypotheses are taken, by the sum of log-probabilities.
-    Those that end are set aside, of which the best by score are kept; the others stay open. The search is over at ``max_length``,
-    where open hypotheses are kept as they are, or when no open one can pass the worst that is kept: log-probabilities are at most 0
-    and lengths at most T, so one with the sum s reaches at most ``s / T ** alpha``. The result is the same as without this stop. A
-    beam of 1 is :func:`greedy`; one that holds all sequences finds the best of all.
+    Those that end are set aside, of which the best by score are kept; the others stay open. So one that ends takes a place in its
+    step; transformers fills it at once, and may find others.
+
+    The search is over at ``max_length``, where open hypotheses are kept as they are, or when no open one can pass the worst that
+    is kept: log-probabilities are at most 0 and lengths at most T, so one with the sum s reaches at most ``s / T ** alpha``. The
+    result is the same as without this stop. A beam of 1 is :func:`greedy`; one that holds all sequences finds the best of all.
 
     Args:
         net: ``step`` and ``reorder_state`` are used, see :class:`zoo.Decodable`. A step is made for the open hypotheses of all

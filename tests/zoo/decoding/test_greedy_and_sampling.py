@@ -143,7 +143,7 @@ def p_value(counts: Tensor, p: Tensor) -> float:
 
 
 P = [0.05, 0.3, 0.1, 0.35, 0.2]
-COUNT = 20_000
+COUNT = 10_000
 
 
 @pytest.mark.parametrize(
