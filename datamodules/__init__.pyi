@@ -3,6 +3,9 @@ from .arrays import TableDataModule as TableDataModule
 from .augment import Augmentation as Augmentation
 from .austen import AustenDataModule as AustenDataModule
 from .base import DataModule as DataModule
+from .bundled_series import CO2DataModule as CO2DataModule
+from .bundled_series import NileDataModule as NileDataModule
+from .bundled_series import SunspotsDataModule as SunspotsDataModule
 from .cifar import CIFAR10DataModule as CIFAR10DataModule
 from .cifar import CIFAR100DataModule as CIFAR100DataModule
 from .csv_table import CSVDataModule as CSVDataModule
@@ -44,6 +47,7 @@ from .text_file import TextDataModule as TextDataModule
 from .text_file import TextFileDataModule as TextFileDataModule
 from .text_table import TextTableDataModule as TextTableDataModule
 from .text_windows import Segment as Segment
+from .time_series import TimeSeriesDataModule as TimeSeriesDataModule
 from .toys import CirclesDataModule as CirclesDataModule
 from .toys import MoonsDataModule as MoonsDataModule
 from .toys import SinusoidDataModule as SinusoidDataModule

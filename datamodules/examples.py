@@ -104,7 +104,7 @@ class Examples(Dataset):
             return self.batch(index)
         return (*self.batch(index.clamp(min=0)), (index >= 0).float())
 
-    def batch(self, index: Tensor) -> tuple[Any, Any]:
+    def batch(self, index: Tensor) -> tuple[Any, ...]:
         """Return the inputs and targets at the indices ``(B,)``."""
         return self.inputs(index), map_leaves(lambda part: part.index_select(0, index), self.y)
 
