@@ -197,7 +197,7 @@ def _read_csv(path: str, form: Form, target: str | None = None, as_text: bool = 
         sheet.index(name)  # raises where there is none
     values = np.stack([sheet.checked_numbers(name, missing=True) for name in names], axis=1)  # (N, T)
     there = ~np.isnan(values)
-    lengths = np.where(there.any(1), len(names) - there[:, ::-1].argmax(1), 0)
+    lengths = there.sum(1)
     if not lengths.all():
         line = line_of(Path(path), form, int(lengths.argmin()))
         raise ValueError(f"{path}, line {line}: the series has no number, and needs one or more: remove the row")
