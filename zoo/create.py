@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zoo import backbones
 from zoo.backbones import Backbone
 from zoo.blocks.skeleton import at_most, skeleton
+from zoo.blocks.vocabulary import Vocabulary
 from zoo.internals import tree_leaves
 from zoo.model import Model
 from zoo.pretrained.report import LoadReport, compare, load_weights, put, tied
@@ -116,8 +117,8 @@ def load(
         else:
             module = cls(**arguments)
     assign = any(t.is_meta for t in module.state_dict().values())
-    module.describe_data(saved.description)
     with _naming(saved.path):
+        module.describe_data(saved.description)
         state = _adapted(module, dict(saved.state), overrides)
         module.load_report = load_weights(module, state, strict=strict, assign=assign)
         module.check_description()
@@ -216,7 +217,9 @@ def use_weights(module: Model, weights: str | Weights, name: str | None = None) 
     report, taken = compare(wanted, state, tied(module))
     head = f"net.{_last_layer(module.net)}"
     classes = tuple(s[f"{head}.weight"].shape[0] if f"{head}.weight" in s else None for s in (state, wanted))
-    if reason := _misfit(module, source, report, state, wanted, classes, head):
+    with _naming(source.origin):
+        reason = _misfit(module, source, report, state, wanted, classes, head)
+    if reason is not None:
         raise ValueError(f"{source.origin} cannot be the weights of this {type(module.net).__name__}: {reason}")
     channels = getattr(module.net, "in_channels", None)
     for key, value in source.rest.items():
@@ -252,7 +255,8 @@ def use_weights(module: Model, weights: str | Weights, name: str | None = None) 
         data["class_names"] = None
     if channels is not None and len(shape := data.get("input_shape") or []) == 3:
         data["input_shape"] = [channels, *shape[1:]]
-    module.describe_data(data)
+    with _naming(source.origin):
+        module.describe_data(data)
     if source.preprocessing is not None:
         said = dict(source.preprocessing)
         if channels is not None and len(said["mean"]) not in (1, channels):  # one number for whatever channels come
@@ -369,7 +373,14 @@ def _misfit(
 
     convolutions = [n for n, part in module.net.named_modules() if isinstance(part, nn.Conv2d)]
     first = f"net.{convolutions[0]}.weight" if convolutions else ""
-    shapes = [k for k in report.reinitialized if not is_classifier(k)] + [k for k in report.adapted if k != first]
+    vocabulary = source.data.get("vocabulary")
+    if vocabulary is not None and module.vocab_size not in (None, size := Vocabulary(vocabulary).size):
+        return (
+            f"their vocabulary has {size} tokens, here it has {module.vocab_size}: give data with the same vocabulary"
+        )
+    keeps_head = module.makes == "text"  # whose classes are tokens
+    shapes = [k for k in report.reinitialized if keeps_head or not is_classifier(k)]
+    shapes += [k for k in report.adapted if k != first]
     missing = [k for k in report.missing if not k.endswith("num_batches_tracked") and not k.startswith(AUXILIARY)]
     if classes[0] is None and module.makes == "label" and report.loaded:
         missing = [k for k in missing if not k.startswith(f"{head}.")]

@@ -278,7 +278,8 @@ def _inputs(model: Model, batch_size: int, size: tuple[int, ...] | None = None) 
         if not isinstance(x, Tensor):
             return x
         if not x.is_floating_point():  # classes or tokens; lengths stay
-            return x if x.any() else torch.randint(model.num_classes or 1, x.shape, generator=generator).to(x.dtype)
+            most = model.num_classes or model.vocab_size or 1
+            return x if x.any() else torch.randint(most, x.shape, generator=generator).to(x.dtype)
         shape = (*x.shape[:2], *size) if size is not None and x.ndim == 4 else x.shape
         return torch.rand(shape, generator=generator, dtype=torch.promote_types(x.dtype, model.mean.dtype))
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from zoo.arguments import check_types
 from zoo.blocks.layers import layer_groups, modules_of, parameters_of
 from zoo.blocks.modes import evaluating
+from zoo.blocks.vocabulary import Vocabulary
 from zoo.internals import hide_arguments, tree_map
 from zoo.pretrained import hub
 from zoo.pretrained.folder import save_folder
@@ -79,6 +80,8 @@ class Model(LightningModule):
             of the net, where float32 cannot hold them (a column of timestamps).
         class_names: Names of the classes, None where the data have none.
         input_shape: Shape of one example, without the batch; None before any data were seen.
+        vocabulary: What the tokens of a text stand for, the description of a :class:`zoo.blocks.Vocabulary`: plain data, copied
+            from the datamodule at the first fit; None for a model that reads and writes no text.
         preparation: How the datamodule turned files into input, as plain data.
         preprocessing: How images must be prepared for the net, see :meth:`set_preprocessing`; None where nobody said so.
         load_report: What became of every tensor when weights were loaded; None for fresh weights.
@@ -105,6 +108,7 @@ class Model(LightningModule):
     std: Tensor
     class_names: list[str] | None = None
     input_shape: tuple[int, ...] | None = None
+    vocabulary: dict[str, Any] | None = None
     preparation: dict[str, Any] | None = None
     preprocessing: dict[str, Any] | None = None
     load_report: LoadReport | None = None
@@ -124,6 +128,7 @@ class Model(LightningModule):
         {}
     )  # of each part that is only kept: modules in evaluation mode
     _standardized = False
+    _vocabulary_of_data: Vocabulary | None = None  # of the trainer's
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Show in the signature, and so in ``help`` and in ``zoo fit --help``, what ``**task`` stands for."""
@@ -187,6 +192,11 @@ class Model(LightningModule):
     def num_classes(self) -> int | None:
         """Number of classes; None where there are none."""
         return getattr(self.net, "num_classes", None) or None
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Size V of the vocabulary that the net is built for; None for a net that takes no tokens."""
+        return getattr(self.net, "vocab_size", None)
 
     @property
     def label_names(self) -> list[str]:
@@ -436,12 +446,15 @@ class Model(LightningModule):
         if self._channels_last:
             self.net.to(memory_format=torch.channels_last)
         data = getattr(self.trainer, "datamodule", None)
+        self._compare_vocabulary(data)
         if stage == "fit" and data is not None:
             self._take_from(data)
         self._check_precision()
 
     def _take_from(self, data: Any) -> None:
         self._compare_preprocessing(data)
+        if self._vocabulary_of_data is not None:
+            self.vocabulary = self._vocabulary_of_data.description
         if not self.standardized and getattr(data, "mean", None) is not None:
             self.set_standardization(data.mean, data.std)
         if getattr(data, "class_names", None) is not None:
@@ -450,6 +463,36 @@ class Model(LightningModule):
         if getattr(data, "input_shape", None) is not None:
             self.input_shape = tuple(int(n) for n in data.input_shape)
             self.try_example()
+
+    def _compare_vocabulary(self, data: Any) -> None:
+        """Refuse data whose tokens are not those of the net."""
+        description = getattr(data, "vocabulary", None)
+        self._vocabulary_of_data = None if description is None else Vocabulary(description)
+        self.check_vocabulary("the model", self.vocabulary)
+        size = None if self._vocabulary_of_data is None else self._vocabulary_of_data.size
+        if None not in (size, self.vocab_size) and size != self.vocab_size:
+            raise ValueError(
+                f"vocab_size is {self.vocab_size}, but {type(data).__name__} has a vocabulary of {size} tokens: leave vocab_size "
+                f"out on the command line, or build the model with vocab_size={size}"
+            )
+
+    def check_vocabulary(self, whose: str, description: Mapping[str, Any] | None) -> None:
+        """Refuse a vocabulary that is not the one of the trainer's data.
+
+        Args:
+            whose: Who has it, for the message: "the model".
+            description: Its description; None if there is none.
+
+        Raises:
+            ValueError: They differ; the message has both sizes and the first difference.
+        """
+        here = self._vocabulary_of_data
+        if description is None or here is None or (difference := Vocabulary(description).difference(here)) is None:
+            return
+        raise ValueError(
+            f"{whose} has another vocabulary than the data, so its tokens would stand for something else: {difference}; give the "
+            "data that it was trained on, or train a new model"
+        )
 
     def _compare_preprocessing(self, data: Any) -> None:
         """Tell of images that are prepared otherwise than those that the net was trained on."""
@@ -607,16 +650,27 @@ class Model(LightningModule):
     # Saving and loading ---------------------------------------------------------------------------------------------
 
     def data_description(self) -> dict[str, Any]:
-        """Return what the model remembers of its data, as plain data: class names, shape of an example, preparation of files."""
+        """Return what the model remembers of its data, as plain data.
+
+        Class names, shape of an example, preparation of files; of texts the vocabulary.
+        """
+        vocabulary = {} if self.vocabulary is None else {"vocabulary": self.vocabulary}
         return {
             "class_names": self.class_names,
             "input_shape": None if self.input_shape is None else list(self.input_shape),
             "preparation": self.preparation,
+            **vocabulary,
         }
 
     def describe_data(self, description: Mapping[str, Any]) -> None:
-        """Set what :meth:`data_description` gave."""
-        names, shape = description.get("class_names"), description.get("input_shape")
+        """Set what :meth:`data_description` gave.
+
+        Raises:
+            ValueError: A vocabulary that is none.
+        """
+        names, shape, vocabulary = (description.get(key) for key in ("class_names", "input_shape", "vocabulary"))
+        if vocabulary is not None:  # files of before have none
+            self.vocabulary = Vocabulary(vocabulary).description
         self.class_names = None if names is None else list(names)
         self.input_shape = None if shape is None else tuple(shape)
         self.preparation = description.get("preparation")
@@ -625,10 +679,12 @@ class Model(LightningModule):
         """Check that class names, input shape and standardization fit the net.
 
         Raises:
-            ValueError: Standardization or the shape of an example is of another number of channels than the net, or there is
-                not one name for each class.
+            ValueError: Standardization or the shape of an example is of another number of channels than the net, there is not one
+                name for each class, or the vocabulary is of another size than the net's.
         """
         names, shape = self.class_names, self.input_shape
+        if self.vocabulary is not None and self.vocab_size not in (None, size := Vocabulary(self.vocabulary).size):
+            raise ValueError(f"the vocabulary has {size} tokens, the net is built for {self.vocab_size}")
         if names is not None and self.num_classes not in (None, len(names)):
             raise ValueError(f"class_names has {len(names)} names, the model has {self.num_classes} classes")
         channels = getattr(self.net, "in_channels", None)

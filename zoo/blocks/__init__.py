@@ -13,6 +13,7 @@ from zoo.blocks.norm import Dropout, Norm, Style, build_dropout, build_norm, map
 from zoo.blocks.receptive_field import FeatureMap, conv_out_size, feature_maps
 from zoo.blocks.recurrent import Cell, InitialState, Recurrent, Series, at_end, real_steps, split_series
 from zoo.blocks.state import reorder_rows
+from zoo.blocks.vocabulary import Vocabulary
 
 __all__ = [
     "Activation",
@@ -32,6 +33,7 @@ __all__ = [
     "Recurrent",
     "Series",
     "Style",
+    "Vocabulary",
     "WithClass",
     "at_end",
     "build_activation",

@@ -123,7 +123,7 @@ class Recurrent(nn.Module):
             state: State before the first step, as this method returns it; None: the initial state.
         """
         self._check(x, lengths)
-        h = self.init_state(len(x)) if state is None else state
+        h = self.init_state(x.shape[0]) if state is None else state
         before: Any = h.unbind() if self.cell != "lstm" else list(zip(*h, strict=True))
         real = None if lengths is None else real_steps(lengths, x.shape[1])[..., None]  # (B, T, 1)
         after: list[Any] = []

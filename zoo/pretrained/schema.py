@@ -26,6 +26,7 @@ DESCRIPTION: dict[str, Any] = {
     "class_names": list[str] | None,
     "input_shape": list[int] | None,
     "preparation": dict[str, Any] | None,
+    "vocabulary": dict[str, Any] | None,
     "training": dict[str, Any],
     "frozen": int,
     "buffers": dict[str, list[float]],  # of version 0.1.0
