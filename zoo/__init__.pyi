@@ -42,12 +42,14 @@ from .protocol import Decodable as Decodable
 from .protocol import Incremental as Incremental
 from .protocol import TrainableModule as TrainableModule
 from .protocol import ZooModule as ZooModule
+from .recurrent import RecurrentLanguageModel as RecurrentLanguageModel
 from .registry import list_models as list_models
 from .registry import register as register
 from .segmentation import FCNSegmenter as FCNSegmenter
 from .segmentation import UNetSegmenter as UNetSegmenter
 from .tasks import AdversarialTask as AdversarialTask
 from .tasks import ClassificationTask as ClassificationTask
+from .tasks import LanguageModelTask as LanguageModelTask
 from .tasks import ReconstructionTask as ReconstructionTask
 from .tasks import RegressionTask as RegressionTask
 from .tasks import SegmentationTask as SegmentationTask

@@ -61,6 +61,17 @@ def bits() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.rand(8, 1, 4, 4).round().repeat_interleave(4, 2).repeat_interleave(4, 3), torch.arange(8)
 
 
+UNROLLED = {"export_length": "torch.export unrolls recurrent layers over the steps of its example"}
+
+
+def texts() -> tuple[torch.Tensor, torch.Tensor]:
+    """Eight texts of six tokens, each with the next one."""
+    tokens = torch.randint(
+        7, (8, 7), generator=torch.Generator().manual_seed(0)
+    )  # draws nothing that other rows would have
+    return tokens[:, :-1], tokens[:, 1:]
+
+
 # name -> (arguments that shrink it, batch, reasons for checks that are impossible)
 CASES = {
     "softmax_regression": ({}, images(1, 28), {}),
@@ -130,6 +141,7 @@ CASES = {
         n: ({"input_shape": [3, 16, 16], "latent_dim": 8, "width": 4}, images(3, 16), GAME)
         for n in ("dcgan", "dcgan_conditional", "wgan_gp_dcgan")
     },
+    **{n: ({"vocab_size": 7, "width": 32}, texts(), UNROLLED) for n in ("rnn_lm", "lstm_lm", "gru_lm")},
     **{
         f"vit_{n}": ({**TINY_VIT, "num_classes": 10}, images(3, 32), {})
         for n in ("b_16", "b_32", "l_16", "l_32", "h_14")

@@ -128,6 +128,18 @@ MODELS: dict[str, dict[str, Any]] = {
         for kind, shortcut in (("resnet", "identity"), ("plain", "none"))
         for depth in (20, 32, 44, 56, 110)
     },
+    # no paper's sizes: a layer without dropout, for texts of a megabyte
+    **{
+        f"{name}_lm": {
+            "cell": cell,
+            "width": 256,
+            "num_layers": 1,
+            "dropout": 0.0,
+            "tied": False,
+            "initial_state": "zero",
+        }
+        for name, cell in (("rnn", "rnn_tanh"), ("lstm", "lstm"), ("gru", "gru"))
+    },
     "softmax_regression": {"temperature": 1.0, "bias": True},
     "unet": {"encoder": "plain", "skip": "concat", "norm": "batch", "activation": "relu"},
     "unet_noskip": {"encoder": "plain", "skip": "none", "norm": "batch"},

@@ -118,6 +118,8 @@ START: dict[str, dict[str, Rule]] = {  # by the name of the model, else by its c
     "PerceptronClassifier": STOCK,
     "PreActResNetClassifier": RESNET,
     "ResNetClassifier": RESNET,
+    # torch's layers: +-1 / sqrt(W), where all read as many numbers as a state has
+    "RecurrentLanguageModel": {r"^Embedding ": normal(1.0), r"^(RNN|LSTM|GRU|Linear) ": stock},
     "SoftmaxRegressionClassifier": STOCK,
     "UNetSegmenter": {**UNET_DECODER, r"^Conv2d encoder": he_in},
     "unet_resnet34": {**UNET_DECODER, r"^Conv2d encoder": he_out},
@@ -158,6 +160,7 @@ SMALL: dict[
     "PerceptronClassifier": {"in_features": 400},
     "PreActResNetClassifier": {"depth": 11, "width": 8},
     "preresnet110": {"depth": 8, "width": 8},
+    "RecurrentLanguageModel": {"vocab_size": 50, "width": 32},
     "ResNetClassifier": {"width": 8},
     "UNetSegmenter": {"encoder_args": {"width": 8}},
     "VAE": CODED,

@@ -5,16 +5,20 @@ from zoo.metrics.labels import Accuracy, ConfusionMatrix, DecisionMetric, LabelC
 from zoo.metrics.pixels import EvaluationLoss
 from zoo.metrics.running_means import RunningMeans
 from zoo.metrics.samples import FrechetDistance, Shares, entropy, frechet_distance, mode_of, num_reached, share_within
+from zoo.metrics.tokens import BitsPer, NatsPer, Perplexity
 
 __all__ = [
     "Accuracy",
     "ActiveUnits",
+    "BitsPer",
     "ConfusionMatrix",
     "DecisionMetric",
     "EvaluationLoss",
     "FrechetDistance",
     "LabelConfusion",
     "MacroF1",
+    "NatsPer",
+    "Perplexity",
     "RunningMeans",
     "Shares",
     "TopKAccuracy",

@@ -17,6 +17,7 @@ DEFAULTS: dict[str, tuple[str, str] | None] = {
     "ReconstructionTask": ("val/loss", "min"),
     "VariationalTask": ("val/elbo", "max"),
     "AdversarialTask": None,
+    "LanguageModelTask": ("val/loss", "min"),
     "GLMRegressor": ("val/loss", "min"),
     "MaximumLikelihood": ("val/loss", "min"),
 }
