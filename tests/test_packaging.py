@@ -46,7 +46,9 @@ def test_wheel_holds_the_packages_their_yaml_and_nothing_else(wheel: Path) -> No
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.suffix in {".py", ".pyi", ".yaml", ".safetensors", ".json", ".md"} or path.name == "py.typed"
+        if path.suffix in {".py", ".pyi", ".yaml", ".safetensors", ".json", ".md"}
+        or path.name == "py.typed"
+        or path.parent.name == "bundled"
     }
     assert {f"{package}/py.typed" for package in PACKAGES} <= wanted
     assert "recipes/cnn/lenet_digits.yaml" in wanted

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 NAMES = {
     "losses": {"PixelLoss", "PixelSums", "discriminator_loss", "gradient_penalty_of", "kl_to_standard_normal"},
     "metrics": {"ActiveUnits", "EvaluationLoss", "FrechetDistance", "Shares"},
+    "decoding": {"Decoded", "Rules", "beam_search", "greedy", "sample", "stream"},
     "drawing": {"image_grid", "image_wall", "mask_rows", "overlay", "palette"},
     "optim": {"Newton", "build_optimizer", "initialize", "parameter_groups"},
     "pretrained": {"LoadReport", "list_weights"},
