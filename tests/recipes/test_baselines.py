@@ -17,7 +17,15 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 from torch.utils.data import DataLoader, TensorDataset
 
-from datamodules import ArrayDataModule, DiabetesDataModule, DigitsDataModule, IrisDataModule, TextDataModule
+from datamodules import (
+    ArrayDataModule,
+    DiabetesDataModule,
+    DigitsDataModule,
+    IrisDataModule,
+    SequenceDataModule,
+    Series,
+    TextDataModule,
+)
 from recipes.cli.errors import UserError
 from recipes.cli.studies.baselines import baselines, regressors, splits_of
 from recipes.cli.studies.ngrams import Bigram, Unigram
@@ -51,6 +59,41 @@ def test_the_splits_are_those_that_the_task_sees(data: Any, task: Any, counts: l
             x = part.x.float() / 255 if part.x.ndim == 4 else part.x
             np.testing.assert_allclose(split[0], task.standardize(x).flatten(1), atol=1e-6)
             assert torch.equal(torch.from_numpy(split[1]), part.y)
+
+
+class Waves(SequenceDataModule):
+    """40 series of pairs, of 1 to 5 times."""
+
+    class_names = ["a", "b"]
+    input_shape = (5, 2)
+
+    def sequences(self) -> tuple[Any, Any]:
+        lengths = 1 + torch.arange(40) % 5
+        values = torch.arange(40.0)[:, None, None] + torch.arange(10.0).view(5, 2) ** 2
+        return Series(values, lengths), torch.arange(40) % 2
+
+
+class WavesInStep(Waves):
+    in_step = True
+
+    def sequences(self) -> tuple[Any, Any]:
+        x, _ = super().sequences()
+        return x, torch.zeros(40, 5)
+
+
+def test_series_are_standardized_by_column_padded_and_flattened() -> None:
+    data = Waves(batch_size=4)
+    splits = splits_of(data)
+    for name, split in splits.items():
+        assert split is not None
+        part = data._parts[name].x
+        x = ((part.values - data.mean) / data.std).numpy()  # (N, T, D) and (D,)
+        x[np.arange(5) >= part.lengths.numpy()[:, None]] = 0
+        np.testing.assert_allclose(split[0], x.reshape(-1, 10), atol=1e-6)
+    with pytest.raises(
+        UserError, match="WavesInStep has a target at each time: the baselines need one for each example"
+    ):
+        splits_of(WavesInStep())
 
 
 def test_classification_scores_equal_scikit_learns(zoo: Zoo) -> None:

@@ -21,8 +21,8 @@ HELP = """zoo baselines RECIPE [options]: measure plain methods on a recipe's da
   RECIPE                a name that `zoo recipes` lists, or a YAML of your own; the same as -c, --config
   --debug               show the traceback of any error
 
-The splits and the standardization are the recipe's own, and so are its options (--data.val_fraction 0.2); images are
-flattened and not augmented. For classes and numbers, the methods are scikit-learn's with its defaults, not tuned:
+The splits and the standardization are the recipe's own, and so are its options (--data.val_fraction 0.2); images and
+series are flattened and not augmented. For classes and numbers, the methods are scikit-learn's with its defaults, not tuned:
   classes   k-means with as many clusters as classes (each predicts the class of most of its training examples),
             PCA that keeps 95% of the variance + logistic regression, 1 and 3 nearest neighbors, SVC with an RBF kernel
   numbers   least squares, ridge with alpha 1, 5 nearest neighbors, SVR with an RBF kernel on the standardized target
@@ -81,11 +81,15 @@ def splits_of(data: "LightningDataModule") -> dict[str, "tuple[ndarray, ndarray]
 
 def _read(data: Any, name: str, loader: Any) -> "tuple[ndarray, ndarray] | None":
     import torch
+    import torch.nn.functional as F
     from torch.utils.data import DataLoader
 
     if not loader:
         return None
-    examples, numbers = len(loader.dataset), loader.dataset[0][0].numel()
+    if getattr(data, "in_step", False):
+        raise UserError(f"{type(data).__name__} has a target at each time: the baselines need one for each example")
+    examples, first = len(loader.dataset), loader.dataset[0][0]
+    numbers = (first.values if hasattr(first, "lengths") else first).numel()
     if examples * numbers > _MAX_NUMBERS:
         raise UserError(
             f"the {name} split has {examples:,} examples of {numbers:,} numbers, too many for scikit-learn, which needs "
@@ -96,9 +100,15 @@ def _read(data: Any, name: str, loader: Any) -> "tuple[ndarray, ndarray] | None"
     # the training loader shuffles and drops the last incomplete batch
     for batch in DataLoader(loader.dataset, 256, num_workers=loader.num_workers, collate_fn=loader.collate_fn):
         x, y, *_ = data.on_after_batch_transfer(batch, 0)
+        x, lengths = (x.values, x.lengths) if hasattr(x, "lengths") else (x, None)
         if mean is not None and std is not None:
-            shape = (-1, *[1] * (x.ndim - 2))
+            shape = (
+                (-1,) if x.ndim == 3 else (-1, *[1] * (x.ndim - 2))
+            )  # of series (B, T, D), or of images (B, C, H, W)
             x = ((x - mean.view(shape)) / std.view(shape)).float()
+        if lengths is not None:
+            x = x.masked_fill((torch.arange(x.shape[1]) >= lengths[:, None])[..., None], 0)
+            x = F.pad(x, (0, 0, 0, data.input_shape[0] - x.shape[1]))
         inputs.append(x.flatten(1))  # (B, C, H, W) -> (B, D)
         targets.append(y)
     y = torch.cat(targets)
