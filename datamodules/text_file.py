@@ -147,17 +147,10 @@ class TextDataModule(DataModule):
     def make_sampler(
         self, dataset: Examples, *, seed: int, epoch: int, start: int, num_replicas: int, rank: int
     ) -> Sampler[Any]:
-        kind = TrainSampler if self.order == "shuffled" else LaneSampler
-        return kind(
-            dataset,
-            self.batch_size,
-            seed=seed,
-            epoch=epoch,
-            start=start,
-            num_replicas=num_replicas,
-            rank=rank,
-            drop_last=self.drop_last,
-        )
+        place = {"seed": seed, "epoch": epoch, "start": start, "num_replicas": num_replicas, "rank": rank}
+        if self.order == "shuffled":
+            return super().make_sampler(dataset, **place)
+        return LaneSampler(dataset, self.batch_size, drop_last=self.drop_last, **place)
 
     @override
     def _part(self, part: str) -> Examples:

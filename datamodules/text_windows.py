@@ -151,9 +151,7 @@ class TextBlock(Examples):
             size = len(self) // self.lanes * self.context
             return self._offset() + lane * size, torch.full_like(lane, size)
         size, longer = divmod(self.targets, self.lanes)
-        extra = lane - (
-            self.lanes - longer
-        )  # the last lanes have one more: a step too far of the others is still in the block
+        extra = lane - (self.lanes - longer)  # the last lanes are longer by 1, so that the others can go a step too far
         return lane * size + extra.clamp(min=0), size + (extra >= 0).long()
 
     def _read(self, place: Tensor, length: int) -> tuple[Tensor, Tensor]:

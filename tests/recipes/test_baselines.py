@@ -189,7 +189,7 @@ def test_a_large_target_keeps_its_digits() -> None:
 
 # Texts ------------------------------------------------------------------------------------------------------------------
 
-TEXT = "she sells sea shells by the sea shore.\n" * 8 + "the shells she sells are sea shells for sure.\n" * 4
+TEXT = "she sells sea shells by the sea shore.\n" * 8 + "the shells she sells are sea shells for sure.\n" * 4 + "hush\n"
 
 
 def counted_losses(train: str, text: str, n: int, vocab_size: int) -> list[float]:
