@@ -52,7 +52,7 @@ _DRAWS: dict[str, Callable[..., Any]] = {
     "gaussian": _gaussian,
     "constant": _constant,
 }
-KNOWN = (*_DRAWS, "kernels")
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
 def initialize(net: nn.Module, name: str, arguments: dict[str, Any] | None = None) -> None:
@@ -75,16 +75,21 @@ def initialize(net: nn.Module, name: str, arguments: dict[str, Any] | None = Non
             "constant": all weights ``value``, 0 by default; it shows that units which start equal stay equal.
             "kernels": the first convolution gets hand-crafted kernels, ``names`` in turn (see :func:`zoo.blocks.kernel`), the
             same for each image channel and averaged over them; all other layers stay as they are.
+            "recurrent": the recurrent matrix of each gate is orthogonal (Saxe et al. 2014), so that states neither grow nor vanish
+            at the start, and an LSTM's forget gates begin open (Jozefowicz et al. 2015, "An Empirical Exploration of Recurrent
+            Network Architectures", section 2.2): their bias, the sum of torch's two, is ``forget_bias``, 1 by default. Input
+            matrices and all other layers as "xavier_uniform".
         arguments: The arguments named above.
 
     Raises:
-        ValueError: An unknown name, or kernels for a net that has no convolution they fit.
+        ValueError: An unknown name, kernels for a net that has no convolution they fit, or "recurrent" for one without recurrent
+            layers.
         TypeError: An argument that the initialization does not have.
     """
     arguments = arguments or {}
     check_init(name, arguments)
-    if name == "kernels":
-        _set_kernels(net, **arguments)
+    if name in _WHOLE:
+        _WHOLE[name](net, **arguments)
         return
     drawn: set[int] = set()
     for module in net.modules():
@@ -113,7 +118,7 @@ def _weights(module: nn.Module) -> Iterator[tuple[Tensor, Sequence[Tensor]]]:
         else:  # keys and values of other widths
             for weight in (own.q_proj_weight, own.k_proj_weight, own.v_proj_weight):
                 yield weight, [weight]
-    elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+    elif isinstance(module, _RECURRENT):
         for name, weight in module.named_parameters(recurse=False):
             if name.startswith("weight"):  # one matrix a gate; the projection of an LSTM's state has fewer rows
                 yield weight, weight.detach().split(own.hidden_size)
@@ -122,7 +127,7 @@ def _weights(module: nn.Module) -> Iterator[tuple[Tensor, Sequence[Tensor]]]:
 def _biases(module: nn.Module) -> list[Tensor]:
     """Return the biases of the layers of :func:`_weights`."""
     own: Any = module
-    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+    if isinstance(module, _RECURRENT):
         return [p for name, p in module.named_parameters(recurse=False) if name.startswith("bias")]
     bias = None
     if isinstance(module, (MultiHeadAttention, nn.MultiheadAttention)):
@@ -141,7 +146,7 @@ def check_init(name: str, arguments: dict[str, Any]) -> None:
     """
     if name not in KNOWN:
         raise ValueError(f"unknown init {name!r}{suggest(name, KNOWN)}; known: {', '.join(KNOWN)}")
-    known = list(inspect.signature(_set_kernels if name == "kernels" else _DRAWS[name]).parameters)[1:]
+    known = list(inspect.signature(_WHOLE[name] if name in _WHOLE else _DRAWS[name]).parameters)[1:]
     for argument in arguments:
         if argument not in known or argument == "generator":
             raise TypeError(f"init {name!r} has no argument {argument!r}{suggest(argument, known)}")
@@ -161,3 +166,25 @@ def _set_kernels(net: nn.Module, names: list[str] | None = None) -> None:
         weight.copy_(kernel(names[i % len(names)], weight.shape[-1]) / weight.shape[0])
     if first.bias is not None:
         nn.init.zeros_(first.bias)
+
+
+@torch.no_grad()
+def _set_recurrent(net: nn.Module, forget_bias: float = 1.0) -> None:
+    layers: list[Any] = [module for module in net.modules() if isinstance(module, _RECURRENT)]
+    if not layers:
+        raise ValueError(
+            f"init 'recurrent' is for a net with recurrent layers, got {type(net).__name__}: take another init"
+        )
+    initialize(net, "xavier_uniform")
+    for layer in layers:
+        width = layer.hidden_size
+        for name, parameter in layer.named_parameters(recurse=False):
+            if name.startswith("weight_hh"):
+                for gate in parameter.split(width):
+                    nn.init.orthogonal_(gate)
+            elif name.startswith("bias_ih") and isinstance(layer, (nn.LSTM, nn.LSTMCell)):
+                parameter[width : 2 * width] = forget_bias  # torch's order: input, forget, cell, output
+
+
+_WHOLE: dict[str, Callable[..., None]] = {"kernels": _set_kernels, "recurrent": _set_recurrent}
+KNOWN = (*_DRAWS, *_WHOLE)

@@ -1,11 +1,13 @@
 """Initialization by name: the variance that each formula gives, and what must not change."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import zoo
-from zoo.blocks import MultiHeadAttention, kernel
+from zoo.blocks import MultiHeadAttention, Recurrent, kernel
 from zoo.optim import initialize
 
 
@@ -79,6 +81,33 @@ def test_every_layer_and_direction_of_a_stack_is_drawn() -> None:
     initialize(net, "xavier_normal")
     for weight in (*net.weight_hh_l0.split(200), net.weight_hr_l0):  # (200, 100) each, and (100, 200)
         xavier(weight)
+
+
+@pytest.mark.parametrize("kind", GATES)
+def test_recurrent_matrices_are_orthogonal_and_forget_gates_open(kind: type) -> None:
+    net = nn.Sequential(nn.Linear(30, 70), kind(70, 50), nn.Linear(50, 20)).requires_grad_(False)
+    initialize(net, "recurrent")
+    width = 50
+    for gate in net[1].get_parameter(next(n for n, _ in net[1].named_parameters() if "weight_hh" in n)).split(width):
+        torch.testing.assert_close(gate @ gate.T, torch.eye(width), atol=1e-5, rtol=0)
+    for weight in next(p for n, p in net[1].named_parameters() if "weight_ih" in n).split(width):
+        assert float(weight.std()) == pytest.approx(math.sqrt(2 / 120), rel=0.05)
+        assert weight.abs().max() < math.sqrt(6 / 120)
+    biases = sum(p for n, p in net[1].named_parameters() if "bias" in n)  # what acts is torch's b_ih + b_hh
+    wanted = torch.zeros(GATES[kind] * width)
+    if kind in (nn.LSTM, nn.LSTMCell):
+        wanted[width : 2 * width] = 1.0
+    assert torch.equal(biases, wanted)
+    assert not any(layer.bias.any() for layer in (net[0], net[2]))
+
+
+def test_the_forget_gate_is_open_at_the_start() -> None:
+    """A cell of 1 keeps sigmoid(1) in the first step of zeros, and the layers of the zoo are torch's."""
+    net = Recurrent(3, 4, "lstm", bidirectional=True)
+    for bias, kept in ((None, 1 / (1 + math.exp(-1))), (-2.0, 1 / (1 + math.exp(2)))):
+        initialize(net, "recurrent", {} if bias is None else {"forget_bias": bias})
+        _, (_, c) = net(torch.zeros(1, 1, 3), None, (torch.zeros(2, 1, 4), torch.ones(2, 1, 4)))
+        torch.testing.assert_close(c, torch.full((2, 1, 4), kept), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("padding", [0, 3])
@@ -195,6 +224,11 @@ def test_it_is_a_hyperparameter_of_every_task() -> None:
 def test_bad_arguments(arguments: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         zoo.create_model("lenet5", **arguments)
+
+
+def test_recurrent_needs_recurrent_layers() -> None:
+    with pytest.raises(ValueError, match="is for a net with recurrent layers, got MLP: take another init"):
+        zoo.create_model("mlp", init="recurrent")
 
 
 def test_kernels_need_a_convolution_that_they_fit() -> None:
