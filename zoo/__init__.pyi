@@ -43,6 +43,8 @@ from .protocol import Incremental as Incremental
 from .protocol import TrainableModule as TrainableModule
 from .protocol import ZooModule as ZooModule
 from .recurrent import RecurrentLanguageModel as RecurrentLanguageModel
+from .recurrent import SequenceClassifier as SequenceClassifier
+from .recurrent import SequenceRegressor as SequenceRegressor
 from .registry import list_models as list_models
 from .registry import register as register
 from .segmentation import FCNSegmenter as FCNSegmenter

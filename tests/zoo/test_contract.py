@@ -62,6 +62,7 @@ def bits() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 UNROLLED = {"export_length": "torch.export unrolls recurrent layers over the steps of its example"}
+LENGTHS = torch.tensor([6, 2, 5, 1, 6, 4, 3, 6])  # of series of 6 steps
 
 
 def texts() -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,6 +71,12 @@ def texts() -> tuple[torch.Tensor, torch.Tensor]:
         7, (8, 7), generator=torch.Generator().manual_seed(0)
     )  # draws nothing that other rows would have
     return tokens[:, :-1], tokens[:, 1:]
+
+
+def series() -> zoo.Series:
+    """Series of three numbers a step, of different lengths."""
+    values = torch.randn(8, 6, 3, generator=torch.Generator().manual_seed(0))
+    return zoo.Series(values * (torch.arange(6) < LENGTHS[:, None])[..., None], LENGTHS)
 
 
 # name -> (arguments that shrink it, batch, reasons for checks that are impossible)
@@ -142,6 +149,11 @@ CASES = {
         for n in ("dcgan", "dcgan_conditional", "wgan_gp_dcgan")
     },
     **{n: ({"vocab_size": 7, "width": 32}, texts(), UNROLLED) for n in ("rnn_lm", "lstm_lm", "gru_lm")},
+    **{
+        f"{n}_{kind}": ({"input_size": 3, "width": 32}, (series(), targets), UNROLLED)
+        for n in ("rnn", "lstm", "gru")
+        for kind, targets in (("classifier", torch.arange(8)), ("regressor", LENGTHS / 3))
+    },
     **{
         f"vit_{n}": ({**TINY_VIT, "num_classes": 10}, images(3, 32), {})
         for n in ("b_16", "b_32", "l_16", "l_32", "h_14")

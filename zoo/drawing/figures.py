@@ -245,6 +245,29 @@ def fitted_curve(x: Tensor, y: Tensor, predict: Callable[[Tensor], Tensor]) -> T
     return _panels(min(targets.shape[1], 9), one)
 
 
+def state_maps(states: Sequence[Tensor], titles: Sequence[str]) -> Tensor:
+    """Draw the state of a recurrent layer over the steps: blue below 0, red above, one panel a sequence.
+
+    Args:
+        states: Of each sequence ``(W, T)``: a row a unit, a column a step. Colors reach to the largest absolute value of all, at
+            least to 1.
+        titles: Title of each panel.
+    """
+    largest = max(1.0, *(part.abs().max().item() for part in states))
+    height, steps = min(5.0, 1.2 + 0.05 * states[0].shape[0]), max(part.shape[1] for part in states)
+    figure = new_figure(min(12.0, 3.0 + 0.12 * steps), height * len(states))
+    for i, (part, title) in enumerate(zip(states, titles, strict=True)):
+        axes = figure.add_subplot(len(states), 1, i + 1)
+        shown = axes.imshow(
+            part.double().numpy(), cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest"
+        )
+        axes.set(xlabel="step", ylabel="unit", xlim=(-0.5, steps - 0.5))
+        title = drawable(shortened(title, 80))
+        axes.set_title(title, fontsize=10, parse_math=False, family=family([title]))
+    figure.colorbar(shown, ax=figure.axes, shrink=min(1.0, 2 / len(states)), label="state")
+    return to_image(figure)
+
+
 def shortened(text: str, most: int) -> str:
     """Cut a text to at most ``most`` letters in width; the last is an ellipsis if any are missing."""
     if length(text) <= most:

@@ -1,5 +1,17 @@
-"""Recurrent nets."""
+"""Recurrent nets over series and texts."""
 
+from zoo.recurrent.classifier import SequenceClassifier
 from zoo.recurrent.language_model import RecurrentLanguageModel, RecurrentLM
+from zoo.recurrent.net import RecurrentNet, TokenNet
+from zoo.recurrent.regressor import SequenceRegressor
+from zoo.recurrent.steps import SequenceTask
 
-__all__ = ["RecurrentLM", "RecurrentLanguageModel"]
+__all__ = [
+    "RecurrentLM",
+    "RecurrentLanguageModel",
+    "RecurrentNet",
+    "SequenceClassifier",
+    "SequenceRegressor",
+    "SequenceTask",
+    "TokenNet",
+]

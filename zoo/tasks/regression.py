@@ -141,9 +141,13 @@ class RegressionTask(Task):
         """Return predictions ``(B, K)`` in the target's own unit."""
         return self.net(self.standardize(x)) * self.target_std + self.target_mean
 
+    def standardized_output(self, x: Any) -> Tensor:
+        """Return the net's output, which residuals are of: ``(B, K)``."""
+        return self.net(self.standardize(x))
+
     def _residuals(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Standardized residuals and targets, ``(B, K)`` each: no large mean is added first, that would cost digits."""
-        target, output = self.standardize_target(y), self.net(self.standardize(x))
+        target, output = self.standardize_target(y), self.standardized_output(x)
         if output.shape != target.shape:
             raise ValueError(
                 f"{type(self.net).__name__} gives {tuple(output.shape)} for targets of shape {tuple(target.shape)}: they must agree"

@@ -136,7 +136,9 @@ def series_of(parts: list[Tensor], length: int) -> Tensor:
 
 
 def stepwise_part(module: Any) -> Any:
-    """Return what goes through series step by step: the module or its net; None if neither does."""
+    """Return what goes through series step by step: the module or its net; None if neither does, or the module is not causal."""
+    if getattr(module, "causal", True) is False:  # its step is for other arguments of the same class
+        return None
     owners = (module, getattr(module, "net", None))
     return next((owner for owner in owners if isinstance(owner, Incremental)), None)
 
