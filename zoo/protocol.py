@@ -20,7 +20,7 @@ and every LightningModule has them. All others are optional; who uses one does w
 - ``net``: the part that is compiled; without it the whole module.
 - ``shared_random(batch, batch_idx)``: the promise that several processes draw the random numbers that one would draw.
 - ``causal``: True if the output at a time does not depend on later inputs, along axis 1; or the name of the field of the input, a
-  NamedTuple, of which that is true.
+  NamedTuple, of which that is true. A module that says False is not gone through step by step, though it has ``step``.
 - ``padding``: the token or value that pads series at their end; None if nothing does. ``target_padding``: the same for targets;
   without it they are padded with ``padding``.
 - ``init_state(batch_size)``, ``step(x_t, state)``: see :class:`Incremental`; of the module or of its net.

@@ -32,6 +32,7 @@ VIT = {"image_size": 224, "dropout": 0.0}
 VIT_B = {**VIT, "num_layers": 12, "hidden_dim": 768, "mlp_dim": 3072, "num_heads": 12}  # arXiv:2010.11929, table 1
 VIT_L = {**VIT, "num_layers": 24, "hidden_dim": 1024, "mlp_dim": 4096, "num_heads": 16}
 VIT_H = {**VIT, "num_layers": 32, "hidden_dim": 1280, "mlp_dim": 5120, "num_heads": 16}
+ONE_LAYER = {"num_layers": 1, "bidirectional": False, "dropout": 0.0, "initial_state": "zero", "form": "many_to_one"}
 NO_DROPOUT = {"activation": "relu", "dropout": 0.0}
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -91,6 +92,11 @@ MODELS: dict[str, dict[str, Any]] = {
     **{
         f"highway{depth}": {"depth": depth, "width": 50, "gate_bias": bias, **NO_DROPOUT}
         for depth, bias in ((10, -1.0), (20, -2.0), (50, -3.0), (100, -4.0))
+    },
+    **{
+        f"{name}_{kind}": {"cell": cell, **ONE_LAYER}
+        for name, cell in (("rnn", "rnn_tanh"), ("lstm", "lstm"), ("gru", "gru"))
+        for kind in ("classifier", "regressor")
     },
     "lenet5": {"variant": "published", "width": 6, "in_channels": 1},  # LeCun et al. 1998, fig. 2
     "lenet5_relu": {"variant": "relu", "width": 6, "in_channels": 3},

@@ -58,6 +58,11 @@ def stock(parameter: Tensor, weight: Tensor) -> Draw:
     return Draw("uniform", math.sqrt(1 / (3 * weight[0].numel())))
 
 
+def recurrent(parameter: Tensor, weight: Tensor) -> Draw:
+    """PyTorch's default of recurrent layers: uniform in +-1 / sqrt(width), here of 64 units, whatever a unit reads."""
+    return Draw("uniform", math.sqrt(1 / (3 * 64)))
+
+
 def lecun(parameter: Tensor, weight: Tensor) -> Draw:
     """Variance 1 / (values that a unit reads)."""
     return Draw("normal", math.sqrt(1 / weight[0].numel()))
@@ -120,6 +125,7 @@ START: dict[str, dict[str, Rule]] = {  # by the name of the model, else by its c
     "ResNetClassifier": RESNET,
     # torch's layers: +-1 / sqrt(W), where all read as many numbers as a state has
     "RecurrentLanguageModel": {r"^Embedding ": normal(1.0), r"^(RNN|LSTM|GRU|Linear) ": stock},
+    **{f"Sequence{kind}": {r"^(RNN|LSTM|GRU) ": recurrent, **STOCK} for kind in ("Classifier", "Regressor")},
     "SoftmaxRegressionClassifier": STOCK,
     "UNetSegmenter": {**UNET_DECODER, r"^Conv2d encoder": he_in},
     "unet_resnet34": {**UNET_DECODER, r"^Conv2d encoder": he_out},
@@ -162,6 +168,7 @@ SMALL: dict[
     "preresnet110": {"depth": 8, "width": 8},
     "RecurrentLanguageModel": {"vocab_size": 50, "width": 32},
     "ResNetClassifier": {"width": 8},
+    **{f"Sequence{kind}": {"input_size": 8, "width": 64} for kind in ("Classifier", "Regressor")},
     "UNetSegmenter": {"encoder_args": {"width": 8}},
     "VAE": CODED,
     "VGGClassifier": {"width": 4},

@@ -249,11 +249,12 @@ def state_maps(states: Sequence[Tensor], titles: Sequence[str]) -> Tensor:
     """Draw the state of a recurrent layer over the steps: blue below 0, red above, one panel a sequence.
 
     Args:
-        states: Of each sequence ``(W, T)``: a row a unit, a column a step. Colors reach to the largest absolute value of all, at
-            least to 1.
+        states: Of each sequence ``(W, T)``: a row a unit, a column a step. Colors reach to the largest absolute value of all.
         titles: Title of each panel.
     """
-    largest = max(1.0, *(part.abs().max().item() for part in states))
+    from matplotlib.ticker import MaxNLocator
+
+    largest = max(1e-9, *(part.abs().max().item() for part in states))
     height, steps = min(5.0, 1.2 + 0.05 * states[0].shape[0]), max(part.shape[1] for part in states)
     figure = new_figure(min(12.0, 3.0 + 0.12 * steps), height * len(states))
     for i, (part, title) in enumerate(zip(states, titles, strict=True)):
@@ -261,7 +262,8 @@ def state_maps(states: Sequence[Tensor], titles: Sequence[str]) -> Tensor:
         shown = axes.imshow(
             part.double().numpy(), cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest"
         )
-        axes.set(xlabel="step", ylabel="unit", xlim=(-0.5, steps - 0.5))
+        axes.set(xlabel="step", ylabel="unit", xlim=(-0.5, steps - 0.5), facecolor="#dddddd")  # gray: beyond the end
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         title = drawable(shortened(title, 80))
         axes.set_title(title, fontsize=10, parse_math=False, family=family([title]))
     figure.colorbar(shown, ax=figure.axes, shrink=min(1.0, 2 / len(states)), label="state")

@@ -1,5 +1,5 @@
-"""Classification of sequences, or of each of their steps, by a recurrent net (Graves 2012, "Supervised Sequence Labelling with
-Recurrent Neural Networks", section 2.3).
+"""Recurrent classifier of sequences, or of each of their steps: Graves 2012, "Supervised Sequence Labelling with Recurrent Neural
+Networks", Springer.
 """
 
 from typing import Any, Unpack

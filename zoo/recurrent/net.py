@@ -1,6 +1,6 @@
-"""Recurrent nets that end in a linear layer, in the five forms that read or write a series: Karpathy 2015, "The Unreasonable
-Effectiveness of Recurrent Neural Networks" (his figure of one-to-one, one-to-many, many-to-one, and two many-to-many forms).
+"""Recurrent net: Elman 1990 (RNN), Hochreiter and Schmidhuber 1997 (LSTM), Cho et al. 2014, arXiv:1406.1078 (GRU).
 
+It reads or writes a series in one of five forms, those of Karpathy 2015, "The Unreasonable Effectiveness of Recurrent Neural Networks".
 Where a net writes a step and reads none, its input is 0: an unconditioned decoder in the words of Srivastava et al. 2015
 (arXiv:1502.04681, section 2.2), here with the weights of the reader.
 """
@@ -104,7 +104,7 @@ class RecurrentNet(Classifier):
                     f"form={self.form!r} reads one step, (B, {self.input_size}), got {tuple(values.shape)}"
                 )
             values = values[:, None]  # (B, D) -> (B, 1, D)
-        states, last = self.recurrent(values, lengths)
+        states, last = self.recurrent(values, None if self.goes_by_step else lengths)  # no end is seen before it
         if self.form not in WRITING:
             return states
         count = self.num_steps - (self.form == "one_to_many")
@@ -172,8 +172,7 @@ class TokenNet(Classifier):
 
     def series(self, x: Tensor) -> Any:
         """Return the embedded tokens with their lengths."""
-        values = self.embedding(x)  # (B, T) -> (B, T, D)
-        lengths = self.lengths_of(x)
+        values, lengths = self.embedding(x), self.lengths_of(x)  # (B, T) -> (B, T, D)
         return values if lengths is None else Series(values, lengths)
 
     def lengths_of(self, x: Tensor) -> Tensor | None:

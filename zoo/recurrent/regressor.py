@@ -1,4 +1,4 @@
-"""Regression on sequences, or at each of their steps, by a recurrent net."""
+"""Recurrent regressor: one or several numbers for a sequence, or for each of its steps."""
 
 from typing import Any, Unpack
 

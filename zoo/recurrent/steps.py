@@ -116,9 +116,9 @@ class SequenceTask(Task):
         if weight is not None and weight.ndim == 1:
             weight = weight[:, None].expand(-1, count)  # (B,) -> (B, T)
         if counts is not None:
-            wide = counts.view(*counts.shape, *[1] * (y.ndim - 2))
-            y = y.masked_fill(~wide, 0)
-            weight = counts.to(self.mean.dtype) if weight is None else weight * counts.view_as(weight[..., :1])
+            weight = torch.ones_like(counts, dtype=self.mean.dtype) if weight is None else weight
+            y = y.masked_fill(~_widened(counts, y), 0)
+            weight = weight * _widened(counts, weight)
         return (x, y.flatten(0, 1), *([] if weight is None else [weight.flatten(0, 1)]))
 
     # Pictures -------------------------------------------------------------------------------------------------------
@@ -129,6 +129,11 @@ class SequenceTask(Task):
         states = self.net.hidden(self.standardize(x))[:SHOWN].float().cpu()  # (B, T, W)
         ends = [states.shape[1]] * len(states) if lengths is None else lengths[:SHOWN].tolist()
         return figures.state_maps([row[:end].T for row, end in zip(states, ends, strict=True)], captions[:SHOWN])
+
+
+def _widened(counts: Tensor, like: Tensor) -> Tensor:
+    """``(B, T)`` with axes of 1 for all further ones of another tensor ``(B, T, ...)``."""
+    return counts.view(*counts.shape, *[1] * (like.ndim - 2))
 
 
 def build_net(
