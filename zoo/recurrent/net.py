@@ -1,6 +1,6 @@
 """Recurrent net: Elman 1990 (RNN), Hochreiter and Schmidhuber 1997 (LSTM), Cho et al. 2014, arXiv:1406.1078 (GRU).
 
-It reads or writes a series in one of five forms, those of Karpathy 2015, "The Unreasonable Effectiveness of Recurrent Neural Networks".
+It reads or writes a series in one of five forms (Karpathy 2015, "The Unreasonable Effectiveness of Recurrent Neural Networks").
 Where a net writes a step and reads none, its input is 0: an unconditioned decoder in the words of Srivastava et al. 2015
 (arXiv:1502.04681, section 2.2), here with the weights of the reader.
 """
