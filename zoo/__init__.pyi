@@ -42,6 +42,7 @@ from .protocol import Decodable as Decodable
 from .protocol import Incremental as Incremental
 from .protocol import TrainableModule as TrainableModule
 from .protocol import ZooModule as ZooModule
+from .recurrent import RecurrentForecaster as RecurrentForecaster
 from .recurrent import RecurrentLanguageModel as RecurrentLanguageModel
 from .recurrent import SequenceClassifier as SequenceClassifier
 from .recurrent import SequenceRegressor as SequenceRegressor
@@ -51,6 +52,7 @@ from .segmentation import FCNSegmenter as FCNSegmenter
 from .segmentation import UNetSegmenter as UNetSegmenter
 from .tasks import AdversarialTask as AdversarialTask
 from .tasks import ClassificationTask as ClassificationTask
+from .tasks import ForecastingTask as ForecastingTask
 from .tasks import LanguageModelTask as LanguageModelTask
 from .tasks import ReconstructionTask as ReconstructionTask
 from .tasks import RegressionTask as RegressionTask

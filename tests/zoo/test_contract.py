@@ -79,6 +79,12 @@ def series() -> zoo.Series:
     return zoo.Series(values * (torch.arange(6) < LENGTHS[:, None])[..., None], LENGTHS)
 
 
+def forecasts() -> tuple[torch.Tensor, torch.Tensor]:
+    """Contexts of four steps, and the two after them."""
+    steps = torch.randn(8, 6, 1, generator=torch.Generator().manual_seed(0))
+    return steps[:, :4], steps[:, 4:]
+
+
 # name -> (arguments that shrink it, batch, reasons for checks that are impossible)
 CASES = {
     "softmax_regression": ({}, images(1, 28), {}),
@@ -149,6 +155,7 @@ CASES = {
         for n in ("dcgan", "dcgan_conditional", "wgan_gp_dcgan")
     },
     **{n: ({"vocab_size": 7, "width": 32}, texts(), UNROLLED) for n in ("rnn_lm", "lstm_lm", "gru_lm")},
+    **{f"{cell}_forecaster": ({"width": 32, "horizon": 2}, forecasts(), {}) for cell in ("rnn", "lstm", "gru")},
     **{
         f"{n}_{kind}": ({"input_size": 3, "width": 32}, (series(), targets), UNROLLED)
         for n in ("rnn", "lstm", "gru")

@@ -1,7 +1,7 @@
 """Pictures: tensors in, uint8 images ``(3, H, W)`` out. They need no display; matplotlib is imported when one is drawn."""
 
 from zoo.drawing.colors import palette
-from zoo.drawing.figures import decision_regions, fitted_curve, heatmap, image_grid, predicted_against_true
+from zoo.drawing.figures import decision_regions, fitted_curve, forecasts, heatmap, image_grid, predicted_against_true
 from zoo.drawing.images import clouds, codes, image_rows, image_wall
 from zoo.drawing.masks import mask_rows, overlay
 
@@ -10,6 +10,7 @@ __all__ = [
     "codes",
     "decision_regions",
     "fitted_curve",
+    "forecasts",
     "heatmap",
     "image_grid",
     "image_rows",

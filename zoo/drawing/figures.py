@@ -270,6 +270,51 @@ def state_maps(states: Sequence[Tensor], titles: Sequence[str]) -> Tensor:
     return to_image(figure)
 
 
+def forecasts(context: Tensor, truth: Tensor, forecast: Tensor, naive: Tensor, names: Sequence[str]) -> Tensor:
+    """Draw windows of series: the context, the truth that followed, the forecast, and a naive one to compare with.
+
+    One panel for each window and target, nine at most: as many windows as there is room for.
+
+    Args:
+        context: What was read.
+        truth: What followed; nan where nobody knows.
+        forecast: What was forecast.
+        naive: What another method forecasts.
+        names: Names of the K targets.
+
+    Shape:
+        context: ``(B, T, K)``; truth, forecast, naive: ``(B, H, K)``.
+    """
+    context, truth, forecast, naive = (part.cpu().double() for part in (context, truth, forecast, naive))
+    steps, horizon, targets = context.shape[1], *truth.shape[1:]
+    shown = max(1, min(len(context), 9 // targets))
+    windows = torch.linspace(0, len(context) - 1, shown).round().long().tolist()
+    panels = [(window, k) for window in windows for k in range(min(targets, 9))][:9]
+    after = torch.arange(horizon + 1)
+
+    def one(axes: "Axes", index: int) -> None:
+        window, k = panels[index]
+        past = context[window, :, k]
+        axes.plot(torch.arange(1 - steps, 1), past, color="#888888", lw=1.5, label="context")
+        lines = (
+            (naive, "#9a9a9a", ":", "naive"),
+            (truth, "#222222", "-", "true"),
+            (forecast, "#d9722e", "-", "forecast"),
+        )
+        for values, color, style, label in lines:
+            line = torch.cat([past[-1:], values[window, :, k]])
+            axes.plot(after, line, color=color, ls=style, lw=1.5, marker="." if horizon <= 24 else "", label=label)
+        errors = (values[window, :, k] - truth[window, :, k] for values in (forecast, naive))
+        mae, other = (error.abs().nanmean().item() for error in errors)
+        axes.set_title(f"mae {mae:.4g}, naive {other:.4g}", fontsize=10)
+        axes.set_xlabel("steps after the context")
+        name = shortened(drawable(names[k]), 40)
+        axes.set_ylabel(name, parse_math=False, family=family([name]))
+        axes.legend(frameon=False, fontsize=8)
+
+    return _panels(len(panels), one)
+
+
 def shortened(text: str, most: int) -> str:
     """Cut a text to at most ``most`` letters in width; the last is an ellipsis if any are missing."""
     if length(text) <= most:

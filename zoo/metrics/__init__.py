@@ -5,6 +5,7 @@ from zoo.metrics.labels import Accuracy, ConfusionMatrix, DecisionMetric, LabelC
 from zoo.metrics.pixels import EvaluationLoss
 from zoo.metrics.running_means import RunningMeans
 from zoo.metrics.samples import FrechetDistance, Shares, entropy, frechet_distance, mode_of, num_reached, share_within
+from zoo.metrics.series import RelativeError, seasonal_naive
 from zoo.metrics.tokens import BitsPer, NatsPer, Perplexity
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "MacroF1",
     "NatsPer",
     "Perplexity",
+    "RelativeError",
     "RunningMeans",
     "Shares",
     "TopKAccuracy",
@@ -26,5 +28,6 @@ __all__ = [
     "frechet_distance",
     "mode_of",
     "num_reached",
+    "seasonal_naive",
     "share_within",
 ]

@@ -4,6 +4,7 @@ from zoo.optim.initializers import initialize
 from zoo.tasks.adversarial import AdversarialArguments, AdversarialTask
 from zoo.tasks.base import Task, TaskArguments
 from zoo.tasks.classification import ClassificationArguments, ClassificationTask, ClassifierArguments
+from zoo.tasks.forecasting import ForecastingArguments, ForecastingTask
 from zoo.tasks.language_model import LanguageModelTask
 from zoo.tasks.reconstruction import ReconstructionArguments, ReconstructionTask
 from zoo.tasks.regression import RegressionArguments, RegressionTask
@@ -16,6 +17,8 @@ __all__ = [
     "ClassificationArguments",
     "ClassificationTask",
     "ClassifierArguments",
+    "ForecastingArguments",
+    "ForecastingTask",
     "LanguageModelTask",
     "ReconstructionArguments",
     "ReconstructionTask",

@@ -293,14 +293,15 @@ def _is_raw(error: BaseException) -> bool:
 
 
 LINKED = {
-    *("num_classes", "num_outputs", "vocab_size", "padding"),
+    *("num_classes", "num_outputs", "vocab_size", "padding", "horizon", "season"),
     *("in_channels", "in_features", "image_size", "input_size", "input_shape"),
 }
 
 
 def linked_values(data: LightningDataModule | None) -> dict[str, Any]:
     """Return the arguments of a model that a datamodule determines before any data are read, by name."""
-    values: dict[str, Any] = {name: getattr(data, name, None) for name in ("num_classes", "num_outputs", "vocab_size")}
+    names = ("num_classes", "num_outputs", "vocab_size", "horizon", "season")
+    values: dict[str, Any] = {name: getattr(data, name, None) for name in names}
     values["padding"] = (getattr(data, "vocabulary", None) or {}).get("padding")
     shape = getattr(data, "input_shape", None)
     if shape:
@@ -333,6 +334,16 @@ def check_kind(model: Any, data: Any) -> None:
         raise UserError(
             f"{name} continues texts, but {type(data).__name__} has no text to continue (kind: {kind}): use data such as "
             f"--data datamodules.TextFileDataModule"
+        )
+    if kind == "forecasting":
+        raise UserError(
+            f"{name} does not forecast, but the data are time series (kind: forecasting): use a model such as "
+            f"--model zoo.RecurrentForecaster"
+        )
+    if "forecasting" in learns:
+        raise UserError(
+            f"{name} forecasts time series, but {type(data).__name__} has none (kind: {kind}): use data such as "
+            f"--data datamodules.TimeSeriesDataModule"
         )
     if kind == "regression" and "classification" in learns:
         raise UserError(

@@ -278,3 +278,25 @@ def test_one_example_is_enough(drawn: list[Any]) -> None:
     RegressionTask(nn.Linear(1, 1)).render((torch.ones(1, 1), torch.ones(1, 1)))
     ClassificationTask(nn.Linear(2, 2), 2).render((torch.ones(1, 2), torch.zeros(1).long()))
     assert len(drawn) == 4
+
+
+def test_windows_of_series(drawn: list[Any]) -> None:
+    """A panel for each window and target; what nobody knows is not drawn, and no error counts it."""
+    context, truth = torch.randn(5, 7, 2), torch.randn(5, 3, 2)
+    truth[0, 1, 0] = torch.nan
+    forecast, naive = truth + 0.5, truth.nan_to_num() - torch.tensor([1.0, 2.0])
+    figures.forecasts(context, truth, forecast.nan_to_num(9.0), naive, ["a", "$b$"])
+    axes = drawn[0].axes
+    assert len(axes) == 8  # four windows, the first and the last among them
+    assert [ax.get_ylabel() for ax in axes] == ["a", "$b$"] * 4
+    assert axes[0].get_title() == "mae 0.5, naive 1"
+    assert axes[7].get_title() == "mae 0.5, naive 2"
+    lines = {line.get_label(): line for line in axes[0].lines}
+    assert lines["context"].get_ydata().tolist() == pytest.approx(context[0, :, 0].tolist())
+    assert lines["true"].get_ydata().tolist() == pytest.approx(
+        torch.cat([context[0, -1:, 0], truth[0, :, 0]]).tolist(), nan_ok=True
+    )
+    assert lines["forecast"].get_xdata().tolist() == [0, 1, 2, 3]
+    assert lines["forecast"].get_ydata()[2] == 9
+    figures.forecasts(context[:1, :, :1], truth[:1, :, :1], truth[:1, :, :1], truth[:1, :, :1], ["a"])
+    assert len(drawn[1].axes) == 1

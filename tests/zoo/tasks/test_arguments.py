@@ -21,6 +21,7 @@ ARGUMENTS: dict[type[zoo.Task], Any] = {
     tasks.Task: tasks.TaskArguments,
     tasks.ClassificationTask: tasks.ClassificationArguments,
     tasks.RegressionTask: tasks.RegressionArguments,
+    tasks.ForecastingTask: tasks.ForecastingArguments,
     tasks.SegmentationTask: tasks.SegmentationArguments,
     tasks.ReconstructionTask: tasks.ReconstructionArguments,
     tasks.VariationalTask: tasks.VariationalArguments,
@@ -28,7 +29,7 @@ ARGUMENTS: dict[type[zoo.Task], Any] = {
     SampledTask: SampledArguments,
 }
 ABSTRACT = {GenerativeTask}  # its arguments are in the TypedDicts of its subclasses
-GIVEN_BY_THE_FAMILY = {"net", "num_classes", "num_outputs", "net_args", "in_channels", "preprocessing"}
+GIVEN_BY_THE_FAMILY = {"net", "num_classes", "num_outputs", "horizon", "net_args", "in_channels", "preprocessing"}
 
 # A family's own arguments are those of its net, but for the names in the first set, which the net does not have, and those in
 # the second, which the family does not have.
