@@ -1,5 +1,6 @@
 """Greedy search and sampling: loops written out, exact distributions, sequences that do not depend on their batch, and streams."""
 
+import inspect
 import itertools
 import math
 import re
@@ -10,7 +11,7 @@ import torch
 from decoding_kit import RULES, GRUNet, Recomputing, TableNet, Written, log_probs_of
 from torch import Tensor, nn
 
-from zoo.decoding import Decoded, greedy, sample, stream
+from zoo.decoding import Decoded, RuleArguments, Rules, greedy, sample, stream
 
 STARTS = torch.tensor([0, 1, 0, 2])
 
@@ -347,6 +348,16 @@ def test_bad_filters(decode: Any, options: dict[str, Any], message: str) -> None
     with pytest.raises(ValueError, match=re.escape(message)):
         decode(net, net.init_state(2), STARTS[:2], 3, **options)
     assert not net.rows
+
+
+def test_arguments_are_the_same_everywhere() -> None:
+    declared = inspect.signature(Rules).parameters
+    assert list(declared) == ["start", "max_length", *RuleArguments.__annotations__]
+    assert {n: p.annotation for n, p in declared.items() if n not in ("start", "max_length")} == (
+        RuleArguments.__annotations__
+    )
+    one, other = (inspect.signature(function).parameters for function in (sample, stream))
+    assert list(one.values()) == list(other.values())
 
 
 def test_a_misspelled_rule() -> None:
