@@ -19,8 +19,11 @@ VERBS = {
     ),
     "validate": ("recipes.cli.verbs.validate", "measure a checkpoint on the validation data"),
     "test": ("recipes.cli.verbs.test", "measure a checkpoint on the test data"),
-    "predict": ("recipes.cli.verbs.predict", "images or CSV rows in, labels, values or pictures out"),
-    "sample": ("recipes.cli.verbs.sample", "sample from a generative model"),
+    "predict": (
+        "recipes.cli.verbs.predict",
+        "images, rows, series or texts in; labels, values, pictures, forecasts out",
+    ),
+    "sample": ("recipes.cli.verbs.sample", "sample from a generative model, write text with a language model"),
     "export": ("recipes.cli.verbs.export", "write a model as ONNX, a torch.export program or tensors"),
     "models": ("recipes.cli.verbs.models", "list the models, or describe one"),
     "recipes": ("recipes.cli.verbs.recipes", "list the recipes"),
@@ -102,6 +105,8 @@ def _dispatch(args: list[str]) -> int:
 
             print_recipe_arguments(verb, rest)
         print(module.HELP, end="")
+        if verb == "sample":
+            module.print_more_help(rest)
         return OK
     code: int = module.run(rest)
     return code

@@ -195,7 +195,7 @@ def _filtered(log_probs: Tensor, filters: _Filters) -> tuple[Tensor, Tensor | No
 def _drawing(filters: _Filters, seed: int | Sequence[int], start: Tensor) -> Choose:
     """Return the function that draws a token for each sequence, each with random numbers of its own."""
     filters.check()
-    numbers = _uniform_numbers(_seeds(seed, len(start)))
+    numbers = _uniform_numbers(seeds_of(seed, len(start)))
     exact = torch.float32 if start.device.type == "mps" else torch.float64
 
     def choose(log_probs: Tensor) -> Tensor:
@@ -209,8 +209,8 @@ def _drawing(filters: _Filters, seed: int | Sequence[int], start: Tensor) -> Cho
     return choose
 
 
-def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
-    """Return the seed of each sequence."""
+def seeds_of(seed: int | Sequence[int], count: int) -> list[int]:
+    """Return the seed of each sequence of a batch: of one number, the first seeds do not depend on their count."""
     if isinstance(seed, int):
         return torch.randint(2**63 - 1, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
     if len(seed) != count:

@@ -14,6 +14,7 @@ from torchmetrics import Metric
 from zoo import decoding
 from zoo.blocks.modes import evaluating
 from zoo.blocks.vocabulary import Vocabulary
+from zoo.decoding.sampling import seeds_of
 from zoo.internals import is_fitting, tree_leaves, tree_map
 from zoo.losses.means import counted, weighted_mean
 from zoo.metrics.labels import IGNORED, Accuracy
@@ -379,18 +380,21 @@ class LanguageModelTask(Task):
         top_p: float | None = None,
         min_p: float | None = None,
         tokens: int = 200,
+        index: int = 0,
     ) -> Iterator[str]:
-        """Yield the first text of :meth:`sample` piece by piece, as it is written, in whole characters.
+        """Yield one text of :meth:`sample` piece by piece, as it is written, in whole characters.
 
         Args:
             seed, prompt, temperature, top_k, top_p, min_p, tokens: See :meth:`sample`.
+            index: Which of the texts that :meth:`sample` would write, from 0.
 
         Raises:
             ValueError: See :meth:`sample`.
         """
         filters: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
         start, prefix, shown = self._beginning(prompt)
-        drawn = decoding.stream(**self._drawn(start, prefix, 1, tokens), seed=seed, **filters)
+        seeds = seeds_of(seed, index + 1)[-1:]
+        drawn = decoding.stream(**self._drawn(start, prefix, 1, tokens), seed=seeds, **filters)
         return self.tokenizer.stream(chain(shown, (int(token) for token in drawn)))
 
     def _written(

@@ -1,4 +1,4 @@
-"""``zoo sample``: samples of a generative model, as a picture or as rows of numbers."""
+"""``zoo sample``: samples of a generative model, as a picture, as rows of numbers, or as texts that appear as they are written."""
 
 import argparse
 import csv
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from recipes.cli.console import Console, NoCaches, captured_logs
-from recipes.cli.errors import UserError
+from recipes.cli.errors import INTERRUPTED, OK, UserError
 from recipes.cli.run.options import Parser
 from recipes.cli.verbs.named_model import MODEL_HELP, find_model, load_model
 from recipes.cli.verbs.predict import read_images
@@ -19,23 +19,33 @@ if TYPE_CHECKING:
 
     from zoo import Model
 
-HELP = f"""zoo sample MODEL [options]: sample from a generative model: a grid of images, points of the plane, or rows of numbers.
+HELP = f"""zoo sample MODEL [options]: sample from a generative model: a grid of images, points, rows of numbers, or texts.
 
   MODEL               {MODEL_HELP}
-  -n, --count N       number of samples (default: 64)
+  -n, --count N       number of samples (default: 64, of texts that appear as they are written 1)
   -o, --output FILE   a PNG file, a CSV file for models of tables, or a text file for models that make texts
                       (default: samples.png, samples.csv, samples.txt)
   --label K           class of all samples for a conditional model: its name or index (default: all classes in turn)
   --seed S            seed of the noise (default: 0)
   --latent-grid [N]   instead: decode a grid of two-dimensional codes, N x N images (default: 16)
   --interpolate A B   instead: decode N codes on the line between those of two images (default: 8)
-  --OPTION VALUE      an option of the model's own (its ``sample_options``), such as --temperature 0.8
+  --OPTION VALUE      an option of the model's own: `zoo sample MODEL --help` lists them
   --debug             show the traceback of any error
+
+Of a language model:
+  --prompt TEXT       what the texts begin with
+  --tokens N          the most tokens (characters, say) that follow it
+  --temperature T     above 0: below 1 what is probable becomes more probable
+  --top-k K           draw from the K most probable tokens alone
+  --top-p P           draw from the fewest tokens whose probabilities reach P together, in (0, 1]
+  --min-p P           draw from tokens at least P times as probable as the most probable one, in [0, 1)
+Without -o a text appears as it is written; Ctrl-C ends it, and what is there is kept.
 
 Examples:
   zoo sample runs/gan/dcgan_digits/version_0 -n 100 -o digits.png
   zoo sample runs/autoencoder/vae2_digits/version_0 --latent-grid
   zoo sample best.ckpt --interpolate three.png eight.png -n 12
+  zoo sample best.ckpt --prompt "It was" --temperature 0.8 --top-k 40 -n 5 --tokens 300
 """
 
 
@@ -57,12 +67,11 @@ def run(args: list[str]) -> int:
         import lightning.pytorch  # noqa: F401 (sets up its log, which is captured from then on)
     with captured_logs(Console()):
         model = load_model(word)
+        if model.samples in ("text", "episode"):
+            return _texts(model, options)
         samples, columns = _samples(model, options)
-    if model.samples in ("text", "episode"):
-        path, kind = _write_texts(samples, options.output), f"{model.samples}s"
-    else:
-        path = _write(model, samples, columns, options.output)
-        kind = "images" if samples.ndim == 4 else "points" if path.suffix == ".png" else "rows"
+    path = _write(model, samples, columns, options.output)
+    kind = "images" if samples.ndim == 4 else "points" if path.suffix == ".png" else "rows"
     print(f"{path}: {len(samples)} {kind} from {type(model).__name__}")
     return 0
 
@@ -114,14 +123,45 @@ def _samples(model: "Model", options: argparse.Namespace) -> tuple[Any, int | No
     return task.sample(options.count or 64, seed=options.seed, **more, **own), None
 
 
+def print_more_help(args: Sequence[str]) -> None:
+    """Print the options of the model's own, if one is given with ``--help``."""
+    words = [arg for arg in args if not arg.startswith("-")]
+    if not words:
+        return
+    word = find_model(words[0])
+    with NoCaches():
+        import lightning.pytorch  # noqa: F401 (sets up its log, which is captured from then on)
+    with captured_logs(Console()):
+        task: Any = load_model(word)
+    own = _parameters_of(task)
+    rows = [
+        (f"--{name.replace('_', '-')}", "default: " + ("none" if p.default in (None, "") else str(p.default)))
+        for name, p in own.items()
+    ]
+    more = [f"--{name.replace('_', '-')}" for name in task.sample_options if name not in own]
+    if task.samples is None and not more:
+        print(f"\n{type(task).__name__} makes no samples.")
+    else:
+        print(f"\nOptions of {words[0]}, a {type(task).__name__}:")
+        print(
+            "\n".join(f"  {name:<19} {text}".rstrip() for name, text in [*rows, *((name, "") for name in more)])
+            or "  none"
+        )
+
+
+def _parameters_of(task: Any) -> dict[str, inspect.Parameter]:
+    """Return the arguments of ``sample`` that are options of the model's own."""
+    parameters = {} if task.samples is None else inspect.signature(task.sample, eval_str=True).parameters
+    return {name: parameters[name] for name in task.sample_options if name in parameters}
+
+
 def _own_options(task: Any, args: Sequence[str]) -> dict[str, Any]:
     """Parse options of the model's own: those of ``sample_options`` that ``sample`` takes, by the types of its arguments.
 
     Raises:
         UserError: The model has no such option, or the value has another type.
     """
-    parameters = {} if task.samples is None else inspect.signature(task.sample, eval_str=True).parameters
-    own = {name: parameters[name] for name in task.sample_options if name in parameters}
+    own = _parameters_of(task)
     parser = Parser("zoo sample")
     for name in own:
         kind = next((t for t in (float, int, str) if t in (own[name].annotation, *get_args(own[name].annotation))), str)
@@ -137,18 +177,50 @@ def _own_options(task: Any, args: Sequence[str]) -> dict[str, Any]:
     return vars(options)
 
 
-def _write_texts(samples: Sequence[str], output: Path | None) -> Path:
-    """Print texts, write them to a file, and return its path."""
+def _texts(model: "Model", options: argparse.Namespace) -> int:
+    """Print texts, write them to a file, and return the exit code.
+
+    Without ``-o`` those of a model with ``stream`` appear as they are written, and Ctrl-C leaves what is there.
+    """
     from recipes.cli.verbs.pictures import writing
 
-    path = output or Path("samples.txt")
+    task: Any = model
+    path = options.output or Path("samples.txt")
     if path.suffix.lower() != ".txt":
         raise UserError(f"-o {path}: the model makes texts: give a .txt file")
-    text = "\n\n".join(map(str, samples)) + "\n"
-    print(text)
+    others = (options.output, options.label, options.latent_grid, options.interpolate)
+    live = hasattr(task, "stream") and all(option is None for option in others)
+    texts: list[str] = []
+    code = OK
+    if live:
+        code = _stream(task, options, texts)
+    else:
+        texts += map(str, _samples(model, options)[0])
+        print("\n\n".join(texts) + "\n")
     with writing(path):
-        path.write_text(text, encoding="utf-8")
-    return path
+        path.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+    print(f"{path}: {len(texts)} {model.samples}{'s' * (len(texts) != 1)} from {type(model).__name__}")
+    return code
+
+
+def _stream(task: Any, options: argparse.Namespace, texts: list[str]) -> int:
+    """Print texts as they are written, add them to ``texts``, and return the exit code."""
+    own = _own_options(task, options.own)
+    count = options.count or 1
+    for index in range(count):
+        pieces = task.stream(seed=options.seed, index=index, **own)
+        if count > 1:
+            print(f"--- {index + 1} of {count}")
+        texts.append("")
+        try:
+            for piece in pieces:
+                texts[-1] += piece
+                print(piece, end="", flush=True)
+        except KeyboardInterrupt:
+            print("\n")
+            return INTERRUPTED
+        print("\n")
+    return OK
 
 
 def _interpolation(task: Any, ends: list[Path], label: int | None, steps: int) -> "Tensor":
