@@ -329,8 +329,13 @@ class LanguageModelTask(Task):
             characters = (units[0].to(y.device)[y] * counts).sum(dim=1)
             found["bits_per_character"] = nats / characters / math.log(2)
         if self.vocabulary is not None and hasattr(self.net, "step"):
-            read = [[int(first), *row[kept > 0].tolist()] for first, row, kept in zip(x[:, 0], y, counts, strict=True)]
-            found["continuation"] = self._continued(read)
+            ends = (
+                (counts * torch.arange(1, y.shape[1] + 1, device=y.device)).amax(dim=1).long()
+            )  # after the last that counts
+            texts = torch.cat([x[:, :1], y], dim=1)
+            found["continuation"] = self._continued(
+                [row[: end + 1].tolist() for row, end in zip(texts, ends, strict=True)]
+            )
         return found
 
     def _continued(self, rows: list[list[int]]) -> list[str]:

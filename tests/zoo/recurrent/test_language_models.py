@@ -181,3 +181,19 @@ def test_it_learns_a_text_by_heart() -> None:
     found = task.predict_step(task.batch_of(["defg", "gfed"]))
     assert found["log_probability"][0] > found["log_probability"][1] + 5
     assert found["continuation"][0].startswith("hijkabcdefghijk")
+
+
+def test_a_text_goes_on_after_all_that_was_read() -> None:
+    """Tokens that do not count, because another window has them, are read as all others; those after the end are not."""
+    torch.manual_seed(0)
+    task = RecurrentLanguageModel(11, "gru", width=8)
+    for p in task.net.parameters():
+        nn.init.normal_(p)  # far from the uniform distribution: what was read matters
+    task.vocabulary = {"kind": "characters", "tokens": list("abcdefghijk")}
+    text, weight = tokens(6, 9), torch.ones(6, 8)
+    x, y = text[:, :-1], text[:, 1:]
+    whole, shorter = (task.predict_step(batch)["continuation"] for batch in ((x, y), (x[:, :6], y[:, :6])))
+    weight[:, :3] = 0
+    assert task.predict_step((x, y, weight))["continuation"] == whole
+    weight[:, 6:] = 0
+    assert task.predict_step((x, y, weight))["continuation"] == shorter
