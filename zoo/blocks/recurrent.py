@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.blocks.state import reorder_rows
+
 Cell = Literal["rnn_tanh", "rnn_relu", "lstm", "gru"]
 InitialState = Literal["zero", "random", "learned"]
 State = Any  # a tensor (L, B, W); of an LSTM two of them, (h, c); L is layers times directions
@@ -183,9 +185,7 @@ class Recurrent(nn.Module):
 
     def reorder_state(self, state: State, index: Tensor) -> State:
         """Return the state of other sequences: those at ``index``, int64 ``(N,)``, which may repeat some and leave out others."""
-        if isinstance(state, tuple):
-            return tuple(part.index_select(1, index) for part in state)
-        return state.index_select(1, index)
+        return reorder_rows(state, index, batch_axis=1)
 
     def layer_groups(self) -> list[list[str]]:
         """Return the names of the modules by layer, see :func:`zoo.blocks.layer_groups`."""
