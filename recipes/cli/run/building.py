@@ -26,6 +26,7 @@ from recipes.cli.run.parse_errors import reduce_parse_error, unwrap
 from recipes.cli.yaml_files import check_section, read_recipe, read_yaml
 from zoo import registry
 from zoo.blocks.skeleton import at_most
+from zoo.blocks.vocabulary import Vocabulary
 from zoo.pretrained.schema import check_hyperparameters
 
 # trainer arguments that options of the command line replace
@@ -235,12 +236,19 @@ class RecipeCLI(LightningCLI):
             if name in names and name in source and not _same(source[name], value):
                 what = f"the checkpoint's {name}" if source is saved else f"--model.{name}"
                 cure = "use the data it was trained on" if source is saved else "leave it out"
-                raise UserError(f"{what} {shown(source[name])} contradicts the data, which has {shown(value)}: {cure}")
+                has = f"{shown(value)}{self._difference() if name == 'vocab_size' else ''}"
+                raise UserError(f"{what} {shown(source[name])} contradicts the data, which has {has}: {cure}")
         from_data = {name: value for name, value in linked.items() if name in names and name not in given}
         if missing := self._filled - from_data.keys() - saved.keys():
             raise UserError(f"{self.config.model.class_path} requires a value for {', '.join(sorted(missing))}")
         self._filled |= from_data.keys()
         return {**from_data, **saved}
+
+    def _difference(self) -> str:
+        """Where the vocabulary of the data is another one than the checkpoint's."""
+        theirs = (self.checkpoint.get("zoo") or {}).get("vocabulary")
+        here = getattr(self.datamodule, "vocabulary", None)
+        return "" if theirs is None or here is None else f" ({Vocabulary(theirs).difference(Vocabulary(here))})"
 
     def _given_on_command_line(self) -> dict[str, Any]:
         """Return the model's arguments that are given on the command line, not in a file."""
