@@ -28,6 +28,7 @@ SMALLER = {  # what makes one batch of a large net a matter of a second
         "--data.size=32",
         "--data.num_workers=0",
     ],
+    "recurrent/lstm_pixel_mnist": ["--data.size=6"],
     "cnn/resnet50_imagenet": ["--model.width=8", "--data.size=32", "--data.num_workers=0"],
     "segmentation/fcn8s_voc": THIN,
     "segmentation/unet_folder": THIN,
@@ -83,6 +84,10 @@ def provide_data(recipe: catalog.Recipe, patch: pytest.MonkeyPatch) -> list[str]
     elif cls is datamodules.CSVDataModule:
         rows = [f"{i},{i % 7 / 3},{'ab'[i % 2]}" for i in range(60)]
         Path("table.csv").write_text("\n".join(["x,y,target", *rows]) + "\n")
+        return []
+    elif cls is datamodules.SequenceTableDataModule:
+        rows = [f"{i},{i % 7 / 3},{'' if i % 3 else i},{'ab'[i % 2]}" for i in range(60)]
+        Path("series.csv").write_text("\n".join(["t0,t1,t2,y", *rows]) + "\n")
         return []
     elif cls is datamodules.OxfordIIITPetDataModule:
         pets(Path("data"))
