@@ -164,7 +164,7 @@ class _Filters(NamedTuple):
     def check(self) -> None:
         if not 0 < self.temperature < math.inf:
             raise ValueError(
-                f"temperature must be above 0, and finite, got {self.temperature}; greedy is its limit at 0"
+                f"temperature must be above 0, and finite, got {self.temperature}; top_k=1 is its limit at 0"
             )
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k must be 1 or more, or None for all tokens, got {self.top_k}")

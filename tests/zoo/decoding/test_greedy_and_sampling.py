@@ -287,7 +287,7 @@ def test_between_two_tokens_all_is_as_before() -> None:
 # Bad input ------------------------------------------------------------------------------------------------------------
 
 BAD_FILTERS: list[tuple[dict[str, Any], str]] = [
-    ({"temperature": 0}, "temperature must be above 0, and finite, got 0; greedy is its limit at 0"),
+    ({"temperature": 0}, "temperature must be above 0, and finite, got 0; top_k=1 is its limit at 0"),
     ({"temperature": math.nan}, "temperature must be above 0"),
     ({"temperature": math.inf}, "temperature must be above 0"),
     ({"top_k": 0}, "top_k must be 1 or more, or None for all tokens, got 0"),
