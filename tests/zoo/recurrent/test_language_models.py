@@ -1,6 +1,7 @@
 """The recurrent language model: numbers of parameters, equality with torch's layers, tied weights, and texts step by step."""
 
 import copy
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,35 @@ def test_it_learns_a_text_by_heart() -> None:
     found = task.predict_step(task.batch_of(["defg", "gfed"]))
     assert found["log_probability"][0] > found["log_probability"][1] + 5
     assert found["continuation"][0].startswith("hijkabcdefghijk")
+
+
+@pytest.mark.parametrize(("order", "context", "rows"), [("shuffled", 13, 4), ("lanes", 13, 7), ("lanes", 400, 3)])
+def test_evaluation_is_that_of_the_text_read_by_hand(order: Any, context: int, rows: int) -> None:
+    """Each target once: of windows that begin anew, the last one as long as the others; of lanes that are read to their end."""
+    text = "It is a truth, universally àcknowledged:\n" * 30
+    data = TextDataModule(text, context=context, order=order, batch_size=rows, test_fraction=0.35)
+    task = RecurrentLanguageModel(data.vocab_size, "lstm", width=6, num_layers=2, initial_state="learned").double()
+    for p in task.net.parameters():
+        nn.init.normal_(p)
+    data.setup("test")
+    task.vocabulary = dict(data.vocabulary)
+    (result,) = quiet_trainer().test(task, datamodule=data, verbose=False)
+    read = torch.tensor(task.tokenizer.encode(text[-math.ceil(0.35 * len(text)) :]))
+    count = len(read) - 1
+    if order == "shuffled":
+        pieces = [(min(i, count - context), context, i - min(i, count - context)) for i in range(0, count, context)]
+    else:
+        sizes = [count // rows + (lane >= rows - count % rows) for lane in range(rows)]
+        pieces = [(sum(sizes[:lane]), size, 0) for lane, size in enumerate(sizes)]
+    nats = 0.0
+    for begin, length, known in pieces:
+        log_probs = task(read[None, begin : begin + length])[0].log_softmax(dim=1).detach()
+        targets = read[begin + 1 : begin + length + 1]
+        nats -= float(log_probs.gather(1, targets[:, None])[known:].sum())
+    spelled = task.tokenizer.decode(read[1:].tolist())
+    assert result["test/loss"] == pytest.approx(nats / count, rel=1e-6)
+    assert result["test/bpc"] == pytest.approx(nats / math.log(2) / len(spelled), rel=1e-6)
+    assert result["test/bpb"] == pytest.approx(nats / math.log(2) / len(spelled.encode()), rel=1e-6)
 
 
 def test_a_text_goes_on_after_all_that_was_read() -> None:
