@@ -28,7 +28,6 @@ SMALLER = {  # what makes one batch of a large net a matter of a second
         "--data.size=32",
         "--data.num_workers=0",
     ],
-    "recurrent/lstm_pixel_mnist": ["--data.size=6"],
     "cnn/resnet50_imagenet": ["--model.width=8", "--data.size=32", "--data.num_workers=0"],
     "segmentation/fcn8s_voc": THIN,
     "segmentation/unet_folder": THIN,
