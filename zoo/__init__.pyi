@@ -4,6 +4,7 @@ from .autoencoder import VAE as VAE
 from .autoencoder import Autoencoder as Autoencoder
 from .autoencoder import ConvAutoencoder as ConvAutoencoder
 from .autoencoder import ConvVAE as ConvVAE
+from .autoencoder import RecurrentAutoencoder as RecurrentAutoencoder
 from .blocks import Series as Series
 from .blocks import conv_out_size as conv_out_size
 from .cnn import AlexNetClassifier as AlexNetClassifier

@@ -141,6 +141,10 @@ CASES = {
     "unet_vgg16": ({"encoder": "lenet5_relu", "encoder_args": {"width": 12}, "num_classes": 4}, masks(15), {}),
     "autoencoder_linear": ({"input_shape": [1, 8, 8], "latent_dim": 8}, images(1, 8), {}),
     "autoencoder_mlp": (DENSE, images(1, 16), {}),
+    **{
+        f"autoencoder_{n}": ({"input_shape": [6, 3], "width": 64}, (series(), torch.arange(8)), UNROLLED)
+        for n in ("lstm", "gru")
+    },
     "autoencoder_conv": (CONV, images(1, 16), {}),
     "autoencoder_denoising": (DENSE, images(1, 16), {}),
     "vae_mlp": (DENSE, bits(), {}),

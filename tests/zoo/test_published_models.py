@@ -39,6 +39,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "alexnet": {"width": 64, "norm": "none", "activation": "relu", "dropout": 0.5},
     "autoencoder_conv": {"output": "sigmoid", "corruption": "none", "loss": "mse", "bottleneck": "identity"},
     "autoencoder_denoising": {"output": "sigmoid", "corruption": "masking", "loss": "mse"},  # Vincent et al. 2008
+    # arXiv:1502.04681, section 2.1: the target is reversed
+    **{
+        f"autoencoder_{cell}": {"cell": cell, "order": "reversed", "num_layers": 1, "output": "linear", "loss": "mse"}
+        for cell in ("lstm", "gru")
+    },
     "autoencoder_linear": {"widths": [], "output": "linear", "corruption": "none", "loss": "mse"},
     "autoencoder_mlp": {"output": "sigmoid", "corruption": "none", "loss": "mse", "bottleneck": "identity"},
     # arXiv:1507.06228, table 1 ("Highway 2"), and the authors' Caffe definition

@@ -125,6 +125,7 @@ START: dict[str, dict[str, Rule]] = {  # by the name of the model, else by its c
     "ResNetClassifier": RESNET,
     # torch's layers: +-1 / sqrt(W), where all read as many numbers as a state has
     "RecurrentLanguageModel": {r"^Embedding ": normal(1.0), r"^(RNN|LSTM|GRU|Linear) ": stock},
+    "RecurrentAutoencoder": {r"start$": normal(1.0), r"^(LSTM|GRU) ": recurrent, **STOCK},
     **{f"Sequence{kind}": {r"^(RNN|LSTM|GRU) ": recurrent, **STOCK} for kind in ("Classifier", "Regressor")},
     "SoftmaxRegressionClassifier": STOCK,
     "UNetSegmenter": {**UNET_DECODER, r"^Conv2d encoder": he_in},
@@ -168,6 +169,7 @@ SMALL: dict[
     "preresnet110": {"depth": 8, "width": 8},
     "RecurrentLanguageModel": {"vocab_size": 50, "width": 32},
     "ResNetClassifier": {"width": 8},
+    "RecurrentAutoencoder": {"input_shape": [6, 8], "width": 64},
     **{f"Sequence{kind}": {"input_size": 8, "width": 64} for kind in ("Classifier", "Regressor")},
     "UNetSegmenter": {"encoder_args": {"width": 8}},
     "VAE": CODED,

@@ -2,6 +2,7 @@
 
 from zoo.autoencoder.autoencoder import Autoencoder, AutoencoderNet, ConvAutoencoder, ConvAutoencoderNet
 from zoo.autoencoder.coders import ConvDecoder, ConvEncoder, DenseDecoder, DenseEncoder
+from zoo.autoencoder.recurrent import RecurrentAutoencoder, RecurrentAutoencoderNet
 from zoo.autoencoder.vae import VAE, ConvVAE, ConvVAENet, VAENet
 
 __all__ = [
@@ -16,5 +17,7 @@ __all__ = [
     "ConvVAENet",
     "DenseDecoder",
     "DenseEncoder",
+    "RecurrentAutoencoder",
+    "RecurrentAutoencoderNet",
     "VAENet",
 ]

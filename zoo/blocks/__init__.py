@@ -11,7 +11,7 @@ from zoo.blocks.kernels import kernel
 from zoo.blocks.layers import layer_groups
 from zoo.blocks.norm import Dropout, Norm, Style, build_dropout, build_norm, map_activation
 from zoo.blocks.receptive_field import FeatureMap, conv_out_size, feature_maps
-from zoo.blocks.recurrent import Cell, InitialState, Recurrent, Series, at_end, real_steps, split_series
+from zoo.blocks.recurrent import Cell, InitialState, Recurrent, Series, at_end, real_steps, reverse, split_series
 from zoo.blocks.state import reorder_rows
 from zoo.blocks.vocabulary import Vocabulary
 
@@ -48,5 +48,6 @@ __all__ = [
     "map_activation",
     "real_steps",
     "reorder_rows",
+    "reverse",
     "split_series",
 ]

@@ -134,9 +134,9 @@ class Recurrent(nn.Module):
                 x = F.dropout(x, self.dropout, self.training)
             outputs = []
             for direction in range(self.directions):
-                ordered = x if direction == 0 else _reversed(x, lengths)
+                ordered = x if direction == 0 else reverse(x, lengths)
                 output, end = self._run(i + direction, ordered, before[i + direction], lengths, real)
-                outputs.append(output if direction == 0 else _reversed(output, lengths))
+                outputs.append(output if direction == 0 else reverse(output, lengths))
                 after.append(end)
             x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
         x = x if real is None else x.masked_fill(~real, 0)
@@ -219,7 +219,7 @@ def _build(cell: Cell, in_features: int, width: int) -> nn.Module:
     return nn.RNN(in_features, width, batch_first=True, nonlinearity="relu" if cell == "rnn_relu" else "tanh")
 
 
-def _reversed(x: Tensor, lengths: Tensor | None) -> Tensor:
+def reverse(x: Tensor, lengths: Tensor | None) -> Tensor:
     """Return each sequence from its own end to its beginning; padding stays behind it. It is its own inverse."""
     if lengths is None:
         return x.flip(1)

@@ -315,6 +315,49 @@ def forecasts(context: Tensor, truth: Tensor, forecast: Tensor, naive: Tensor, n
     return _panels(len(panels), one)
 
 
+def series_pairs(one: Tensor, two: Tensor, ends: Sequence[int], names: tuple[str, str]) -> Tensor:
+    """Draw series over the steps, each beside another one: up to three values of a step as lines, more as maps, a row a value.
+
+    Args:
+        one, two: Series ``(N, T, D)``.
+        ends: Number of steps of each that are drawn.
+        names: What they are.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    one, two = one.cpu().double(), two.cpu().double()
+    count, steps, size = one.shape
+    lines = size <= 3
+    figure = new_figure(4.6 if lines else 7.0, 2.2 * count)
+    low, high = min(one.min().item(), two.min().item()), max(one.max().item(), two.max().item())
+    for i, end in enumerate(ends):
+        pair = [(one[i, :end], names[0], "-"), (two[i, :end], names[1], "--")]
+        if lines:
+            axes = figure.add_subplot(count, 1, i + 1)
+            for part, name, style in pair:
+                for d in range(size):
+                    axes.plot(
+                        range(end), part[:, d], color=f"C{d}", ls=style, label=f"{name} {d}" if size > 1 else name
+                    )
+            axes.set(xlabel="step", xlim=(-0.5, steps - 0.5))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.grid(alpha=0.25)
+            if i == 0:
+                figure.legend(
+                    *axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=8
+                )
+            continue
+        for k, (part, name, _) in enumerate(pair):
+            axes = figure.add_subplot(count, 2, 2 * i + k + 1)
+            axes.imshow(part.T.numpy(), cmap="gray", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+            axes.set(
+                xlabel="step", ylabel="value", xlim=(-0.5, steps - 0.5), facecolor="#bcd0e8"
+            )  # blue: beyond the end
+            if i == 0:
+                axes.set_title(name, fontsize=10)
+    return to_image(figure)
+
+
 def shortened(text: str, most: int) -> str:
     """Cut a text to at most ``most`` letters in width; the last is an ellipsis if any are missing."""
     if length(text) <= most:
