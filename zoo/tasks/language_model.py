@@ -329,13 +329,10 @@ class LanguageModelTask(Task):
             characters = (units[0].to(y.device)[y] * counts).sum(dim=1)
             found["bits_per_character"] = nats / characters / math.log(2)
         if self.vocabulary is not None and hasattr(self.net, "step"):
-            ends = (
-                (counts * torch.arange(1, y.shape[1] + 1, device=y.device)).amax(dim=1).long()
-            )  # after the last that counts
-            texts = torch.cat([x[:, :1], y], dim=1)
-            found["continuation"] = self._continued(
-                [row[: end + 1].tolist() for row, end in zip(texts, ends, strict=True)]
-            )
+            place = torch.arange(1, y.shape[1] + 1, device=y.device)
+            ends = (counts * place).amax(dim=1).long().tolist()  # after the last target that counts
+            texts = torch.cat([x[:, :1], y], dim=1).tolist()
+            found["continuation"] = self._continued([text[: end + 1] for text, end in zip(texts, ends, strict=True)])
         return found
 
     def _continued(self, rows: list[list[int]]) -> list[str]:
