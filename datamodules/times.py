@@ -156,16 +156,15 @@ class Times:
             mean = (values[-1] - values[0]) / count  # 1958.0833, 1958.1667 ... are rounded, which adds up
             exact = (values - values[0]) / mean
             return Step(float(size if (np.abs(exact - np.rint(exact)) > _TOLERANCE).any() else mean), "number")
-        if self._anchor(rows):
-            return Step(int(_most_frequent(np.diff(self._calendar[0][rows]).tolist())), "month")
+        if (by_month := self._by_month(rows)[1]).mean() > 0.5:
+            return Step(int(_most_frequent(np.diff(self._calendar[0][rows][by_month]).tolist())), "month")
         return Step(float(_most_frequent(np.diff(values).tolist())) / 1e6, "second")
 
-    def _anchor(self, rows: np.ndarray) -> int:
-        """Return the day of the month of rows that differ in their months only, 31 for the last one; 0 for other rows."""
-        months, days, lengths, clock = self._calendar[:, rows]
-        anchor = 31 if (days == lengths).all() else int(days.max())
-        fits = (days == np.minimum(anchor, lengths)).all() and (clock == clock[0]).all()
-        return anchor if fits and (np.diff(months) > 0).all() else 0
+    def _by_month(self, rows: np.ndarray) -> tuple[int, np.ndarray]:
+        """Return the day of the month that most rows have, 31 for the last one, and which rows differ from these in months only."""
+        _, days, lengths, clock = self._calendar[:, rows]
+        day = 31 if (days == lengths).mean() > 0.5 else int(_most_frequent(days.tolist()))
+        return day, (days == np.minimum(day, lengths)) & (clock == _most_frequent(clock.tolist()))
 
     def positions(self, rows: np.ndarray, step: Step) -> np.ndarray:
         """Return how many steps after the first each of the rows of one series is: int64 ``(n,)``.
@@ -179,9 +178,8 @@ class Times:
             raise ValueError(f"{self.at(rows[0])}: the time stamps are {kind}, and a step is {step}: they must agree")
         values = self.values[rows] - self.values[rows[0]]
         if step.unit == "month":
-            if not self._anchor(rows):
-                count = next(n for n in range(2, len(rows) + 1) if not self._anchor(rows[:n]))
-                raise self._irregular(rows, count - 1, step)
+            if not (by_month := self._by_month(rows)[1]).all():
+                raise self._irregular(rows, int(by_month.argmin()), step)
             exact = (self._calendar[0][rows] - self._calendar[0][rows[0]]) / step.size
         else:
             exact = values / (step.size * (1e6 if step.unit == "second" else 1))
@@ -209,8 +207,8 @@ class Times:
             return [f"{value:.{decimals}f}".replace(".", self.form.decimal) for value in values]
         moment = self.moments[self.index[rows[-1]]]
         if step.unit == "month":
-            anchor = self._anchor(rows) or moment.day
-            moments = [_months_after(moment, int(step.size) * (i + 1), anchor) for i in range(count)]
+            day = self._by_month(rows)[0]
+            moments = [_months_after(moment, int(step.size) * (i + 1), day) for i in range(count)]
         else:
             moments = [moment + timedelta(seconds=step.size) * (i + 1) for i in range(count)]
         return [self._written_like(each, last) for each in moments]
@@ -265,7 +263,7 @@ def _most_frequent(values: Sequence[float]) -> float:
     return min(counts, key=lambda value: (-counts[value], value))
 
 
-def _months_after(moment: datetime, months: int, anchor: int) -> datetime:
-    """Return the moment some months later, on the day ``anchor`` or, in a shorter month, on its last day."""
+def _months_after(moment: datetime, months: int, day: int) -> datetime:
+    """Return the moment some months later, on a day of the month or, where the month is shorter, on its last."""
     year, month = divmod(12 * moment.year + moment.month - 1 + months, 12)
-    return moment.replace(year=year, month=month + 1, day=min(anchor, calendar.monthrange(year, month + 1)[1]))
+    return moment.replace(year=year, month=month + 1, day=min(day, calendar.monthrange(year, month + 1)[1]))

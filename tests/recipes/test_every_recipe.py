@@ -88,6 +88,9 @@ def provide_data(recipe: catalog.Recipe, patch: pytest.MonkeyPatch) -> list[str]
         rows = [f"{i},{i % 7 / 3},{'' if i % 3 else i},{'ab'[i % 2]}" for i in range(60)]
         Path("series.csv").write_text("\n".join(["t0,t1,t2,y", *rows]) + "\n")
         return []
+    elif cls is datamodules.TimeSeriesDataModule:
+        Path("series.csv").write_text("\n".join(["time,value", *(f"{i},{i % 7}" for i in range(80))]) + "\n")
+        return []
     elif cls is datamodules.OxfordIIITPetDataModule:
         pets(Path("data"))
     elif cls is datamodules.VOCSegmentationDataModule:

@@ -10,7 +10,7 @@ from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import UserError
 from recipes.cli.run.options import Parser, split_word
 from recipes.cli.run.process import exiting_at_once, restored_process_state
-from recipes.cli.studies import ngrams
+from recipes.cli.studies import naive, ngrams
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule
@@ -26,12 +26,16 @@ series are flattened and not augmented. For classes and numbers, the methods are
   classes   k-means with as many clusters as classes (each predicts the class of most of its training examples),
             PCA that keeps 95% of the variance + logistic regression, 1 and 3 nearest neighbors, SVC with an RBF kernel
   numbers   least squares, ridge with alpha 1, 5 nearest neighbors, SVR with an RBF kernel on the standardized target
+  series    the last value; the season before, as it was, and raised by what the last season has risen over the one before
+            (from two seasons on); then the methods for numbers, on the values of a context less its last one. The season is
+            the recipe's (--data.season 12), errors are in the series' own unit, and targets that are missing do not count
   texts     counts of tokens (unigram) and of pairs (bigram) with add-one smoothing: the loss in nats a token
 The time of SVC and SVR grows faster than the square of the number of examples: minutes for MNIST.
 
 Examples:
   zoo baselines linear/mlp_digits
   zoo baselines linear/linear_diabetes
+  zoo baselines recurrent/gru_co2
 """
 
 _MAX_NUMBERS = 2**31  # in a split, 8 GiB
@@ -63,8 +67,8 @@ def splits_of(data: "LightningDataModule") -> dict[str, "tuple[ndarray, ndarray]
     """Return the splits "train", "val" and "test" as training sees them, standardized but not augmented; None if empty.
 
     Shape:
-        inputs float32 ``(N, D)``; targets int64 ``(N,)``, or floats ``(N, K)`` in their own unit, whose type the inputs then
-        have.
+        inputs float32 ``(N, D)``; targets int64 ``(N,)``, or floats ``(N, K)`` in their own unit, nan where they do not count,
+        whose type the inputs then have. Steps of series are flattened: ``(N, T D)``, ``(N, H K)``.
 
     Raises:
         UserError: A split is too large for memory, or has several classes per example.
@@ -99,7 +103,7 @@ def _read(data: Any, name: str, loader: Any) -> "tuple[ndarray, ndarray] | None"
     inputs, targets = [], []
     # the training loader shuffles and drops the last incomplete batch
     for batch in DataLoader(loader.dataset, 256, num_workers=loader.num_workers, collate_fn=loader.collate_fn):
-        x, y, *_ = data.on_after_batch_transfer(batch, 0)
+        x, y, *weight = data.on_after_batch_transfer(batch, 0)
         x, lengths = (x.values, x.lengths) if hasattr(x, "lengths") else (x, None)
         if mean is not None and std is not None:
             shape = (
@@ -110,7 +114,8 @@ def _read(data: Any, name: str, loader: Any) -> "tuple[ndarray, ndarray] | None"
             x = x.masked_fill((torch.arange(x.shape[1]) >= lengths[:, None])[..., None], 0)
             x = F.pad(x, (0, 0, 0, data.input_shape[0] - x.shape[1]))
         inputs.append(x.flatten(1))  # (B, C, H, W) -> (B, D)
-        targets.append(y)
+        counts = weight[0] if weight and weight[0].shape == y.shape else None
+        targets.append(y if counts is None else y.where(counts > 0, float("nan")))
     y = torch.cat(targets)
     if not y.is_floating_point() and y.ndim != 1:
         raise UserError(
@@ -127,12 +132,12 @@ def baselines(data: "LightningDataModule", methods: str = "*") -> dict[str, dict
     """Fit the methods on a data module's training split, and score them on its validation and test splits.
 
     Args:
-        data: Any data module of classes or numbers, or of a text.
+        data: Any data module of classes or numbers, of series to forecast, or of a text.
         methods: Shell pattern of the methods' names, such as ``"k-means*"``.
 
     Returns:
-        By method, "val/acc" and "test/acc" (of numbers "val/rmse" and "test/rmse", of texts "val/loss" and "test/loss"), each where
-        there is such a split.
+        By method, "val/acc" and "test/acc" (of numbers "val/rmse" and "test/rmse", of series to forecast "val/mae" and
+        "test/mae", of texts "val/loss" and "test/loss"), each where there is such a split.
 
     Raises:
         UserError: See :func:`splits_of`; or no method has such a name.
@@ -156,9 +161,13 @@ def _prepared(data: Any, pattern: str = "*") -> tuple[tuple[str, str], Iterator[
     x, y = splits["train"]
     counts = _counts({name: len(split[1]) for name, split in splits.items() if split})
     examples = f"{counts} examples of {x.shape[1]:,} number{'s' * (x.shape[1] > 1)}, standardized"
-    classes = y.ndim == 1
-    known = classifiers(int(y.max()) + 1) if classes else regressors()
-    return (examples, "acc" if classes else "rmse"), _measured(splits, _chosen(known, pattern))
+    if getattr(data, "kind", None) == "forecasting":
+        known, metric = naive.forecasters(data, regressors()), "mae"
+    elif y.ndim == 1:
+        known, metric = classifiers(int(y.max()) + 1), "acc"
+    else:
+        known, metric = regressors(), "rmse"
+    return (examples, metric), _measured(splits, _chosen(known, pattern), metric)
 
 
 def _counts(counts: dict[str, int]) -> str:
@@ -171,16 +180,17 @@ def _chosen(known: dict[str, Any], pattern: str) -> dict[str, Any]:
     return chosen
 
 
-def _measured(splits: dict[str, Any], methods: dict[str, Any]) -> Iterator[tuple[str, dict[str, float], float]]:
+def _measured(
+    splits: dict[str, Any], methods: dict[str, Any], metric: str
+) -> Iterator[tuple[str, dict[str, float], float]]:
     """Yield name, scores and seconds of each method as soon as it is done."""
     x, y = splits["train"]
-    classes = y.ndim == 1
+    counts = slice(None) if y.ndim == 1 else (y == y).all(axis=1)  # an example with a nan teaches scikit-learn nothing
     for name, method in methods.items():
         begin = time.monotonic()
-        method.fit(x, y)
-        metric = "acc" if classes else "rmse"
+        method.fit(x[counts], y[counts])
         there = {part: splits[part] for part in ("val", "test") if splits[part]}
-        scores = {f"{part}/{metric}": _score(method, *split, classes=classes) for part, split in there.items()}
+        scores = {f"{part}/{metric}": _score(method, *split, metric=metric) for part, split in there.items()}
         yield name, scores, time.monotonic() - begin
 
 
@@ -198,10 +208,13 @@ def _compare(
     print(f"\nthe recipe: {recipe.expect or 'expects nothing'}")
 
 
-def _score(method: Any, x: "ndarray", y: "ndarray", *, classes: bool) -> float:
-    """Return the accuracy, or the root mean squared error over all residuals."""
+def _score(method: Any, x: "ndarray", y: "ndarray", *, metric: str) -> float:
+    """Return the accuracy, or the root mean squared or the mean absolute error over all residuals that count."""
     predicted = method.predict(x).reshape(y.shape)  # some return (N,) for (N, 1)
-    return float((predicted == y).mean() if classes else ((predicted - y).astype(float) ** 2).mean() ** 0.5)
+    if metric == "acc":
+        return float((predicted == y).mean())
+    errors = (predicted - y)[y == y].astype(float)
+    return float((errors**2).mean() ** 0.5 if metric == "rmse" else abs(errors).mean())
 
 
 def classifiers(classes: int) -> dict[str, Any]:

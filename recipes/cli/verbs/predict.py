@@ -1,4 +1,4 @@
-"""``zoo predict``: a table of predictions for images or CSV rows, and pictures of them."""
+"""``zoo predict``: a table of predictions for images or CSV rows, and pictures of them; forecasts of time series."""
 
 import argparse
 import json
@@ -10,6 +10,7 @@ from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import UserError
 from recipes.cli.run.options import Parser
 from recipes.cli.text import columns
+from recipes.cli.verbs.forecasts import forecast
 from recipes.cli.verbs.named_model import MODEL_HELP, find_model, load_model
 from recipes.cli.verbs.notes import Notes
 
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
     from recipes.cli.verbs.pictures import PictureWriter
     from zoo import Model
 
-HELP = f"""zoo predict MODEL INPUT... [options]: classify, segment or reconstruct images; predict for CSV rows.
+HELP = f"""zoo predict MODEL INPUT... [options]: classify, segment or reconstruct images; predict for CSV rows; forecast series.
 
   MODEL             {MODEL_HELP}
   INPUT             images, or folders of images: read as the datamodules do in evaluation, center-cropped to the model's size;
-                    for a model of a table: CSV files with its columns, matched by name; a target is not needed
+                    for a model of a table: CSV files with its columns, matched by name; a target is not needed;
+                    for a forecaster: CSV files of series, whose next steps are forecast
   -o DIR            write pictures: for a segmenter NAME_overlay.png, the classes in color, and NAME_mask.png, the class of each
-                    pixel as its value, both in the image's own size; for an autoencoder NAME_reconstruction.png
+                    pixel as its value, both in the image's own size; for an autoencoder NAME_reconstruction.png;
+                    of a forecaster a file: the forecasts as CSV, written as the input is
   --label K         class of the images for a conditional autoencoder: its name or index
   --top K           show the K most probable labels
   --json            print a JSON list instead of a table
@@ -43,6 +46,7 @@ Examples:
   zoo predict best.ckpt photos/ --top 3 --json
   zoo predict runs/linear/mlp_wine/version_0 wines.csv
   zoo predict runs/segmentation/unet_folder/version_0 photos/ -o masks
+  zoo predict runs/recurrent/forecaster_csv/version_0 sales.csv -o forecast.csv
 """
 
 
@@ -64,8 +68,6 @@ def run(args: list[str]) -> int:
     options = parser.parse_args(args)
     if options.top < 1 or options.batch_size < 1:
         raise UserError("--top and --batch-size must be 1 or more")
-    if options.output is not None and options.output.exists() and not options.output.is_dir():
-        raise UserError(f"-o {options.output} is a file: give a folder, which is created if necessary")
     word = find_model(options.model)
     for path in options.inputs:
         if not path.exists():
@@ -76,7 +78,8 @@ def run(args: list[str]) -> int:
     with captured_logs(console):
         model = _model(word, options.features)
         notes = Notes(model)
-        rows = list(_rows(model, options, notes))
+        forecasts = model.makes == "series"
+        rows = forecast(model, options, _written(options)) if forecasts else list(_rows(model, options, notes))
     notes.print(console)
     if options.json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
@@ -87,17 +90,17 @@ def run(args: list[str]) -> int:
     else:
         print(columns([list(_cells(rows[0])), *(list(_cells(row).values()) for row in rows)]))
         if options.output is not None:
-            print(f"\npictures in {options.output}")
+            print(f"\n{'forecasts' if forecasts else 'pictures'} in {options.output}")
     return 0
 
 
 def _model(word: str, features: bool) -> "Model":
     model = load_model(word)
     shape = model.input_shape or ()
-    if len(shape) != 3 and not (len(shape) == 1 and model.preparation):
+    if len(shape) != 3 and not (model.preparation and (len(shape) == 1 or model.makes == "series")):
         raise UserError(
             f"{word} does not record how its input of shape {model.input_shape} is read from files: train it on images or on a "
-            f"table with named columns"
+            f"table or series with named columns"
         )
     if features:
         net: Any = model.net
@@ -176,6 +179,12 @@ def _csv_rows(
 # Predicting ---------------------------------------------------------------------------------------------------------
 
 
+def _written(options: argparse.Namespace) -> dict[str, str | None]:
+    """Return how CSV files are written, as far as it is given."""
+    names = ("delimiter", "encoding", "decimal", "thousands")
+    return {key: vars(options)[key] or None for key in names if vars(options)[key] is not None}
+
+
 def _rows(model: "Model", options: argparse.Namespace, notes: Notes) -> Iterator[dict[str, Any]]:
     """Yield the origin and the prediction of each example."""
     import torch
@@ -183,6 +192,8 @@ def _rows(model: "Model", options: argparse.Namespace, notes: Notes) -> Iterator
     from recipes.cli.verbs.pictures import PictureWriter, class_index
 
     pictures = None
+    if options.output is not None and options.output.exists() and not options.output.is_dir():
+        raise UserError(f"-o {options.output} is a file: give a folder, which is created if necessary")
     if model.reads == "image":
         files = list(_files(options.inputs, notes))
         pictures = PictureWriter(options.output, files)
@@ -190,9 +201,7 @@ def _rows(model: "Model", options: argparse.Namespace, notes: Notes) -> Iterator
     elif options.output is not None:
         raise UserError(f"-o is for models of images, and {type(model).__name__} reads rows: leave it out")
     else:
-        names = ("delimiter", "encoding", "decimal", "thousands")
-        given = {key: vars(options)[key] or None for key in names if vars(options)[key] is not None}
-        batches = _csv_rows(options.inputs, {**(model.preparation or {}), **given}, options.batch_size)
+        batches = _csv_rows(options.inputs, {**(model.preparation or {}), **_written(options)}, options.batch_size)
     label = None if options.label is None else class_index(model, options.label)
     if label is None and "label" in model.predict_options and not options.features:
         raise UserError(f"{type(model).__name__} is conditional: give the class of the images with --label")
