@@ -131,7 +131,7 @@ class Recurrent(nn.Module):
         after: list[Any] = []
         for i in range(0, len(self.layers), self.directions):
             if i and self.dropout:
-                x = F.dropout(x, self.dropout, self.training)
+                x = F.dropout(x.contiguous(), self.dropout, self.training)  # by rows: processes divide them
             outputs = []
             for direction in range(self.directions):
                 ordered = x if direction == 0 else reverse(x, lengths)

@@ -79,7 +79,8 @@ class RecurrentLM(nn.Module):
     def read(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Read tokens ``(B, T)`` from a state on; return the logits ``(B, T, V)`` and the state afterwards."""
         outputs, state = self.recurrent(self.dropout(self.embedding(x)), None, state)
-        return self.fc(self.projection(self.dropout(outputs))), state
+        outputs = self.dropout(outputs.contiguous())  # drawn by rows, which several processes divide
+        return self.fc(self.projection(outputs)), state
 
     def init_state(self, batch_size: int) -> Any:
         """Return the state before the first token."""

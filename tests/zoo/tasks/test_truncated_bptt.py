@@ -260,12 +260,14 @@ class Keep(Callback):
         torch.save((pl_module.state_dict(), pl_module._after), self.folder / f"{trainer.global_rank}.pt")
 
 
-def run(folder: Path, *callbacks: Callback, ranks: int = 1, ckpt: Path | None = None, **options: Any) -> Any:
+def run(
+    folder: Path, *callbacks: Callback, ranks: int = 1, ckpt: Path | None = None, net: Any = None, **options: Any
+) -> Any:
     """Weights, and the states of all rows, after two epochs."""
     folder.mkdir(exist_ok=True)
     seed_everything(7, verbose=False)
     trainer = quiet_trainer(RandomState(), Keep(folder), *callbacks, ranks=ranks, **{"max_epochs": 2, **options})
-    trainer.fit(lm(), datamodule=data(ranks), ckpt_path=ckpt, weights_only=True if ckpt else None)
+    trainer.fit(lm(**(net or {})), datamodule=data(ranks), ckpt_path=ckpt, weights_only=True if ckpt else None)
     weights, states = zip(*(torch.load(folder / f"{rank}.pt") for rank in range(ranks)), strict=True)
     for other in weights[1:]:
         assert all(torch.equal(weights[0][name], other[name]) for name in other)
@@ -299,6 +301,14 @@ def data_batches() -> list[Any]:
     module = data()
     module.setup("fit")
     return list(module.train_dataloader())
+
+
+def test_two_processes_draw_what_one_draws(tmp_path: Path) -> None:
+    """Dropout of embeddings, between the layers and of outputs, and first states."""
+    net = {"dropout": 0.3, "initial_state": "random"}
+    one = run(tmp_path / "one", net=net)
+    assert gap(one, run(tmp_path / "two", net=net, ranks=2)) < 1e-9
+    assert gap(one, run(tmp_path / "none")) > 1e-3
 
 
 def test_a_run_goes_on_to_the_bit(tmp_path: Path) -> None:
