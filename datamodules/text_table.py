@@ -1,6 +1,6 @@
 """Your own texts with a class each: a CSV file with a column of texts and a column of labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,9 +98,9 @@ class TextTableDataModule(DataModule):
         self.test_fraction = test_fraction
         self.similar_lengths = similar_lengths
         self._path = str(path)
-        form = Form(delimiter, encoding, missing)
+        self._form, self._text, self._max_length = Form(delimiter, encoding, missing), text, max_length
         whole, *other = [
-            Sheet.read(Path(p), form, [text, target], only=[text, target]) for p in (path, test) if p is not None
+            Sheet.read(Path(p), self._form, [text, target], only=[text, target]) for p in (path, test) if p is not None
         ]
         texts = [_texts_in(sheet, text) for sheet in (whole, *other)]
         self.class_names = classes_in(whole, target)
@@ -148,6 +148,11 @@ class TextTableDataModule(DataModule):
     def input_file(self) -> str | None:
         return self._path
 
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """How a file becomes texts (see :func:`read_column`), and their largest length, as plain data for a model to save."""
+        return {**self._form.plain(), "text": self._text, "max_length": self._max_length}
+
     @override
     def examples(self, part: Literal["train", "test"]) -> Examples:
         if not len(self._rows[part]):
@@ -169,6 +174,23 @@ class TextTableDataModule(DataModule):
         """Cut the padding to the longest text of the batch."""
         x, *rest = batch
         return x[:, : int((x != self.padding).sum(dim=1).max())], *rest
+
+
+def read_column(path: str | Path, preparation: Mapping[str, Any]) -> list[str]:
+    """Return the texts of a CSV file, which needs no target.
+
+    Args:
+        path: The file, as for :class:`TextTableDataModule`.
+        preparation: How it is written, and the column of texts, from that datamodule or from a trained model.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file cannot be read; the message names line and column.
+    """
+    name = preparation["text"]
+    sheet = Sheet.read(Path(path), Form.of(preparation), [name], only=[name])
+    sheet.index(name)  # raises where there is none
+    return _texts_in(sheet, name)
 
 
 class TokenRows(Examples):

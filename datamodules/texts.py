@@ -39,27 +39,40 @@ def read_texts(paths: str | Sequence[str], encoding: str = "utf-8") -> str:
 def _read(path: Path, encoding: str) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"{path.absolute()} is not a file: give the path of a text file")
-    content = path.read_bytes()
-    try:
-        text = content.decode(encoding)
-    except LookupError as error:
-        raise ValueError(f"encoding must be one of Python's, such as utf-8 or latin-1, got {encoding!r}") from error
-    except UnicodeDecodeError as error:
-        raise _not_a_text(path, content, error.start, f"is not valid {encoding}") from error
-    except UnicodeError as error:
-        raise ValueError(f"{path} is not {encoding}: {error}: give the file's encoding") from error
-    if (at := content.find(b"\0")) >= 0 and "\0" in text:
-        raise _not_a_text(path, content, at, f"is a null character in {encoding}, which no text has")
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    text = decoded(path.read_bytes(), encoding, str(path))
     if not text.strip():
         raise ValueError(f"{path} is empty: it must hold a text to learn from")
     return text
 
 
-def _not_a_text(path: Path, content: bytes, at: int, why: str) -> ValueError:
+def decoded(content: bytes, encoding: str, name: str) -> str:
+    """Return the text of the bytes of a file, without a byte order mark, with line feeds at the ends of lines.
+
+    Args:
+        content: The bytes.
+        encoding: Their encoding, by Python's name.
+        name: Name of the file, for messages.
+
+    Raises:
+        ValueError: They are not a text in this encoding; the message names the byte.
+    """
+    try:
+        text = content.decode(encoding)
+    except LookupError as error:
+        raise ValueError(f"encoding must be one of Python's, such as utf-8 or latin-1, got {encoding!r}") from error
+    except UnicodeDecodeError as error:
+        raise _not_a_text(name, content, error.start, f"is not valid {encoding}") from error
+    except UnicodeError as error:
+        raise ValueError(f"{name} is not {encoding}: {error}: give the file's encoding") from error
+    if (at := content.find(b"\0")) >= 0 and "\0" in text:
+        raise _not_a_text(name, content, at, f"is a null character in {encoding}, which no text has")
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _not_a_text(name: str, content: bytes, at: int, why: str) -> ValueError:
     line = content.count(b"\n", 0, at) + 1
     return ValueError(
-        f"{path}, byte {at} (line {line}): 0x{content[at]:02x} {why}: give the file's encoding, such as latin-1 or utf-16"
+        f"{name}, byte {at} (line {line}): 0x{content[at]:02x} {why}: give the file's encoding, such as latin-1 or utf-16"
     )
 
 

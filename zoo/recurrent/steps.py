@@ -1,11 +1,12 @@
 """What tasks with a recurrent net share: which steps count, the shape of an example, pictures of states."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from zoo.blocks import real_steps, split_series
+from zoo.blocks import Vocabulary, real_steps, split_series
 from zoo.drawing import figures
 from zoo.model import Reads
 from zoo.recurrent.net import SINGLE, WRITING, RecurrentNet, TokenNet
@@ -80,6 +81,22 @@ class SequenceTask(Task):
                 f"command line, or build the model with padding={vocabulary['padding']}"
             )
         super().setup(stage)
+
+    def batch_of(self, texts: Sequence[str]) -> Tensor:
+        """Return texts as tokens, as :meth:`predict_step` takes them: int64 ``(B, T)``, padded, cut where the data cut them.
+
+        Raises:
+            ValueError: A text that cannot be read, or an empty one; or the model reads no texts.
+        """
+        if self.vocabulary is None:
+            raise ValueError(f"this {type(self).__name__} has no vocabulary, so it cannot read text: train it on texts")
+        vocabulary, most = Vocabulary(self.vocabulary), (self.preparation or {}).get("max_length")
+        rows = [torch.tensor(vocabulary.encode(text)[:most], dtype=torch.long) for text in texts]
+        if empty := [i for i, row in enumerate(rows) if not len(row)]:
+            which = f"text {empty[0] + 1}" if len(texts) > 1 else "the text"
+            raise ValueError(f"{which} is empty: there is nothing to read in it")
+        padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.padding or 0)
+        return padded.to(self.mean.device)
 
     # Steps ----------------------------------------------------------------------------------------------------------
 

@@ -295,7 +295,8 @@ class LanguageModelTask(Task):
             tokens = [*([] if end is None else [end]), *self.tokenizer.encode(text)]
             if len(tokens) < 2:
                 what = "a single token" if text else "empty"
-                raise ValueError(f"text {i + 1} is {what}: there is nothing to predict in it, give a longer one")
+                which = f"text {i + 1}" if len(texts) > 1 else "the text"
+                raise ValueError(f"{which} is {what}: there is nothing to predict in it, give a longer one")
             rows.append(torch.tensor(tokens))
         self._check_length(max(len(row) for row in rows) - 1)
         padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.padding or 0).to(self.mean.device)

@@ -40,7 +40,8 @@ def fit_summary(
             rows.append(("sample with", f"zoo sample {shlex.quote(str(run.folder))}"))
         if tested is not None and getattr(module, "makes", None):
             example = getattr(getattr(trainer, "datamodule", None), "input_file", None)
-            files = "FILE ..." if example is None else shlex.quote(example)
+            none = '"some text"' if getattr(module, "reads", None) == "text" else "FILE ..."
+            files = none if example is None else shlex.quote(example)
             rows.append(("predict with", f"zoo predict {shlex.quote(str(run.folder))} {files}"))
     return "\n" + columns(rows, rule=False)
 

@@ -1,7 +1,8 @@
-"""``zoo predict``: a table of predictions for images or CSV rows, and pictures of them; forecasts of time series."""
+"""``zoo predict``: a table of predictions for images, CSV rows, series or texts, and pictures; forecasts of time series."""
 
 import argparse
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from recipes.cli.text import columns
 from recipes.cli.verbs.forecasts import forecast
 from recipes.cli.verbs.named_model import MODEL_HELP, find_model, load_model
 from recipes.cli.verbs.notes import Notes
+from recipes.cli.verbs.texts import batches_of, texts_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,12 +22,17 @@ if TYPE_CHECKING:
     from recipes.cli.verbs.pictures import PictureWriter
     from zoo import Model
 
-HELP = f"""zoo predict MODEL INPUT... [options]: classify, segment or reconstruct images; predict for CSV rows; forecast series.
+_SHOWN = 30  # letters of a text in a table
+
+HELP = f"""zoo predict MODEL INPUT... [options]: predict for images, CSV rows, series or texts; forecast.
 
   MODEL             {MODEL_HELP}
   INPUT             images, or folders of images: read as the datamodules do in evaluation, center-cropped to the model's size;
                     for a model of a table: CSV files with its columns, matched by name; a target is not needed;
-                    for a forecaster: CSV files of series, whose next steps are forecast
+                    for a forecaster: CSV files of series, whose next steps are forecast;
+                    for a model of series: CSV files with a series a row, in columns t0, t1 ..., or .npz files with an array x;
+                    for a model of texts: "a text" in quotes, or a text file with one a line, - for the standard input, or a
+                    CSV file with the column of texts that it was trained on
   -o DIR            write pictures: for a segmenter NAME_overlay.png, the classes in color, and NAME_mask.png, the class of each
                     pixel as its value, both in the image's own size; for an autoencoder NAME_reconstruction.png;
                     of a forecaster a file: the forecasts as CSV, written as the input is
@@ -35,7 +42,7 @@ HELP = f"""zoo predict MODEL INPUT... [options]: classify, segment or reconstruc
   --features        print the net's pooled features instead of labels
   --batch-size N    examples per batch (default: 64)
   --delimiter C     CSV: the character between values (default: that of the training file)
-  --encoding NAME   CSV: the encoding of the text, such as latin-1 (default: that of the training file)
+  --encoding NAME   CSV and text files: the encoding, such as latin-1 (default: that of the training CSV file; utf-8)
   --decimal C       CSV: the character before decimals (default: that of the training file)
   --thousands C     CSV: the character between groups of three digits, "" for none (default: that of the training file)
   --debug           show the traceback of any error
@@ -47,6 +54,11 @@ Examples:
   zoo predict runs/linear/mlp_wine/version_0 wines.csv
   zoo predict runs/segmentation/unet_folder/version_0 photos/ -o masks
   zoo predict runs/recurrent/forecaster_csv/version_0 sales.csv -o forecast.csv
+  zoo predict runs/recurrent/gru_austen/version_0 "It was a great happiness" --json
+  cat lines.txt | zoo predict best.ckpt -
+
+A language model tells how probable a text is: the logarithm of its probability in nats, its perplexity, its bits per
+character, and the most probable way in which it goes on.
 """
 
 
@@ -54,7 +66,7 @@ def run(args: list[str]) -> int:
     """Run the verb ``predict``."""
     parser = Parser("zoo predict")
     parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("inputs", metavar="INPUT", nargs="+", type=Path)
+    parser.add_argument("inputs", metavar="INPUT", nargs="+")
     parser.add_argument("-o", "--output", metavar="DIR", type=Path)
     parser.add_argument("--label")
     parser.add_argument("--top", type=int, default=1)
@@ -69,14 +81,13 @@ def run(args: list[str]) -> int:
     if options.top < 1 or options.batch_size < 1:
         raise UserError("--top and --batch-size must be 1 or more")
     word = find_model(options.model)
-    for path in options.inputs:
-        if not path.exists():
-            raise UserError(f"no such file or folder: {path}")
     with NoCaches():
         import lightning.pytorch  # noqa: F401 (sets up its log, which is captured from then on)
     console = Console()
     with captured_logs(console):
         model = _model(word, options.features)
+        if model.reads != "text":  # whose inputs need not be files
+            options.inputs = [_existing(word) for word in options.inputs]
         notes = Notes(model)
         forecasts = model.makes == "series"
         rows = forecast(model, options, _written(options)) if forecasts else list(_rows(model, options, notes))
@@ -88,16 +99,23 @@ def run(args: list[str]) -> int:
             *where, values = row.values()
             print(*where, *(f"{value:.6g}" for value in values), sep="\t")
     else:
-        print(columns([list(_cells(rows[0])), *(list(_cells(row).values()) for row in rows)]))
+        print(_table([_cells(row) for row in rows]))
         if options.output is not None:
             print(f"\n{'forecasts' if forecasts else 'pictures'} in {options.output}")
     return 0
 
 
+def _existing(word: str) -> Path:
+    if not word or not os.path.exists(word):
+        raise UserError(f"no such file or folder: {word or 'an empty name'}")
+    return Path(word)
+
+
 def _model(word: str, features: bool) -> "Model":
     model = load_model(word)
     shape = model.input_shape or ()
-    if len(shape) != 3 and not (model.preparation and (len(shape) == 1 or model.makes == "series")):
+    known = model.reads == "text" or (model.reads == "series" and model.makes != "series") or len(shape) == 3
+    if not known and not (model.preparation and (len(shape) == 1 or model.makes == "series")):
         raise UserError(
             f"{word} does not record how its input of shape {model.input_shape} is read from files: train it on images or on a "
             f"table or series with named columns"
@@ -176,6 +194,30 @@ def _csv_rows(
             yield [{"file": str(path), "row": start + i + 1} for i in range(len(part))], part
 
 
+def _series(
+    paths: Sequence[Path], model: "Model", preparation: dict[str, Any], batch_size: int
+) -> Iterator[tuple[list[dict[str, Any]], Any]]:
+    """Yield the origin of each series of a batch, counted from 1 in each file, and the batch, padded to its longest."""
+    from datamodules.sequence_table import read_series
+
+    size = model.example_shape[-1]
+    for path in paths:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder: the model predicts from series, in CSV or .npz files")
+        x: Any = read_series(path, preparation)
+        values, lengths = (getattr(x, "values", x), getattr(x, "lengths", None))
+        if values.shape[2] != size:
+            raise UserError(f"{path}: the series have {values.shape[2]} numbers at a time, the model reads {size}")
+        for start in range(0, len(values), batch_size):
+            part = values[start : start + batch_size]
+            origins = [{"file": str(path), "row": start + i + 1} for i in range(len(part))]
+            if lengths is None:
+                yield origins, part
+            else:
+                ends = lengths[start : start + batch_size]
+                yield origins, type(x)(part[:, : int(ends.max())], ends)
+
+
 # Predicting ---------------------------------------------------------------------------------------------------------
 
 
@@ -199,7 +241,13 @@ def _rows(model: "Model", options: argparse.Namespace, notes: Notes) -> Iterator
         pictures = PictureWriter(options.output, files)
         batches = _images(files, model, options.batch_size, notes)
     elif options.output is not None:
-        raise UserError(f"-o is for models of images, and {type(model).__name__} reads rows: leave it out")
+        kind = {"text": "texts", "series": "series"}.get(model.reads or "", "rows")
+        raise UserError(f"-o is for models of images, and {type(model).__name__} reads {kind}: leave it out")
+    elif model.reads == "text":
+        batches = batches_of(texts_of(options.inputs, model, _written(options)), model, options.batch_size)
+    elif model.reads == "series":
+        preparation = {**(model.preparation or {}), **_written(options)}
+        batches = _series(options.inputs, model, preparation, options.batch_size)
     else:
         batches = _csv_rows(options.inputs, {**(model.preparation or {}), **_written(options)}, options.batch_size)
     label = None if options.label is None else class_index(model, options.label)
@@ -207,8 +255,9 @@ def _rows(model: "Model", options: argparse.Namespace, notes: Notes) -> Iterator
         raise UserError(f"{type(model).__name__} is conditional: give the class of the images with --label")
     with torch.inference_mode():
         for origins, x in batches:
-            notes.look_at(x, origins)
-            x = x.to(model.device)
+            if model.reads in ("image", "row"):
+                notes.look_at(x, origins)
+            x = _moved(x, model.device)
             if options.features:
                 net: Any = model.net
                 predictions = [{"features": values} for values in net(model.standardize(x)).flatten(1).tolist()]
@@ -219,12 +268,21 @@ def _rows(model: "Model", options: argparse.Namespace, notes: Notes) -> Iterator
                 yield {**origin, **prediction}
 
 
+def _moved(x: Any, device: Any) -> Any:
+    """Move a tensor, or a tuple or NamedTuple of tensors, to a device."""
+    if not isinstance(x, tuple):
+        return x.to(device)
+    parts = [part.to(device) for part in x]
+    return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
+
+
 def _plain(
     model: "Model", output: Any, top: int, origins: list[dict[str, Any]], pictures: "PictureWriter | None"
 ) -> list[dict[str, Any]]:
     """Convert the output of ``predict_step`` to plain data.
 
-    One dict per example: label and probability, value in the target's unit, share of each class, or reconstruction error.
+    One dict per example: label and probability, value in the target's unit, share of each class, reconstruction error, or what a
+    language model says of a text.
     """
     name = type(model).__name__
     makes_pictures = model.makes in ("mask", "image")
@@ -237,26 +295,42 @@ def _plain(
     if model.makes == "label":
         return _labels(model, output, top)
     if model.makes == "number":
-        return _values(model, output["value"])
+        return _values(model, output)
     if makes_pictures and pictures is not None:
         return pictures.rows(model, output, [Path(origin["file"]) for origin in origins])
-    numbers = {key: v.tolist() for key, v in output.items() if v.ndim == 1} if isinstance(output, dict) else {}
+    plain = output.items() if isinstance(output, dict) else ()
+    numbers = {key: v if isinstance(v, list) else v.tolist() for key, v in plain if isinstance(v, list) or v.ndim == 1}
     if not numbers:
         raise UserError(f"zoo predict prints labels, values and masks, and {name} predicts none of them")
     return [dict(zip(numbers, row, strict=True)) for row in zip(*numbers.values(), strict=True)]
 
 
-def _values(model: "Model", value: "Tensor") -> list[dict[str, Any]]:
-    if value.ndim == 1:
-        return [{"value": number} for number in value.tolist()]
-    count = value.shape[1]
+def _values(model: "Model", output: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the value of each example, by name where there are several; of a series a list of those of its steps."""
+    value: Tensor = output["value"]
+    by_step = getattr(model, "by_step", False)
+    rows = value.tolist()
+    if by_step and "lengths" in output:
+        rows = [row[:end] for row, end in zip(rows, output["lengths"].tolist(), strict=True)]
+    if value.ndim == 1 + by_step:
+        return [{"value": row} for row in rows]
+    count = value.shape[-1]
     known = ((model.preparation or {}).get("targets"), model.class_names)
     names = next((names for names in known if names and len(names) == count), [str(k) for k in range(count)])
-    return [{"value": dict(zip(names, row, strict=True))} for row in value.tolist()]
+
+    def named(numbers: list[float]) -> dict[str, float]:
+        return dict(zip(names, numbers, strict=True))
+
+    return [{"value": [named(step) for step in row] if by_step else named(row)} for row in rows]
 
 
 def _labels(model: "Model", output: dict[str, Any], top: int) -> list[dict[str, Any]]:
     probabilities: Tensor = output["probabilities"]
+    if getattr(model, "by_step", False):
+        if top > 1:
+            raise UserError(f"--top is for one label an example, and {type(model).__name__} gives one for each step")
+        steps = zip(output["label"], output["probability"].tolist(), strict=True)
+        return [{"label": label, "probability": each[: len(label)]} for label, each in steps]
     values, classes = probabilities.topk(min(top, probabilities.shape[1]), dim=1)
     names = model.label_names
     rows = []
@@ -279,17 +353,42 @@ def _cells(row: dict[str, Any]) -> dict[str, Any]:
     cells = {key: value for key, value in row.items() if key not in ("overlay", "mask", "reconstruction")}
     if isinstance(value := cells.pop("value", None), dict):
         cells |= {name: _number(number) for name, number in value.items()}
+    elif isinstance(value, list):
+        cells["value"] = ", ".join(
+            "/".join(map(_number, v.values())) if isinstance(v, dict) else _number(v) for v in value
+        )
     elif value is not None:
         cells["value"] = _number(value)
     if isinstance(label := row.get("label"), list):
-        cells["label"] = ", ".join(label)
+        cells["label"] = ", ".join(map(str, label))
+    if isinstance(row.get("probability"), list):
+        del cells["probability"]
     if shares := cells.pop("shares", None):
         ranked = sorted(shares.items(), key=lambda pair: -pair[1])
         cells["share of pixels"] = "  ".join(f"{name} {share:.4f}" for name, share in ranked if share)
     for key, number in cells.items():
         if isinstance(number, float):
             cells[key] = f"{number:.4f}" if key == "probability" else f"{number:.6g}"
+    for key in ("text", "continuation"):
+        if key in cells:
+            cells[key] = cells[key].replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
     if "top" in row:
         del cells["top"]
         cells["most probable"] = "  ".join(f"{pair['label']} {pair['probability']:.4f}" for pair in row["top"])
     return cells
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    """Return a table; of one text and what a language model says of it a list, as it is wide."""
+    if len(rows) == 1 and "continuation" in rows[0]:
+        return columns([(name.replace("_", " "), str(value)) for name, value in rows[0].items()], rule=False)
+    order = ("file", "row", "line")  # in front, where some inputs have them and others do not
+    keys = [*dict.fromkeys(key for row in rows for key in row)]
+    keys.sort(key=lambda key: order.index(key) if key in order else len(order))
+    cells = [[_shortened(key, row.get(key, "")) for key in keys] for row in rows]
+    return columns([[key.replace("_", " ") for key in keys], *cells])
+
+
+def _shortened(key: str, cell: Any) -> Any:
+    too_long = key in ("text", "continuation") and len(cell) > _SHOWN
+    return f"{cell[: _SHOWN - 3]}..." if too_long else cell
