@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.autoencoder import RecurrentAutoencoderNet
-from zoo.blocks import Series, real_steps, reverse
+from zoo.blocks import Series, real_steps
 from zoo.testing import check_module
 
 F64 = torch.float64
@@ -71,13 +71,6 @@ def test_reversed_the_last_step_is_written_first() -> None:
     padded = net.decode(z.expand(2, -1), torch.tensor([6, 2]))
     torch.testing.assert_close(padded[1, :2], short[0], rtol=1e-12, atol=1e-12)
     assert not torch.allclose(build(order="same").decode(z)[:, -2:], build(order="same").decode(z, steps=2))
-
-
-def test_reverse_is_its_own_inverse_and_leaves_padding() -> None:
-    x = torch.arange(8.0).view(2, 4, 1)
-    assert reverse(x, torch.tensor([4, 2])).flatten().tolist() == [3, 2, 1, 0, 5, 4, 6, 7]
-    assert torch.equal(reverse(reverse(x, torch.tensor([4, 2])), torch.tensor([4, 2])), x)
-    assert reverse(x, None).flatten().tolist() == [3, 2, 1, 0, 7, 6, 5, 4]
 
 
 def task(**arguments: Any) -> zoo.RecurrentAutoencoder:

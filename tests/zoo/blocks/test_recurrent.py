@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from zoo.blocks import Recurrent, Series, at_end, real_steps, split_series
+from zoo.blocks import Recurrent, Series, at_end, real_steps, reverse, split_series
 from zoo.blocks.recurrent import Cell
 from zoo.tasks.shared_random import SharedRandom
 
@@ -197,6 +197,13 @@ def test_helpers_of_series() -> None:
     assert real_steps(torch.tensor([1, 3]), 4).int().tolist() == [[1, 0, 0, 0], [1, 1, 1, 0]]
     assert at_end(values, torch.tensor([1, 3])).flatten().tolist() == [0, 6]
     assert at_end(values, None).flatten().tolist() == [3, 7]
+
+
+def test_reverse_is_its_own_inverse_and_leaves_padding() -> None:
+    x = torch.arange(8.0).view(2, 4, 1)
+    assert reverse(x, torch.tensor([4, 2])).flatten().tolist() == [3, 2, 1, 0, 5, 4, 6, 7]
+    assert torch.equal(reverse(reverse(x, torch.tensor([4, 2])), torch.tensor([4, 2])), x)
+    assert reverse(x, None).flatten().tolist() == [3, 2, 1, 0, 7, 6, 5, 4]
 
 
 # States -----------------------------------------------------------------------------------------------------------------
