@@ -126,3 +126,14 @@ def test_every_recipe_is_listed_by_its_model(zoo: Zoo) -> None:
         model = yaml.safe_load(recipe.path.read_text())["model"]
         name = model["init_args"].get("net") or classes[model["class_path"].rpartition(".")[2]]
         assert recipe.name in zoo("models", name).out
+
+
+def test_shapes_of_texts_and_series_have_a_t(zoo: Zoo) -> None:
+    text = zoo("models", "gru_lm").out
+    assert re.search(
+        r"(?m)^input +B x T  tokens, V = 256\noutput +B x T x 256\n\nT is any length; .* T = 16\.\n\Z", text
+    )
+    assert re.search(r"(?m)^input +B x T x 1\noutput +B x 10$", zoo("models", "gru_classifier").out)
+    assert re.search(r"(?m)^input +B x T x 1\noutput +B x 12 x 1$", zoo("models", "gru_forecaster").out)
+    assert re.search(r"(?m)^features 1 +B x 128 x T$", zoo("models", "fcn_series").out)
+    assert " x T" not in zoo("models", "lenet5").out

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def log_probability(model: Any, text: str) -> float:
     """The sum over all characters but the first, one at a time."""
     tokens = [LETTERS["tokens"].index(letter) for letter in text]
     state, total = model.net.init_state(1), 0.0
-    for this, following in zip(tokens, tokens[1:], strict=False):
+    for this, following in pairwise(tokens):
         logits, state = model.net.step(torch.tensor([this]), state)
         total += float(logits.double().log_softmax(dim=1)[0, following])
     return total

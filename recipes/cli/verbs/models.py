@@ -148,15 +148,20 @@ def _one(entry: "Entry", size: int | None) -> str:
         ("recipes", ", ".join(_recipes(entry)) or "none yet"),
         ("weights", ", ".join(weights) or "none by name"),
     ]
-    stages: list[tuple[str, str]] = [("stage", "shape"), ("input", _shape(inputs[0]))]
+    longer = _longer(model, inputs)
+    kind = f"  tokens, V = {model.vocab_size}" if model.reads == "text" else ""
+    stages: list[tuple[str, str]] = [("stage", "shape"), ("input", _shape(inputs[0], longer and longer[0]) + kind)]
     with suppress(ValueError, AttributeError):  # it has none
-        stages += [(f"features {i}", _shape(m)) for i, m in enumerate(net.features(*inputs), start=1)]
+        maps = net.features(*inputs)
+        more = net.features(*longer) if longer else [None] * len(maps)
+        stages += [(f"features {i}", _shape(*pair)) for i, pair in enumerate(zip(maps, more, strict=True), start=1)]
     if isinstance(encoder := getattr(net, "encoder", None), ConvNet):
         stages += [(f"encoder {i}", _shape(m)) for i, m in enumerate(encoder.features(*inputs), start=1)]
     if hasattr(net, "encode"):
         stages.append(("code", f"B x {net.latent_dim}"))
-    stages.append(("output", _shape(net(*inputs))))
-    return facts(rows) + "\n\n" + columns(stages)
+    stages.append(("output", _shape(net(*inputs), longer and net(*longer))))
+    any_length = f"\n\nT is any length; multiply-adds are for T = {inputs[0].shape[1]}." if longer else ""
+    return facts(rows) + "\n\n" + columns(stages) + any_length
 
 
 def _arguments(entry: "Entry") -> tuple[str, str]:
@@ -194,8 +199,25 @@ def _multiply_adds(net: "nn.Module", inputs: "list[Tensor]") -> str:
     return f"{counter.get_total_flops() // 2:,} per example (twice as many FLOPs; convolutions and matrix products)"
 
 
-def _shape(x: "Tensor") -> str:
-    return " x ".join(["B", *map(str, x.shape[1:])])
+def _longer(model: "Model", inputs: "list[Tensor]") -> "list[Tensor] | None":
+    """Return series or texts with one step more; None for other inputs, or for a net that takes one length alone."""
+    import torch
+
+    if model.reads not in ("text", "series"):
+        return None
+    longer = [torch.cat([part, part[:, :1]], dim=1) for part in inputs]
+    net: Any = model.net
+    try:
+        net(*longer)
+    except (RuntimeError, ValueError):
+        return None
+    return longer
+
+
+def _shape(x: "Tensor", longer: "Tensor | None" = None) -> str:
+    """Return a shape with B for the batch, and T for an axis that has a step more where the input has."""
+    more = x.shape if longer is None else longer.shape
+    return " x ".join(["B", *(str(n) if n == m else "T" for n, m in zip(x.shape[1:], more[1:], strict=True))])
 
 
 def _recipes(entry: "Entry") -> list[str]:
