@@ -1,5 +1,7 @@
 """Forecasting: losses and metrics in the series' own unit, against numpy; what counts; what does not fit."""
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from kit import assert_reloads, quiet_trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 import zoo
@@ -124,6 +127,38 @@ def test_a_fit_takes_what_the_data_know(tmp_path: Path) -> None:
     assert (model.input_shape, model.preparation) == ((6, 3), data.preparation)
     assert {"val/loss", "val/rmse", "val/mae", "val/relative_mae"} <= trainer.callback_metrics.keys()
     assert_reloads(model.eval(), torch.rand(2, 6, 3), tmp_path)
+
+
+class Log(Callback):
+    """Write what was logged into a file: ranks are processes of their own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            values = {name: value.item() for name, value in trainer.callback_metrics.items()}
+            self.path.write_text(json.dumps(values))
+
+
+def test_two_ranks_log_what_one_logs(tmp_path: Path) -> None:
+    """Missing targets, and an odd number of windows: one rank has an example less."""
+    path = tmp_path / "gaps.csv"
+    path.write_text("\n".join(["t,v", *(f"{i},{'' if i % 7 == 3 else i % 5}" for i in range(75))]) + "\n")
+    found = []
+    for ranks in (1, 2):
+        torch.manual_seed(0)
+        data = TimeSeriesDataModule(
+            str(path), "t", context=6, horizon=2, season=5, fill="forward", batch_size=8 // ranks
+        )
+        model = RecurrentForecaster(horizon=2, season=5, width=4, optimizer="SGD", lr=0.1)
+        log = Log(tmp_path / f"{ranks}.json")
+        os.environ["PL_GLOBAL_SEED"] = "0"
+        quiet_trainer(log, ranks=ranks, max_epochs=1).fit(model, datamodule=data)
+        assert ranks == 2 or len(data._parts["val"]) % 2  # of two ranks, they are in other processes
+        found.append(json.loads(log.path.read_text()))
+    assert {"train/loss", "train/mae", "val/loss", "val/rmse", "val/mae", "val/relative_mae"} <= found[0].keys()
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
 
 
 @pytest.mark.parametrize(
