@@ -281,7 +281,10 @@ def test_processes_draw_states_and_dropout_of_one_stream() -> None:
 def test_dropout_acts_between_layers_in_training() -> None:
     """Neither on the input nor on the output: with all of it dropped, the last layer reads zeros."""
     net, x = build("gru", num_layers=2, dropout=0.999999), series()
+    read: list[Tensor] = []
+    net.layers[0].register_forward_pre_hook(lambda layer, args: read.append(args[0]))
     outputs, _ = net(x)
+    assert torch.equal(read[0], x)
     wanted, _ = net.layers[1](torch.zeros(4, 7, 5, dtype=F64))
     torch.testing.assert_close(outputs, wanted, rtol=1e-12, atol=1e-12)
     assert torch.equal(net.eval()(x)[0], net(x)[0])
