@@ -12,7 +12,8 @@ from kit import BatchRecorder, assert_resumes, quiet_trainer, record_batches, sa
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from datamodules import AustenDataModule, Segment, TextDataModule, TextFileDataModule
-from datamodules.texts import encode, read_texts, vocabulary_of
+from datamodules.texts import encode, read_texts, size_of, vocabulary_of
+from zoo.blocks.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 
@@ -82,6 +83,20 @@ def test_a_missing_file_is_refused() -> None:
 
 
 # Vocabularies -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("kind", ["characters", "bytes", "bpe"])
+def test_a_model_reads_and_writes_the_same_tokens(kind: Any, padded: bool) -> None:
+    text = TEXT + WORDS + "<pad>"
+    vocabulary = vocabulary_of(kind, [text], [TEXT], 270, padded)
+    model = Vocabulary(vocabulary)
+    (tokens,) = (part.tolist() for part in encode([text], vocabulary))
+    assert tokens == model.encode(text)
+    assert model.decode(tokens) == text
+    assert model.size == size_of(vocabulary)
+    assert model.padding == (model.size - 1 if padded else None)
+    assert not padded or max(tokens) < model.size - 1
 
 
 def test_characters_are_those_of_the_whole_text_in_their_order() -> None:

@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -225,3 +226,18 @@ def test_smoothed_shares_are_a_distribution() -> None:
             shares = [np.exp(-method.losses(np.array([before, token])))[0] for token in range(4)]
             assert sum(shares) == pytest.approx(1)
             assert min(shares) > 0
+
+
+def test_the_table_of_a_text_file(zoo: Zoo) -> None:
+    Path("text.txt").write_text(TEXT)
+    result = zoo(
+        "baselines", "recurrent/text_file", "--data.context=8", "--data.batch_size=4", "--data.test_fraction=0"
+    )
+    assert (result.code, result.err) == (0, "")
+    val = math.ceil(len(TEXT) / 10)
+    about = f"recurrent/text_file: {len(TEXT) - val} train, {val} val tokens of {len(set(TEXT))} different ones\n"
+    assert about in result.out
+    scores = rows(result.out)
+    assert [*scores] == ["unigram", "bigram"]
+    assert all(test == "-" for _, test in scores.values())
+    assert "val/loss" in result.out

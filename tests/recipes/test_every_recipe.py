@@ -19,7 +19,11 @@ every_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: rec
 MEASURED = [recipe for recipe in RECIPES if recipe.bound]
 every_measured_recipe = pytest.mark.parametrize("recipe", MEASURED, ids=lambda recipe: recipe.name)
 THIN = ["--model.encoder_args={width: 4}", "--model.encoder_weights=null", "--data.size=32", "--data.num_workers=0"]
-TEXTS = ("recurrent/lstm_reverse",)  # what these models make is no picture
+TEXTS = (
+    "recurrent/gru_austen",
+    "recurrent/lstm_reverse",
+    "recurrent/text_file",
+)  # what these models make is no picture
 MORE = {"gan/wgan_gp_grid": {"test/modes": 24}}  # further bounds of a recipe
 SMALLER = {  # what makes one batch of a large net a matter of a second
     "cnn/resnet110_cifar100": ["--model.width=4"],
@@ -29,6 +33,9 @@ SMALLER = {  # what makes one batch of a large net a matter of a second
         "--data.size=32",
         "--data.num_workers=0",
     ],
+    "recurrent/gru_austen": ["--model.width=16"],
+    "recurrent/text_file": ["--model.width=16"],
+    "recurrent/text_table": ["--model.width=16"],
     "cnn/resnet50_imagenet": ["--model.width=8", "--data.size=32", "--data.num_workers=0"],
     "segmentation/fcn8s_voc": THIN,
     "segmentation/unet_folder": THIN,
@@ -50,7 +57,9 @@ def test_form(recipe: catalog.Recipe) -> None:
     assert recipe.title != recipe.summary
     assert f"#   run     zoo fit -c {recipe.name}\n" in text
     assert recipe.takes
-    assert recipe.bound or re.match(r"published, not reproduced by us|depends on your (images|table)", recipe.expect)
+    assert recipe.bound or re.match(
+        r"published, not reproduced by us|depends on your (images|table|texts?)", recipe.expect
+    )
     assert recipe.bound is None or re.search(r"\(measured -?[\d.]+, -?[\d.]+--?[\d.]+ over 3 seeds\)", recipe.expect)
     config = yaml.safe_load(text)
     assert isinstance(config["seed_everything"], int)
@@ -91,6 +100,15 @@ def provide_data(recipe: catalog.Recipe, patch: pytest.MonkeyPatch) -> list[str]
         return []
     elif cls is datamodules.TimeSeriesDataModule:
         Path("series.csv").write_text("\n".join(["time,value", *(f"{i},{i % 7}" for i in range(80))]) + "\n")
+        return []
+    elif cls is datamodules.TextFileDataModule:
+        Path("text.txt").write_bytes(("\ufeff" + "Naïve café, façade.\r\n" * 500).encode())
+        return []
+    elif cls is datamodules.TextTableDataModule:
+        rows = [
+            f'"{word}, and {i} more",{label}' for i in range(20) for word, label in (("fine", "good"), ("no", "bad"))
+        ]
+        Path("texts.csv").write_text("\n".join(["text,label", *rows]) + "\n")
         return []
     elif cls is datamodules.OxfordIIITPetDataModule:
         pets(Path("data"))

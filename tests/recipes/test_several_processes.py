@@ -81,3 +81,20 @@ def test_the_process_that_forks_knows_what_the_others_have_done(zoo: Zoo) -> Non
     assert "#   data    fingerprint " in (run / "config.yaml").read_text()
     rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
     assert [row["step"] for row in rows if row["test/acc"]] == ["20"]
+
+
+def test_the_lanes_of_a_text_have_the_same_weights_over_two_epochs(zoo: Zoo) -> None:
+    """Rank r has the lanes r::2, and carries their states."""
+    Path("text.txt").write_text("".join(f"{i} times {i % 7} is {i * (i % 7)}.\n" for i in range(50)))
+    tiny = ("--model.width=8", "--model.dropout=0", "--data.context=8", "--trainer.max_epochs=2")
+    ends = []
+    for i, processes in enumerate((1, 2)):
+        several = ("--trainer.devices=2", "--trainer.strategy=ddp_fork") if processes == 2 else ()
+        size = f"--data.batch_size={4 // processes}"
+        result = zoo("fit", "-c", "recurrent/text_file", *tiny, "--trainer.precision=64-true", size, *several)
+        assert result.code == 0, result.err
+        run = Path("runs/recurrent/text_file", f"version_{i}")
+        ends.append((weights(run), re.findall(r"(?m)^(?:test|val)/\w+ +(\S+)", result.out)))
+    assert gap(ends[0][0], ends[1][0]) < 1e-6
+    assert len(ends[0][1]) >= 4
+    assert ends[0][1] == ends[1][1]
