@@ -150,7 +150,10 @@ def _one(entry: "Entry", size: int | None) -> str:
     ]
     longer = _longer(model, inputs)
     kind = f"  tokens, V = {model.vocab_size}" if model.reads == "text" else ""
-    stages: list[tuple[str, str]] = [("stage", "shape"), ("input", _shape(inputs[0], longer and longer[0]) + kind)]
+    stages: list[tuple[str, str]] = [
+        ("stage", "shape"),
+        ("input", _shape(inputs[0], longer[0] if longer else None) + kind),
+    ]
     with suppress(ValueError, AttributeError):  # it has none
         maps = net.features(*inputs)
         more = net.features(*longer) if longer else [None] * len(maps)
@@ -159,7 +162,7 @@ def _one(entry: "Entry", size: int | None) -> str:
         stages += [(f"encoder {i}", _shape(m)) for i, m in enumerate(encoder.features(*inputs), start=1)]
     if hasattr(net, "encode"):
         stages.append(("code", f"B x {net.latent_dim}"))
-    stages.append(("output", _shape(net(*inputs), longer and net(*longer))))
+    stages.append(("output", _shape(net(*inputs), net(*longer) if longer else None)))
     any_length = f"\n\nT is any length; multiply-adds are for T = {inputs[0].shape[1]}." if longer else ""
     return facts(rows) + "\n\n" + columns(stages) + any_length
 
