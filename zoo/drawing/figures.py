@@ -248,6 +248,8 @@ def fitted_curve(x: Tensor, y: Tensor, predict: Callable[[Tensor], Tensor]) -> T
 def state_maps(states: Sequence[Tensor], titles: Sequence[str]) -> Tensor:
     """Draw the state of a recurrent layer over the steps: blue below 0, red above, one panel a sequence.
 
+    Panels of short sequences stand side by side, those of long ones one below another.
+
     Args:
         states: Of each sequence ``(W, T)``: a row a unit, a column a step. Colors reach to the largest absolute value of all.
         titles: Title of each panel.
@@ -256,9 +258,10 @@ def state_maps(states: Sequence[Tensor], titles: Sequence[str]) -> Tensor:
 
     largest = max(1e-9, *(part.abs().max().item() for part in states))
     height, steps = min(5.0, 1.2 + 0.05 * states[0].shape[0]), max(part.shape[1] for part in states)
-    figure = new_figure(min(12.0, 3.0 + 0.12 * steps), height * len(states))
+    rows, columns = (1, len(states)) if steps <= 20 else (len(states), 1)
+    figure = new_figure(min(12.0, 1.0 + (2.0 + 0.12 * steps) * columns), height * rows)
     for i, (part, title) in enumerate(zip(states, titles, strict=True)):
-        axes = figure.add_subplot(len(states), 1, i + 1)
+        axes = figure.add_subplot(rows, columns, i + 1)
         shown = axes.imshow(
             part.double().numpy(), cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest"
         )
@@ -266,7 +269,7 @@ def state_maps(states: Sequence[Tensor], titles: Sequence[str]) -> Tensor:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         title = drawable(shortened(title, 80))
         axes.set_title(title, fontsize=10, parse_math=False, family=family([title]))
-    figure.colorbar(shown, ax=figure.axes, shrink=min(1.0, 2 / len(states)), label="state")
+    figure.colorbar(shown, ax=figure.axes, shrink=min(1.0, 2 / rows), label="state")
     return to_image(figure)
 
 
