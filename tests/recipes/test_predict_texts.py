@@ -30,8 +30,8 @@ def lm(tmp_cwd: Path) -> Any:
 
 
 def log_probability(model: Any, text: str) -> float:
-    """The sum over all characters but the first, one at a time."""
-    tokens = [LETTERS["tokens"].index(letter) for letter in text]
+    """The sum over all characters, one at a time; the first comes after a line feed."""
+    tokens = [LETTERS["tokens"].index(letter) for letter in f"\n{text}"]
     state, total = model.net.init_state(1), 0.0
     for this, following in pairwise(tokens):
         logits, state = model.net.step(torch.tensor([this]), state)
@@ -50,7 +50,7 @@ def test_what_a_language_model_says_of_texts(zoo: Zoo, lm: Any) -> None:
     ]
     for row in rows:
         with torch.no_grad():
-            nats, count = -log_probability(lm, row["text"]), len(row["text"]) - 1
+            nats, count = -log_probability(lm, row["text"]), len(row["text"])
         assert row["log_probability"] == pytest.approx(-nats, rel=1e-5)
         assert row["tokens"] == count
         assert row["perplexity"] == pytest.approx(math.exp(nats / count), rel=1e-5)
@@ -61,7 +61,8 @@ def test_what_a_language_model_says_of_texts(zoo: Zoo, lm: Any) -> None:
     assert [line.split()[:2] for line in table[2:4]] == [["lines.txt", "1"], ["lines.txt", "4"]]
     one = dict(line.split("  ", 1) for line in zoo("predict", "lm", "ab").out.splitlines())
     assert list(one)[:2] == ["text", "log probability"]
-    assert one["tokens"].strip() == "1"
+    assert one["tokens"].strip() == "2"
+    assert json.loads(zoo("predict", "lm", "a", "--json").out)[0]["tokens"] == 1
 
 
 def test_the_standard_input(zoo: Zoo, lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +91,6 @@ def test_the_standard_input(zoo: Zoo, lm: Any, monkeypatch: pytest.MonkeyPatch) 
         (["empty.txt"], ["empty.txt is empty"]),
         (["nothing.txt"], ["no such file: nothing.txt"]),
         (["."], [". is a folder"]),
-        (["a"], ["the text is a single token"]),
         (["ab", "-o", "out"], ["-o is for models of images", "reads texts"]),
         (["ab", "--top", "2"], ["--top is for classifiers"]),
         (["ab", "--features"], ["--features: RecurrentLM has no head to remove"]),
@@ -105,7 +105,7 @@ def test_what_cannot_be_read(zoo: Zoo, lm: Any, words: list[str], message: list[
 
 def test_a_text_longer_than_the_net_reads(zoo: Zoo, lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(lm.net), "max_length", 4, raising=False)
-    assert_one_line(zoo("predict", "lm", "ababab"), "5 tokens, and the net reads 4 at most")
+    assert_one_line(zoo("predict", "lm", "ababab"), "6 tokens, and the net reads 4 at most")
 
 
 def test_a_model_without_a_vocabulary(zoo: Zoo, tmp_cwd: Path) -> None:

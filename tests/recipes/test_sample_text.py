@@ -103,4 +103,4 @@ def test_what_cannot_be_asked_for(zoo: Zoo, model: Any, args: list[str], words: 
 
 def test_a_prompt_longer_than_the_net_reads(zoo: Zoo, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(model.net), "max_length", 8, raising=False)
-    assert_one_line(zoo("sample", "lm", "--prompt", "a" * 9, "--tokens", 1), "9 tokens, and the net reads 8 at most")
+    assert_one_line(zoo("sample", "lm", "--prompt", "a" * 8, "--tokens", 1), "9 tokens, and the net reads 8 at most")

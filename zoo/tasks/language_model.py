@@ -285,14 +285,15 @@ class LanguageModelTask(Task):
     def batch_of(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the batch ``(x, y, weight)`` that :meth:`predict_step` takes of texts, padded at the end.
 
-        A text begins after the end token, if the vocabulary has one; else its first token is given, and predicts the second.
+        A text begins after the end token, or as a new line does, after a line feed; if the vocabulary has neither, its first token
+        is given, and predicts the second.
 
         Raises:
             ValueError: A text that cannot be read, or too short a one.
         """
-        end, rows = self.tokenizer.end, []
+        rows = []
         for i, text in enumerate(texts):
-            tokens = [*([] if end is None else [end]), *self.tokenizer.encode(text)]
+            tokens = [*self._opening(), *self.tokenizer.encode(text)]
             if len(tokens) < 2:
                 what = "a single token" if text else "empty"
                 which = f"text {i + 1}" if len(texts) > 1 else "the text"
@@ -364,7 +365,7 @@ class LanguageModelTask(Task):
         Args:
             count: Number of texts, >= 1.
             seed: Seed of the draws.
-            prompt: What every text begins with. Without one it begins after the end token, or as a new line does.
+            prompt: What every text begins with, after an end token or, where there is none, as a new line.
             temperature, top_k, top_p, min_p: See :func:`zoo.decoding.sample`.
             tokens: Largest number of tokens after the prompt, >= 1.
 
@@ -408,18 +409,25 @@ class LanguageModelTask(Task):
 
     def _beginning(self, prompt: str) -> tuple[int, list[int], list[int]]:
         """The first token that is read, those that are given after it, and what of the former is shown."""
-        given, end = self.tokenizer.encode(prompt), self.tokenizer.end
-        if end is not None:
-            return end, given, []
-        if given:
-            return given[0], given[1:], given[:1]
+        given, opening = self.tokenizer.encode(prompt), self._opening()
+        if opening:
+            return opening[0], given, []
+        if not given:
+            raise ValueError("the vocabulary has neither an end token nor a line feed to begin after: give a prompt")
+        return given[0], given[1:], given[:1]
+
+    def _opening(self) -> list[int]:
+        """The token that a text begins after: its end, or a line feed; none where the vocabulary has neither.
+
+        A net that has read one long text hardly knows how to begin without any.
+        """
+        if self.tokenizer.end is not None:
+            return [self.tokenizer.end]
         try:
-            (line,) = self.tokenizer.encode("\n")
-        except ValueError as error:  # unknown, or no symbol
-            raise ValueError(
-                "the vocabulary has neither an end token nor a line feed to begin after: give a prompt"
-            ) from error
-        return line, [], []
+            line = self.tokenizer.encode("\n")
+        except ValueError:  # not in the vocabulary
+            return []
+        return line if len(line) == 1 else []
 
     def _drawn(self, start: int, prefix: list[int], count: int, tokens: int) -> dict[str, Any]:
         """Arguments of :func:`zoo.decoding.sample`, without those of the draws."""

@@ -17,6 +17,7 @@ from zoo.tasks import LanguageModelTask
 
 LETTERS = {"kind": "characters", "tokens": ["<pad>", "<end>", *"abé\n"], "padding": 0, "end": 1, "tokenizer": None}
 PLAIN = {"kind": "characters", "tokens": [*"abé\n"], "padding": None, "end": None, "tokenizer": None}
+NO_LINES = {**PLAIN, "tokens": [*"abé "]}
 
 
 class Bigram(nn.Module):
@@ -246,14 +247,14 @@ def test_render_shows_how_a_text_of_the_batch_goes_on() -> None:
 # Judging text -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("vocabulary", [LETTERS, PLAIN])
-def test_a_text_is_as_probable_as_its_tokens(vocabulary: dict[str, Any]) -> None:
-    """With an end token the first one counts, too; without, it is given."""
-    model, texts = task(vocabulary), ["abéa", "ba", "\n\n\nb"]
+@pytest.mark.parametrize(("vocabulary", "opening"), [(LETTERS, [1]), (PLAIN, [3]), (NO_LINES, [])])
+def test_a_text_is_as_probable_as_its_tokens(vocabulary: dict[str, Any], opening: list[int]) -> None:
+    """The first token counts, too: it comes after the end token, or after a line feed; without any of them it is given."""
+    model, texts = task(vocabulary), ["abéa", "ba", f"{vocabulary['tokens'][-1] * 3}b"]
     found = model.predict_step(model.batch_of(texts))
     table = model.net.table.log_softmax(dim=1)
     for i, text in enumerate(texts):
-        tokens = [*([1] if vocabulary is LETTERS else []), *Vocabulary(vocabulary).encode(text)]
+        tokens = [*opening, *Vocabulary(vocabulary).encode(text)]
         wanted = sum(float(table[a, b]) for a, b in pairwise(tokens))
         count = len(tokens) - 1
         assert float(found["log_probability"][i]) == pytest.approx(wanted)
@@ -289,7 +290,7 @@ def test_a_batch_of_the_data_is_judged_as_it_is() -> None:
 @pytest.mark.parametrize(("text", "what"), [("", "empty"), ("a", "a single token")])
 def test_a_text_without_anything_to_predict_is_refused(text: str, what: str) -> None:
     with pytest.raises(ValueError, match=f"text 2 is {what}: there is nothing to predict in it"):
-        task(PLAIN).batch_of(["ab", text])
+        task(NO_LINES).batch_of(["ab", text])
 
 
 # Fitting ----------------------------------------------------------------------------------------------------------------
