@@ -284,7 +284,8 @@ def _inputs(model: Model, batch_size: int, size: tuple[int, ...] | None = None) 
         return torch.rand(shape, generator=generator, dtype=torch.promote_types(x.dtype, model.mean.dtype))
 
     first, *rest = tree_map(fill, model.example_inputs(batch_size))
-    if model.reads == "row" and isinstance(first, Tensor) and first.shape[-1] == model.mean.numel() and first.ndim == 2:
+    rows = {"row": 2, "series": 3}.get(model.reads or "")  # axes of columns in units of the data
+    if isinstance(first, Tensor) and first.ndim == rows and first.shape[-1] == model.mean.numel():
         first = first * model.std + model.mean
     return first, *rest
 

@@ -261,3 +261,13 @@ def test_a_regressor_of_differences_meets_a_trend(tmp_path: Path) -> None:
     data = TimeSeriesDataModule(str(path), "t", context=6, horizon=3)
     assert baselines(data, "least squares")["least squares"]["test/mae"] < 1e-3
     assert CO2DataModule().season == 12
+
+
+def test_a_forecaster_of_large_numbers_is_exported(zoo: Zoo) -> None:
+    """The file is compared with the model on series like those of training: a level of 900 is no level of 0."""
+    model = package.RecurrentForecaster(width=8, horizon=6).set_standardization([919.0], [169.0])
+    model.target_mean.fill_(919.0)
+    model.target_std.fill_(169.0)
+    model.input_shape = (10, 1)
+    model.save_pretrained("river")
+    assert zoo("export", "river", "-o", "river.onnx").out.endswith("equal to the model\n")
