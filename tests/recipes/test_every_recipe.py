@@ -21,6 +21,7 @@ every_measured_recipe = pytest.mark.parametrize("recipe", MEASURED, ids=lambda r
 THIN = ["--model.encoder_args={width: 4}", "--model.encoder_weights=null", "--data.size=32", "--data.num_workers=0"]
 TEXTS = (
     "recurrent/gru_austen",
+    "recurrent/lstm_copy",
     "recurrent/lstm_reverse",
     "recurrent/text_file",
 )  # what these models make is no picture
