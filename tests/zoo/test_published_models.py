@@ -92,6 +92,12 @@ MODELS: dict[str, dict[str, Any]] = {
     # torchvision: batch norm, 3x3 in the third branch, dropout 0.2; Caffe's bvlc_googlenet and the paper: 40% and 70%
     "googlenet": {**GOOGLENET, "module": "reduced", "branch5x5": False, "norm": "batch", "dropout": 0.2},
     "googlenet_naive": {**GOOGLENET, "module": "naive", "branch5x5": True, "norm": "batch", "dropout": 0.2},
+    "fcn_series": {"width": 128, "kernel_sizes": (8, 5, 3)},  # arXiv:1611.06455, section 2.2
+    # no paper's sizes: a layer; the normalization of Kim et al. 2022
+    **{
+        f"{name}_forecaster": {"cell": cell, "num_layers": 1, "dropout": 0.0, "normalization": "window"}
+        for name, cell in (("rnn", "rnn_tanh"), ("lstm", "lstm"), ("gru", "gru"))
+    },
     "googlenet_published": {**GOOGLENET, "module": "reduced", "branch5x5": True, "norm": "none", "dropout": 0.4},
     # arXiv:1505.00387, section 3.1: 50 blocks wide
     **{

@@ -22,6 +22,7 @@ ARGUMENTS: dict[type[zoo.Task], Any] = {
     tasks.ClassificationTask: tasks.ClassificationArguments,
     tasks.RegressionTask: tasks.RegressionArguments,
     tasks.ForecastingTask: tasks.ForecastingArguments,
+    tasks.LanguageModelTask: tasks.TaskArguments,
     tasks.SegmentationTask: tasks.SegmentationArguments,
     tasks.ReconstructionTask: tasks.ReconstructionArguments,
     tasks.VariationalTask: tasks.VariationalArguments,
@@ -29,7 +30,16 @@ ARGUMENTS: dict[type[zoo.Task], Any] = {
     SampledTask: SampledArguments,
 }
 ABSTRACT = {GenerativeTask}  # its arguments are in the TypedDicts of its subclasses
-GIVEN_BY_THE_FAMILY = {"net", "num_classes", "num_outputs", "horizon", "net_args", "in_channels", "preprocessing"}
+GIVEN_BY_THE_FAMILY = {
+    "net",
+    "num_classes",
+    "num_outputs",
+    "horizon",
+    "vocab_size",
+    "net_args",
+    "in_channels",
+    "preprocessing",
+}
 
 # A family's own arguments are those of its net, but for the names in the first set, which the net does not have, and those in
 # the second, which the family does not have.
@@ -45,11 +55,14 @@ EXCEPTIONS: dict[type[zoo.Task], tuple[set[str], set[str]]] = {
     zoo.PerceptronClassifier: ({"num_classes", "mode", "rule"}, set()),  # it has two classes
     zoo.FCNSegmenter: ({"encoder_args", "encoder_weights", "in_channels"}, set()),  # the net's encoder is a module
     zoo.UNetSegmenter: ({"encoder_args", "encoder_weights", "in_channels"}, set()),
+    zoo.SequenceClassifier: ({"num_classes", "vocab_size", "padding"}, {"num_outputs"}),  # it may read tokens, too
+    zoo.SequenceRegressor: ({"vocab_size", "padding"}, set()),
 }
 OTHER_DEFAULTS = {  # and other types, where the family's argument is a name
     zoo.FCNSegmenter: {"encoder"},
     zoo.UNetSegmenter: {"encoder"},
     zoo.MLPRegressor: {"in_features", "num_outputs", "widths"},  # for tables, not for images
+    zoo.SequenceRegressor: {"num_outputs"},  # one number, not ten classes
 }
 
 
@@ -68,9 +81,9 @@ OURS = [
 ]
 
 
-def hints(cls: type) -> dict[str, Any]:
-    """Types of all constructor arguments of a class and its parents, those of the class itself first."""
-    inits = [vars(base)["__init__"] for base in cls.__mro__ if issubclass(base, zoo.Task) and "__init__" in vars(base)]
+def hints(*classes: type) -> dict[str, Any]:
+    """Types of all constructor arguments of a class and its parents (its ``__mro__``), those of the class itself first."""
+    inits = [vars(base)["__init__"] for base in classes if issubclass(base, zoo.Task) and "__init__" in vars(base)]
     found: dict[str, Any] = {}
     for init in inits:
         found = get_type_hints(init) | found
@@ -83,7 +96,7 @@ def test_every_task_has_a_typed_dict() -> None:
 
 @pytest.mark.parametrize("cls", ARGUMENTS)
 def test_a_typed_dict_is_the_signature_of_its_task(cls: type[zoo.Task]) -> None:
-    wanted = {name: hint for name, hint in hints(cls).items() if name not in GIVEN_BY_THE_FAMILY}
+    wanted = {name: hint for name, hint in hints(*cls.__mro__).items() if name not in GIVEN_BY_THE_FAMILY}
     assert get_type_hints(ARGUMENTS[cls]) == wanted
     assert not ARGUMENTS[cls].__required_keys__
 
@@ -98,7 +111,7 @@ def test_task_stands_for_the_arguments_of_the_parents(cls: type[zoo.Task]) -> No
     own = inspect.signature(cls.__init__).parameters
     (typed,) = get_args(get_type_hints(cls.__init__)["task"])
     assert get_type_hints(cls.__init__)["task"] == Unpack[typed]
-    above = hints(cls.__mro__[1])
+    above = hints(*cls.__mro__[1:])
     assert get_type_hints(typed) == {name: above[name] for name in above.keys() - own.keys() - set(OF_NAMED_NET)}
 
 
