@@ -218,9 +218,13 @@ def use_weights(module: Model, weights: str | Weights, name: str | None = None) 
     head = f"net.{_last_layer(module.net)}"
     classes = tuple(s[f"{head}.weight"].shape[0] if f"{head}.weight" in s else None for s in (state, wanted))
     with _naming(source.origin):
+        vocabulary = None if (plain := source.data.get("vocabulary")) is None else Vocabulary(plain)
         reason = _misfit(module, source, report, state, wanted, classes, head)
+    what = f"{source.origin} cannot be the weights of this {type(module.net).__name__}"
+    if vocabulary is not None and module.vocab_size not in (None, vocabulary.size):
+        raise OtherVocabulary(what, vocabulary, module.vocab_size)
     if reason is not None:
-        raise ValueError(f"{source.origin} cannot be the weights of this {type(module.net).__name__}: {reason}")
+        raise ValueError(f"{what}: {reason}")
     channels = getattr(module.net, "in_channels", None)
     for key, value in source.rest.items():
         if key in ("mean", "std"):
@@ -352,6 +356,16 @@ def _unwrapped(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], wrappe
     return state
 
 
+class OtherVocabulary(ValueError):
+    """Weights are for another number of tokens than the net is built for; what they stand for is their ``vocabulary``."""
+
+    def __init__(self, what: str, vocabulary: Vocabulary, size: int | None) -> None:
+        super().__init__(
+            f"{what}: their vocabulary has {vocabulary.size} tokens, here it has {size}: give data with the same vocabulary"
+        )
+        self.vocabulary = vocabulary
+
+
 def _misfit(
     module: Model,
     source: Weights,
@@ -373,11 +387,6 @@ def _misfit(
 
     convolutions = [n for n, part in module.net.named_modules() if isinstance(part, nn.Conv2d)]
     first = f"net.{convolutions[0]}.weight" if convolutions else ""
-    vocabulary = source.data.get("vocabulary")
-    if vocabulary is not None and module.vocab_size not in (None, size := Vocabulary(vocabulary).size):
-        return (
-            f"their vocabulary has {size} tokens, here it has {module.vocab_size}: give data with the same vocabulary"
-        )
     keeps_head = module.makes == "text"  # whose classes are tokens
     shapes = [k for k in report.reinitialized if keeps_head or not is_classifier(k)]
     shapes += [k for k in report.adapted if k != first]

@@ -27,6 +27,7 @@ from recipes.cli.yaml_files import check_section, read_recipe, read_yaml
 from zoo import registry
 from zoo.blocks.skeleton import at_most
 from zoo.blocks.vocabulary import Vocabulary
+from zoo.create import OtherVocabulary
 from zoo.pretrained.schema import check_hyperparameters
 
 # trainer arguments that options of the command line replace
@@ -210,6 +211,8 @@ class RecipeCLI(LightningCLI):
             if isinstance(cause, RuntimeError | ArithmeticError) or _is_raw(cause):
                 what = config.get("class_path", "the callbacks")
                 raise UserError(f"{key}: {what} cannot be built from its arguments: {message(cause)}") from error  # type: ignore[arg-type]
+            if isinstance(cause, OtherVocabulary) and (difference := self._difference(cause.vocabulary.description)):
+                raise UserError(f"{message(cause)}{difference}") from error
             if option := _about(key, config, cause):
                 raise UserError(f"{option}: {message(cause)}") from error  # type: ignore[arg-type]
             raise cause from None
@@ -231,12 +234,13 @@ class RecipeCLI(LightningCLI):
         for name, value in saved.items():
             if name in strict and not _same(strict[name], value) and not _completed(cls, name, strict[name], value):
                 raise contradiction(f"model.{name}", strict[name], value, self.resume)
+        theirs = (self.checkpoint.get("zoo") or {}).get("vocabulary")
         for name, value in linked.items():
             source = saved if name in saved else given
             if name in names and name in source and not _same(source[name], value):
                 what = f"the checkpoint's {name}" if source is saved else f"--model.{name}"
                 cure = "use the data it was trained on" if source is saved else "leave it out"
-                has = f"{shown(value)}{self._difference() if name == 'vocab_size' else ''}"
+                has = f"{shown(value)}{self._difference(theirs) if name == 'vocab_size' else ''}"
                 raise UserError(f"{what} {shown(source[name])} contradicts the data, which has {has}: {cure}")
         from_data = {name: value for name, value in linked.items() if name in names and name not in given}
         if missing := self._filled - from_data.keys() - saved.keys():
@@ -244,9 +248,8 @@ class RecipeCLI(LightningCLI):
         self._filled |= from_data.keys()
         return {**from_data, **saved}
 
-    def _difference(self) -> str:
-        """Where the vocabulary of the data is another one than the checkpoint's."""
-        theirs = (self.checkpoint.get("zoo") or {}).get("vocabulary")
+    def _difference(self, theirs: Mapping[str, Any] | None) -> str:
+        """Where the vocabulary of the data is another one than that of a checkpoint or of weights."""
         here = getattr(self.datamodule, "vocabulary", None)
         return "" if theirs is None or here is None else f" ({Vocabulary(theirs).difference(Vocabulary(here))})"
 
