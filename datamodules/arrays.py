@@ -300,7 +300,7 @@ def classes_of(y: Any, name: str) -> list[str]:
     if labels.dtype.kind == "i" and values != list(range(len(values))):
         raise ValueError(
             f"{name} must have all of the labels 0..K-1, got {', '.join(map(str, values[:5]))}{' ...' * (len(values) > 5)}: number "
-            f'the classes from 0, give class_names, or kind="regression" if they are amounts'
+            f'the classes from 0, give their names (texts, or class_names), or kind="regression" if they are amounts'
         )
     return [str(value) for value in values]
 

@@ -164,7 +164,10 @@ def _on_grid(values: np.ndarray, times: Times, rows: np.ndarray, step: Step, fil
         f"and {times.text(rows[gap + 1])!r} (a step is {step})"
     )
     if fill == "refuse":
-        raise ValueError(f"{where}: add what is missing, or give fill=linear or fill=forward")
+        raise ValueError(
+            f"{where}: add what is missing, give fill=linear or fill=forward, or leave the time column out (time: null, "
+            f"drop: [{times.name}]), and rows count as equally spaced"
+        )
     if count - len(rows) > _MOST_MISSING * count:
         raise ValueError(f"{where}, and {count - len(rows):,} of {count:,} rows in all: too many to fill in")
     whole = np.full((count, values.shape[1]), np.nan)
@@ -285,8 +288,8 @@ class TimeSeriesDataModule(DataModule):
 
     Time stamps are numbers or dates (ISO 8601, or ``date_format``), in order, in equal steps: a number, a duration, or calendar
     months (the same day of each month, or its last; years are twelve months). Those that are up to 5% of a step off are read as if
-    they were not. Others are refused: leave the time column out, ``time: null``, for rows that count as equally spaced whatever
-    lies between them, such as trading days.
+    they were not. Others are refused: leave the time column out, ``time: null`` and its name in ``drop``, for rows that count as
+    equally spaced whatever lies between them, such as trading days.
 
     A missing value is refused, or filled; so is a missing row. What is filled in is only read: it is no target that counts, neither
     in training nor in evaluation. By "linear" it lies between the values before and after, and a window whose context ends with one

@@ -92,7 +92,9 @@ class Times:
     def _moment(self, text: str) -> datetime:
         moment = self.form.moment(text)
         if moment is None:
-            how = self.form.date_hint(self.sheet.words(self.name).counts()) or "date_format, as in Python's strptime"
+            months = "date_format='%Y-%m'" if re.fullmatch(r"\d{4}-\d\d", text) else None
+            how = months or self.form.date_hint(self.sheet.words(self.name).counts())
+            how = how or "date_format, as in Python's strptime"
             row = self.sheet.words(self.name).first_row(text)
             raise ValueError(
                 f"{self.sheet.at(row, self.name)} must be a number or a date such as 2024-01-31, as all other time stamps are, "
@@ -192,7 +194,7 @@ class Times:
         row, text = rows[at], self.text(rows[at])
         return ValueError(
             f"{self.at(row)}: {text!r} does not continue the series from {self.text(rows[0])!r} in steps of {step}: resample the "
-            "series, or leave the time column out (time: null), and rows count as equally spaced"
+            f"series, or leave the time column out (time: null, drop: [{self.name}]), and rows count as equally spaced"
         )
 
     def after(self, rows: np.ndarray, step: Step, count: int) -> list[str]:

@@ -147,8 +147,10 @@ def test_rows_without_time_stamps_are_equally_spaced(tmp_path: Path) -> None:
     path = write(tmp_path / "trades.csv", ["day,price"] + [f"{d},{i}" for i, d in enumerate(days(40)) if i % 7 < 5])
     with pytest.raises(
         ValueError, match=r"line 7, column 'day': 2 rows are missing between '2024-01-05' and '2024-01-08'"
-    ):
+    ) as error:
         TimeSeriesDataModule(path, "day", context=5, horizon=2)
+    assert "leave the time column out (time: null, drop: [day])" in str(error.value)  # left in, it would be forecast
+    assert TimeSeriesDataModule(path, None, drop=["day"], context=5, horizon=2).target_names == ["price"]
     data = TimeSeriesDataModule(path, None, ["price"], context=5, horizon=2)
     assert (data.step, data.season, len(data._series[0])) == (None, 1, 30)
     assert data._series[0].times_after(None, 2) == ["31", "32"]

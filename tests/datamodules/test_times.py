@@ -117,6 +117,7 @@ def test_gaps_are_whole_steps_and_jitter_is_none(tmp_path: Path) -> None:
             r"line 3, .*must be a number or a date such as 2024-01-31.*got 'soon'.*date_format",
         ),
         (["31.12.2023", "01.01.2024"], {}, r"line 2, .*got '31.12.2023': correct it, or give date_format='%d.%m.%Y'"),
+        (["2023-12", "2024-01"], {}, r"line 2, .*got '2023-12': correct it, or give date_format='%Y-%m'"),
         (["5", "2024-01-01"], {}, r"line 2, .*a date such as 2024-01-31, as all other time stamps are, got '5'"),
     ],
 )
