@@ -18,7 +18,6 @@ from zoo.registry import register
 from zoo.tasks import ForecastingArguments, ForecastingTask
 
 Normalization = Literal["window", "last", "none"]
-_EPSILON = 1e-5  # added to the variance of a window
 
 
 class ForecastNet(nn.Module):
@@ -88,7 +87,8 @@ class ForecastNet(nn.Module):
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.normalization == "window":
             variance, mean = torch.var_mean(x, dim=1, keepdim=True, correction=0)
-            return mean, (variance + _EPSILON).sqrt()
+            # all series share mean and std, so that a small one hardly varies: only rounding errors are kept from being scaled up
+            return mean, (variance + torch.finfo(x.dtype).eps ** 2).sqrt()
         last = x[:, -1:]
         return last if self.normalization == "last" else torch.zeros_like(last), torch.ones_like(last)
 

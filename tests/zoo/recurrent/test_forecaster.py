@@ -51,6 +51,7 @@ def test_a_level_or_a_scale_that_training_never_saw_makes_no_difference() -> Non
     assert difference("last", one) < 1e-9
     assert difference("window", one) < 1e-9
     assert difference("window", scale) < 1e-3 * 50  # but for the constant that keeps a flat window from dividing by 0
+    assert difference("window", scale * 1e-4) < 1e-9  # a small series among large ones, whose mean and std it shares
     assert difference("none", one) > 0.1
     assert difference("last", scale) > 0.1
 
