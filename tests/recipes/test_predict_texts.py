@@ -182,3 +182,18 @@ def test_series_of_files(zoo: Zoo, tmp_cwd: Path) -> None:
     assert_one_line(zoo("predict", "labels", "gap.csv"), "gap.csv, line 3", "has no number")
     np.savez("none.npz", x=x, lengths=[4, 0, 2])
     assert_one_line(zoo("predict", "steps", "none.npz"), "none.npz", "length")
+
+
+def test_how_well_an_autoencoder_gives_series_back(zoo: Zoo, tmp_cwd: Path) -> None:
+    """It makes series, as a forecaster does, and is asked as other autoencoders are."""
+    torch.manual_seed(0)
+    model = package.RecurrentAutoencoder([4, 2], width=4).eval()
+    model.describe_data({"input_shape": (4, 2)})
+    model.save_pretrained("back")
+    x = np.random.default_rng(0).normal(size=(2, 4, 2))
+    np.savez("x.npz", x=x, lengths=[4, 3])
+    rows = json.loads(zoo("predict", "back", "x.npz", "--json").out)
+    for row, length in zip(rows, (4, 3), strict=True):
+        series = torch.from_numpy(x[row["row"] - 1, :length]).float()[None]
+        wanted = (model(series) - series).square().mean().item()
+        assert row == {"file": "x.npz", "row": row["row"], "error": pytest.approx(wanted, rel=1e-4)}

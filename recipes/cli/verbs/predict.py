@@ -89,7 +89,7 @@ def run(args: list[str]) -> int:
         if model.reads != "text":  # whose inputs need not be files
             options.inputs = [_existing(word) for word in options.inputs]
         notes = Notes(model)
-        forecasts = model.makes == "series"
+        forecasts = "forecasting" in model.learns
         rows = forecast(model, options, _written(options)) if forecasts else list(_rows(model, options, notes))
     notes.print(console)
     if options.json:
@@ -114,8 +114,9 @@ def _existing(word: str) -> Path:
 def _model(word: str, features: bool) -> "Model":
     model = load_model(word)
     shape = model.input_shape or ()
-    known = model.reads == "text" or (model.reads == "series" and model.makes != "series") or len(shape) == 3
-    if not known and not (model.preparation and (len(shape) == 1 or model.makes == "series")):
+    forecasts = "forecasting" in model.learns
+    known = model.reads == "text" or (model.reads == "series" and not forecasts) or len(shape) == 3
+    if not known and not (model.preparation and (len(shape) == 1 or forecasts)):
         raise UserError(
             f"{word} does not record how its input of shape {model.input_shape} is read from files: train it on images or on a "
             f"table or series with named columns"
