@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.base import DataModule
-from datamodules.checks import is_number
+from datamodules.checks import check_share
 from datamodules.examples import Examples
 from datamodules.splits import held_out
 
@@ -56,8 +56,7 @@ class TableDataModule(DataModule):
         drop_last: bool = True,
     ) -> None:
         super().__init__(batch_size, num_workers, val_fraction, split_seed, drop_last)
-        if not (is_number(test_fraction) and 0 <= test_fraction < 1):
-            raise ValueError(f"test_fraction must be a share of all rows in [0, 1), got {test_fraction}")
+        check_share("test_fraction", test_fraction, "all rows")
         self.test_fraction = test_fraction
         self._dtypes: list[torch.dtype] = []  # of x and y, once they are known
         self.target_mean: Tensor | None = None

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from typing_extensions import override
 
-from datamodules.checks import check_integer, is_number
+from datamodules.checks import check_integer, check_share
 from datamodules.examples import Examples
 from datamodules.internals import finished_epochs, is_fitting, trained_batches_of_epoch
 from datamodules.loader import ResumableLoader
@@ -70,8 +70,7 @@ class DataModule(LightningDataModule):
         super().__init__()
         check_integer("batch_size", batch_size, 1)
         check_integer("num_workers", num_workers, 0)
-        if not (is_number(val_fraction) and 0 <= val_fraction < 1):
-            raise ValueError(f"val_fraction must be a share of the training part in [0, 1), got {val_fraction}")
+        check_share("val_fraction", val_fraction, "the training part")
         check_integer("split_seed", split_seed, 0, 2**32 - 1)
         self.batch_size = batch_size
         self.num_workers = num_workers

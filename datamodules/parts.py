@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.base import DataModule
-from datamodules.checks import is_number
+from datamodules.checks import check_share
 from datamodules.decode import left_out
 from datamodules.examples import Examples
 from datamodules.splits import held_out
@@ -36,8 +36,7 @@ class PartsInFolders(DataModule):
             ValueError: ``test_fraction`` is not in [0, 1).
             FileNotFoundError: There is no such folder.
         """
-        if not (is_number(test_fraction) and 0 <= test_fraction < 1):
-            raise ValueError(f"test_fraction must be a share of all images in [0, 1), got {test_fraction}")
+        check_share("test_fraction", test_fraction, "all images")
         self.root = Path(root).expanduser()
         self.test_fraction = test_fraction
         self.folders = self._find_folders()

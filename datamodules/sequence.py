@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from datamodules.arrays import Kind, column_statistics, trained_dtype
 from datamodules.base import DataModule
-from datamodules.checks import is_number
+from datamodules.checks import check_share
 from datamodules.examples import Examples, Series
 from datamodules.samplers import SimilarLengthSampler
 from datamodules.splits import held_out
@@ -61,8 +61,7 @@ class SequenceDataModule(DataModule):
         drop_last: bool = True,
     ) -> None:
         super().__init__(batch_size, num_workers, val_fraction, split_seed, drop_last)
-        if not (is_number(test_fraction) and 0 <= test_fraction < 1):
-            raise ValueError(f"test_fraction must be a share of all series in [0, 1), got {test_fraction}")
+        check_share("test_fraction", test_fraction, "all series")
         self.test_fraction = test_fraction
         self.similar_lengths = similar_lengths
         self.target_mean: Tensor | None = None

@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 from typing_extensions import override
 
 from datamodules.base import DataModule
-from datamodules.checks import check_integer, is_number
+from datamodules.checks import check_integer, check_share
 from datamodules.examples import Examples
 from datamodules.samplers import TrainSampler
 from datamodules.text_windows import Order, TextBlock
@@ -86,8 +86,7 @@ class TextDataModule(DataModule):
         check_integer("context", context, 1)
         if order not in ("shuffled", "lanes"):
             raise ValueError(f'order must be "shuffled" or "lanes", got {order!r}')
-        if not (is_number(test_fraction) and 0 <= test_fraction < 1):
-            raise ValueError(f"test_fraction must be a share of the text in [0, 1), got {test_fraction}")
+        check_share("test_fraction", test_fraction, "the text")
         self.context = context
         self.order: Order = order
         self.test_fraction = test_fraction

@@ -12,7 +12,7 @@ from torch.utils.data import Sampler
 from typing_extensions import override
 
 from datamodules.base import DataModule
-from datamodules.checks import check_integer, is_number
+from datamodules.checks import check_integer, check_share
 from datamodules.csv_target import classes_in, targets_in
 from datamodules.examples import Examples
 from datamodules.samplers import SimilarLengthSampler
@@ -91,8 +91,7 @@ class TextTableDataModule(DataModule):
         super().__init__(batch_size, num_workers, val_fraction, split_seed, drop_last)
         check_tokenizer(tokenizer, vocab_size)
         check_integer("max_length", max_length, 1)
-        if not (is_number(test_fraction) and 0 <= test_fraction < 1):
-            raise ValueError(f"test_fraction must be a share of all rows in [0, 1), got {test_fraction}")
+        check_share("test_fraction", test_fraction, "all rows")
         if text == target:
             raise ValueError(f"text and target must be different columns, got {text!r} for both")
         self.test_fraction = test_fraction

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from datamodules.arrays import column_statistics, trained_dtype
 from datamodules.base import DataModule
-from datamodules.checks import check_integer, is_number
+from datamodules.checks import check_integer, check_share
 from datamodules.csv_reader import read_header
 from datamodules.examples import Examples
 from datamodules.sheet import Sheet
@@ -370,8 +370,7 @@ class TimeSeriesDataModule(DataModule):
                 raise ValueError(f"season must be at most context, {context}, got {season}: read a longer context")
         if fill not in ("refuse", "forward", "linear"):
             raise ValueError(f'fill must be "refuse", "forward" or "linear", got {fill!r}')
-        if not (is_number(test_fraction) and 0 <= test_fraction < 1):
-            raise ValueError(f"test_fraction must be a share of the steps in [0, 1), got {test_fraction}")
+        check_share("test_fraction", test_fraction, "the steps")
         self.context, self.horizon, self.stride = context, horizon, stride
         self.test_fraction = test_fraction
         self.target_mean: Tensor | None = None
