@@ -111,7 +111,8 @@ def _samples(model: "Model", options: argparse.Namespace) -> tuple[Any, int | No
     if model.samples is None:
         cure = "; --interpolate A.png B.png interpolates between two images" if "interpolate" in known else ""
         raise UserError(
-            f"{name} cannot generate examples: zoo sample is for models such as zoo.VAE and zoo.DCGAN{cure}"
+            f"{name} cannot generate examples: zoo sample is for models such as zoo.VAE, zoo.DCGAN and "
+            f"zoo.RecurrentLanguageModel{cure}"
         )
     if options.latent_grid:
         if "latent_grid" not in known:
