@@ -69,12 +69,18 @@ class SequenceTask(Task):
         return (torch.full((batch_size, *self.example_shape), token, device=self.mean.device),)
 
     def setup(self, stage: str) -> None:
-        """Refuse texts that are padded with another token than the net takes for the end.
+        """Refuse texts that are padded with another token than the net takes for the end, and targets of steps that it does not give.
 
         Raises:
             ValueError: They are.
         """
-        vocabulary = getattr(getattr(self.trainer, "datamodule", None), "vocabulary", None)
+        data = getattr(self.trainer, "datamodule", None)
+        if getattr(data, "in_step", False) and not self.by_step:
+            raise ValueError(
+                f"{type(data).__name__} has a target for each step, and form={self.hparams['form']!r} gives one output a sequence: "
+                "build the model with form='many_to_many'"
+            )
+        vocabulary = getattr(data, "vocabulary", None)
         if self.reads == "text" and vocabulary is not None and vocabulary["padding"] != self.padding:
             raise ValueError(
                 f"padding is {self.padding}, but the data pad their texts with {vocabulary['padding']}: leave padding out on the "

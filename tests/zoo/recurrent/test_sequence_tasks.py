@@ -258,6 +258,11 @@ def test_a_fit_standardizes_the_values_of_a_step(tmp_path: Any) -> None:
             "padding is 0, but the data pad their texts with 9: leave padding out on the command line",
         ),
         (classifier(), Data((series(), torch.randint(0, 4, (8, 6))), input_shape=(6, 2)), "cannot take the data's input of shape"),
+        (
+            classifier(),
+            Data((series(), torch.randint(0, 4, (8, 6))), in_step=True),
+            "Data has a target for each step, and form='many_to_one' gives one output a sequence: build the model with form=",
+        ),
         (classifier(form="many_to_many"), Data((series(), torch.arange(8) % 4)), r"must have shape \(B, 6, \.\.\.\), got \(8,\)"),
         (classifier(form="many_to_many"), Data((series(), torch.full((8, 6), 4))), r"labels must lie in 0\.\.3"),
     ],
