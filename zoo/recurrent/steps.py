@@ -69,7 +69,7 @@ class SequenceTask(Task):
         return (torch.full((batch_size, *self.example_shape), token, device=self.mean.device),)
 
     def setup(self, stage: str) -> None:
-        """Refuse texts that are padded with another token than the net takes for the end, and targets of steps that it does not give.
+        """Refuse texts padded with another token than the net takes for the end, and targets of steps that it does not give.
 
         Raises:
             ValueError: They are.
