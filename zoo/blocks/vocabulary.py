@@ -2,6 +2,7 @@
 
 import codecs
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -141,7 +142,9 @@ class Vocabulary:
         if self.kind == "bytes":
             return list(text.encode())
         if self.kind == "bpe":
-            tokens: list[int] = self._library.encode(text, add_special_tokens=False).ids
+            library = self._library
+            with _naming_damage():
+                tokens: list[int] = library.encode(text, add_special_tokens=False).ids
             if (lost := _first_difference(text, self.decode(tokens))) is not None:
                 raise self._unknown(text, lost, text[lost : lost + 1], "the tokenizer has no token for it")
             return tokens
@@ -174,10 +177,8 @@ class Vocabulary:
             raise ImportError(
                 "text is read in subwords by the library tokenizers: pip install 'lightning-zoo[text]'"
             ) from error
-        try:
+        with _naming_damage():
             tokenizer = Tokenizer.from_str(self.tokenizer)
-        except Exception as error:  # of the library, without a type of its own
-            raise ValueError(f"the vocabulary's tokenizer is damaged: {error}") from error
         if [tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size())] != self.tokens:
             raise ValueError("the vocabulary's tokenizer has other tokens than the vocabulary")
         tokenizer.encode_special_tokens = True  # a text that names one does not mean it
@@ -232,6 +233,17 @@ class Vocabulary:
 
     def __reduce__(self) -> Any:  # without the library's object, which loses settings when it is copied
         return type(self), (self.description,)
+
+
+@contextmanager
+def _naming_damage() -> Iterator[None]:
+    """Say of an error of the library that the tokenizer is damaged; a panic of its Rust code is no ``Exception``."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"the vocabulary's tokenizer is damaged: {' '.join(str(error).split())}") from error
 
 
 def _words(text: str) -> list[tuple[int, str]]:

@@ -192,6 +192,19 @@ def test_a_damaged_tokenizer_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    "part",
+    [
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},  # when it is read
+        {"pre_tokenizer": {"type": "FixedLength", "length": 0}},  # when it is used
+    ],
+)
+def test_a_panic_of_the_library_is_an_error_of_one_line(part: dict[str, Any]) -> None:
+    damaged = json.dumps({**json.loads(ALL["bpe"]["tokenizer"]), **part})
+    with pytest.raises(ValueError, match=r"^the vocabulary's tokenizer is damaged: .+$"):
+        Vocabulary({**ALL["bpe"], "tokenizer": damaged}).encode("a b")
+
+
+@pytest.mark.parametrize(
     ("one", "other", "difference"),
     [
         (characters("ab"), characters("ab"), None),
