@@ -33,7 +33,9 @@ def test_every_data_module_takes_it(cls: type[DataModule]) -> None:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     skip = {"train", "val", "test"} if cls is DatasetDataModule else set()
     parser.add_class_arguments(cls, "data", skip=skip)
-    words = [f"--data.{p}=1" for p in inspect.signature(cls).parameters if p in ("x", "y", "root", "path", "target")]
+    parameters = inspect.signature(cls).parameters.values()
+    named = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+    words = [f"--data.{name}=1" for name in ("x", "y", "root", "path", "target", "text") if name in named]
     words += ["--data.class_names=[a, b]"] if cls is MaskFolderDataModule else []
     assert parser.parse_args(words).data.drop_last is True
     assert parser.parse_args([*words, "--data.drop_last=false"]).data.drop_last is False

@@ -180,7 +180,8 @@ COSTLY = {  # made for the first model of each class: the others differ in their
 
 
 def test_every_model_has_a_case() -> None:
-    assert set(zoo.list_models()) <= CASES.keys(), "a model is registered without a contract case: add a row to CASES"
+    ours = {name for name in zoo.list_models() if registry.get(name).cls.__module__.startswith("zoo.")}
+    assert ours <= CASES.keys(), "a model is registered without a contract case: add a row to CASES"
 
 
 @pytest.mark.parametrize(
