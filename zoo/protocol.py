@@ -6,6 +6,8 @@ and every LightningModule has them. All others are optional; who uses one does w
 - ``layer_groups()``, ``group_of(layer)``, ``frozen``, ``freeze(below)``: for ``callbacks.LayerFreezing``.
 - ``render(batch)``: for ``callbacks.Samples`` and ``callbacks.WrongExamples``.
 - ``sample(count)``: for ``callbacks.NearestNeighbors`` and ``zoo sample``.
+- ``stream(seed, index, **options)``: yields the pieces of a text; ``zoo sample`` prints them as they come.
+- ``batch_of(texts)``: the batch that ``predict_step`` takes of texts; for ``zoo predict``.
 - ``monitor``: which checkpoint is best, for early stopping, ``LearningCurves`` and ``LayerFreezing(patience=...)``.
 - ``class_names``: for pictures and tables, which show numbers without it.
 - ``expected_initial_loss()``, ``example_inputs(batch_size)``: for the first look at a fit and for ``zoo models``.
