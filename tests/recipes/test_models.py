@@ -121,7 +121,7 @@ def test_models_refuses(zoo: Zoo) -> None:
 
 
 def test_every_recipe_is_listed_by_its_model(zoo: Zoo) -> None:
-    classes = {package.registry.get(name).cls.__name__: name for name in package.list_models()}
+    classes = {package.registry.get(name).cls.__name__: name for name in index.read()}
     for recipe in catalog.shipped():
         model = yaml.safe_load(recipe.path.read_text())["model"]
         name = model["init_args"].get("net") or classes[model["class_path"].rpartition(".")[2]]
