@@ -1,5 +1,6 @@
 """What every test gets: one thread, a fixed seed, its own environment variables, no network and no W&B account."""
 
+import inspect
 import os
 import random
 import signal
@@ -55,6 +56,19 @@ def _isolation(_wandb_folders: None) -> Iterator[None]:
     os.environ.update(before)
     if torch := sys.modules.get("torch"):
         torch.use_deterministic_algorithms(False)
+    if data := sys.modules.get("torch.utils.data"):
+        _unpatch(data.DataLoader)
+        _unpatch(data.BatchSampler)
+
+
+def _unpatch(cls: type) -> None:
+    """Undo what Lightning does to a class and those below it while a loader is made, and leaves there if that raises an error."""
+    for name in ("__init__", "__setattr__", "__delattr__"):
+        if f"__old{name}" in vars(cls):
+            setattr(cls, name, inspect.unwrap(vars(cls)[name]))
+            delattr(cls, f"__old{name}")
+    for below in cls.__subclasses__():
+        _unpatch(below)
 
 
 @pytest.fixture
