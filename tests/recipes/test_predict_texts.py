@@ -108,6 +108,15 @@ def test_a_text_longer_than_the_net_reads(zoo: Zoo, lm: Any, monkeypatch: pytest
     assert_one_line(zoo("predict", "lm", "ababab"), "6 tokens, and the net reads 4 at most")
 
 
+def test_a_text_that_has_nothing_to_begin_after(zoo: Zoo, tmp_cwd: Path) -> None:
+    """Without a line feed in the vocabulary the first character is given, and nothing is left of a single one."""
+    model = package.RecurrentLanguageModel(vocab_size=2, cell="gru", width=4)
+    model.describe_data({"input_shape": (6,), "vocabulary": {"kind": "characters", "tokens": ["a", "b"]}})
+    model.save_pretrained("letters")
+    assert json.loads(zoo("predict", "letters", "ab", "--json").out)[0]["tokens"] == 1
+    assert_one_line(zoo("predict", "letters", "a"), "the text is a single token")
+
+
 def test_a_model_without_a_vocabulary(zoo: Zoo, tmp_cwd: Path) -> None:
     package.RecurrentLanguageModel(vocab_size=5, width=4).save_pretrained("fresh")
     assert_one_line(zoo("predict", "fresh", "ab"), "has no vocabulary")

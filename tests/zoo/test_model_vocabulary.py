@@ -106,7 +106,9 @@ def test_another_vocabulary_is_refused(saved: Path, other: str) -> None:
 def test_the_same_vocabulary_goes_on(saved: Path) -> None:
     again = data(TEXT[::-1])  # another text of the same letters
     for task in (zoo.load(saved / "folder"), model(weights=str(saved / "folder"))):
+        before = task.vocabulary
         fit(task, again)
+        assert task.vocabulary == before == again.vocabulary
     evaluate(model(), again, saved / "model.ckpt")
     fit(model(), data(), ckpt_path=saved / "model.ckpt", weights_only=True)
 
