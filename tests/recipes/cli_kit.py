@@ -6,6 +6,9 @@ from dataclasses import dataclass
 RECIPE = "linear/softmax_digits"
 SHORT = ("--trainer.limit_train_batches=3", "--trainer.log_every_n_steps=1")
 
+# the vocabulary of the fixture lm
+LETTERS = {"kind": "characters", "tokens": ["\n", " ", "a", "b", "é"]}
+
 
 @dataclass
 class Result:

@@ -3,9 +3,10 @@
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from cli_kit import RECIPE, SHORT, Result, Zoo
+from cli_kit import LETTERS, RECIPE, SHORT, Result, Zoo
 
 from recipes.cli.__main__ import main
 
@@ -39,3 +40,17 @@ def trained(run_template: Path, tmp_cwd: Path) -> Path:
     """A copy of the trained run folder in the test's current folder."""
     shutil.copytree(run_template / "runs", tmp_cwd / "runs")
     return Path("runs", RECIPE, "version_0")
+
+
+@pytest.fixture
+def lm(tmp_cwd: Path) -> Any:
+    """A language model, untrained, in the folder "lm"."""
+    import torch
+
+    import zoo as package
+
+    torch.manual_seed(0)
+    model = package.RecurrentLanguageModel(vocab_size=5, cell="gru", width=8)
+    model.describe_data({"input_shape": (6,), "vocabulary": LETTERS})
+    model.save_pretrained("lm")
+    return package.load("lm")

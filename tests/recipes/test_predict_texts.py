@@ -11,22 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cli_kit import Zoo, assert_one_line
+from cli_kit import LETTERS, Zoo, assert_one_line
 
 import zoo as package
 from datamodules import SequenceTableDataModule, TextTableDataModule
-
-LETTERS = {"kind": "characters", "tokens": ["\n", " ", "a", "b", "é"]}
-
-
-@pytest.fixture
-def lm(tmp_cwd: Path) -> Any:
-    """A language model in the folder "lm"."""
-    torch.manual_seed(0)
-    model = package.RecurrentLanguageModel(vocab_size=5, cell="gru", width=8)
-    model.describe_data({"input_shape": (6,), "vocabulary": LETTERS})
-    model.save_pretrained("lm")
-    return package.load("lm")
 
 
 def log_probability(model: Any, text: str) -> float:

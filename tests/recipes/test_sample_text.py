@@ -5,28 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from cli_kit import Zoo, assert_one_line
 
 import zoo as package
 from zoo.tasks import LanguageModelTask
 
-LETTERS = {"kind": "characters", "tokens": ["\n", " ", "a", "b", "é"]}
 
-
-@pytest.fixture
-def model(tmp_cwd: Path) -> Any:
-    """A language model in the folder "lm"."""
-    torch.manual_seed(0)
-    model = package.RecurrentLanguageModel(vocab_size=5, cell="gru", width=8)
-    model.describe_data({"input_shape": (6,), "vocabulary": LETTERS})
-    model.save_pretrained("lm")
-    return package.load("lm")
-
-
-def test_a_text_appears_as_it_is_written(zoo: Zoo, model: Any) -> None:
+def test_a_text_appears_as_it_is_written(zoo: Zoo, lm: Any) -> None:
     result = zoo("sample", "lm", "--prompt", "ab", "--tokens", 20, "--seed", 4)
-    (text,) = model.sample(1, seed=4, prompt="ab", tokens=20)
+    (text,) = lm.sample(1, seed=4, prompt="ab", tokens=20)
     assert (result.code, result.err) == (0, "")
     assert result.out == f"{text}\n\nsamples.txt: 1 text from RecurrentLanguageModel\n"
     assert text.startswith("ab")
@@ -34,10 +21,10 @@ def test_a_text_appears_as_it_is_written(zoo: Zoo, model: Any) -> None:
     assert Path("samples.txt").read_text() == text + "\n"
 
 
-def test_texts_are_those_of_a_file(zoo: Zoo, model: Any) -> None:
+def test_texts_are_those_of_a_file(zoo: Zoo, lm: Any) -> None:
     """One after another on the terminal, all at once for a file: the same."""
     args = ("sample", "lm", "--prompt", "a", "--tokens", 9, "--temperature", 0.7, "--top-k", 3, "-n", 3)
-    texts = model.sample(3, prompt="a", tokens=9, temperature=0.7, top_k=3)
+    texts = lm.sample(3, prompt="a", tokens=9, temperature=0.7, top_k=3)
     assert len(set(texts)) == 3
     shown = "".join(f"--- {i} of 3\n{text}\n\n" for i, text in enumerate(texts, start=1))
     assert zoo(*args).out == f"{shown}samples.txt: 3 texts from RecurrentLanguageModel\n"
@@ -45,7 +32,7 @@ def test_texts_are_those_of_a_file(zoo: Zoo, model: Any) -> None:
     assert Path("deep/er.txt").read_text() == Path("samples.txt").read_text() == "\n\n".join(texts) + "\n"
 
 
-def test_an_interrupted_text_is_kept(zoo: Zoo, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_text_is_kept(zoo: Zoo, lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(self: Any, **options: Any) -> Iterator[str]:
         yield from ("a", "b")
         raise KeyboardInterrupt
@@ -57,7 +44,7 @@ def test_an_interrupted_text_is_kept(zoo: Zoo, model: Any, monkeypatch: pytest.M
     assert Path("samples.txt").read_text() == "ab\n"
 
 
-def test_help_tells_the_options_of_a_model(zoo: Zoo, model: Any) -> None:
+def test_help_tells_the_options_of_a_model(zoo: Zoo, lm: Any) -> None:
     package.VAE((1, 4, 4), 2, [8]).save_pretrained("vae")
     package.Autoencoder((1, 4, 4), 2, [8]).save_pretrained("autoencoder")
     text = zoo("sample", "lm", "--help").out
@@ -96,11 +83,11 @@ def test_help_tells_the_options_of_a_model(zoo: Zoo, model: Any) -> None:
         (["-o", "text.png"], ["the model makes texts: give a .txt file"]),
     ],
 )
-def test_what_cannot_be_asked_for(zoo: Zoo, model: Any, args: list[str], words: list[str]) -> None:
+def test_what_cannot_be_asked_for(zoo: Zoo, lm: Any, args: list[str], words: list[str]) -> None:
     assert_one_line(zoo("sample", "lm", *args), *words)
     assert not Path("samples.txt").exists()
 
 
-def test_a_prompt_longer_than_the_net_reads(zoo: Zoo, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(model.net), "max_length", 8, raising=False)
+def test_a_prompt_longer_than_the_net_reads(zoo: Zoo, lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(lm.net), "max_length", 8, raising=False)
     assert_one_line(zoo("sample", "lm", "--prompt", "a" * 8, "--tokens", 1), "9 tokens, and the net reads 8 at most")
