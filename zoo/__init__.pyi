@@ -5,6 +5,7 @@ from .autoencoder import Autoencoder as Autoencoder
 from .autoencoder import ConvAutoencoder as ConvAutoencoder
 from .autoencoder import ConvVAE as ConvVAE
 from .autoencoder import RecurrentAutoencoder as RecurrentAutoencoder
+from .blocks import SentencePair as SentencePair
 from .blocks import Series as Series
 from .blocks import conv_out_size as conv_out_size
 from .cnn import AlexNetClassifier as AlexNetClassifier
@@ -40,6 +41,7 @@ from .linear import linear_regions as linear_regions
 from .model import Model as Model
 from .pretrained import LoadReport as LoadReport
 from .protocol import Decodable as Decodable
+from .protocol import EncoderDecoder as EncoderDecoder
 from .protocol import Incremental as Incremental
 from .protocol import TrainableModule as TrainableModule
 from .protocol import ZooModule as ZooModule
@@ -58,6 +60,7 @@ from .tasks import LanguageModelTask as LanguageModelTask
 from .tasks import ReconstructionTask as ReconstructionTask
 from .tasks import RegressionTask as RegressionTask
 from .tasks import SegmentationTask as SegmentationTask
+from .tasks import Seq2SeqTask as Seq2SeqTask
 from .tasks import Task as Task
 from .tasks import VariationalTask as VariationalTask
 from .transformer import ViTClassifier as ViTClassifier

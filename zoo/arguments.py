@@ -9,7 +9,15 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 # arguments of these names mean the same everywhere, and a net cannot be built of less; tasks know more about num_classes
-LEAST = {"in_channels": 1, "in_features": 1, "num_outputs": 1, "image_size": 1, "num_classes": 0, "vocab_size": 1}
+LEAST = {
+    "in_channels": 1,
+    "in_features": 1,
+    "num_outputs": 1,
+    "image_size": 1,
+    "num_classes": 0,
+    "vocab_size": 1,
+    "source_vocab_size": 1,
+}
 _LISTS = (list, tuple, Sequence, Iterable)
 _NAMES = {int: "an integer", float: "a finite number", bool: "True or False", str: "a text", NoneType: "None"}
 

@@ -15,7 +15,7 @@ from zoo.backbones import Backbone
 from zoo.blocks.skeleton import at_most, skeleton
 from zoo.blocks.vocabulary import Vocabulary
 from zoo.internals import tree_leaves
-from zoo.model import Model
+from zoo.model import VOCABULARIES, Model, spelled
 from zoo.pretrained.report import LoadReport, compare, load_weights, put, tied
 from zoo.pretrained.schema import check_hyperparameters, check_standardization
 from zoo.pretrained.sources import Weights, read_saved
@@ -218,11 +218,12 @@ def use_weights(module: Model, weights: str | Weights, name: str | None = None) 
     head = f"net.{_last_layer(module.net)}"
     classes = tuple(s[f"{head}.weight"].shape[0] if f"{head}.weight" in s else None for s in (state, wanted))
     with _naming(source.origin):
-        vocabulary = None if (plain := source.data.get("vocabulary")) is None else Vocabulary(plain)
+        vocabularies = {n: Vocabulary(source.data[n]) for n in VOCABULARIES if source.data.get(n) is not None}
         reason = _misfit(module, source, report, state, wanted, classes, head)
     what = f"{source.origin} cannot be the weights of this {type(module.net).__name__}"
-    if vocabulary is not None and module.vocab_size not in (None, vocabulary.size):
-        raise OtherVocabulary(what, vocabulary, module.vocab_size)
+    for kind, vocabulary in vocabularies.items():
+        if (size := getattr(module, VOCABULARIES[kind])) not in (None, vocabulary.size):
+            raise OtherVocabulary(what, vocabulary, size, kind)
     if reason is not None:
         raise ValueError(f"{what}: {reason}")
     channels = getattr(module.net, "in_channels", None)
@@ -357,13 +358,16 @@ def _unwrapped(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], wrappe
 
 
 class OtherVocabulary(ValueError):
-    """Weights are for another number of tokens than the net is built for; what they stand for is their ``vocabulary``."""
+    """Weights are for another number of tokens than the net is built for; what they stand for is their ``vocabulary``.
 
-    def __init__(self, what: str, vocabulary: Vocabulary, size: int | None) -> None:
+    ``kind`` says which of two it is, "vocabulary" or "source_vocabulary".
+    """
+
+    def __init__(self, what: str, vocabulary: Vocabulary, size: int | None, kind: str = "vocabulary") -> None:
         super().__init__(
-            f"{what}: their vocabulary has {vocabulary.size} tokens, here it has {size}: give data with the same vocabulary"
+            f"{what}: their {spelled(kind)} has {vocabulary.size} tokens, here it has {size}: give data with the same vocabulary"
         )
-        self.vocabulary = vocabulary
+        self.vocabulary, self.kind = vocabulary, kind
 
 
 def _misfit(

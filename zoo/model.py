@@ -30,6 +30,8 @@ Reads = Literal["image", "row", "text", "series", "nothing"]
 Makes = Literal["label", "number", "mask", "image", "row", "text", "series", "episode"]
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest")
 PREPROCESSING = ("mean", "std", "size", "interpolation", "crop")
+# What a model keeps of its texts, and the argument that is the number of tokens.
+VOCABULARIES = {"vocabulary": "vocab_size", "source_vocabulary": "source_vocab_size"}
 _given: ContextVar[Collection[str] | None] = ContextVar("given", default=None)  # while a checkpoint's class is built
 
 
@@ -50,6 +52,11 @@ def held_by_float32(mean: Tensor, std: Tensor) -> bool:
     mean, std = (t.detach().cpu().double() for t in (mean, std))
     known, least = (mean - mean.float()).abs() <= 1e-4 * std, torch.finfo(torch.float32).tiny
     return bool((known & (std.float() >= least) & std.float().isfinite()).all())
+
+
+def spelled(name: str) -> str:
+    """Return the name of a vocabulary as messages have it."""
+    return name.replace("_", " ")
 
 
 def _differ(one: Any, other: Any) -> bool:
@@ -81,7 +88,10 @@ class Model(LightningModule):
         class_names: Names of the classes, None where the data have none.
         input_shape: Shape of one example, without the batch; None before any data were seen.
         vocabulary: What the tokens of a text stand for, the description of a :class:`zoo.blocks.Vocabulary`: plain data, copied
-            from the datamodule at the first fit; None for a model that reads and writes no text.
+            from the datamodule at the first fit; None for a model that reads and writes no text. Of a model that reads one language
+            and writes another, what it writes.
+        source_vocabulary: The same of the texts that are read, where they have another vocabulary than those that are written;
+            None for all other models.
         preparation: How the datamodule turned files into input, as plain data.
         preprocessing: How images must be prepared for the net, see :meth:`set_preprocessing`; None where nobody said so.
         load_report: What became of every tensor when weights were loaded; None for fresh weights.
@@ -109,6 +119,7 @@ class Model(LightningModule):
     class_names: list[str] | None = None
     input_shape: tuple[int, ...] | None = None
     vocabulary: dict[str, Any] | None = None
+    source_vocabulary: dict[str, Any] | None = None
     preparation: dict[str, Any] | None = None
     preprocessing: dict[str, Any] | None = None
     load_report: LoadReport | None = None
@@ -128,7 +139,7 @@ class Model(LightningModule):
         {}
     )  # of each part that is only kept: modules in evaluation mode
     _standardized = False
-    _vocabulary_of_data: Vocabulary | None = None  # of the trainer's
+    _vocabularies_of_data: Mapping[str, Vocabulary] = MappingProxyType({})  # of the trainer's
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Show in the signature, and so in ``help`` and in ``zoo fit --help``, what ``**task`` stands for."""
@@ -197,6 +208,11 @@ class Model(LightningModule):
     def vocab_size(self) -> int | None:
         """Size V of the vocabulary that the net is built for; None for a net that takes no tokens."""
         return getattr(self.net, "vocab_size", None)
+
+    @property
+    def source_vocab_size(self) -> int | None:
+        """Size of the vocabulary of the texts that the net reads, where that is another one than it writes; None for others."""
+        return getattr(self.net, "source_vocab_size", None)
 
     @property
     def label_names(self) -> list[str]:
@@ -446,15 +462,15 @@ class Model(LightningModule):
         if self._channels_last:
             self.net.to(memory_format=torch.channels_last)
         data = getattr(self.trainer, "datamodule", None)
-        self._compare_vocabulary(data)
+        self._compare_vocabularies(data)
         if stage == "fit" and data is not None:
             self._take_from(data)
         self._check_precision()
 
     def _take_from(self, data: Any) -> None:
         self._compare_preprocessing(data)
-        if self._vocabulary_of_data is not None:
-            self.vocabulary = self._vocabulary_of_data.description
+        for name, vocabulary in self._vocabularies_of_data.items():
+            setattr(self, name, vocabulary.description)
         if not self.standardized and getattr(data, "mean", None) is not None:
             self.set_standardization(data.mean, data.std)
         if getattr(data, "class_names", None) is not None:
@@ -464,35 +480,37 @@ class Model(LightningModule):
             self.input_shape = tuple(int(n) for n in data.input_shape)
             self.try_example()
 
-    def _compare_vocabulary(self, data: Any) -> None:
+    def _compare_vocabularies(self, data: Any) -> None:
         """Refuse data whose tokens are not those of the net."""
-        description = getattr(data, "vocabulary", None)
-        self._vocabulary_of_data = None if description is None else Vocabulary(description)
-        self.check_vocabulary("the model", self.vocabulary)
-        size = None if self._vocabulary_of_data is None else self._vocabulary_of_data.size
-        if None not in (size, self.vocab_size) and size != self.vocab_size:
-            raise ValueError(
-                f"vocab_size is {self.vocab_size}, but {type(data).__name__} has a vocabulary of {size} tokens: leave vocab_size "
-                f"out on the command line, or build the model with vocab_size={size}"
-            )
+        given = {name: getattr(data, name, None) for name in VOCABULARIES}
+        self._vocabularies_of_data = {name: Vocabulary(plain) for name, plain in given.items() if plain is not None}
+        self.check_vocabularies("the model", {name: getattr(self, name) for name in VOCABULARIES})
+        for name, vocabulary in self._vocabularies_of_data.items():
+            argument, size = VOCABULARIES[name], vocabulary.size
+            if (own := getattr(self, argument)) not in (None, size):
+                raise ValueError(
+                    f"{argument} is {own}, but {type(data).__name__} has a {spelled(name)} of {size} tokens: leave {argument} "
+                    f"out on the command line, or build the model with {argument}={size}"
+                )
 
-    def check_vocabulary(self, whose: str, description: Mapping[str, Any] | None) -> None:
-        """Refuse a vocabulary that is not the one of the trainer's data.
+    def check_vocabularies(self, whose: str, descriptions: Mapping[str, Any]) -> None:
+        """Refuse vocabularies that are not those of the trainer's data.
 
         Args:
-            whose: Who has it, for the message: "the model".
-            description: Its description; None if there is none.
+            whose: Who has them, for the message: "the model".
+            descriptions: What a file or model says of its data, see :meth:`data_description`; without a vocabulary there is nothing
+                to compare.
 
         Raises:
             ValueError: They differ; the message has both sizes and the first difference.
         """
-        here = self._vocabulary_of_data
-        if description is None or here is None or (difference := Vocabulary(description).difference(here)) is None:
-            return
-        raise ValueError(
-            f"{whose} has another vocabulary than the data, so its tokens would stand for something else: {difference}; give the "
-            "data that it was trained on, or train a new model"
-        )
+        for name, here in self._vocabularies_of_data.items():
+            if (there := descriptions.get(name)) is None or (difference := Vocabulary(there).difference(here)) is None:
+                continue
+            raise ValueError(
+                f"{whose} has another {spelled(name)} than the data, so its tokens would stand for something else: {difference}; "
+                "give the data that it was trained on, or train a new model"
+            )
 
     def _compare_preprocessing(self, data: Any) -> None:
         """Tell of images that are prepared otherwise than those that the net was trained on."""
@@ -652,14 +670,14 @@ class Model(LightningModule):
     def data_description(self) -> dict[str, Any]:
         """Return what the model remembers of its data, as plain data.
 
-        Class names, shape of an example, preparation of files; of texts the vocabulary.
+        Class names, shape of an example, preparation of files; of texts the vocabularies.
         """
-        vocabulary = {} if self.vocabulary is None else {"vocabulary": self.vocabulary}
+        vocabularies = {name: getattr(self, name) for name in VOCABULARIES}
         return {
             "class_names": self.class_names,
             "input_shape": None if self.input_shape is None else list(self.input_shape),
             "preparation": self.preparation,
-            **vocabulary,
+            **{name: description for name, description in vocabularies.items() if description is not None},
         }
 
     def describe_data(self, description: Mapping[str, Any]) -> None:
@@ -668,9 +686,10 @@ class Model(LightningModule):
         Raises:
             ValueError: A vocabulary that is none.
         """
-        names, shape, vocabulary = (description.get(key) for key in ("class_names", "input_shape", "vocabulary"))
-        if vocabulary is not None:  # files of before have none
-            self.vocabulary = Vocabulary(vocabulary).description
+        names, shape = (description.get(key) for key in ("class_names", "input_shape"))
+        for name in VOCABULARIES:
+            if (vocabulary := description.get(name)) is not None:  # files of before have none
+                setattr(self, name, Vocabulary(vocabulary).description)
         self.class_names = None if names is None else list(names)
         self.input_shape = None if shape is None else tuple(shape)
         self.preparation = description.get("preparation")
@@ -683,8 +702,11 @@ class Model(LightningModule):
                 name for each class, or the vocabulary is of another size than the net's.
         """
         names, shape = self.class_names, self.input_shape
-        if self.vocabulary is not None and self.vocab_size not in (None, size := Vocabulary(self.vocabulary).size):
-            raise ValueError(f"the vocabulary has {size} tokens, the net is built for {self.vocab_size}")
+        for name, argument in VOCABULARIES.items():
+            if (plain := getattr(self, name)) is None:
+                continue
+            if (own := getattr(self, argument)) not in (None, size := Vocabulary(plain).size):
+                raise ValueError(f"the {spelled(name)} has {size} tokens, the net is built for {own}")
         if names is not None and self.num_classes not in (None, len(names)):
             raise ValueError(f"class_names has {len(names)} names, the model has {self.num_classes} classes")
         channels = getattr(self.net, "in_channels", None)

@@ -27,6 +27,7 @@ and every LightningModule has them. All others are optional; who uses one does w
   without it they are padded with ``padding``.
 - ``init_state(batch_size)``, ``step(x_t, state)``: see :class:`Incremental`; of the module or of its net.
 - ``reorder_state(state, index)``: see :class:`Decodable`, which :mod:`zoo.decoding` asks for.
+- ``encode(source)``: see :class:`EncoderDecoder`, of a net that reads one text and writes another.
 """
 
 from collections.abc import MutableMapping
@@ -119,3 +120,35 @@ class Decodable(Incremental, Protocol):
         ``index`` is int64 ``(N,)``, and N may differ from the number of rows: rows are repeated and left out.
         :func:`zoo.blocks.reorder_rows` does this for tensors.
         """
+
+
+@runtime_checkable
+class EncoderDecoder(Protocol):
+    """A net that reads one text and writes another: what :class:`zoo.Seq2SeqTask` trains, and :mod:`zoo.decoding` writes with.
+
+    ``forward(pair)`` takes a :class:`zoo.SentencePair` and gives the logits ``(B, T, V)`` of the token after each of
+    ``pair.target``, all of them read ("teacher forcing"). Going through ``pair.target`` with ``step``, from ``encode(pair.source)``
+    on, gives the same. Padding at the end of either text changes nothing.
+
+    It may also have
+
+    - ``attention(pair)``: how much each step of the target looks at each token of the source, ``(B, T, S)``: a row is at least 0,
+      sums to 1, and is 0 where the source is padded. A net that has it for some of its arguments alone says so in
+      ``has_attention``.
+    - ``max_source_length``, ``max_length``: the longest source and target that it can read, with their end tokens; None: any.
+    """
+
+    def encode(self, source: Any) -> Any:
+        """Return the state before the first token of the target, with a row for each source, int64 ``(B, S)``.
+
+        Whatever the target needs of the source is part of it: its encoded tokens, which of them are padding.
+        """
+
+    def step(self, tokens: Any, state: Any) -> tuple[Any, Any]:
+        """Read one token of each target, int64 ``(B,)``; return the logits of the next ``(B, V)`` and the new state.
+
+        The given state is left as it is, so that gradients can flow through it, and two texts can go on from it.
+        """
+
+    def reorder_state(self, state: Any, index: Any) -> Any:
+        """Return a state whose row n is row ``index[n]`` of the given one, see :class:`Decodable`."""

@@ -10,6 +10,7 @@ from zoo.blocks.highway import HighwayLayer
 from zoo.blocks.kernels import kernel
 from zoo.blocks.layers import layer_groups
 from zoo.blocks.norm import Dropout, Norm, Style, build_dropout, build_norm, map_activation
+from zoo.blocks.pairs import SentencePair
 from zoo.blocks.receptive_field import FeatureMap, conv_out_size, feature_maps
 from zoo.blocks.recurrent import Cell, InitialState, Recurrent, Series, at_end, real_steps, reverse, split_series
 from zoo.blocks.state import reorder_rows
@@ -31,6 +32,7 @@ __all__ = [
     "MultiHeadAttention",
     "Norm",
     "Recurrent",
+    "SentencePair",
     "Series",
     "Style",
     "Vocabulary",

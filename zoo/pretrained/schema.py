@@ -27,6 +27,7 @@ DESCRIPTION: dict[str, Any] = {
     "input_shape": list[int] | None,
     "preparation": dict[str, Any] | None,
     "vocabulary": dict[str, Any] | None,
+    "source_vocabulary": dict[str, Any] | None,
     "training": dict[str, Any],
     "frozen": int,
     "buffers": dict[str, list[float]],  # of version 0.1.0

@@ -9,6 +9,7 @@ from zoo.tasks.language_model import LanguageModelTask
 from zoo.tasks.reconstruction import ReconstructionArguments, ReconstructionTask
 from zoo.tasks.regression import RegressionArguments, RegressionTask
 from zoo.tasks.segmentation import SegmentationArguments, SegmentationTask
+from zoo.tasks.seq2seq import Seq2SeqArguments, Seq2SeqTask
 from zoo.tasks.variational import VariationalArguments, VariationalTask
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "RegressionTask",
     "SegmentationArguments",
     "SegmentationTask",
+    "Seq2SeqArguments",
+    "Seq2SeqTask",
     "Task",
     "TaskArguments",
     "VariationalArguments",

@@ -427,7 +427,7 @@ class Task(Model):
         state = checkpoint.get("zoo")
         if state is None:
             return
-        self.check_vocabulary("the checkpoint", state.get("vocabulary"))
+        self.check_vocabularies("the checkpoint", state)
         self.describe_data(state)
         if (frozen := state.get("frozen", 0)) != self.frozen:
             self.freeze(frozen)

@@ -46,7 +46,7 @@ def _undeclared(module: Any) -> dict[str, str]:
     declared = {
         "causality": (causal, "causal = True"),
         "padding": (pads, "padding"),
-        "incremental": (stepwise_part(module) is not None, "init_state and step"),
+        "incremental": (stepwise_part(module) is not None, "init_state and step, or encode and step"),
         "export_length": (causal or pads, "causal = True or padding"),
     }
     return {name: what for name, (is_declared, what) in declared.items() if not is_declared}
@@ -71,8 +71,8 @@ def check_module(
     - ``independence``: in evaluation, no example's output depends on another example of its batch.
     - ``causality`` (a module with ``causal``): outputs before a time do not see the input from that time on.
     - ``padding`` (a module with ``padding``): padded steps at the end change neither outputs, nor the loss, nor a gradient.
-    - ``incremental`` (a module or net with ``init_state`` and ``step``): going step by step equals the forward pass,
-      and ``reorder_state``, if there is one, gives the rows that it is asked for.
+    - ``incremental`` (a module or net with ``init_state`` and ``step``, or ``encode`` and ``step``): going step by step equals the
+      forward pass, and ``reorder_state``, if there is one, gives the rows that it is asked for.
     - ``memorization``: one batch is learned by heart: below a tenth of its first loss (or ``module.loss_floor()`` and 5%) within
       200 Adam steps.
     - ``hyperparameters``: ``type(module)(**module.hparams)`` builds the same architecture.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.internals import tree_leaves, tree_map
-from zoo.protocol import Incremental
+from zoo.protocol import EncoderDecoder, Incremental
 from zoo.tasks.base import input_of
 
 
@@ -140,7 +140,7 @@ def stepwise_part(module: Any) -> Any:
     if getattr(module, "causal", True) is False:  # its step is for other arguments of the same class
         return None
     owners = (module, getattr(module, "net", None))
-    return next((owner for owner in owners if isinstance(owner, Incremental)), None)
+    return next((owner for owner in owners if isinstance(owner, Incremental | EncoderDecoder)), None)
 
 
 def gap_of(one: Tensor, two: Tensor) -> float:

@@ -123,7 +123,8 @@ def _at(x: Tensor, lengths: set[int], t: int) -> Tensor:
 def check_incremental(module: Any, batch: Any) -> None:
     """Going through a series step by step gives what the forward pass gives: to 1e-10 in float64, to 1e-5 in float32.
 
-    If there is a ``reorder_state``, the rows that it gives go on as those that were asked for.
+    A net that has ``encode`` goes through the targets of pairs, from what it gives for the sources. If there is a
+    ``reorder_state``, the rows that it gives go on as those that were asked for.
     """
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
         twin = copy.deepcopy(module).cpu().to(dtype)
@@ -131,14 +132,16 @@ def check_incremental(module: Any, batch: Any) -> None:
         owner = stepwise_part(twin)
         if owner is not twin and hasattr(twin, "standardize"):
             x = twin.standardize(x)
-        lengths, count = lengths_of(x), num_examples(x)
+        count, pairs = num_examples(x), hasattr(owner, "encode")
+        series = x.target if pairs else x
+        lengths = lengths_of(series)
         length = min(lengths)
         wanted = series_of(outputs_of(owner, x), length)
         steps = []
         with torch.no_grad():
-            state = owner.init_state(count)
+            state = owner.encode(x.source) if pairs else owner.init_state(count)
             for t in range(length):
-                x_t = map_tensors(partial(_at, lengths=lengths, t=t), x)
+                x_t = map_tensors(partial(_at, lengths=lengths, t=t), series)
                 if t == length - 1 and hasattr(owner, "reorder_state"):
                     _check_reordering(owner, x_t, state, count, tolerance)
                 output, state = owner.step(x_t, state)

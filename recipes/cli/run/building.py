@@ -28,6 +28,7 @@ from zoo import registry
 from zoo.blocks.skeleton import at_most
 from zoo.blocks.vocabulary import Vocabulary
 from zoo.create import OtherVocabulary
+from zoo.model import VOCABULARIES
 from zoo.pretrained.schema import check_hyperparameters
 
 # trainer arguments that options of the command line replace
@@ -211,7 +212,9 @@ class RecipeCLI(LightningCLI):
             if isinstance(cause, RuntimeError | ArithmeticError) or _is_raw(cause):
                 what = config.get("class_path", "the callbacks")
                 raise UserError(f"{key}: {what} cannot be built from its arguments: {message(cause)}") from error  # type: ignore[arg-type]
-            if isinstance(cause, OtherVocabulary) and (difference := self._difference(cause.vocabulary.description)):
+            if isinstance(cause, OtherVocabulary) and (
+                difference := self._difference(cause.vocabulary.description, cause.kind)
+            ):
                 raise UserError(f"{message(cause)}{difference}") from error
             if option := _about(key, config, cause):
                 raise UserError(f"{option}: {message(cause)}") from error  # type: ignore[arg-type]
@@ -234,13 +237,14 @@ class RecipeCLI(LightningCLI):
         for name, value in saved.items():
             if name in strict and not _same(strict[name], value) and not _completed(cls, name, strict[name], value):
                 raise contradiction(f"model.{name}", strict[name], value, self.resume)
-        theirs = (self.checkpoint.get("zoo") or {}).get("vocabulary")
         for name, value in linked.items():
             source = saved if name in saved else given
             if name in names and name in source and not _same(source[name], value):
                 what = f"the checkpoint's {name}" if source is saved else f"--model.{name}"
                 cure = "use the data it was trained on" if source is saved else "leave it out"
-                has = f"{shown(value)}{self._difference(theirs) if name == 'vocab_size' else ''}"
+                kind = next((kind for kind, argument in VOCABULARIES.items() if argument == name), "")
+                theirs = (self.checkpoint.get("zoo") or {}).get(kind)
+                has = f"{shown(value)}{self._difference(theirs, kind)}"
                 raise UserError(f"{what} {shown(source[name])} contradicts the data, which has {has}: {cure}")
         from_data = {name: value for name, value in linked.items() if name in names and name not in given}
         if missing := self._filled - from_data.keys() - saved.keys():
@@ -248,9 +252,9 @@ class RecipeCLI(LightningCLI):
         self._filled |= from_data.keys()
         return {**from_data, **saved}
 
-    def _difference(self, theirs: Mapping[str, Any] | None) -> str:
-        """Where the vocabulary of the data is another one than that of a checkpoint or of weights."""
-        here = getattr(self.datamodule, "vocabulary", None)
+    def _difference(self, theirs: Mapping[str, Any] | None, kind: str) -> str:
+        """Where a vocabulary of the data is another one than that of a checkpoint or of weights."""
+        here = getattr(self.datamodule, kind, None)
         return "" if theirs is None or here is None else f" ({Vocabulary(theirs).difference(Vocabulary(here))})"
 
     def _given_on_command_line(self) -> dict[str, Any]:
@@ -304,14 +308,14 @@ def _is_raw(error: BaseException) -> bool:
 
 
 LINKED = {
-    *("num_classes", "num_outputs", "vocab_size", "padding", "horizon", "season"),
+    *("num_classes", "num_outputs", "vocab_size", "source_vocab_size", "padding", "horizon", "season"),
     *("in_channels", "in_features", "image_size", "input_size", "input_shape"),
 }
 
 
 def linked_values(data: LightningDataModule | None) -> dict[str, Any]:
     """Return the arguments of a model that a datamodule determines before any data are read, by name."""
-    names = ("num_classes", "num_outputs", "vocab_size", "horizon", "season")
+    names = ("num_classes", "num_outputs", "vocab_size", "source_vocab_size", "horizon", "season")
     values: dict[str, Any] = {name: getattr(data, name, None) for name in names}
     values["padding"] = (getattr(data, "vocabulary", None) or {}).get("padding")
     shape = getattr(data, "input_shape", None)
