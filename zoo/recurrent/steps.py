@@ -1,22 +1,20 @@
 """What tasks with a recurrent net share: which steps count, the shape of an example, pictures of states."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from zoo.blocks import Vocabulary, real_steps, split_series
+from zoo.blocks import real_steps, split_series
 from zoo.drawing import figures
 from zoo.model import Reads
 from zoo.recurrent.net import SINGLE, WRITING, RecurrentNet, TokenNet
-from zoo.tasks.base import Task
+from zoo.tasks.tokens import EXAMPLE_STEPS, TokenTask
 
-EXAMPLE_STEPS = 16  # of an example where no data told theirs
 SHOWN = 4  # sequences whose states are drawn
 
 
-class SequenceTask(Task):
+class SequenceTask(TokenTask):
     """A task whose net is a :class:`RecurrentNet`, or a :class:`TokenNet` that embeds tokens for one.
 
     Where the net gives an output at each step, targets are given for each step too, and each step of each sequence counts as an
@@ -61,15 +59,8 @@ class SequenceTask(Task):
             self.reads, (EXAMPLE_STEPS, self.hparams["input_size"])
         )
 
-    def example_inputs(self, batch_size: int = 1) -> tuple[Any, ...]:
-        """Return series of zeros, equally long; or texts of the first token that pads nothing."""
-        if self.reads != "text":
-            return super().example_inputs(batch_size)
-        token = int(self.padding == 0 and self.hparams["vocab_size"] > 1)
-        return (torch.full((batch_size, *self.example_shape), token, device=self.mean.device),)
-
     def setup(self, stage: str) -> None:
-        """Refuse texts padded with another token than the net takes for the end, and targets of steps that it does not give.
+        """Refuse targets of steps that the net does not give, and what :class:`zoo.tasks.tokens.TokenTask` refuses.
 
         Raises:
             ValueError: They are.
@@ -80,29 +71,7 @@ class SequenceTask(Task):
                 f"{type(data).__name__} has a target for each step, and form={self.hparams['form']!r} gives one output a sequence: "
                 "build the model with form='many_to_many'"
             )
-        vocabulary = getattr(data, "vocabulary", None)
-        if self.reads == "text" and vocabulary is not None and vocabulary["padding"] != self.padding:
-            raise ValueError(
-                f"padding is {self.padding}, but the data pad their texts with {vocabulary['padding']}: leave padding out on the "
-                f"command line, or build the model with padding={vocabulary['padding']}"
-            )
         super().setup(stage)
-
-    def batch_of(self, texts: Sequence[str]) -> Tensor:
-        """Return texts as tokens, as :meth:`predict_step` takes them: int64 ``(B, T)``, padded, cut where the data cut them.
-
-        Raises:
-            ValueError: A text that cannot be read, or an empty one; or the model reads no texts.
-        """
-        if self.vocabulary is None:
-            raise ValueError(f"this {type(self).__name__} has no vocabulary, so it cannot read text: train it on texts")
-        vocabulary, most = Vocabulary(self.vocabulary), (self.preparation or {}).get("max_length")
-        rows = [torch.tensor(vocabulary.encode(text)[:most], dtype=torch.long) for text in texts]
-        if empty := [i for i, row in enumerate(rows) if not len(row)]:
-            which = f"text {empty[0] + 1}" if len(texts) > 1 else "the text"
-            raise ValueError(f"{which} is empty: there is nothing to read in it")
-        padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.padding or 0)
-        return padded.to(self.mean.device)
 
     # Steps ----------------------------------------------------------------------------------------------------------
 
