@@ -13,6 +13,7 @@ from .dataset import DatasetDataModule as DatasetDataModule
 from .digits import DigitsDataModule as DigitsDataModule
 from .downloads import DownloadedImages as DownloadedImages
 from .examples import Examples as Examples
+from .examples import SentencePair as SentencePair
 from .examples import Series as Series
 from .image_folder import ImageFolderDataModule as ImageFolderDataModule
 from .imagenet import ImageNetDataModule as ImageNetDataModule
@@ -23,6 +24,7 @@ from .mixtures import GaussianRingDataModule as GaussianRingDataModule
 from .mnist import FashionMNISTDataModule as FashionMNISTDataModule
 from .mnist import MNISTDataModule as MNISTDataModule
 from .mnist1d import MNIST1DDataModule as MNIST1DDataModule
+from .pairs import PairDataModule as PairDataModule
 from .samplers import EvaluationSampler as EvaluationSampler
 from .samplers import SimilarLengthSampler as SimilarLengthSampler
 from .samplers import TrainSampler as TrainSampler
@@ -30,6 +32,7 @@ from .segmentation import SegmentationDataModule as SegmentationDataModule
 from .segmentation_sets import CityscapesDataModule as CityscapesDataModule
 from .segmentation_sets import OxfordIIITPetDataModule as OxfordIIITPetDataModule
 from .segmentation_sets import VOCSegmentationDataModule as VOCSegmentationDataModule
+from .sentence_pairs import SentencePairsDataModule as SentencePairsDataModule
 from .sequence import SequenceDataModule as SequenceDataModule
 from .sequence_images import DigitSequenceDataModule as DigitSequenceDataModule
 from .sequence_images import SequentialMNISTDataModule as SequentialMNISTDataModule

@@ -25,6 +25,19 @@ class Series(NamedTuple):
     lengths: Tensor
 
 
+class SentencePair(NamedTuple):
+    """Sentences and their translations as tokens, padded at the end.
+
+    Args:
+        source: What is read: the tokens of a sentence and its end, int64 ``(N, S)``.
+        target: What a decoder reads, which is to write the translation: the token of the end, from which it starts, and the tokens
+            of the translation, int64 ``(N, T)``.
+    """
+
+    source: Tensor
+    target: Tensor
+
+
 class Examples(Dataset):
     """Inputs and targets in memory, read a batch at a time (``__getitems__``).
 

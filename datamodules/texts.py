@@ -13,7 +13,7 @@ from torch import Tensor
 from datamodules.checks import check_integer
 
 Tokenization = Literal["characters", "bytes", "bpe"]
-PADDING = "<pad>"  # the token after the end of a text
+PADDING, END = "<pad>", "<end>"  # the token after the end of a text, and that at its end
 
 
 def read_texts(paths: str | Sequence[str], encoding: str = "utf-8") -> str:
@@ -101,6 +101,7 @@ def vocabulary_of(
     train: Iterable[str],
     vocab_size: int | None = None,
     padded: bool = False,
+    ended: bool = False,
 ) -> dict[str, Any]:
     """Return the vocabulary of texts as plain data, which a model keeps.
 
@@ -112,34 +113,41 @@ def vocabulary_of(
         train: Those of the training part.
         vocab_size: Most tokens of BPE, with that for padding, > 257 (default 1000); without effect for others.
         padded: Whether there is one token more, the last one, for padding.
+        ended: Whether there are two tokens more, for padding and for the end of a text: the first two, of bytes the last two. So
+            vocabularies of different sizes have them at the same indices.
 
     Returns:
-        "kind", the tokenizer; "tokens", the tokens in order, None for bytes; "padding", the index of the token for padding, or
-        None; "end", None; "tokenizer", for BPE the tokenizer of the library ``tokenizers`` as JSON.
+        "kind", the tokenizer; "tokens", the tokens in order, None for bytes; "padding" and "end", the index of the token for it,
+        or None; "tokenizer", for BPE the tokenizer of the library ``tokenizers`` as JSON.
     """
     tokens: list[str] | None = None
     trained = None
-    special = [PADDING] if padded else []
+    first, last = [PADDING, END] if ended else [], [PADDING] if padded and not ended else []
     if tokenizer == "characters":
-        tokens = [*sorted(set().union(*texts)), *special]
+        tokens = [*first, *sorted(set().union(*texts)), *last]
     elif tokenizer == "bpe":
-        trained = _trained_bpe(train, (vocab_size or 1000) - len(special))
-        trained.add_special_tokens(special)
+        trained = _trained_bpe(train, (vocab_size or 1000) - len(last), first)
+        trained.add_special_tokens(last)
         index = trained.get_vocab()
         tokens = sorted(index, key=index.__getitem__)
-    return {
-        "kind": tokenizer,
-        "tokens": tokens,
-        "padding": (256 if tokens is None else len(tokens) - 1) if padded else None,
-        "end": None,
-        "tokenizer": None if trained is None else trained.to_str(),
-    }
+    special: dict[str, int | None] = {"padding": None, "end": None}
+    if ended:
+        special = {"padding": 0, "end": 1} if tokens is not None else {"padding": 256, "end": 257}
+    elif padded:
+        special["padding"] = 256 if tokens is None else len(tokens) - 1
+    json = None if trained is None else trained.to_str()
+    return {"kind": tokenizer, "tokens": tokens, **special, "tokenizer": json}
 
 
 def size_of(vocabulary: Mapping[str, Any]) -> int:
-    """Return the number of tokens of a vocabulary, with that for padding."""
+    """Return the number of tokens of a vocabulary, with those for padding and end."""
     tokens = vocabulary["tokens"]
-    return len(tokens) if tokens is not None else 256 + (vocabulary["padding"] is not None)
+    return len(tokens) if tokens is not None else 256 + len(_special(vocabulary))
+
+
+def _special(vocabulary: Mapping[str, Any]) -> list[int]:
+    """Return the indices of the tokens that stand for no text."""
+    return [index for index in (vocabulary["padding"], vocabulary["end"]) if index is not None]
 
 
 def encode(texts: Iterable[str], vocabulary: Mapping[str, Any]) -> list[Tensor]:
@@ -158,7 +166,7 @@ def encode(texts: Iterable[str], vocabulary: Mapping[str, Any]) -> list[Tensor]:
         with _one_thread():
             tokens = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
     else:
-        index = {token: i for i, token in enumerate(vocabulary["tokens"]) if i != vocabulary["padding"]}
+        index = {token: i for i, token in enumerate(vocabulary["tokens"]) if i not in _special(vocabulary)}
         tokens = (_indices(text, index) for text in texts)
     return [torch.tensor(each, dtype=dtype) for each in tokens]
 
@@ -186,13 +194,16 @@ def _library() -> Any:
     return tokenizers
 
 
-def _trained_bpe(texts: Iterable[str], vocab_size: int) -> Any:
+def _trained_bpe(texts: Iterable[str], vocab_size: int, special: Sequence[str] = ()) -> Any:
+    """Return a tokenizer whose first tokens are ``special``, which no text is made of: no pair joins letters and marks."""
     library = _library()
     tokenizer = library.Tokenizer(library.models.BPE())
     tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = library.decoders.ByteLevel()
     alphabet = sorted(library.pre_tokenizers.ByteLevel.alphabet())
-    trainer = library.trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
+    trainer = library.trainers.BpeTrainer(
+        vocab_size=vocab_size, initial_alphabet=alphabet, special_tokens=list(special), show_progress=False
+    )
     with _one_thread():
         tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
