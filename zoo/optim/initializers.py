@@ -114,7 +114,8 @@ def _weights(module: nn.Module) -> Iterator[tuple[Tensor, Sequence[Tensor]]]:
         yield own.weight, [own.weight.detach().flatten(1)]  # (out, in1, in2) -> (out, in1 in2)
     elif isinstance(module, (MultiHeadAttention, nn.MultiheadAttention)):
         if own.in_proj_weight is not None:
-            yield own.in_proj_weight, own.in_proj_weight.detach().chunk(3)  # queries, keys, values
+            sizes = own.sizes if isinstance(own, MultiHeadAttention) else len(own.in_proj_weight) // 3
+            yield own.in_proj_weight, own.in_proj_weight.detach().split(sizes)  # queries, keys, values
         else:  # keys and values of other widths
             for weight in (own.q_proj_weight, own.k_proj_weight, own.v_proj_weight):
                 yield weight, [weight]

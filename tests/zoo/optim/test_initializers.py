@@ -141,15 +141,20 @@ def test_a_shared_matrix_is_drawn_once_and_keeps_its_padding(embedding_first: bo
         nn.MultiheadAttention(200, 2, kdim=300, vdim=100),
         nn.MultiheadAttention(200, 2, bias=False),
         MultiHeadAttention(200, 2),
+        MultiHeadAttention(200, 4, num_kv_heads=2, bias=False),
     ],
-    ids=["packed", "apart", "no bias", "ours"],
+    ids=["packed", "apart", "no bias", "ours", "ours, shared"],
 )
 def test_queries_keys_and_values_are_layers(net: nn.Module) -> None:
     for parameter in net.parameters():
         nn.init.ones_(parameter)
     initialize(net.requires_grad_(False), "xavier_normal")
     packed, appended = net.in_proj_weight, getattr(net, "bias_k", None)
-    layers = packed.chunk(3) if packed is not None else (net.q_proj_weight, net.k_proj_weight, net.v_proj_weight)
+    layers = (
+        packed.split(getattr(net, "sizes", 200))
+        if packed is not None
+        else (net.q_proj_weight, net.k_proj_weight, net.v_proj_weight)
+    )
     for weight in (*layers, net.out_proj.weight):
         xavier(weight)
     assert not any(p.any() for p in (net.in_proj_bias, net.out_proj.bias) if p is not None)
