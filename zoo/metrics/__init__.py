@@ -6,15 +6,19 @@ from zoo.metrics.pixels import EvaluationLoss
 from zoo.metrics.running_means import RunningMeans
 from zoo.metrics.samples import FrechetDistance, Shares, entropy, frechet_distance, mode_of, num_reached, share_within
 from zoo.metrics.series import RelativeError, seasonal_naive
+from zoo.metrics.texts import BLEU, CHRF, ExactMatch, text_metrics
 from zoo.metrics.tokens import BitsPer, NatsPer, Perplexity
 
 __all__ = [
+    "BLEU",
+    "CHRF",
     "Accuracy",
     "ActiveUnits",
     "BitsPer",
     "ConfusionMatrix",
     "DecisionMetric",
     "EvaluationLoss",
+    "ExactMatch",
     "FrechetDistance",
     "LabelConfusion",
     "MacroF1",
@@ -30,4 +34,5 @@ __all__ = [
     "num_reached",
     "seasonal_naive",
     "share_within",
+    "text_metrics",
 ]
