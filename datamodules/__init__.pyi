@@ -10,6 +10,7 @@ from .cifar import CIFAR10DataModule as CIFAR10DataModule
 from .cifar import CIFAR100DataModule as CIFAR100DataModule
 from .csv_table import CSVDataModule as CSVDataModule
 from .dataset import DatasetDataModule as DatasetDataModule
+from .dates import DatesDataModule as DatesDataModule
 from .digits import DigitsDataModule as DigitsDataModule
 from .downloads import DownloadedImages as DownloadedImages
 from .examples import Examples as Examples
