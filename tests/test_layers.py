@@ -20,7 +20,7 @@ NETS = {*LIGHT, "internals", "registry", "blocks"}
 MODEL = {*NETS, "pretrained"}
 CREATE = {*MODEL, "model", "backbones"}
 TASKS = {*CREATE, "create", "losses", "metrics", "optim", "drawing", "decoding"}
-FAMILIES = {"linear", "cnn", "segmentation", "autoencoder", "gan", "transformer", "recurrent"}
+FAMILIES = {"linear", "cnn", "segmentation", "autoencoder", "gan", "transformer", "recurrent", "seq2seq"}
 ROOMS: dict[str, set[str]] = {
     **{room: set() for room in (*LIGHT, "internals")},
     "registry": LIGHT,

@@ -53,6 +53,7 @@ from .registry import list_models as list_models
 from .registry import register as register
 from .segmentation import FCNSegmenter as FCNSegmenter
 from .segmentation import UNetSegmenter as UNetSegmenter
+from .seq2seq import RecurrentSeq2Seq as RecurrentSeq2Seq
 from .tasks import AdversarialTask as AdversarialTask
 from .tasks import ClassificationTask as ClassificationTask
 from .tasks import ForecastingTask as ForecastingTask

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from zoo.blocks.modes import evaluating
-from zoo.internals import sizes_of_one_are_sizes, tree_leaves, tree_map
+from zoo.internals import sizes_of_one_are_sizes, tree_flatten, tree_leaves, tree_map, tree_unflatten
 from zoo.model import Model
 from zoo.registry import name_of
 from zoo.spelling import suggest
@@ -133,14 +133,14 @@ def _bytes(t: Tensor) -> Tensor:
 
 
 class _Graph(nn.Module):
-    """What is traced: the model's outputs."""
+    """What is traced: the model's outputs, for the tensors that its input is made of, each by itself."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, example: tuple[Any, ...]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.parts = model, tree_flatten(example)[1]
 
-    def forward(self, *inputs: Any) -> dict[str, Any]:
-        return self.model.outputs(*inputs)
+    def forward(self, *tensors: Any) -> dict[str, Any]:
+        return self.model.outputs(*tree_unflatten(tensors, self.parts))
 
 
 def _write_graph(model: Model, path: Path, kind: str) -> None:
@@ -168,12 +168,13 @@ def _write_graph(model: Model, path: Path, kind: str) -> None:
 
 def _traced(model: Model, example: tuple[Any, ...]) -> Any:
     auto = torch.export.Dim.AUTO
-    dynamic = tree_map(lambda x: dict.fromkeys(_axes(model, x), auto), example)
+    graph, tensors = _Graph(model, example), tuple(tree_leaves(example))
+    dynamic = tuple(dict.fromkeys(_axes(model, x), auto) for x in tensors)
     with _quiet(), _explaining(model, "exported"):
         if _is_dense(model):  # a small image leaves maps of one cell
             with suppress(Exception), sizes_of_one_are_sizes():  # of few nets torch cannot solve the sizes so
-                return torch.export.export(_Graph(model), example, dynamic_shapes=(dynamic,))
-        return torch.export.export(_Graph(model), example, dynamic_shapes=(dynamic,))
+                return torch.export.export(graph, tensors, dynamic_shapes=(dynamic,))
+        return torch.export.export(graph, tensors, dynamic_shapes=(dynamic,))
 
 
 def _write_program(program: Any, path: Path, metadata: dict[str, Any]) -> Callable[..., _Outputs]:
@@ -182,7 +183,7 @@ def _write_program(program: Any, path: Path, metadata: dict[str, Any]) -> Callab
             torch.export.save(program, file, extra_files={"metadata.json": json.dumps(metadata, ensure_ascii=False)})
         with path.open("rb") as file:
             module = torch.export.load(file).module()
-    return lambda *inputs: _tensors(module(*inputs))
+    return lambda *inputs: _tensors(module(*tree_leaves(inputs)))
 
 
 def _write_onnx(
@@ -278,8 +279,14 @@ def _inputs(model: Model, batch_size: int, size: tuple[int, ...] | None = None) 
         if not isinstance(x, Tensor):
             return x
         if not x.is_floating_point():  # classes or tokens; lengths stay
-            most = model.num_classes or model.vocab_size or 1
-            return x if x.any() else torch.randint(most, x.shape, generator=generator).to(x.dtype)
+            sizes = (model.num_classes, model.vocab_size, model.source_vocab_size)
+            drawn = torch.randint(min((n for n in sizes if n), default=1), x.shape, generator=generator).to(x.dtype)
+            if model.reads == "text" and x.ndim == 2:
+                padding = getattr(model, "padding", None)
+                return (
+                    drawn if padding is None else x.where(drawn == padding, drawn)
+                )  # the example's token pads nothing
+            return x if x.any() else drawn
         shape = (*x.shape[:2], *size) if size is not None and x.ndim == 4 else x.shape
         return torch.rand(shape, generator=generator, dtype=torch.promote_types(x.dtype, model.mean.dtype))
 

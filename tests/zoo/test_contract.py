@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 import zoo
 from zoo import registry, testing
 from zoo.blocks import split_series
+from zoo.internals import tree_leaves, tree_map
 from zoo.tasks import ClassificationTask
 from zoo.testing import check_module
 
@@ -71,6 +73,25 @@ def texts() -> tuple[torch.Tensor, torch.Tensor]:
         7, (8, 7), generator=torch.Generator().manual_seed(0)
     )  # draws nothing that other rows would have
     return tokens[:, :-1], tokens[:, 1:]
+
+
+def pairs() -> tuple[zoo.SentencePair, torch.Tensor]:
+    """Eight pairs of texts of different lengths, of tokens from 2 on; 0 pads them, and 1 ends them."""
+    g = torch.Generator().manual_seed(0)
+    ends = torch.tensor([[5, 2], [3, 4], [1, 3], [5, 1], [2, 4], [4, 0], [5, 4], [3, 2]])
+    source, y = (torch.randint(2, 7, (8, size), generator=g) for size in (6, 5))
+    for tokens, end in zip((source, y), ends.T, strict=True):
+        place = torch.arange(tokens.shape[1])
+        tokens[place == end[:, None]], tokens[place > end[:, None]] = 1, 0
+    target = torch.cat([torch.ones(8, 1, dtype=torch.long), y[:, :-1].where(y[:, :-1] != 1, 0)], dim=1)
+    return zoo.SentencePair(source, target), y
+
+
+def shape_of(x: Any) -> tuple[int, ...]:
+    """Shape of one example; of pairs of texts, both lengths."""
+    if isinstance(x, zoo.SentencePair):
+        return x.source.shape[1], x.target.shape[1]
+    return tuple(split_series(x)[0].shape[1:])
 
 
 def series() -> zoo.Series:
@@ -159,6 +180,10 @@ CASES = {
         for n in ("dcgan", "dcgan_conditional", "wgan_gp_dcgan")
     },
     **{n: ({"vocab_size": 7, "width": 32}, texts(), UNROLLED) for n in ("rnn_lm", "lstm_lm", "gru_lm")},
+    **{
+        f"{n}_seq2seq": ({"source_vocab_size": 7, "vocab_size": 7, "width": 32}, pairs(), UNROLLED)
+        for n in ("rnn", "lstm", "gru", "gru_attention")
+    },
     **{f"{cell}_forecaster": ({"width": 32, "horizon": 2}, forecasts(), {}) for cell in ("rnn", "lstm", "gru")},
     **{
         f"{n}_{kind}": ({"input_size": 3, "width": 32}, (series(), targets), UNROLLED)
@@ -202,14 +227,15 @@ def test_every_model_is_exported(name: str, tmp_path: Path) -> None:
     model = zoo.create_model(name, **arguments).eval()
     for parameter in model.parameters():  # heads that begin with zeros would give the same for any input
         parameter.data += 0.01 * torch.randn_like(parameter)
-    model.input_shape = tuple(split_series(batch[0])[0].shape[1:])
+    model.input_shape = shape_of(batch[0])
     paths = [zoo.export(model, tmp_path / f"model.{suffix}") for suffix in ("onnx", "pt2", "safetensors")]
-    inputs = [torch.rand_like(x) if x.is_floating_point() else x for x in model.example_inputs(5)]
+    inputs = tree_map(lambda x: torch.rand_like(x) if x.is_floating_point() else x, model.example_inputs(5))
+    tensors = tree_leaves(inputs)
     with torch.no_grad():
         expected = list(model.outputs(*inputs).values())
-        program = torch.export.load(paths[1]).module()(*inputs)
+        program = torch.export.load(paths[1]).module()(*tensors)
     torch.testing.assert_close(list(program.values()), expected, rtol=1e-3, atol=1e-5)
-    outputs = [torch.as_tensor(y) for y in run_onnx(paths[0], *inputs)]
+    outputs = [torch.as_tensor(y) for y in run_onnx(paths[0], *tensors)]
     torch.testing.assert_close(outputs, expected, rtol=1e-3, atol=1e-5)
     for key, tensor in load_file(paths[2]).items():
         assert torch.equal(tensor, model.state_dict()[key]), key

@@ -22,6 +22,7 @@ from zoo.blocks.positions import (
 )
 from zoo.blocks.receptive_field import FeatureMap, conv_out_size, feature_maps
 from zoo.blocks.recurrent import Cell, InitialState, Recurrent, Series, at_end, real_steps, reverse, split_series
+from zoo.blocks.scored_attention import Score, ScoredAttention
 from zoo.blocks.state import reorder_rows
 from zoo.blocks.transformer import FeedForward, LayerState, TokenNorm, TransformerLayer, build_token_norm, hidden_size
 from zoo.blocks.vocabulary import Vocabulary
@@ -49,6 +50,8 @@ __all__ = [
     "Positions",
     "Recurrent",
     "RotaryPositions",
+    "Score",
+    "ScoredAttention",
     "SentencePair",
     "Series",
     "SinusoidalPositions",
