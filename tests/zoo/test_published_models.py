@@ -145,6 +145,27 @@ MODELS: dict[str, dict[str, Any]] = {
         for kind, shortcut in (("resnet", "identity"), ("plain", "none"))
         for depth in (20, 32, 44, 56, 110)
     },
+    # no paper's sizes: a layer without dropout, for texts of minutes; attention with the score and the encoder of arXiv:1409.0473
+    **{
+        f"{name}_seq2seq": {
+            "cell": cell,
+            "width": 256,
+            "num_layers": 1,
+            "dropout": 0.0,
+            "feed_context": False,
+            "input_feeding": False,
+            "teacher_forcing": 1.0,
+            "label_smoothing": 0.0,
+            "attention": attention,
+            "bidirectional": attention is not None,
+        }
+        for name, cell, attention in (
+            ("rnn", "rnn_tanh", None),
+            ("lstm", "lstm", None),
+            ("gru", "gru", None),
+            ("gru_attention", "gru", "additive"),
+        )
+    },
     # no paper's sizes: a layer without dropout, for texts of a megabyte
     **{
         f"{name}_lm": {
