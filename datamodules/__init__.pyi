@@ -42,6 +42,7 @@ from .sequence_toys import AddingDataModule as AddingDataModule
 from .sequence_toys import CopyMemoryDataModule as CopyMemoryDataModule
 from .sequence_toys import EchoDataModule as EchoDataModule
 from .shapes import ShapesDataModule as ShapesDataModule
+from .symbols import SymbolPairsDataModule as SymbolPairsDataModule
 from .symbols import SymbolsDataModule as SymbolsDataModule
 from .tabular import BreastCancerDataModule as BreastCancerDataModule
 from .tabular import DiabetesDataModule as DiabetesDataModule

@@ -1,7 +1,8 @@
-"""Strings of symbols to copy or to reverse: what a net has read is to be written by a net that goes on."""
+"""Strings of symbols to copy, to reverse or to sort: what a net has read is to be written by a net that goes on."""
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -12,23 +13,75 @@ from typing_extensions import override
 from datamodules.base import DataModule
 from datamodules.checks import check_integer
 from datamodules.examples import Examples
+from datamodules.pairs import PairDataModule, PairRows
 from datamodules.samplers import SimilarLengthSampler
 
+SymbolTask = Literal["copy", "reverse", "sort"]
 PADDING, END, ANSWER = 0, 1, 2  # indices in the vocabulary
 _SPECIAL = ("<pad>", "<end>", ":")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
+@dataclass
+class Strings:
+    """Random strings, and what is to be written of each.
+
+    Args:
+        task, symbols, lengths, test_lengths, count, data_seed: See :class:`SymbolsDataModule`.
+
+    Raises:
+        ValueError: An argument is out of its range.
+        TypeError: An argument has another type.
+    """
+
+    task: SymbolTask
+    symbols: int
+    lengths: Sequence[int]
+    test_lengths: Sequence[int] | None
+    count: int
+    data_seed: int
+
+    def __post_init__(self) -> None:
+        if self.task not in get_args(SymbolTask):
+            raise ValueError(f'task must be "copy", "reverse" or "sort", got {self.task!r}')
+        check_integer("symbols", self.symbols, 2, len(_LETTERS))
+        check_integer("count", self.count, 1)
+        check_integer("data_seed", self.data_seed, 0)
+        self.lengths = _range("lengths", self.lengths)
+        self.test_lengths = self.lengths if self.test_lengths is None else _range("test_lengths", self.test_lengths)
+
+    def span(self, part: Literal["train", "test"]) -> Sequence[int]:
+        """Return the smallest and the largest number of letters of a part."""
+        spans = {"train": self.lengths, "test": self.test_lengths or self.lengths}
+        return spans[part]
+
+    def draw(self, part: Literal["train", "test"]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the letters 0..symbols - 1 of each string of a part, and those of its answer: ``(n,)`` each."""
+        rng = np.random.default_rng((self.data_seed, part == "test"))
+        count = self.count if part == "train" else -(-self.count // 5)
+        least, most = self.span(part)
+        lengths = rng.integers(least, most + 1, count).tolist()
+        letters = rng.integers(0, self.symbols, (count, most))
+        answers: dict[str, Callable[[np.ndarray], np.ndarray]] = {"copy": np.copy, "reverse": np.flip, "sort": np.sort}
+        return [(shown[:n], answers[self.task](shown[:n])) for shown, n in zip(letters, lengths, strict=True)]
+
+
+def _vocabulary(special: Sequence[str], symbols: int) -> dict[str, Any]:
+    tokens = [*special, *_LETTERS[:symbols]]
+    return {"kind": "symbols", "tokens": tokens, "padding": PADDING, "end": END, "tokenizer": None}
+
+
 class SymbolsDataModule(DataModule):
-    """Random strings that are to be copied, or written backwards, by a language model: ``c a b : b a c <end>``.
+    """Random strings that are to be copied, reversed or sorted by a language model: ``c a b : b a c <end>``.
 
     x are the tokens before each place, y those at it, int64 ``(B, T)``, padded at the end with ``<pad>``. Of y only the answer
     counts, from the colon on; what comes before it is random and is padding too. So the task is many-to-many after reading: what
     the net writes, it has from the state at the colon alone. That state has a fixed size, and so a longest string (Sutskever et
-    al. 2014, arXiv:1409.3215); ``test_lengths`` asks how far it goes beyond those that were trained.
+    al. 2014, arXiv:1409.3215); ``test_lengths`` asks how far it goes beyond those that were trained. As pairs of a source and a
+    target they are :class:`SymbolPairsDataModule`.
 
     Args:
-        task: "copy" or "reverse".
+        task: "copy", "reverse", or "sort" by the alphabet.
         symbols: Number of different letters, 2..26.
         lengths: Smallest and largest number of letters of a string, >= 1; each length is equally frequent.
         test_lengths: The same for the test part; None: as for training.
@@ -55,7 +108,7 @@ class SymbolsDataModule(DataModule):
 
     def __init__(
         self,
-        task: Literal["copy", "reverse"] = "copy",
+        task: SymbolTask = "copy",
         symbols: int = 8,
         lengths: Sequence[int] = (1, 10),
         test_lengths: Sequence[int] | None = None,
@@ -68,29 +121,13 @@ class SymbolsDataModule(DataModule):
         drop_last: bool = True,
     ) -> None:
         super().__init__(batch_size, num_workers, val_fraction, split_seed, drop_last)
-        if task not in ("copy", "reverse"):
-            raise ValueError(f'task must be "copy" or "reverse", got {task!r}')
-        check_integer("symbols", symbols, 2, len(_LETTERS))
-        check_integer("count", count, 1)
-        check_integer("data_seed", data_seed, 0)
-        self.task = task
-        self.symbols = symbols
-        self.count = count
-        self.data_seed = data_seed
-        self.lengths = _range("lengths", lengths)
-        self.test_lengths = self.lengths if test_lengths is None else _range("test_lengths", test_lengths)
-        self.vocabulary: dict[str, Any] = {
-            "kind": "symbols",
-            "tokens": [*_SPECIAL, *_LETTERS[:symbols]],
-            "padding": PADDING,
-            "end": END,
-            "tokenizer": None,
-        }
+        self.strings = Strings(task, symbols, lengths, test_lengths, count, data_seed)
+        self.vocabulary: dict[str, Any] = _vocabulary(_SPECIAL, symbols)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """``(T,)``, the length of the longest training string with its answer."""
-        return (2 * self.lengths[1] + 1,)
+        return (2 * self.strings.lengths[1] + 1,)
 
     @property
     def vocab_size(self) -> int:
@@ -99,18 +136,13 @@ class SymbolsDataModule(DataModule):
 
     @override
     def examples(self, part: Literal["train", "test"]) -> Examples:
-        rng = np.random.default_rng((self.data_seed, part == "test"))
-        count, (least, most) = (
-            (self.count, self.lengths) if part == "train" else (-(-self.count // 5), self.test_lengths)
-        )
-        lengths = rng.integers(least, most + 1, count)
-        letters = rng.integers(len(_SPECIAL), self.vocab_size, (count, most))
-        texts = np.full((count, 2 * most + 2), PADDING)
-        y = np.full((count, 2 * most + 1), PADDING)
-        for text, target, n, shown in zip(texts, y, lengths.tolist(), letters, strict=True):
-            answer = [*(shown[:n] if self.task == "copy" else shown[:n][::-1]), END]
-            text[: 2 * n + 2] = [*shown[:n], ANSWER, *answer]
-            target[n : 2 * n + 1] = answer
+        strings, most = self.strings.draw(part), self.strings.span(part)[1]
+        texts = np.full((len(strings), 2 * most + 2), PADDING)
+        y = np.full((len(strings), 2 * most + 1), PADDING)
+        for text, target, (shown, answer) in zip(texts, y, strings, strict=True):
+            n, ended = len(shown), [*(answer + len(_SPECIAL)), END]
+            text[: 2 * n + 2] = [*(shown + len(_SPECIAL)), ANSWER, *ended]
+            target[n : 2 * n + 1] = ended
         x = texts[:, :-1]
         x[x == END] = PADDING  # a net reads nothing after the end
         return Examples(torch.from_numpy(x.copy()), torch.from_numpy(y))
@@ -127,6 +159,57 @@ class SymbolsDataModule(DataModule):
         x, y, *weight = batch
         longest = int(_ends(y).max())
         return (x[:, :longest], y[:, :longest], *weight)
+
+
+class SymbolPairsDataModule(PairDataModule):
+    """The strings of :class:`SymbolsDataModule` as sources, and their copies, reversed or sorted strings as targets.
+
+    Both vocabularies are ``<pad>``, ``<end>`` and the letters. Batches: see :class:`~datamodules.PairDataModule`.
+
+    Args:
+        task, symbols, lengths, test_lengths, count, data_seed: See :class:`SymbolsDataModule`.
+        **pairs: Arguments of :class:`~datamodules.PairDataModule`.
+
+    Raises:
+        ValueError: An argument is out of its range.
+        TypeError: An argument has another type.
+
+    Example:
+        >>> data = SymbolPairsDataModule("sort", symbols=4, lengths=(4, 4), count=9)
+        >>> x, y = data.examples("train")[0]
+        >>> [" ".join(data.vocabulary["tokens"][token] for token in part) for part in (x.source, x.target, y)]
+        ['d c c b <end>', '<end> b c c d', 'b c c d <end>']
+    """
+
+    def __init__(
+        self,
+        task: SymbolTask = "copy",
+        symbols: int = 8,
+        lengths: Sequence[int] = (1, 10),
+        test_lengths: Sequence[int] | None = None,
+        count: int = 10000,
+        data_seed: int = 0,
+        **pairs: Any,
+    ) -> None:
+        super().__init__(**pairs)
+        self.strings = Strings(task, symbols, lengths, test_lengths, count, data_seed)
+        self.vocabulary = self.source_vocabulary = _vocabulary(_SPECIAL[:ANSWER], symbols)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """``(S, T)``, the numbers of tokens of the longest string of all parts, and of its answer, with their ends."""
+        longest = 1 + max(self.strings.span(part)[1] for part in ("train", "test"))
+        return (longest, longest)
+
+    @override
+    def examples(self, part: Literal["train", "test"]) -> Examples:
+        strings, most = self.strings.draw(part), self.strings.span(part)[1]
+        sides = np.full((2, len(strings), most + 1), PADDING)
+        for i, pair in enumerate(strings):
+            for side, letters in zip(sides, pair, strict=True):
+                side[i, : len(letters) + 1] = [*(letters + ANSWER), END]
+        source, target = torch.from_numpy(sides)
+        return PairRows(source, target, self.source_vocabulary, self.vocabulary)
 
 
 def _ends(y: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Strings to copy or to reverse: only the answer counts, and it is that of the string."""
+"""Strings to copy, to reverse or to sort: only the answer counts, and it is that of the string."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ import pytest
 import torch
 from kit import record_batches
 
-from datamodules import SymbolsDataModule
+from datamodules import SymbolPairsDataModule, SymbolsDataModule
 from datamodules.symbols import ANSWER, END, PADDING
 
 
-@pytest.mark.parametrize("task", ["copy", "reverse"])
+@pytest.mark.parametrize("task", ["copy", "reverse", "sort"])
 def test_the_answer_is_the_string_in_its_order(task: Any) -> None:
     data = SymbolsDataModule(task, symbols=4, lengths=(1, 5), count=300)
     x, y = (part.numpy() for part in (data.examples("train").x, data.examples("train").y))
@@ -21,7 +21,7 @@ def test_the_answer_is_the_string_in_its_order(task: Any) -> None:
     for row, target, n in zip(x, y, lengths, strict=True):
         shown = row[:n]
         assert ((shown > ANSWER) & (shown < data.vocab_size)).all()
-        answer = shown if task == "copy" else shown[::-1]
+        answer = {"copy": shown, "reverse": shown[::-1], "sort": sorted(shown)}[task]
         assert target.tolist() == [*[PADDING] * n, *answer, END, *[PADDING] * (10 - 2 * n)]
         assert row.tolist() == [*shown, ANSWER, *answer, *[PADDING] * (10 - 2 * n)]
     assert set(x[:, 0].tolist()) == {3, 4, 5, 6}
@@ -70,7 +70,7 @@ def test_batches_are_of_similar_length_and_cut() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"task": "sort"}, ValueError, 'task must be "copy" or "reverse", got \'sort\''),
+        ({"task": "add"}, ValueError, 'task must be "copy", "reverse" or "sort", got \'add\''),
         ({"symbols": 27}, ValueError, r"symbols must be an integer in 2..26, got 27"),
         ({"lengths": (3, 2)}, ValueError, "the largest of lengths must be an integer >= 3, got 2"),
         ({"lengths": (0, 2)}, ValueError, "the smallest of lengths must be an integer >= 1, got 0"),
@@ -83,5 +83,38 @@ def test_batches_are_of_similar_length_and_cut() -> None:
     ],
 )
 def test_bad_arguments(options: dict[str, Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        SymbolsDataModule(**options)
+    for module in (SymbolsDataModule, SymbolPairsDataModule):
+        with pytest.raises(error, match=message):
+            module(**options)
+
+
+@pytest.mark.parametrize("task", ["copy", "reverse", "sort"])
+def test_pairs_are_the_strings_of_the_language_model(task: Any) -> None:
+    options: dict[str, Any] = {"symbols": 4, "lengths": (1, 3), "test_lengths": (6, 6), "count": 90}
+    pairs, texts = SymbolPairsDataModule(task, **options), SymbolsDataModule(task, **options)
+    assert pairs.vocabulary == pairs.source_vocabulary
+    assert pairs.vocabulary["tokens"] == ["<pad>", "<end>", "a", "b", "c", "d"]
+    assert (pairs.kind, pairs.input_shape, pairs.vocab_size) == ("translation", (7, 7), 6)
+    names = pairs.vocabulary["tokens"]
+    for part in ("train", "test"):
+        rows = pairs.examples(part)
+        x, y = rows.batch(torch.arange(len(rows)))
+        assert x.source.shape == x.target.shape == y.shape == (len(rows), 4 if part == "train" else 7)
+        shown = [" ".join(names[k] for k in row if k != PADDING) for row in x.source.tolist()]
+        answers = [" ".join(names[k] for k in row if k != PADDING) for row in y.tolist()]
+        read = [" ".join(names[k] for k in row if k != PADDING) for row in x.target.tolist()]
+        whole = [
+            " ".join(texts.vocabulary["tokens"][k] for k in row if k != PADDING)
+            for row in texts.examples(part).x.tolist()
+        ]
+        both = zip(shown, answers, strict=True)
+        assert whole == [f"{one.removesuffix(' <end>')} : {other.removesuffix(' <end>')}" for one, other in both]
+        assert all(one == f"<end> {other.removesuffix(' <end>')}" for one, other in zip(read, answers, strict=True))
+
+
+def test_pairs_split_and_batch_like_other_pairs() -> None:
+    data = SymbolPairsDataModule("reverse", lengths=(1, 9), count=400, batch_size=10)
+    seen = record_batches(data).seen["train"]
+    assert all(x.source.shape == x.target.shape == y.shape for x, y in seen)
+    assert np.ptp([y.shape[1] for _, y in seen]) > 5
+    assert [len(data._parts[name]) for name in ("train", "val")] == [360, 40]
