@@ -25,6 +25,7 @@ from .mixtures import GaussianRingDataModule as GaussianRingDataModule
 from .mnist import FashionMNISTDataModule as FashionMNISTDataModule
 from .mnist import MNISTDataModule as MNISTDataModule
 from .mnist1d import MNIST1DDataModule as MNIST1DDataModule
+from .multi30k import Multi30kDataModule as Multi30kDataModule
 from .pairs import PairDataModule as PairDataModule
 from .samplers import EvaluationSampler as EvaluationSampler
 from .samplers import SimilarLengthSampler as SimilarLengthSampler

@@ -97,19 +97,32 @@ def read_pairs(files: str | Sequence[str], encoding: str = "utf-8") -> Pairs:
         raise ValueError(
             f"pairs are in one file with two columns, or in two files, got {len(files)} files: {list(files)}"
         )
-    sides = [_lines(name, encoding) for name in files]
+    return paired(files, [read_texts(str(Path(name).expanduser()), encoding) for name in files])
+
+
+def paired(names: Sequence[str], texts: Sequence[str]) -> Pairs:
+    """Return the lines of two texts as pairs.
+
+    Args:
+        names: Names of the two files, for messages.
+        texts: What they hold.
+
+    Raises:
+        ValueError: They have different numbers of lines, or a line is empty.
+    """
+    sides = [_lines(text) for text in texts]
     if len(sides[0]) != len(sides[1]):
-        (one, other), (name, another) = map(len, sides), files
+        (one, other), (name, another) = map(len, sides), names
         raise ValueError(
             f"{name} has {one} lines, but {another} has {other}: the source and the target of a pair must be on the same line"
         )
-    for name, texts in zip(files, sides, strict=True):
-        _refuse_empty(name, "text", texts)
+    for name, lines in zip(names, sides, strict=True):
+        _refuse_empty(name, "text", lines)
     return sides[0], sides[1]
 
 
 def _columns(name: str, encoding: str) -> Pairs:
-    lines = [line.split("\t") for line in _lines(name, encoding)]
+    lines = [line.split("\t") for line in _lines(read_texts(str(Path(name).expanduser()), encoding))]
     for i, columns in enumerate(lines, start=1):
         if len(columns) != 2:
             raise ValueError(f"{name}, line {i}: {_count_of(columns)}")
@@ -138,7 +151,7 @@ def _refuse_empty(name: str, what: str, texts: Sequence[str]) -> None:
         )
 
 
-def _lines(name: str, encoding: str) -> list[str]:
-    """Return the lines of a file, without what ends them; only a line feed does, not other marks such as U+2028."""
-    lines = read_texts(str(Path(name).expanduser()), encoding).split("\n")
+def _lines(text: str) -> list[str]:
+    """Return the lines of a text without the spaces around them; only a line feed ends one, not other marks such as U+2028."""
+    lines = text.split("\n")
     return [line.strip(" ") for line in (lines if lines[-1] else lines[:-1])]
