@@ -4,9 +4,11 @@ import math
 from typing import Any, NamedTuple, Unpack
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.decoding.rules import Decoded, RuleArguments, Rules, decoding, largest
+from zoo.decoding.sampling import greedy
 from zoo.protocol import Decodable
 
 
@@ -18,6 +20,7 @@ def beam_search(
     *,
     beam: int = 4,
     best: int = 1,
+    with_greedy: bool = False,
     **rules: Unpack[RuleArguments],
 ) -> Decoded:
     """Follow several hypotheses at once, and return the best.
@@ -30,12 +33,17 @@ def beam_search(
     is kept: log-probabilities are at most 0 and lengths at most T, so one with the sum s reaches at most ``s / T ** alpha``. The
     result is the same as without this stop. A beam of 1 is :func:`greedy`; one that holds all sequences finds the best of all.
 
+    A beam may lose the greedy sequence to hypotheses that look better for a while, and then find none as good. With
+    ``with_greedy`` that sequence is compared with what the beam has found, so that the best is never worse than it.
+
     Args:
         net: ``step`` and ``reorder_state`` are used, see :class:`zoo.Decodable`. A step is made for the open hypotheses of all
             examples together, up to ``B beam`` rows.
         state, start, max_length: See :func:`greedy`; a row for each example.
         beam: Number of hypotheses, from 1 up to the number of sequences that there are. It may be larger than the vocabulary.
         best: Number N of sequences to return for each example, 1 to ``beam``.
+        with_greedy: Whether the sequence of :func:`greedy` is one of those of which the best are returned; it takes a step for each
+            of its tokens more.
         rules: See :class:`Rules`.
 
     Returns:
@@ -54,8 +62,12 @@ def beam_search(
             f"beam search needs {type(net).__name__}.reorder_state(state, index); for a state of tensors it returns "
             "zoo.blocks.reorder_rows(state, index, batch_axis)"
         )
+    checked = Rules(start, max_length, **rules)
     with decoding(net):
-        return _search(net, state, start, Rules(start, max_length, **rules), beam, best)
+        found = _search(net, state, start, checked, beam, best)
+    if with_greedy:
+        return _joined(found, greedy(net, state, start, max_length, **rules), checked.padding)
+    return found
 
 
 class _Kept(NamedTuple):
@@ -76,6 +88,25 @@ class _Kept(NamedTuple):
         self.tokens[examples] = torch.cat([self.tokens[examples], tokens], dim=1)[rows, order]
         self.lengths[examples] = lengths.gather(1, order)
         self.scores[examples] = scores
+
+
+def _joined(found: Decoded, other: Decoded, padding: int) -> Decoded:
+    """The best of what a beam has found and of another sequence for each example, ``(B, T)``, which it may have found, too."""
+    length = max(found.tokens.shape[2], other.tokens.shape[1])
+    found_tokens, other_tokens = (
+        F.pad(x, (0, length - x.shape[-1]), value=padding) for x in (found.tokens, other.tokens)
+    )
+    one = other_tokens.unsqueeze(1)  # (B, 1, T)
+    same = (found_tokens == one).all(dim=2) & (found.lengths == other.lengths.unsqueeze(1))  # (B, N)
+    # computed among other rows, a score may differ in its last digits
+    scores = torch.where(same, torch.maximum(found.scores, other.scores.unsqueeze(1)), found.scores)
+    extra = other.scores.masked_fill(same.any(dim=1), -math.inf).unsqueeze(1)
+    scores, order = torch.cat([scores, extra], dim=1).sort(dim=1, descending=True, stable=True)
+    order = order[:, :-1]
+    lengths = torch.cat([found.lengths, other.lengths.unsqueeze(1)], dim=1).gather(1, order)
+    rows = torch.arange(len(order), device=order.device).unsqueeze(1)
+    tokens = torch.cat([found_tokens, one], dim=1)[rows, order]
+    return Decoded(tokens[:, :, : int(lengths.max())], lengths, scores[:, :-1])
 
 
 def _search(net: Decodable, state: Any, start: Tensor, rules: Rules, beam: int, best: int) -> Decoded:

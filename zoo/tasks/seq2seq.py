@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import Any, Literal, Unpack, get_args
 
 import torch
@@ -18,6 +19,7 @@ from zoo.internals import is_fitting
 from zoo.losses.means import counted, weighted_mean
 from zoo.metrics.labels import IGNORED, Accuracy
 from zoo.metrics.pixels import exact_dtype
+from zoo.metrics.texts import text_metrics
 from zoo.metrics.tokens import NatsPer, Perplexity
 from zoo.model import VOCABULARIES, Makes, Reads, spelled
 from zoo.tasks.base import Task, TaskArguments, input_of
@@ -45,7 +47,8 @@ class Seq2SeqTask(Task):
 
     The loss is the cross-entropy in nats a token, a mean over all tokens of the targets, their end tokens included. Evaluation logs
     ``loss``, ``perplexity`` (its exponential) and ``acc`` (share of tokens that are predicted right) of targets that are read as
-    they are ("teacher forcing"); and of texts that the net writes by itself, ``exact``, the share that is the target.
+    they are ("teacher forcing"); and of texts that the net writes by itself ``exact``, the share that is the target, ``bleu1`` to
+    ``bleu4`` and ``chrf``, see :mod:`zoo.metrics.texts`.
 
     Scheduled sampling (Bengio et al. 2015, "Scheduled Sampling for Sequence Prediction with Recurrent Neural Networks",
     arXiv:1506.03099): in training, each token that the decoder reads is the true one with a probability, the ratio, and otherwise
@@ -65,7 +68,8 @@ class Seq2SeqTask(Task):
         forcing_schedule: How the ratio changes.
         forcing_end: Ratio that a schedule other than "constant" ends with, in [0, ``teacher_forcing``].
         forcing_steps: k of the schedule, in optimizer steps, > 0.
-        beam: Number of hypotheses with which evaluation and prediction write; 1: the most probable token at each step.
+        beam: Number of hypotheses with which evaluation and prediction write, beside the most probable token at each step, which
+            is always one; 1: that alone.
         max_length: Largest number of tokens of a written text, with its end; None: twice as many as the longest target of the
             training data has, and never more than the net can read.
         task: Arguments of :class:`zoo.Task`.
@@ -327,9 +331,9 @@ class Seq2SeqTask(Task):
     # Evaluation -----------------------------------------------------------------------------------------------------
 
     def build_metrics(self) -> dict[str, Metric]:
-        """Return loss, perplexity and accuracy, and of written texts the share that is right."""
+        """Return loss, perplexity and accuracy, and metrics of the texts that the net writes."""
         dtype = exact_dtype(self.mean.device)
-        written = {} if _missing(self.net) else {"exact": Accuracy()}
+        written = {} if _missing(self.net) else text_metrics()
         return {"loss": NatsPer(dtype), "perplexity": Perplexity(dtype), "acc": Accuracy(), **written}
 
     def update_metrics(self, metrics: dict[str, Metric], batch: Any) -> None:
@@ -346,19 +350,10 @@ class Seq2SeqTask(Task):
 
     def _update_written(self, metrics: dict[str, Metric], source: Tensor, start: Tensor, y: Tensor) -> None:
         """Add texts that the net writes by itself."""
-        made = self._write(source, start).tokens[:, 0].tolist()
-        ends = start.tolist()
-        pairs = zip(made, y.tolist(), ends, strict=True)
-        right = [self._before_end(row, end) == self._before_end(true, end) for row, true, end in pairs]
-        metrics["exact"].update(
-            torch.tensor(right, device=y.device), torch.ones(len(y), dtype=torch.long, device=y.device)
-        )
-
-    def _before_end(self, tokens: Sequence[int], end: int) -> list[int]:
-        """The tokens before the end, or before padding."""
-        row = list(tokens)
-        stops = [row.index(token) for token in (end, self.padding) if token in row]
-        return row[: min(stops, default=len(row))]
+        end, made = int(start[0]), self._write(source, start).tokens[:, 0]
+        predictions, references = ([self.text_of(row, end=end) for row in rows.tolist()] for rows in (made, y))
+        for name in metrics.keys() & text_metrics().keys():
+            metrics[name].update(predictions, references)
 
     # Writing --------------------------------------------------------------------------------------------------------
 
@@ -387,7 +382,7 @@ class Seq2SeqTask(Task):
         if max(beam, best) == 1:
             made = decoding.greedy(**given)
             return decoding.Decoded(*(part.unsqueeze(1) for part in made))  # (B, ...) -> (B, 1, ...)
-        return decoding.beam_search(**given, beam=beam, best=best)
+        return decoding.beam_search(**given, beam=beam, best=best, with_greedy=True)
 
     def _arguments(self, source: Tensor, start: Tensor, max_length: int | None = None) -> dict[str, Any]:
         """Arguments of :mod:`zoo.decoding`: a text begins after its end token, which is the same for all."""
@@ -427,17 +422,18 @@ class Seq2SeqTask(Task):
             return x.source, x.target[:, 0]
         return x, torch.full((len(x),), self.tokenizer.end or 0, device=x.device)
 
-    def text_of(self, tokens: Sequence[int], vocabulary: str = "vocabulary") -> str:
+    def text_of(self, tokens: Sequence[int], vocabulary: str = "vocabulary", end: int | None = None) -> str:
         """Return tokens up to their end as text; as numbers if the model has no such vocabulary.
 
         Args:
             tokens: Tokens of one text.
             vocabulary: "vocabulary" or "source_vocabulary".
+            end: The end token; None: that of the vocabulary.
         """
-        if getattr(self, vocabulary) is None:
-            return " ".join(map(str, tokens))
-        known = self._described(vocabulary)
-        return known.decode(self._before_end(tokens, -1 if known.end is None else known.end))
+        known = None if getattr(self, vocabulary) is None else self._described(vocabulary)
+        stops = {self.padding, end if known is None or end is not None else known.end}
+        row = list(takewhile(lambda token: token not in stops, tokens))
+        return " ".join(map(str, row)) if known is None else known.decode(row)
 
     def predict_step(
         self, batch: Any, batch_idx: int = 0, beam: int | None = None, best: int = 1, max_length: int | None = None
@@ -447,7 +443,8 @@ class Seq2SeqTask(Task):
         Args:
             batch: As in training, of which only the sources are read; or of :meth:`batch_of`: tokens ``(B, S)``.
             batch_idx: Not used.
-            beam: Number of hypotheses; None: that of the model. 1: the most probable token at each step.
+            beam: Number of hypotheses; None: that of the model. 1: the most probable token at each step. Otherwise that text is
+                always among those that are compared, so no score is below its.
             best: Number N of texts for each source, 1 to ``beam``.
             max_length: Largest number of tokens of a text, with its end; None: that of the model.
 

@@ -115,6 +115,33 @@ def test_a_beam_of_one_is_greedy_search(rules: dict[str, Any]) -> None:
         assert one.lengths.min() < one.lengths.max(), "the sequences should end at different times"
 
 
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_with_the_greedy_sequence_no_score_is_below_its(alpha: float) -> None:
+    """Without it some are; with it the beam's own stay, each once, and the best of both come first."""
+    worse = better = joined = 0
+    for seed in range(15):
+        net = TableNet(6, seed=seed, spread=1 + seed % 3)
+        starts = torch.arange(20) % 6
+        given: Any = {"end": 2, "alpha": alpha, "forbid": [0], "padding": 0}
+        one = greedy(net, net.init_state(20), starts, 8, **given)
+        plain = beam_search(net, net.init_state(20), starts, 8, beam=2, best=2, **given)
+        both = beam_search(net, net.init_state(20), starts, 8, beam=2, best=2, with_greedy=True, **given)
+        assert (both.scores[:, 0] >= one.scores).all()
+        worse += int((plain.scores[:, 0] < one.scores - 1e-9).sum())
+        better += int((both.scores[:, 0] > one.scores + 1e-9).sum())
+        for b in range(20):
+            known = {tuple(tokens): score for score, tokens in listed(plain, b)}
+            length = int(one.lengths[b])
+            joined += tuple(one.tokens[b, :length].tolist()) not in known
+            known.setdefault(tuple(one.tokens[b, :length].tolist()), one.scores[b].item())
+            wanted = sorted(((score, list(tokens)) for tokens, score in known.items()), reverse=True)
+            assert_same(listed(both, b), wanted[:2])
+        assert both.tokens.shape[2] == both.lengths.max()
+    assert worse > 0
+    assert better > 40
+    assert joined > 10
+
+
 @pytest.mark.parametrize("rules", [{"end": 3, "alpha": 0.0}, {"end": 3, "no_repeat_ngram": 2}])
 def test_a_sentence_does_not_depend_on_the_rest_of_the_batch(rules: dict[str, Any]) -> None:
     net = GRUNet().double()

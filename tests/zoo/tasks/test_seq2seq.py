@@ -143,6 +143,7 @@ def test_metrics_are_quotients_of_sums_over_the_whole_evaluation() -> None:
         "exact": sum(right) / len(right),
     }
     got = {name: float(metric.compute()) for name, metric in metrics.items()}
+    assert got.keys() == {*wanted, *(f"bleu{n}" for n in (1, 2, 3, 4)), "chrf"}
     assert {name: got[name] for name in wanted} == pytest.approx(wanted, rel=1e-6)
     assert model.monitor == ("val/loss", "min")
     assert model.expected_initial_loss() == math.log(6)
