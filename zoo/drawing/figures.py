@@ -1,6 +1,7 @@
 """Figures of predictions: grids of examples, tables of counts, regions, curves. They are drawn without a display."""
 
 import math
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -273,6 +274,84 @@ def state_maps(states: Sequence[Tensor], titles: Sequence[str]) -> Tensor:
     return to_image(figure)
 
 
+def attention_maps(
+    weights: Sequence[Tensor],
+    sources: Sequence[Sequence[str]],
+    targets: Sequence[Sequence[str]],
+    titles: Sequence[str] | None = None,
+) -> Tensor:
+    """Draw where a model looked as it wrote: a column a source token, a row a target token, from above.
+
+    Panels stand side by side as far as there is room. A space is drawn as an open box. Beyond ``NAMED`` tokens on a side only
+    every tenth is numbered.
+
+    Args:
+        weights: Of each example ``(T, S)``. Colors reach from 0 to the largest weight of all.
+        sources: The S source tokens of each.
+        targets: The T target tokens of each.
+        titles: Title of each panel.
+
+    Raises:
+        ValueError: No example, or weights of another number of tokens.
+    """
+    if not weights:
+        raise ValueError("there is nothing to draw: give the weights of one example or more")
+    for i, (part, source, target) in enumerate(zip(weights, sources, targets, strict=True)):
+        if part.shape != (wanted := (len(target), len(source))) or not part.numel():
+            raise ValueError(
+                f"the weights of example {i + 1} must have a row for each target token and a column for each source token, "
+                f"{wanted}, got {tuple(part.shape)}"
+            )
+    cell = max(0.06, min(0.2, 9 / max(max(part.shape) for part in weights)))  # inches
+    font = max(4.5, min(9.0, 0.6 * 72 * cell))
+    figure = new_figure(1, 1, dpi=120, layout=None)
+    names = [[[_token(token) for token in tokens] for tokens in side] for side in (sources, targets)]
+    above, beside = (max(_width(figure, name, font) for tokens in side for name in tokens) + 0.1 for side in names)
+    above += 0.3 * (titles is not None)
+    heads = [None if titles is None else shortened(drawable(title), 60) for title in titles or [""] * len(weights)]
+    wide = [
+        beside + max(cell * part.shape[1], 0 if head is None else _width(figure, head, 10))
+        for part, head in zip(weights, heads, strict=True)
+    ]
+    rows: list[list[int]] = [[]]
+    for i, width in enumerate(wide):
+        if rows[-1] and sum(wide[j] + 0.2 for j in rows[-1]) + width > 12:
+            rows.append([])
+        rows[-1].append(i)
+    heights = [above + max(cell * weights[i].shape[0] for i in row) + 0.25 for row in rows]
+    size = max(sum(wide[i] + 0.2 for i in row) for row in rows) + 0.9, max(1.4, sum(heights))
+    figure.set_size_inches(size)
+    largest = max(1e-9, *(part.max().item() for part in weights))
+    top = size[1]
+    for row, height in zip(rows, heights, strict=True):
+        left = 0.05
+        for i in row:
+            target_count, source_count = weights[i].shape
+            box = (left + beside, top - above - cell * target_count, cell * source_count, cell * target_count)
+            axes = figure.add_axes((box[0] / size[0], box[1] / size[1], box[2] / size[0], box[3] / size[1]))
+            values = weights[i].detach().cpu().double().numpy()
+            shown = axes.imshow(values, cmap="Blues", vmin=0, vmax=largest, aspect="auto", interpolation="nearest")
+            axes.xaxis.tick_top()
+            axes.tick_params(length=0, pad=2, labelsize=font)
+            for side, set_ticks in zip(names, (axes.set_xticks, axes.set_yticks), strict=True):
+                count = len(side[i])
+                set_ticks(range(count), side[i]) if count <= NAMED else set_ticks(range(0, count, 10))
+            for label in axes.get_xticklabels() if len(names[0][i]) <= NAMED else ():
+                label.set(rotation=90 if length(label.get_text()) > 2 else 0)
+            known = family([*names[0][i], *names[1][i]])
+            for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
+                label.set(parse_math=False, family=known)
+            if (head := heads[i]) is not None:
+                style: dict[str, Any] = {"fontsize": 10, "parse_math": False, "family": family([head])}
+                figure.text(box[0] / size[0], (top - 0.05) / size[1], head, va="top", **style)
+            left += wide[i] + 0.2
+        top -= height
+    bar = min(1.6, size[1] - 0.4)
+    scale = figure.add_axes((1 - 0.75 / size[0], 1 - (bar + 0.2) / size[1], 0.12 / size[0], bar / size[1]))
+    figure.colorbar(shown, cax=scale, label="weight").ax.tick_params(labelsize=8)
+    return to_image(figure)
+
+
 def forecasts(context: Tensor, truth: Tensor, forecast: Tensor, naive: Tensor, names: Sequence[str]) -> Tensor:
     """Draw windows of series: the context, the truth that followed, the forecast, and a naive one to compare with.
 
@@ -359,6 +438,23 @@ def series_pairs(one: Tensor, two: Tensor, ends: Sequence[int], names: tuple[str
             if i == 0:
                 axes.set_title(name, fontsize=10)
     return to_image(figure)
+
+
+def _token(token: str) -> str:
+    """A token as a label in which each character can be seen."""
+    token = token.replace("\n", "\\n").replace("\t", "\\t")
+    if token and unicodedata.combining(token[0]):
+        token = f"\u25cc{token}"  # on a dotted circle
+    return shortened(drawable(token).replace(" ", "\u2423"), 16)
+
+
+def _width(figure: "Figure", text: str, size: float) -> float:
+    """Width of a line of text in inches, drawn in the fonts of :func:`~zoo.drawing.fonts.family`."""
+    from matplotlib.font_manager import FontProperties
+
+    canvas: Any = figure.canvas
+    properties = FontProperties(family=family([text]), size=size)
+    return canvas.get_renderer().get_text_width_height_descent(text, properties, ismath=False)[0] / figure.dpi
 
 
 def shortened(text: str, most: int) -> str:

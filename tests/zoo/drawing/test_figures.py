@@ -300,3 +300,52 @@ def test_windows_of_series(drawn: list[Any]) -> None:
     assert lines["forecast"].get_ydata()[2] == 9
     figures.forecasts(context[:1, :, :1], truth[:1, :, :1], truth[:1, :, :1], truth[:1, :, :1], ["a"])
     assert len(drawn[1].axes) == 1
+
+
+def test_attention_maps(drawn: list[Any]) -> None:
+    """Sources across, targets down, cells of one size, what is written readable in any script, colors of one scale."""
+    torch.manual_seed(0)
+    sources = [
+        [*list("3 Mär\n"), "<end>"],
+        ["ein", "Satz", "$x$", "_", "e", "\u0301"],
+        list("abcdefghijklmnopqrstuvwxyz" * 2),
+    ]
+    targets = [list("2021"), ["a", "sentence", "猫" * 20], list("z") * 3]
+    weights = [torch.rand(len(t), len(s)).softmax(dim=1) for s, t in zip(sources, targets, strict=True)]
+    image = figures.attention_maps(weights, sources, targets, ["one", "$two$", "x" * 200])
+    *panels, scale = drawn[0].axes
+    for axes, part in zip(panels, weights, strict=True):
+        (shown,) = axes.images
+        assert np.array_equal(shown.get_array(), part.double().numpy())
+        assert shown.get_clim() == (0, pytest.approx(max(w.max().item() for w in weights)))
+    assert [label.get_text() for label in panels[0].get_xticklabels()] == ["3", "␣", "M", "ä", "r", "\\n", "<end>"]
+    assert [label.get_rotation() for label in panels[0].get_xticklabels()] == [0] * 6 + [90]
+    assert [label.get_text() for label in panels[0].get_yticklabels()] == list("2021")
+    assert [label.get_text() for label in panels[1].get_xticklabels()][-2:] == ["e", "\u25cc\u0301"]
+    assert panels[1].get_yticklabels()[2].get_text().endswith("…")
+    assert panels[0].yaxis_inverted()  # the first token of the target is on top
+    boxes = [axes.get_window_extent() for axes in panels]
+    cells = [(box.width / w.shape[1], box.height / w.shape[0]) for box, w in zip(boxes, weights, strict=True)]
+    assert all(width == pytest.approx(height) == pytest.approx(cells[0][0]) for width, height in cells)
+    assert boxes[0].y1 == pytest.approx(boxes[1].y1)  # beside each other, the long one below
+    assert boxes[0].x1 < boxes[1].x0
+    assert boxes[2].y1 < min(boxes[0].y0, boxes[1].y0)
+    assert all(not one.overlaps(two) for one in boxes for two in [scale.get_window_extent()])
+    assert texts(drawn[0])[:2] == ["one", "$two$"]
+    x, y = (round(n) for n in panels[0].transData.transform((weights[0][0].argmax().item(), 0)))
+    pixels = image[0, image.shape[1] - 1 - y, :]
+    assert pixels[x] == pixels[round(boxes[0].x0) + 2 : round(boxes[0].x1) - 2].min()  # the darkest of its row
+
+
+def test_attention_maps_of_long_texts(drawn: list[Any]) -> None:
+    figures.attention_maps([torch.eye(120)[:101], torch.ones(1, 1)], [["a"] * 120, ["b"]], [["c"] * 101, ["d"]])
+    first, second, _ = drawn[0].axes
+    assert [label.get_text() for label in first.get_xticklabels()] == [str(n) for n in range(0, 120, 10)]
+    assert [label.get_text() for label in second.get_xticklabels()] == ["b"]
+
+
+def test_attention_that_fits_no_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"the weights of example 2 must .* \(1, 2\), got \(2, 1\)"):
+        figures.attention_maps([torch.ones(1, 1), torch.ones(2, 1)], [["a"], ["a", "b"]], [["a"], ["b"]])
+    with pytest.raises(ValueError, match=r"nothing to draw"):
+        figures.attention_maps([], [], [])

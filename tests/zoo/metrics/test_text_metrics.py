@@ -91,14 +91,19 @@ def test_the_scores_are_of_all_texts_together() -> None:
 
 
 def test_the_best_of_several_references_counts() -> None:
-    texts = ["the cat sat on a mat today", "a dog runs"]
-    references = [["the cat is on the mat", "a cat sat on a mat"], ["the dog ran away", "dogs run", "a dog runs"]]
-    streams = [["the cat is on the mat", "the dog ran away"], ["a cat sat on a mat", "dogs run"], [None, "a dog runs"]]
+    texts = ["the cat sat on a mat", "a dog dog runs", "so short a text", "a"]
+    references = [
+        ["the cat is on the mat", "a cat sat on a mat today"],
+        ["the dog ran away", "dogs run", "a dog runs"],  # no reference has the dog twice
+        ["so very short a text it is", "short"],  # three words more or less: the shorter counts
+        ["a text of which all but one word is missing", "a text of which nearly all of the words are missing"],
+    ]
+    streams = [[row[i] if i < len(row) else None for row in references] for i in range(3)]  # texts shorter than these
     for metric, oracle in ((BLEU(), sacrebleu.BLEU()), (CHRF(), sacrebleu.CHRF())):
         metric.update(texts, references)
         assert float(metric.compute()) == pytest.approx(oracle.corpus_score(texts, streams).score / 100, rel=1e-6)
     exact = ExactMatch()
-    exact.update(texts, references)
+    exact.update(["b", "c"], [["a", "b"], ["a"]])
     assert float(exact.compute()) == 0.5
 
 
