@@ -37,6 +37,7 @@ SMALLER = {  # what makes one batch of a large net a matter of a second
     "recurrent/gru_austen": ["--model.width=16"],
     "recurrent/text_file": ["--model.width=16"],
     "recurrent/text_table": ["--model.width=16"],
+    "transformer/text_table": ["--model.width=16"],
     "cnn/resnet50_imagenet": ["--model.width=8", "--data.size=32", "--data.num_workers=0"],
     "segmentation/fcn8s_voc": THIN,
     "segmentation/unet_folder": THIN,

@@ -24,6 +24,15 @@ GAME = {
     "accumulation": "the training step optimizes by hand",
 }
 
+TINY_SEQ2SEQ = {
+    "source_vocab_size": 7,
+    "vocab_size": 7,
+    "width": 32,
+    "num_layers": 2,
+    "num_heads": 4,
+    "hidden_dim": 64,
+    "dropout": 0.0,
+}
 TINY_VIT = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 64}
 
 GOOGLENETS = ("googlenet", "googlenet_published", "googlenet_naive")
@@ -190,6 +199,12 @@ CASES = {
         for n in ("rnn", "lstm", "gru")
         for kind, targets in (("classifier", torch.arange(8)), ("regressor", LENGTHS / 3))
     },
+    **{n: (TINY_SEQ2SEQ, pairs(), {}) for n in ("transformer_seq2seq", "transformer_base", "transformer_big")},
+    "transformer_classifier": (
+        {"vocab_size": 7, "padding": 0, "width": 32},
+        (pairs()[0].source, torch.arange(8)),
+        {},
+    ),
     **{
         f"vit_{n}": ({**TINY_VIT, "num_classes": 10}, images(3, 32), {})
         for n in ("b_16", "b_32", "l_16", "l_32", "h_14")

@@ -179,6 +179,34 @@ MODELS: dict[str, dict[str, Any]] = {
         for name, cell in (("rnn", "rnn_tanh"), ("lstm", "lstm"), ("gru", "gru"))
     },
     "softmax_regression": {"temperature": 1.0, "bias": True},
+    # arXiv:1706.03762, table 3 and section 5; the rates are D^-0.5 4000^-0.5
+    **{
+        f"transformer_{name}": {
+            "width": width,
+            "num_heads": heads,
+            "hidden_dim": 4 * width,
+            "dropout": dropout,
+            "num_layers": 6,
+            "positions": "sinusoidal",
+            "norm": "layer",
+            "norm_first": False,
+            "feed_forward": "relu",
+            "tied": "all",
+            "attention_dropout": 0.0,
+            "num_kv_heads": None,
+            "qk_norm": False,
+            "source_vocab_size": 37000,
+            "optimizer": "Adam",
+            "optimizer_args": {"betas": [0.9, 0.98], "eps": 1e-9},
+            "label_smoothing": 0.1,
+            "lr": lr,
+            "vocab_size": 37000,
+        }
+        for name, width, heads, dropout, lr in (("base", 512, 8, 0.1, 7e-4), ("big", 1024, 16, 0.3, 5e-4))
+    },
+    # no paper's sizes
+    "transformer_seq2seq": {"width": 256, "num_layers": 3, "num_heads": 8, "dropout": 0.1, "norm_first": False},
+    "transformer_classifier": {"width": 128, "num_layers": 2, "num_heads": 4, "dropout": 0.1, "pooling": "mean"},
     "unet": {"encoder": "plain", "skip": "concat", "norm": "batch", "activation": "relu"},
     "unet_noskip": {"encoder": "plain", "skip": "none", "norm": "batch"},
     "unet_resnet34": {"encoder": "resnet34", "skip": "concat", "norm": "batch"},

@@ -1,5 +1,18 @@
 """Transformers."""
 
+from zoo.transformer.classifier import TextTransformer, TransformerClassifier
+from zoo.transformer.encoder import TransformerEncoder
+from zoo.transformer.seq2seq import Transformer, TransformerDecoder, TransformerSeq2Seq, TransformerState
 from zoo.transformer.vit import ViT, ViTClassifier
 
-__all__ = ["ViT", "ViTClassifier"]
+__all__ = [
+    "TextTransformer",
+    "Transformer",
+    "TransformerClassifier",
+    "TransformerDecoder",
+    "TransformerEncoder",
+    "TransformerSeq2Seq",
+    "TransformerState",
+    "ViT",
+    "ViTClassifier",
+]
