@@ -15,6 +15,7 @@ from zoo.blocks.modes import evaluating
 from zoo.blocks.pairs import SentencePair
 from zoo.blocks.vocabulary import Vocabulary
 from zoo.decoding.sampling import seeds_of
+from zoo.drawing.figures import attention_maps
 from zoo.internals import is_fitting
 from zoo.losses.means import counted, weighted_mean
 from zoo.metrics.labels import IGNORED, Accuracy
@@ -27,7 +28,7 @@ from zoo.tasks.base import Task, TaskArguments, input_of
 Schedule = Literal["constant", "linear", "exponential", "inverse_sigmoid"]
 EXAMPLE_LENGTH = 16  # tokens of an example where no data told theirs
 LONGEST = 100  # tokens of a written text where no data told theirs
-SHOWN = 8  # texts that are shown in evaluation
+SHOWN, DRAWN = 8, 4  # texts that are shown in evaluation, those of them whose attention is drawn
 
 
 class Seq2SeqArguments(TaskArguments, total=False):
@@ -378,8 +379,10 @@ class Seq2SeqTask(Task):
     ) -> decoding.Decoded:
         """The best texts that the net writes: tokens ``(B, N, T)``, lengths and scores ``(B, N)``."""
         beam = self.hparams["beam"] if beam is None else beam
+        if not 1 <= best <= max(1, beam) or beam < 1:
+            raise ValueError(f"beam must be 1 or more, and best in 1..beam, got beam={beam}, best={best}")
         given = self._arguments(source, start, max_length)
-        if max(beam, best) == 1:
+        if beam == 1:
             made = decoding.greedy(**given)
             return decoding.Decoded(*(part.unsqueeze(1) for part in made))  # (B, ...) -> (B, 1, ...)
         return decoding.beam_search(**given, beam=beam, best=best, with_greedy=True)
@@ -520,8 +523,37 @@ class Seq2SeqTask(Task):
 
     # Pictures -------------------------------------------------------------------------------------------------------
 
+    def draw_attention(self, batch: Any, tokens: Tensor) -> Tensor:
+        """Draw where the net looks in sources as it writes texts: an image ``(3, H, W)``, with a heat map for each.
+
+        Args:
+            batch: Sources, as :meth:`predict_step` takes them.
+            tokens: The tokens that are written, with their ends, padded, ``(B, T)``.
+
+        Raises:
+            TypeError: The net has no attention.
+        """
+        source, start = self._start(batch)
+        ended = (tokens == start[:, None]).cumsum(dim=1) > 0
+        target = torch.cat([start[:, None], tokens[:, :-1].masked_fill(ended[:, :-1], self.padding)], dim=1)
+        with evaluating(self):
+            weights = self.attention(SentencePair(source, target)).float().cpu()
+        maps, sources, targets = [], [], []
+        for read, written, end, part in zip(source.tolist(), tokens.tolist(), start.tolist(), weights, strict=True):
+            sources.append(self._labels(read, "source_vocabulary", end))
+            targets.append(self._labels(written, "vocabulary", end))
+            maps.append(part[: len(targets[-1]), : len(sources[-1])])
+        return attention_maps(maps, sources, targets)
+
+    def _labels(self, tokens: Sequence[int], vocabulary: str, end: int) -> list[str]:
+        """What each token stands for; padding is left out."""
+        real = [token for token in tokens if token != self.padding]
+        if getattr(self, vocabulary) is None:
+            return [str(token) for token in real]
+        return ["<end>" if token == end else self._described(vocabulary).decode([token]) for token in real]
+
     def render(self, batch: Any) -> dict[str, Any]:
-        """Return a table of sources, targets and what the net writes."""
+        """Return a table of sources, targets and what the net writes, and where it looks as it writes the first of them."""
         x, y = batch[0], batch[1]
         if _missing(self.net):
             return {}
@@ -531,7 +563,11 @@ class Seq2SeqTask(Task):
             [self.text_of(row, "source_vocabulary") for row in source.tolist()],
             *([self.text_of(row) for row in part.tolist()] for part in (y, made)),
         ]
-        return {"texts": [["source", "target", "written"], *map(list, zip(*columns, strict=True))]}
+        shown: dict[str, Any] = {"texts": [["source", "target", "written"], *map(list, zip(*columns, strict=True))]}
+        if self.has_attention:
+            first = SentencePair(source[:DRAWN], x.target[:DRAWN])
+            shown["attention"] = self.draw_attention(first, made[:DRAWN])
+        return shown
 
 
 def _missing(net: Any) -> list[str]:

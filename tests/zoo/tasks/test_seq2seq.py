@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 import zoo
 from zoo import SentencePair
 from zoo.blocks import Vocabulary, reorder_rows
-from zoo.tasks import Seq2SeqTask
+from zoo.tasks import Seq2SeqTask, seq2seq
 from zoo.tasks.seq2seq import uniform_rows
 
 SOURCE = {"kind": "characters", "tokens": ["<pad>", "<end>", *"abc"], "padding": 0, "end": 1, "tokenizer": None}
@@ -422,3 +422,47 @@ def test_what_is_declared() -> None:
     assert model.predict_options == ("beam", "best")
     x, _ = pair(*PAIRS)
     torch.testing.assert_close(model.outputs(x)["log_probabilities"], model(x).log_softmax(dim=-1))
+
+
+class Looking(Bag):
+    """Looks at each source token as long as the target token that it reads is large."""
+
+    def attention(self, x: SentencePair) -> Tensor:
+        scores = x.target[..., None] * torch.arange(1.0, 1 + x.source.shape[1]) - 1e9 * (x.source == 0)[:, None]
+        return scores.softmax(dim=-1)
+
+
+def test_attention_is_drawn_over_what_is_read_and_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each text has its own tokens, with the end, and no padding; the rows are those of the tokens that they lead to."""
+    drawn: list[Any] = []
+    original = seq2seq.attention_maps
+    monkeypatch.setattr(seq2seq, "attention_maps", lambda *args: drawn.append(args) or original(*args))
+    model = task(Looking(), max_length=5)
+    assert "attention" in model.predict_options
+    assert "attention" not in task().predict_options
+    x, y = pair(*PAIRS)
+    image = model.render((x, y))["attention"]
+    assert image.dtype == torch.uint8
+    assert image.shape[0] == 3
+    (maps, sources, targets), made = drawn[0], model.predict_step(x)["tokens"][:, 0]
+    assert sources == [[*source, "<end>"] for source, _ in PAIRS[:4]]
+    for i in range(4):
+        row = [token for token in made[i].tolist() if token]
+        assert targets[i] == ["<end>" if token == 1 else model.tokenizer.decode([token]) for token in row]
+        read = SentencePair(x.source[i : i + 1, : len(sources[i])], torch.tensor([[1, *row[:-1]]]))
+        assert maps[i].shape == (len(targets[i]), len(sources[i]))
+        assert torch.allclose(maps[i], model.net.attention(read)[0].float())
+    assert len({len(row) for row in targets}) > 1, "the texts should have different lengths"
+    model.draw_attention(model.batch_of([source for source, _ in PAIRS[:4]]), made[:4])
+    assert drawn[1][1:] == drawn[0][1:]
+    model.vocabulary = model.source_vocabulary = None
+    model.draw_attention(x, made)
+    assert drawn[2][1][0] == ["2", "3", "1"]
+    with pytest.raises(TypeError, match="this Bag has no attention that could be shown"):
+        task().draw_attention(x, made)
+
+
+@pytest.mark.parametrize(("beam", "best"), [(0, 1), (2, 3), (1, 2), (2, 0), (-1, 1)])
+def test_a_beam_that_cannot_be(beam: int, best: int) -> None:
+    with pytest.raises(ValueError, match=rf"best in 1\.\.beam, got beam={beam}, best={best}"):
+        task().predict_step(pair(*PAIRS)[0], beam=beam, best=best)
