@@ -781,6 +781,8 @@ class Model(LightningModule):
             "net": net.__name__,
             "source": (inspect.getdoc(inspect.getmodule(net)) or "").split("\n\n")[0].replace("\n", " "),
             "parameters": sum(p.numel() for p in self.parameters()),
+            "makes": self.makes,
+            "vocabularies": {name: Vocabulary(config[name]) for name in reversed(VOCABULARIES) if config.get(name)},
         }
         return save_folder(Path(folder), config, self.state_dict(), facts)
 

@@ -9,8 +9,10 @@ import json
 import platform
 import sys
 import tempfile
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,32 +23,80 @@ from zoo.pretrained import bundled
 
 SEEDS = (0, 1, 2)
 PACKAGES = ("lightning-zoo", "torch", "lightning", "scikit-learn")
-# name -> recipe, options, the metric on the card
+
+
+@dataclass(frozen=True)
+class Net:
+    """How a bundled net is made, and what its card says.
+
+    Attributes:
+        recipe: Its recipe.
+        metrics: Columns of ``metrics.csv`` that the card has; the first for every seed.
+        options: Options of ``zoo fit``.
+        data: What it was trained on, and under which license; "" where the recipe says it all.
+        texts: Of a language model what the text on the card begins with; of a translator the texts that it translates there.
+    """
+
+    recipe: str
+    metrics: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    data: str = ""
+    texts: tuple[str, ...] = ()
+
+    def command(self, seed: int) -> str:
+        """Return the command that trains it."""
+        return " ".join(["zoo fit -c", self.recipe, *self.options, f"--seed_everything={seed}"])
+
+
 NETS = {
-    "lenet5_digits": ("cnn/lenet_digits", (), "test/acc"),
-    "resnet20_digits": ("cnn/resnet_digits", ("--model.depth=20", "--model.width=16"), "test/acc"),
+    "lenet5_digits": Net("cnn/lenet_digits", ("test/acc",)),
+    "resnet20_digits": Net("cnn/resnet_digits", ("test/acc",), ("--model.depth=20", "--model.width=16")),
+    "char_lm": Net(
+        "recurrent/gru_austen",
+        ("test/loss", "test/perplexity", "test/acc", "test/bpc"),
+        data='"Persuasion" by Jane Austen (1817), in the public domain',
+        texts=("It was",),
+    ),
 }
+SAMPLE: dict[str, Any] = {"seed": 0, "temperature": 0.5, "tokens": 400}
 
 
 def train(name: str, target: Path) -> Path:
     """Train one net with all seeds, write its folder into ``target`` and return it."""
-    recipe, options, metric = NETS[name]
-    values: list[float] = []
+    net = NETS[name]
     with tempfile.TemporaryDirectory() as runs:
         for seed in SEEDS:
-            if code := main(["fit", "-c", recipe, *options, f"--seed_everything={seed}", "--runs", runs]):
+            if code := main(["fit", "-c", net.recipe, *net.options, f"--seed_everything={seed}", "--runs", runs]):
                 raise UserError(f"training {name} ended with exit code {code}")
-            with Path(runs, recipe, f"version_{len(values)}", "metrics.csv").open(newline="", encoding="utf-8") as file:
-                values.append(next(round(float(row[metric]), 4) for row in csv.DictReader(file) if row.get(metric)))
-        module = load(Path(runs, recipe, "version_0", "checkpoints", "best.ckpt"))
-        training = {
-            "recipe": recipe,
-            "command": " ".join(["zoo fit -c", recipe, *options, f"--seed_everything={SEEDS[0]}"]),
-            "metric": {metric: values[0]},
-            "seeds": {str(seed): value for seed, value in zip(SEEDS, values, strict=True)},
-            "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
-        }
-        return module.save_pretrained(target / name, training)
+        return pack(name, [Path(runs, net.recipe, f"version_{i}") for i in range(len(SEEDS))], target)
+
+
+def pack(name: str, runs: list[Path], target: Path) -> Path:
+    """Write the folder of a net from its runs, one for each seed, into ``target`` and return it."""
+    net, module = NETS[name], load(runs[0] / "checkpoints" / "best.ckpt")
+    results = [_results(run) for run in runs]
+    training = {
+        "recipe": net.recipe,
+        "command": net.command(SEEDS[0]),
+        **({"data": net.data} if net.data else {}),
+        "metric": {metric: results[0][metric] for metric in net.metrics},
+        "seeds": {str(seed): result[net.metrics[0]] for seed, result in zip(SEEDS, results, strict=True)},
+        **({"example": example(name, module)} if net.texts else {}),
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
+    }
+    return module.save_pretrained(target / name, training)
+
+
+def example(name: str, module: Any) -> str:
+    """Return what a model of texts writes: a command, and what it prints in the main."""
+    texts = NETS[name].texts
+    if "translation" in module.learns:
+        written = module.predict_step(module.batch_of(texts))["text"]
+        inputs = " ".join(json.dumps(text, ensure_ascii=False) for text in texts)
+        return "\n".join([f"zoo predict {name} {inputs}", "", *map("{} -> {}".format, texts, written)])
+    options = " ".join(f"--{key} {value}" for key, value in SAMPLE.items())
+    (text,) = module.sample(1, prompt=texts[0], **SAMPLE)
+    return f"zoo sample {name} --prompt {json.dumps(texts[0])} {options}\n\n{text}"
 
 
 def run(names: list[str], target: Path = bundled.HERE) -> int:
@@ -66,6 +116,13 @@ def run(names: list[str], target: Path = bundled.HERE) -> int:
         print(f"{name}: sha256 {after}, " + ("as before" if after == before else f"was {before}"))
         differs = differs or after != before
     return int(differs)
+
+
+def _results(run: Path) -> dict[str, float]:
+    """Return the test results of a run."""
+    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {key: round(float(row[key]), 4) for row in rows for key in row if key.startswith("test/") and row[key]}
 
 
 def _sha256(folder: Path) -> str | None:

@@ -37,6 +37,16 @@ def test_predict_takes_bundled_names(zoo: Zoo, three: Path, name: str) -> None:
     assert json.loads(zoo("predict", name, three, "--json").out) == [row]
 
 
+def test_a_bundled_model_of_texts_writes_and_reads(zoo: Zoo) -> None:
+    result = zoo("sample", "char_lm", "--prompt", "It was", "--tokens", 20)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("It was")
+    told = zoo("predict", "char_lm", "It was a truth", "Vq  zzP pbtkd", "--json").out
+    likely, unlikely = (row["bits_per_character"] for row in json.loads(told))
+    assert likely < 3 < unlikely
+    assert "char_lm (bundled)" in zoo("models", "gru_lm").out
+
+
 def test_a_repository_of_the_hub_is_a_model(zoo: Zoo, three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from zoo.pretrained import bundled, hub
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from zoo.pretrained.schema import check_description, read_json
 from zoo.writing import replacing
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+_READABLE = 128  # characters that a card lists
 
 
 def save_folder(folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
@@ -27,7 +29,7 @@ def save_folder(folder: Path, config: Mapping[str, Any], state: Mapping[str, Ten
         folder: Created if it does not exist.
         config: Plain data: registered name and hyperparameters of the model, description of its data.
         state: State dict of the model.
-        facts: For the card: "class", "net", "source" and "parameters".
+        facts: For the card: "class", "net", "source", "parameters", "makes", and the "vocabularies" by name.
 
     Returns:
         The folder.
@@ -128,9 +130,7 @@ def _check_plain(value: Any, name: str = "") -> None:
 
 def _card(config: Mapping[str, Any], state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
     hparams = "\n".join(f"| {k} | `{v}` |" for k, v in config["hparams"].items())
-    training = "".join(f"- {k.capitalize()}: {_shown(v)}\n" for k, v in config.get("training", {}).items())
-    classes = ", ".join(config["class_names"]) if config.get("class_names") else "not named"
-    mean, std = (state[name].tolist() if name in state else None for name in ("mean", "std"))
+    training = "".join(f"- {k.capitalize()}:{_shown(v)}\n" for k, v in config.get("training", {}).items())
     return f"""---
 library_name: lightning-zoo
 tags: [pytorch, lightning]
@@ -141,9 +141,7 @@ tags: [pytorch, lightning]
 
 - Class: `{facts["class"]}`, net `{facts["net"]}`
 - Parameters: {facts["parameters"]:,}
-- Input: shape {config.get("input_shape")}, standardized by the model itself with mean {mean} and
-  standard deviation {std}
-- Classes: {classes}
+{_data(config, state, facts)}
 - Written by lightning-zoo {config["zoo_version"]}, torch {torch.__version__}
 {training}
 ```python
@@ -158,5 +156,47 @@ model = zoo.load("path/to/this/folder")
 """
 
 
+def _data(config: Mapping[str, Any], state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+    """What a model reads and what it makes, a line each."""
+    shape = config.get("input_shape")
+    mean, std = (state[name].tolist() if name in state else None for name in ("mean", "std"))
+    if vocabularies := facts["vocabularies"]:  # tokens are not standardized
+        lines = [f"- Input: text, shape {shape} in tokens"]
+        lines += [f"- {name.capitalize().replace('_', ' ')}: {_tokens(of)}" for name, of in vocabularies.items()]
+    else:
+        lines = [
+            f"- Input: shape {shape}, standardized by the model itself with mean {mean} and\n  standard deviation {std}"
+        ]
+    if facts["makes"] != "text":
+        classes = ", ".join(config["class_names"]) if config.get("class_names") else "not named"
+        lines.append(f"- Classes: {classes}")
+    return "\n".join(lines)
+
+
+def _tokens(vocabulary: Any) -> str:
+    """The tokens of a vocabulary: how many, of which kind, and those that are not too many to be read."""
+    text = f"{vocabulary.size} {'tokens of bpe' if vocabulary.kind == 'bpe' else vocabulary.kind}"
+    special = {"padding": vocabulary.padding, "end": vocabulary.end}
+    if named := [name for name, index in special.items() if index is not None]:
+        text += f", those for {' and '.join(named)} among them"
+    if vocabulary.kind == "characters" and vocabulary.size <= _READABLE:
+        letters = (token for i, token in enumerate(vocabulary.tokens) if i not in special.values())
+        shown = json.dumps("".join(letters), ensure_ascii=False)[1:-1].replace('\\"', '"')
+        return f"{text}: {_code(shown)}"
+    return text
+
+
+def _code(text: str) -> str:
+    """A text as code of Markdown, between more backticks than it has in a row."""
+    ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if "`" in (text[:1], text[-1:]) or text[:1] == text[-1:] == " " else ""
+    return f"{ticks}{space}{text}{space}{ticks}"
+
+
 def _shown(value: Any) -> str:
-    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else f"`{value}`"
+    """What follows the name and the colon of a fact of the training: a value as code, a dict as words, lines as a block."""
+    if isinstance(value, dict):
+        return " " + ", ".join(f"{k} {v}" for k, v in value.items())
+    if isinstance(value, str) and "\n" in value:
+        return "".join(f"\n{f'  {line}'.rstrip()}" for line in ["", "```text", *value.strip("\n").split("\n"), "```"])
+    return f" `{value}`"
