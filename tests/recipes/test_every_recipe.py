@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cli_kit import Zoo
-from fakes import Fake, masked, pets, tree, voc
+from fakes import Fake, masked, pets, sentences, tree, voc
 
 import datamodules
 from datamodules.downloads import DownloadedImages
@@ -25,6 +25,7 @@ TEXTS = (
     "recurrent/lstm_reverse",
     "recurrent/text_file",
 )  # what these models make is no picture
+TABLES = ("seq2seq/gru_dates",)  # nor of these, whose texts are beside those that they read
 MORE = {"gan/wgan_gp_grid": {"test/modes": 24}}  # further bounds of a recipe
 SMALLER = {  # what makes one batch of a large net a matter of a second
     "cnn/resnet110_cifar100": ["--model.width=4"],
@@ -38,6 +39,8 @@ SMALLER = {  # what makes one batch of a large net a matter of a second
     "recurrent/text_file": ["--model.width=16"],
     "recurrent/text_table": ["--model.width=16"],
     "transformer/text_table": ["--model.width=16"],
+    "seq2seq/multi30k": ["--model.width=8", "--model.embedding_dim=8", "--data.vocab_size=300"],
+    "seq2seq/pairs": ["--model.width=16"],
     "cnn/resnet50_imagenet": ["--model.width=8", "--data.size=32", "--data.num_workers=0"],
     "segmentation/fcn8s_voc": THIN,
     "segmentation/unet_folder": THIN,
@@ -112,6 +115,12 @@ def provide_data(recipe: catalog.Recipe, patch: pytest.MonkeyPatch) -> list[str]
         ]
         Path("texts.csv").write_text("\n".join(["text,label", *rows]) + "\n")
         return []
+    elif cls is datamodules.SentencePairsDataModule:
+        Path("pairs.tsv").write_text("".join(f"{'ab' * (i % 5)}c{i}\t{i}{'xy' * (i % 5)}\n" for i in range(100)))
+        return []
+    elif cls is datamodules.Multi30kDataModule:
+        sentences(Path("data/multi30k"))
+        return []
     elif cls is datamodules.OxfordIIITPetDataModule:
         pets(Path("data"))
     elif cls is datamodules.VOCSegmentationDataModule:
@@ -131,7 +140,7 @@ def test_one_batch(zoo: Zoo, recipe: catalog.Recipe, monkeypatch: pytest.MonkeyP
     run = Path("runs", recipe.name, "version_0")
     assert (run / "checkpoints/last.ckpt").is_file()
     assert {path.name for path in run.glob("*.png")} >= {"curves.png"}
-    shown = "txt" if recipe.name in TEXTS else "png"
+    shown = "txt" if recipe.name in TEXTS else "csv" if recipe.name in TABLES else "png"
     assert list(run.glob(f"samples/*.{shown}")), "nothing shows what the model makes: add callbacks.Samples"
 
 

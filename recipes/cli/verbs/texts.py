@@ -20,7 +20,8 @@ def texts_of(
     """Return the texts that words stand for, each with where it comes from.
 
     A word that names a file is that file: of a CSV file the texts of the column that the model was trained on, of any other a
-    text a line, without those that are blank. ``-`` is the standard input, a text a line. Any other word is a text.
+    text a line, without those that are blank. ``-`` is the standard input, a text a line. Any other word is a text. For a model
+    that was trained on a file of pairs, the text of a line ends at the first tab, so that such files can be read, too.
 
     Args:
         words: The words.
@@ -31,7 +32,12 @@ def texts_of(
         UserError: There is no such file, or no text.
         ValueError: A file cannot be read; the message names line or byte.
     """
-    return [text for word in words for text in _texts(word, model.preparation or {}, written)]
+    found = [text for word in words for text in _texts(word, model.preparation or {}, written)]
+    if "translation" not in (getattr(model, "learns", None) or ()):
+        return found
+    return [
+        ({**origin, "source": origin.pop("text")}, text) for origin, text in found
+    ]  # "text" is what the model writes
 
 
 def batches_of(
@@ -65,9 +71,9 @@ def _texts(
 ) -> Iterator[tuple[dict[str, Any], str]]:
     from datamodules.texts import decoded, read_texts
 
-    encoding = str(written.get("encoding") or "utf-8")
+    encoding, first = str(written.get("encoding") or "utf-8"), bool(preparation.get("first_column"))
     if word == "-":
-        yield from _lines(decoded(sys.stdin.buffer.read(), encoding, "the standard input"), "-")
+        yield from _lines(decoded(sys.stdin.buffer.read(), encoding, "the standard input"), "-", first)
     elif os.path.isdir(word):
         raise UserError(f"{word} is a folder: the model reads texts, give text files, or a text in quotes")
     elif os.path.exists(word) and word.lower().endswith((".csv", ".tsv")) and "text" in preparation:
@@ -76,7 +82,8 @@ def _texts(
         for row, text in enumerate(read_column(word, {**preparation, **written}), start=1):
             yield {"file": word, "row": row, "text": text}, text
     elif os.path.exists(word):
-        yield from _lines(read_texts(word, encoding), word)
+        of_pairs = preparation.get("encoding") if "first_column" in preparation else None
+        yield from _lines(read_texts(word, str(written.get("encoding") or of_pairs or "utf-8")), word, first)
     elif len(word.split()) == 1 and Path(word).suffix.lower() in _FILES:
         raise UserError(f"no such file: {word} (to read this as a text, pipe it into `zoo predict MODEL -`)")
     elif word.strip():
@@ -85,10 +92,16 @@ def _texts(
         raise UserError("the text is empty: give one in quotes, a text file, or - for the standard input")
 
 
-def _lines(content: str, name: str) -> Iterator[tuple[dict[str, Any], str]]:
+def _lines(content: str, name: str, first: bool) -> Iterator[tuple[dict[str, Any], str]]:
     lines = [(i, line) for i, line in enumerate(content.split("\n"), start=1) if line.strip()]
+    what = "the standard input" if name == "-" else name
     if not lines:
-        what = "the standard input" if name == "-" else name
         raise UserError(f"{what} is empty: it must hold a text in a line")
+    if first:
+        lines = [(i, line.partition("\t")[0].strip(" ")) for i, line in lines]
     for i, line in lines:
+        if not line:
+            raise UserError(
+                f"{what}, line {i}: the source is empty, a line begins with a tab: fill it in, or remove the line"
+            )
         yield {"file": name, "line": i, "text": line}, line

@@ -1,0 +1,65 @@
+"""A user's own pairs of texts on the command line: fit, predict files of them, and what is refused in one line."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cli_kit import Zoo, assert_one_line
+
+PAIRS = [(f"{'ab' * (i % 3)}c{i % 10}", f"x{i % 10}{'yz' * (i % 3)}") for i in range(30)]
+TINY = ("--model.width=8", "--data.batch_size=4", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2")
+RUN = Path("runs/seq2seq/pairs/version_0")
+
+
+@pytest.fixture(autouse=True)
+def _pairs(tmp_cwd: Path) -> None:
+    Path("pairs.tsv").write_bytes("".join(f"{one}\t{other}é\n" for one, other in PAIRS).encode("latin-1"))
+
+
+def test_a_model_of_pairs_keeps_both_vocabularies_and_reads_sources(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = zoo("fit", "-c", "seq2seq/pairs", *TINY, "--data.encoding=latin-1")
+    assert (result.code, result.err) == (0, "")
+    checkpoint = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)
+    known = checkpoint["zoo"]
+    assert known["source_vocabulary"]["tokens"] == ["<pad>", "<end>", *sorted(set("abc0123456789"))]
+    assert known["vocabulary"]["tokens"] == ["<pad>", "<end>", *sorted(set("xyz0123456789é"))]
+    assert known["preparation"] == {"encoding": "latin-1", "first_column": True}
+    rows = json.loads(zoo("predict", RUN, "pairs.tsv", "abc", "--json").out)
+    assert [(row.get("file"), row.get("line"), row["source"]) for row in rows] == [
+        *(("pairs.tsv", i, source) for i, (source, _) in enumerate(PAIRS, start=1)),
+        (None, None, "abc"),
+    ]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"abc \tno matter\n\nab\n")))
+    rows = json.loads(zoo("predict", RUN, "-", "--json").out)
+    assert [(row["line"], row["source"]) for row in rows] == [(1, "abc"), (3, "ab")]
+    Path("bad.tsv").write_text("abc\tx\n\tx\n")
+    assert_one_line(zoo("predict", RUN, "bad.tsv"), "bad.tsv, line 2: the source is empty")
+    Path("bad.tsv").write_text("abc\tx\nabd\tx\n")
+    assert_one_line(zoo("predict", RUN, "bad.tsv"), "bad.tsv, line 2: ", "'d' at character 3")
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "words"),
+    [
+        ("a\tb\na\n", (), ("pairs.tsv, line 2: one column, 'a'",)),
+        ("a\tb\na\tb\tc\n", (), ("pairs.tsv, line 2: 3 columns",)),
+        ("a\tb\n \tb\n", (), ("pairs.tsv, line 2: the source is empty in 1 of 2 lines",)),
+        ("", (), ("pairs.tsv is empty",)),
+        (None, ("--data.path=none.tsv",), ("none.tsv is not a file",)),
+        (None, (), ("pairs.tsv, byte", "is not valid utf-8", "latin-1")),
+        ("a\tb\n" * 9, ("--data.path=[pairs.tsv, other.txt]",), ("other.txt is not a file",)),
+        ("a\tb\n", ("--data.test_fraction=0.5",), ("test_fraction=0.5 of 1 examples",)),
+        (
+            "a\tb\nb\tc\nc\td\n",
+            ("--model.vocab_size=3",),
+            ("--model.vocab_size 3 contradicts the data", "leave it out"),
+        ),
+    ],
+)
+def test_what_is_refused(zoo: Zoo, content: str | None, options: tuple[str, ...], words: tuple[str, ...]) -> None:
+    if content is not None:
+        Path("pairs.tsv").write_text(content)
+    assert_one_line(zoo("fit", "-c", "seq2seq/pairs", *TINY, *options), *words)
