@@ -65,5 +65,6 @@ from .tasks import Seq2SeqTask as Seq2SeqTask
 from .tasks import Task as Task
 from .tasks import VariationalTask as VariationalTask
 from .transformer import TransformerClassifier as TransformerClassifier
+from .transformer import TransformerLanguageModel as TransformerLanguageModel
 from .transformer import TransformerSeq2Seq as TransformerSeq2Seq
 from .transformer import ViTClassifier as ViTClassifier

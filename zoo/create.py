@@ -18,7 +18,7 @@ from zoo.internals import tree_leaves
 from zoo.model import VOCABULARIES, Model, spelled
 from zoo.pretrained.report import LoadReport, compare, load_weights, put, tied
 from zoo.pretrained.schema import check_hyperparameters, check_standardization
-from zoo.pretrained.sources import Weights, read_saved
+from zoo.pretrained.sources import Weights, model_of_layout, read_saved
 from zoo.registry import Entry, arguments_of, check_arguments, get, is_registered_net, name_of, sources_of
 
 _BUILD = "the model cannot be built: "
@@ -41,6 +41,8 @@ def create_model(name: str, /, weights: str | Path | None = None, **kwargs: Any)
         weights: "pretrained", what torchvision or timm has for the net by default ("imagenet" is the same), or another of its
             names ("IMAGENET1K_V1", "a1_in1k"); a bundled name; a folder that ``save_pretrained`` wrote; a checkpoint (.ckpt) or a
             file of tensors (.pt, .pth, .safetensors); "owner/name" on the Hugging Face hub. `zoo models NAME` lists the names.
+            Language models in GPT-2's and Llama's layout, as ``transformers`` writes them, are taken too: a file, or a folder or
+            repository, whose config and byte-level tokenizer come with it ("openai-community/gpt2").
         kwargs: Arguments of the model's class; they win over the preset and over those of the weights.
 
     Returns:
@@ -83,7 +85,8 @@ def load(
     downloaded: what it says is checked against the class before anything is built, and all tensors are its own.
 
     Args:
-        path: The checkpoint file, the folder, the name of a bundled one, or "owner/name" on the Hugging Face hub.
+        path: The checkpoint file, the folder, the name of a bundled one, or "owner/name" on the Hugging Face hub; also a GPT-2 or
+            Llama that ``transformers`` wrote.
         strict: Refuse weights that do not fit; ``False`` takes what fits. ``model.load_report`` lists what became of each tensor.
         average: Of a checkpoint of a run with ``callbacks.EMA``, the averaged weights (True) or the trained ones (False); None
             takes those that were evaluated.
@@ -100,6 +103,8 @@ def load(
         ValueError: The file is damaged, holds objects other than tensors and plain data, is no zoo checkpoint, names an unknown
             model or an optimizer to import, says what cannot be of its model, or (``strict``) its weights do not fit.
     """
+    if average is None and (layout := model_of_layout(str(path))) is not None:
+        return create_model(layout, weights=path, **overrides)
     saved = read_saved(Path(path), average, verify)
     with _naming(saved.path):
         entry = get(saved.model)
@@ -291,6 +296,13 @@ def stored_arguments(source: Weights, entry: Entry, given: Collection[str] = ())
             left_out = {*cls.training_arguments, *cls.training_buffers}
             stored = {k: v for k, v in (source.hparams or {}).items() if k in arguments_of(cls) and k not in left_out}
     stored = _checked(cls, stored, source.origin, given, entry.preset.get("net"))
+    if source.complete and source.model != entry.name:
+        for name, value in stored.items():
+            if name in entry.preset and entry.preset[name] != value and name not in {*given, "dropout"}:
+                raise ValueError(
+                    f"{source.origin} is a net with {name}={value!r}, and {entry.name} has {entry.preset[name]!r}: take "
+                    f"{source.model!r}, which becomes what the weights are of"
+                )
     return {**entry.preset, **stored} if source.model == entry.name else {**stored, **entry.preset}
 
 

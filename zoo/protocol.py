@@ -26,6 +26,7 @@ and every LightningModule has them. All others are optional; who uses one does w
 - ``padding``: the token or value that pads series at their end; None if nothing does. ``target_padding``: the same for targets;
   without it they are padded with ``padding``.
 - ``init_state(batch_size)``, ``step(x_t, state)``: see :class:`Incremental`; of the module or of its net.
+- ``prefill(tokens, state)``: the state after several steps at once, tokens ``(B, T)``; so language models read a prompt.
 - ``reorder_state(state, index)``: see :class:`Decodable`, which :mod:`zoo.decoding` asks for.
 - ``encode(source)``: see :class:`EncoderDecoder`, of a net that reads one text and writes another.
 """

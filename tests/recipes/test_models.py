@@ -28,6 +28,7 @@ def test_list_has_every_model_with_its_parameters(zoo: Zoo) -> None:
         'ResNet: He et al. 2015, "Deep Residual Learning for Image Recognition", arXiv:1512.03385.'
     )
     assert ["resnet152", "60,192,808", "zoo.ResNetClassifier"] in [line.split() for line in resnet]
+    assert len({line.index("  zoo.") for line in out.splitlines() if "  zoo." in line}) == 1  # one column
     assert [line.split()[0] for line in resnet[2:]] == [f"resnet{depth}" for depth in (18, 34, 50, 101, 152)]
     assert "FCN: Long, Shelhamer and Darrell 2015" in out
     assert out.endswith(f"{len(index.read())} models: name, parameters, class. Describe one with: zoo models alexnet\n")

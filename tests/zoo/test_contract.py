@@ -34,6 +34,7 @@ TINY_SEQ2SEQ = {
     "dropout": 0.0,
 }
 TINY_VIT = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 64}
+TINY_LM = {"vocab_size": 7, "width": 32, "num_layers": 2, "num_heads": 2, "max_length": 16}
 
 GOOGLENETS = ("googlenet", "googlenet_published", "googlenet_naive")
 SHALLOW = {"blocks": [1, 2, 2, 1]}
@@ -193,6 +194,9 @@ CASES = {
         f"{n}_seq2seq": ({"source_vocab_size": 7, "vocab_size": 7, "width": 32}, pairs(), UNROLLED)
         for n in ("rnn", "lstm", "gru", "gru_attention")
     },
+    "transformer_lm": (TINY_LM, texts(), {}),
+    **{n: ({**TINY_LM, "dropout": 0.0}, texts(), {}) for n in ("gpt2", "gpt2_medium", "gpt2_large", "gpt2_xl")},
+    "llama_7b": ({**TINY_LM, "num_kv_heads": 1, "hidden_dim": 64}, texts(), {}),
     **{f"{cell}_forecaster": ({"width": 32, "horizon": 2}, forecasts(), {}) for cell in ("rnn", "lstm", "gru")},
     **{
         f"{n}_{kind}": ({"input_size": 3, "width": 32}, (series(), targets), UNROLLED)

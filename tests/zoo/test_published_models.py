@@ -32,6 +32,20 @@ VIT = {"image_size": 224, "dropout": 0.0}
 VIT_B = {**VIT, "num_layers": 12, "hidden_dim": 768, "mlp_dim": 3072, "num_heads": 12}  # arXiv:2010.11929, table 1
 VIT_L = {**VIT, "num_layers": 24, "hidden_dim": 1024, "mlp_dim": 4096, "num_heads": 16}
 VIT_H = {**VIT, "num_layers": 32, "hidden_dim": 1280, "mlp_dim": 5120, "num_heads": 16}
+GPT2 = {  # Radford et al. 2019, section 2.3, and the authors' code; the published config files
+    "vocab_size": 50257,
+    "max_length": 1024,
+    "positions": "learned",
+    "norm": "layer",
+    "norm_eps": 1e-5,
+    "feed_forward": "gelu_tanh",
+    "hidden_dim": None,
+    "num_kv_heads": None,
+    "qk_norm": False,
+    "tied": True,
+    "bias": True,
+    "dropout": 0.1,
+}
 ONE_LAYER = {"num_layers": 1, "bidirectional": False, "dropout": 0.0, "initial_state": "zero", "form": "many_to_one"}
 NO_DROPOUT = {"activation": "relu", "dropout": 0.0}
 
@@ -108,6 +122,29 @@ MODELS: dict[str, dict[str, Any]] = {
         f"{name}_{kind}": {"cell": cell, **ONE_LAYER}
         for name, cell in (("rnn", "rnn_tanh"), ("lstm", "lstm"), ("gru", "gru"))
         for kind in ("classifier", "regressor")
+    },
+    # table 2; heads of 64
+    "gpt2": {**GPT2, "num_layers": 12, "width": 768, "num_heads": 12},
+    "gpt2_medium": {**GPT2, "num_layers": 24, "width": 1024, "num_heads": 16},
+    "gpt2_large": {**GPT2, "num_layers": 36, "width": 1280, "num_heads": 20},
+    "gpt2_xl": {**GPT2, "num_layers": 48, "width": 1600, "num_heads": 25},
+    "llama_7b": {  # arXiv:2302.13971, section 2 and table 2; the published params.json
+        "vocab_size": 32000,
+        "num_layers": 32,
+        "width": 4096,
+        "num_heads": 32,
+        "num_kv_heads": None,
+        "hidden_dim": 11008,
+        "max_length": None,
+        "positions": "rotary",
+        "rotary_base": 10000.0,
+        "norm": "rms",
+        "norm_eps": 1e-6,
+        "feed_forward": "swiglu",
+        "qk_norm": False,
+        "tied": False,
+        "bias": False,
+        "dropout": 0.0,
     },
     "lenet5": {"variant": "published", "width": 6, "in_channels": 1},  # LeCun et al. 1998, fig. 2
     "lenet5_relu": {"variant": "relu", "width": 6, "in_channels": 3},
@@ -218,6 +255,15 @@ MODELS: dict[str, dict[str, Any]] = {
         f"vgg{depth}{suffix}": {"depth": depth, "width": 64, "norm": norm, "activation": "relu", "dropout": 0.5}
         for depth in (11, 13, 16, 19)
         for suffix, norm in (("", "none"), ("_bn", "batch"))
+    },
+    # no paper's sizes: four layers of the GPT-2 form
+    "transformer_lm": {
+        "num_layers": 4,
+        "width": 128,
+        "num_heads": 4,
+        "positions": "learned",
+        "norm": "layer",
+        "dropout": 0.0,
     },
     "vit_b_16": {**VIT_B, "patch_size": 16},
     "vit_b_32": {**VIT_B, "patch_size": 32},

@@ -8,6 +8,9 @@ from typing import Any
 
 from zoo.pretrained.bundled import names
 from zoo.pretrained.folder import CARD, CONFIG, WEIGHTS
+from zoo.pretrained.language import INDEX, TOKENIZER
+
+LANGUAGE = (TOKENIZER, INDEX, "model-*.safetensors")  # what language models have beside
 
 
 def download(repository: str) -> Path:
@@ -23,7 +26,7 @@ def download(repository: str) -> Path:
         f"there is no local folder of that name; give a local folder or file, or a bundled name ({', '.join(names())})"
     )
     with translated_errors(repository, cure):
-        return Path(snapshot_download(repository, allow_patterns=[CONFIG, WEIGHTS, CARD]))
+        return Path(snapshot_download(repository, allow_patterns=[CONFIG, WEIGHTS, CARD, *LANGUAGE]))
 
 
 def upload(save: Callable[[Path], Any], repository: str, private: bool) -> str:

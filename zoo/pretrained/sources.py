@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from zoo.pretrained import bundled, hub, vision
+from zoo.pretrained import bundled, hub, language, vision
 from zoo.pretrained.files import check_state_dict, read_checkpoint, read_tensors, warn_unchecked
 from zoo.pretrained.folder import CONFIG, read_folder
 from zoo.pretrained.schema import check_description
 from zoo.spelling import suggest
 
+LANGUAGE_MODEL = "transformer_lm"  # registered name of the net that zoo.pretrained.language reads
 FILES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 
 
@@ -27,6 +28,7 @@ class Weights:
         rest: Other tensors of the state dict that they were saved in: ``mean``, ``std``, other parts.
         data: Description of the training data, see :meth:`zoo.model.Model.data_description`.
         model, hparams: Registered name and hyperparameters of the saved model.
+        complete: Whether the hyperparameters tell all that the net computes with, so that no other value may take their place.
         preprocessing: How the images were prepared that published weights were trained on: mean, std, size, interpolation, crop.
     """
 
@@ -37,6 +39,7 @@ class Weights:
     model: str | None = None
     hparams: dict[str, Any] | None = None
     preprocessing: dict[str, Any] | None = None
+    complete: bool = False
 
 
 def list_weights(model: str | None) -> list[str]:
@@ -154,7 +157,17 @@ def read_saved(path: Path, average: bool | None, verify: bool) -> Saved:
     return Saved(path, model, hparams, description, state)
 
 
+def model_of_layout(text: str) -> str | None:
+    """Return the registered model of a folder or repository in another library's layout; None for anything else."""
+    folder = local_folder(text)
+    return LANGUAGE_MODEL if folder is not None and language.is_layout(folder) else None
+
+
 def _from_folder(folder: Path, origin: str) -> Weights:
+    if language.is_layout(folder):
+        net, hparams, vocabulary = language.read_layout(folder)
+        data = {} if vocabulary is None else {"vocabulary": vocabulary}
+        return Weights(origin, net, {}, data, LANGUAGE_MODEL, hparams, complete=True)
     config, state = read_folder(folder)
     return Weights(origin, *_split(state), config, config["model"], config["hparams"])
 
@@ -163,7 +176,8 @@ def _from_file(path: Path) -> Weights:
     if path.suffix == ".safetensors":
         tensors = read_tensors(path)
         warn_unchecked(path, "the format has no checksums; a folder that save_pretrained wrote has one")
-        return Weights(str(path), *_split(tensors))
+        net, rest = _split(tensors)
+        return Weights(str(path), language.renamed(net), rest)
     content = read_checkpoint(path, mmap=path.suffix != ".ckpt")
     description, hparams = content.get("zoo"), content.get("hyper_parameters")
     if isinstance(description, dict) and isinstance(hparams, dict):
@@ -173,7 +187,8 @@ def _from_file(path: Path) -> Weights:
     for key in ("state_dict", "model"):  # Lightning's and torchvision's checkpoints
         if isinstance(content.get(key), dict):
             content = content[key]
-    return Weights(str(path), *_split(check_state_dict(content, path)))
+    net, rest = _split(check_state_dict(content, path))
+    return Weights(str(path), language.renamed(net), rest)
 
 
 def _split(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import chain, takewhile
+from itertools import chain, islice, takewhile
 from typing import Any, Unpack
 
 import torch
@@ -25,6 +25,7 @@ from zoo.tasks.base import Task, TaskArguments, input_of
 
 EXAMPLE_LENGTH = 16  # tokens of an example where no data told theirs
 CONTINUED = 40  # tokens that a prediction goes on for
+WRITTEN = 200  # tokens after a prompt, unless told otherwise
 SHOWN = (2, 200)  # texts that are shown in evaluation, and their tokens
 PROMPT = 16  # tokens of a text that they begin with
 
@@ -48,7 +49,8 @@ class LanguageModelTask(Task):
 
     Args:
         net: Tokens int64 ``(B, T)`` -> logits ``(B, T, V)``. To write text it needs ``init_state`` and ``step``, see
-            :class:`zoo.Incremental`.
+            :class:`zoo.Incremental`; with ``prefill`` and ``reorder_state`` it reads a prompt at once. ``max_length``, if it has
+            one, is the largest number of tokens that it can read.
         vocab_size: Size V of the vocabulary; on the command line the data fill it in.
         task: Arguments of :class:`zoo.Task`.
 
@@ -123,7 +125,7 @@ class LanguageModelTask(Task):
         return self._read_by[1:]
 
     def example_inputs(self, batch_size: int = 1) -> tuple[Tensor]:
-        length = self.input_shape[0] if self.input_shape else EXAMPLE_LENGTH
+        length = self.input_shape[0] if self.input_shape else min(EXAMPLE_LENGTH, self.most_tokens or EXAMPLE_LENGTH)
         return (torch.zeros(batch_size, length, dtype=torch.long, device=self.mean.device),)
 
     def expected_initial_loss(self) -> float:
@@ -339,12 +341,12 @@ class LanguageModelTask(Task):
 
     def _continued(self, rows: list[list[int]]) -> list[str]:
         """The most probable text after each row of tokens, up to its end."""
-        prefixes = [row[1:] for row in rows]
-        length = max(len(prefix) for prefix in prefixes) + CONTINUED
-        start = torch.tensor([row[0] for row in rows], device=self.mean.device)
-        made = decoding.greedy(**self._arguments(start, length), prefix=prefixes)
+        longest = max(len(row) for row in rows) - 1
+        length = longest + CONTINUED if self.most_tokens is None else min(longest + CONTINUED, self.most_tokens)
+        arguments = self._arguments(rows, length)
+        made = decoding.greedy(**arguments)
         end, texts = self.tokenizer.end, []
-        for prefix, tokens in zip(prefixes, made.tokens.tolist(), strict=True):
+        for prefix, tokens in zip(arguments["prefix"], made.tokens.tolist(), strict=True):
             new = tokens[len(prefix) : len(prefix) + CONTINUED]
             texts.append(self.tokenizer.decode(new[: new.index(end)] if end in new else new))
         return texts
@@ -358,7 +360,7 @@ class LanguageModelTask(Task):
         top_k: int | None = None,
         top_p: float | None = None,
         min_p: float | None = None,
-        tokens: int = 200,
+        tokens: int | None = None,
     ) -> list[str]:
         """Write texts, which begin with the prompt.
 
@@ -367,7 +369,7 @@ class LanguageModelTask(Task):
             seed: Seed of the draws.
             prompt: What every text begins with, after an end token or, where there is none, as a new line.
             temperature, top_k, top_p, min_p: See :func:`zoo.decoding.sample`.
-            tokens: Largest number of tokens after the prompt, >= 1.
+            tokens: Largest number of tokens after the prompt, >= 1; None: 200, or fewer where the net can read no more.
 
         Raises:
             ValueError: An argument out of its range, or a prompt that cannot be read.
@@ -383,7 +385,7 @@ class LanguageModelTask(Task):
         top_k: int | None = None,
         top_p: float | None = None,
         min_p: float | None = None,
-        tokens: int = 200,
+        tokens: int | None = None,
         index: int = 0,
     ) -> Iterator[str]:
         """Yield one text of :meth:`sample` piece by piece, as it is written, in whole characters.
@@ -396,25 +398,24 @@ class LanguageModelTask(Task):
             ValueError: See :meth:`sample`.
         """
         filters: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-        start, prefix, shown = self._beginning(prompt)
+        given, shown = self._beginning(prompt)
         seeds = seeds_of(seed, index + 1)[-1:]
-        drawn = decoding.stream(**self._drawn(start, prefix, 1, tokens), seed=seeds, **filters)
+        arguments = self._drawn(given, 1, tokens)
+        drawn = islice(decoding.stream(**arguments, seed=seeds, **filters), len(arguments["prefix"][0]), None)
         return self.tokenizer.stream(chain(shown, (int(token) for token in drawn)))
 
-    def _written(
-        self, start: int, prefix: list[int], shown: list[int], count: int, tokens: int, **draws: Any
-    ) -> list[str]:
-        made = decoding.sample(**self._drawn(start, prefix, count, tokens), **draws)
-        return [self.tokenizer.decode([*shown, *row]) for row in made.tokens.tolist()]
+    def _written(self, given: list[int], shown: list[int], count: int, tokens: int | None, **draws: Any) -> list[str]:
+        arguments = self._drawn(given, count, tokens)
+        made = decoding.sample(**arguments, **draws)
+        forced = len(arguments["prefix"][0])
+        return [self.tokenizer.decode([*shown, *row[forced:]]) for row in made.tokens.tolist()]
 
-    def _beginning(self, prompt: str) -> tuple[int, list[int], list[int]]:
-        """The first token that is read, those that are given after it, and what of the former is shown."""
-        given, opening = self.tokenizer.encode(prompt), self._opening()
-        if opening:
-            return opening[0], given, []
-        if not given:
+    def _beginning(self, prompt: str) -> tuple[list[int], list[int]]:
+        """The tokens that are given, and those of them that the text shows: all but what it begins after."""
+        shown, opening = self.tokenizer.encode(prompt), self._opening()
+        if not opening and not shown:
             raise ValueError("the vocabulary has neither an end token nor a line feed to begin after: give a prompt")
-        return given[0], given[1:], given[:1]
+        return [*opening, *shown], shown
 
     def _opening(self) -> list[int]:
         """The token that a text begins after: its end, or a line feed; none where the vocabulary has neither.
@@ -429,30 +430,56 @@ class LanguageModelTask(Task):
             return []
         return line if len(line) == 1 else []
 
-    def _drawn(self, start: int, prefix: list[int], count: int, tokens: int) -> dict[str, Any]:
+    def _drawn(self, given: list[int], count: int, tokens: int | None) -> dict[str, Any]:
         """Arguments of :func:`zoo.decoding.sample`, without those of the draws."""
+        if tokens is None:
+            left = WRITTEN if self.most_tokens is None else self.most_tokens - len(given) + 1
+            tokens = max(1, min(WRITTEN, left))
         if count < 1 or tokens < 1:
             raise ValueError(f"count and tokens must be 1 or more, got count={count}, tokens={tokens}")
-        length = len(prefix) + tokens
-        self._check_length(length)
-        starts = torch.full((count,), start, device=self.mean.device)
+        self._check_length(len(given) - 1 + tokens)
         ends = {"end": self.tokenizer.end, "padding": self.padding}
-        return {**self._arguments(starts, length), **ends, "prefix": prefix}
+        return {**self._arguments([given] * count, len(given) - 1 + tokens), **ends}
 
-    def _arguments(self, start: Tensor, length: int) -> dict[str, Any]:
-        """Arguments of :mod:`zoo.decoding`: the net, its state at the beginning, the first tokens, how long, and no padding."""
+    def _arguments(self, rows: list[list[int]], length: int) -> dict[str, Any]:
+        """Arguments of :mod:`zoo.decoding` for texts that begin with the rows and have ``length`` tokens after the first.
+
+        A net with ``prefill`` reads at once as many tokens as all rows have; they are then no part of the ``prefix``, with which
+        the result begins.
+        """
         net: Any = self.net
         if missing := [name for name in ("init_state", "step") if not hasattr(net, name)]:
             raise TypeError(f"to write text, {type(net).__name__} needs {missing[0]}, see zoo.Incremental")
+        at_once = hasattr(net, "prefill") and hasattr(net, "reorder_state")
+        read = min(length, *(len(row) for row in rows)) - 1 if at_once else 0
         with evaluating(self):
-            state = net.init_state(len(start))
-        silent = [] if self.padding is None else [self.padding]
-        return {"net": net, "state": state, "start": start, "max_length": length, "forbid": silent}
+            if read > 0 and all(row == rows[0] for row in rows):
+                state = net.prefill(self._tensor([rows[0][:read]]), net.init_state(1))
+                state = net.reorder_state(state, self._tensor([0] * len(rows)))
+            else:
+                state = net.init_state(len(rows))
+                state = net.prefill(self._tensor([row[:read] for row in rows]), state) if read > 0 else state
+        return {
+            "net": net,
+            "state": state,
+            "start": self._tensor([row[read] for row in rows]),
+            "prefix": [row[read + 1 :] for row in rows],
+            "max_length": length - read,
+            "forbid": [] if self.padding is None else [self.padding],
+        }
+
+    def _tensor(self, tokens: list[Any]) -> Tensor:
+        return torch.tensor(tokens, dtype=torch.long, device=self.mean.device)
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Largest number of tokens that the net can read; None: any."""
+        most: int | None = getattr(self.net, "max_length", None)
+        return most
 
     def _check_length(self, tokens: int) -> None:
         """Refuse a text that is longer than the net can read."""
-        most = getattr(self.net, "max_length", None)
-        if most is not None and tokens > most:
+        if (most := self.most_tokens) is not None and tokens > most:
             raise ValueError(
                 f"the text would have {tokens} tokens, and the net reads {most} at most: give a shorter one"
             )
@@ -465,7 +492,9 @@ class LanguageModelTask(Task):
         first, *given = x[0, :PROMPT].tolist()
         given = list(takewhile(lambda token: token not in (self.tokenizer.end, self.padding), given))
         count, tokens = SHOWN
-        texts = self._written(first, given, [first], count, tokens, seed=0, temperature=0.8)
+        if self.most_tokens is not None:
+            tokens = max(1, min(tokens, self.most_tokens - len(given)))
+        texts = self._written([first, *given], [first, *given], count, tokens, seed=0, temperature=0.8)
         prompt = self.tokenizer.decode([first, *given])
         return {"text": "\n\n".join(f"{prompt}|{text.removeprefix(prompt)}" for text in texts)}
 

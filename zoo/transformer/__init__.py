@@ -2,6 +2,7 @@
 
 from zoo.transformer.classifier import TextTransformer, TransformerClassifier
 from zoo.transformer.encoder import TransformerEncoder
+from zoo.transformer.language_model import TransformerLanguageModel, TransformerLM
 from zoo.transformer.seq2seq import Transformer, TransformerDecoder, TransformerSeq2Seq, TransformerState
 from zoo.transformer.vit import ViT, ViTClassifier
 
@@ -11,6 +12,8 @@ __all__ = [
     "TransformerClassifier",
     "TransformerDecoder",
     "TransformerEncoder",
+    "TransformerLM",
+    "TransformerLanguageModel",
     "TransformerSeq2Seq",
     "TransformerState",
     "ViT",
