@@ -517,7 +517,7 @@ class Seq2SeqTask(Task):
         if count < 1 or (tokens is not None and tokens < 1):
             raise ValueError(f"count and tokens must be 1 or more, got count={count}, tokens={tokens}")
         if not prompt:
-            raise ValueError("there is nothing to translate: give the text as the prompt")
+            raise ValueError("there is nothing to translate: give a text as the prompt")
         source, start = self._start(self.batch_of([prompt]))
         return self._arguments(source.expand(count, -1), start.expand(count).contiguous(), tokens)
 

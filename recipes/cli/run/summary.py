@@ -37,7 +37,8 @@ def fit_summary(
         rows.append(("run folder", str(run.folder)))
         module = trainer.lightning_module
         if tested is not None and getattr(module, "samples", None):
-            rows.append(("sample with", f"zoo sample {shlex.quote(str(run.folder))}"))
+            prompt = ' --prompt "some text"' if "translation" in getattr(module, "learns", ()) else ""
+            rows.append(("sample with", f"zoo sample {shlex.quote(str(run.folder))}{prompt}"))
         if tested is not None and getattr(module, "makes", None):
             example = getattr(getattr(trainer, "datamodule", None), "input_file", None)
             none = '"some text"' if getattr(module, "reads", None) == "text" else "FILE ..."

@@ -101,8 +101,12 @@ def as_image(pixels: Tensor) -> Image.Image:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, option: str = "-o") -> Iterator[None]:
     """Create the folder of a file that the block writes.
+
+    Args:
+        path: The file.
+        option: The option that names it.
 
     Raises:
         UserError: The folder cannot be created or the file cannot be written.
@@ -111,7 +115,7 @@ def writing(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; give another place with -o") from error
+        raise UserError(f"cannot write {path}: {error.strerror}; give another place with {option}") from error
 
 
 def class_index(model: Model, label: str) -> int:

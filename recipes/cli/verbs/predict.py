@@ -1,4 +1,4 @@
-"""``zoo predict``: a table of predictions for images, CSV rows, series or texts, and pictures; forecasts of time series."""
+"""``zoo predict``: a table of predictions for images, CSV rows, series or texts, and pictures; forecasts; translations."""
 
 import argparse
 import json
@@ -15,6 +15,7 @@ from recipes.cli.verbs.forecasts import forecast
 from recipes.cli.verbs.named_model import MODEL_HELP, find_model, load_model
 from recipes.cli.verbs.notes import Notes
 from recipes.cli.verbs.texts import batches_of, texts_of
+from recipes.cli.verbs.translations import DRAWN, draw_attention, translations, unfolded, writing_options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 30  # letters of a text in a table
 
-HELP = f"""zoo predict MODEL INPUT... [options]: predict for images, CSV rows, series or texts; forecast.
+HELP = f"""zoo predict MODEL INPUT... [options]: predict for images, CSV rows, series or texts; forecast; translate.
 
   MODEL             {MODEL_HELP}
   INPUT             images, or folders of images: read as the datamodules do in evaluation, center-cropped to the model's size;
@@ -32,12 +33,15 @@ HELP = f"""zoo predict MODEL INPUT... [options]: predict for images, CSV rows, s
                     for a forecaster: CSV files of series, whose next steps are forecast;
                     for a model of series: CSV files with a series a row, in columns t0, t1 ..., or .npz files with an array x;
                     for a model of texts: "a text" in quotes, or a text file with one a line, - for the standard input, or a
-                    CSV file with the column of texts that it was trained on
+                    CSV file with the column of texts that it was trained on; for a translator what is before a tab in a line
   -o DIR            write pictures: for a segmenter NAME_overlay.png, the classes in color, and NAME_mask.png, the class of each
                     pixel as its value, both in the image's own size; for an autoencoder NAME_reconstruction.png;
                     of a forecaster a file: the forecasts as CSV, written as the input is
   --label K         class of the images for a conditional autoencoder: its name or index
   --top K           show the K most probable labels
+  --beam K          of a translator: follow K hypotheses at once (default: as many as in training), and show the K best texts
+  --best N          of a translator: show the N best texts, at most K (default: K where --beam K is given, else 1)
+  --attention FILE  of a translator with attention: write a PNG picture of where it looks in each text, the first {DRAWN} at most
   --json            print a JSON list instead of a table
   --features        print the net's pooled features instead of labels
   --batch-size N    examples per batch (default: 64)
@@ -56,6 +60,10 @@ Examples:
   zoo predict runs/recurrent/forecaster_csv/version_0 sales.csv -o forecast.csv
   zoo predict runs/recurrent/gru_austen/version_0 "It was a great happiness" --json
   cat lines.txt | zoo predict best.ckpt -
+  zoo predict best.ckpt "3 March 2021" --beam 4 --attention looks.png
+
+A translator, any model that reads one text and writes another, shows what it has written and its score: the mean logarithm of the
+probability of its tokens, in nats. Without --beam it writes the most probable token at each step, unless it was trained otherwise.
 
 A language model tells how probable a text is: the logarithm of its probability in nats, its perplexity, its bits per
 character, and the most probable way in which it goes on.
@@ -71,6 +79,9 @@ def run(args: list[str]) -> int:
     parser.add_argument("--label")
     parser.add_argument("--top", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--beam", type=int, metavar="K")
+    parser.add_argument("--best", type=int, metavar="N")
+    parser.add_argument("--attention", type=Path, metavar="FILE")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--features", action="store_true")
     parser.add_argument("--delimiter")
@@ -86,11 +97,15 @@ def run(args: list[str]) -> int:
     console = Console()
     with captured_logs(console):
         model = _model(word, options.features)
+        options.writing = writing_options(model, options)
         if model.reads != "text":  # whose inputs need not be files
             options.inputs = [_existing(word) for word in options.inputs]
         notes = Notes(model)
         forecasts = "forecasting" in model.learns
         rows = forecast(model, options, _written(options)) if forecasts else list(_rows(model, options, notes))
+        if options.attention is not None:
+            for line in draw_attention(model, [row["source"] for row in rows], options):
+                console.print(line, error=True)
     notes.print(console)
     if options.json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
@@ -99,7 +114,9 @@ def run(args: list[str]) -> int:
             *where, values = row.values()
             print(*where, *(f"{value:.6g}" for value in values), sep="\t")
     else:
-        print(_table([_cells(row) for row in rows]))
+        print(_table([_cells(each) for row in rows for each in unfolded(row)]))
+        if options.attention is not None:
+            print(f"\nattention in {options.attention}")
         if options.output is not None:
             print(f"\n{'forecasts' if forecasts else 'pictures'} in {options.output}")
     return 0
@@ -264,7 +281,8 @@ def _rows(model: "Model", options: argparse.Namespace, notes: Notes) -> Iterator
                 predictions = [{"features": values} for values in net(model.standardize(x)).flatten(1).tolist()]
             else:
                 batch = x if label is None else (x, torch.full((len(x),), label, device=x.device))
-                predictions = _plain(model, model.predict_step(batch, 0), options.top, origins, pictures)
+                output = model.predict_step(batch, 0, **options.writing)
+                predictions = _plain(model, output, options.top, origins, pictures)
             for origin, prediction in zip(origins, predictions, strict=True):
                 yield {**origin, **prediction}
 
@@ -282,8 +300,8 @@ def _plain(
 ) -> list[dict[str, Any]]:
     """Convert the output of ``predict_step`` to plain data.
 
-    One dict per example: label and probability, value in the target's unit, share of each class, reconstruction error, or what a
-    language model says of a text.
+    One dict per example: label and probability, value in the target's unit, share of each class, reconstruction error, what a
+    language model says of a text, or what a translator writes.
     """
     name = type(model).__name__
     makes_pictures = model.makes in ("mask", "image")
@@ -293,6 +311,8 @@ def _plain(
         )
     if top > 1 and "top" not in model.predict_options:
         raise UserError(f"--top is for classifiers, and {name} is not one")
+    if "beam" in model.predict_options:
+        return translations(output)
     if model.makes == "label":
         return _labels(model, output, top)
     if model.makes == "number":
@@ -369,8 +389,8 @@ def _cells(row: dict[str, Any]) -> dict[str, Any]:
         cells["share of pixels"] = "  ".join(f"{name} {share:.4f}" for name, share in ranked if share)
     for key, number in cells.items():
         if isinstance(number, float):
-            cells[key] = f"{number:.4f}" if key == "probability" else f"{number:.6g}"
-    for key in ("text", "continuation"):
+            cells[key] = f"{number:.4f}" if key in ("probability", "score") else f"{number:.6g}"
+    for key in ("source", "text", "continuation"):
         if key in cells:
             cells[key] = cells[key].replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
     if "top" in row:
@@ -386,10 +406,10 @@ def _table(rows: list[dict[str, Any]]) -> str:
     order = ("file", "row", "line")  # in front, where some inputs have them and others do not
     keys = [*dict.fromkeys(key for row in rows for key in row)]
     keys.sort(key=lambda key: order.index(key) if key in order else len(order))
-    cells = [[_shortened(key, row.get(key, "")) for key in keys] for row in rows]
+    given = ("source", "continuation") if "source" in keys else ("text", "continuation")
+    cells = [[_shortened(row.get(key, "")) if key in given else row.get(key, "") for key in keys] for row in rows]
     return columns([[key.replace("_", " ") for key in keys], *cells])
 
 
-def _shortened(key: str, cell: Any) -> Any:
-    too_long = key in ("text", "continuation") and len(cell) > _SHOWN
-    return f"{cell[: _SHOWN - 3]}..." if too_long else cell
+def _shortened(cell: Any) -> Any:
+    return f"{cell[: _SHOWN - 3]}..." if len(cell) > _SHOWN else cell

@@ -20,8 +20,9 @@ def texts_of(
     """Return the texts that words stand for, each with where it comes from.
 
     A word that names a file is that file: of a CSV file the texts of the column that the model was trained on, of any other a
-    text a line, without those that are blank. ``-`` is the standard input, a text a line. Any other word is a text. For a model
-    that was trained on a file of pairs, the text of a line ends at the first tab, so that such files can be read, too.
+    text a line, without those that are blank. ``-`` is the standard input, a text a line. Any other word is a text. For a
+    translator the text of a line ends at the first tab, so that files of pairs can be read, too; unless it was trained on two
+    files, whose texts may hold tabs.
 
     Args:
         words: The words.
@@ -32,12 +33,12 @@ def texts_of(
         UserError: There is no such file, or no text.
         ValueError: A file cannot be read; the message names line or byte.
     """
-    found = [text for word in words for text in _texts(word, model.preparation or {}, written)]
-    if "translation" not in (getattr(model, "learns", None) or ()):
+    translates = "translation" in (getattr(model, "learns", None) or ())
+    preparation = {**({"first_column": True} if translates else {}), **(model.preparation or {})}
+    found = [text for word in words for text in _texts(word, preparation, written)]
+    if not translates:
         return found
-    return [
-        ({**origin, "source": origin.pop("text")}, text) for origin, text in found
-    ]  # "text" is what the model writes
+    return [({**origin, "source": origin.pop("text")}, text) for origin, text in found]  # "text" is what it writes
 
 
 def batches_of(

@@ -364,7 +364,7 @@ def test_texts_that_cannot_be_read(texts: list[str], message: str) -> None:
 
 
 def test_there_must_be_something_to_translate() -> None:
-    with pytest.raises(ValueError, match="there is nothing to translate: give the text as the prompt"):
+    with pytest.raises(ValueError, match="there is nothing to translate: give a text as the prompt"):
         task().sample(1)
     with pytest.raises(ValueError, match="count and tokens must be 1 or more, got count=0, tokens=None"):
         task().sample(0, prompt="a")
