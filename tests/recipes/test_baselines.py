@@ -23,14 +23,19 @@ from datamodules import (
     DiabetesDataModule,
     DigitsDataModule,
     IrisDataModule,
+    SentencePairsDataModule,
     SequenceDataModule,
     Series,
+    SymbolPairsDataModule,
     TextDataModule,
 )
 from recipes.cli.errors import UserError
 from recipes.cli.studies.baselines import baselines, regressors, splits_of
 from recipes.cli.studies.ngrams import Bigram, Unigram
 from zoo import LinearRegressor, SoftmaxRegressionClassifier
+from zoo.metrics import CHRF
+
+SCORES_OF_PAIRS = ("val/exact", "val/chrf", "test/exact", "test/chrf")
 
 
 def rows(out: str) -> dict[str, list[str]]:
@@ -241,3 +246,44 @@ def test_the_table_of_a_text_file(zoo: Zoo) -> None:
     assert [*scores] == ["unigram", "bigram"]
     assert all(test == "-" for _, test in scores.values())
     assert "val/loss" in result.out
+
+
+def test_translations_without_a_net_are_the_baselines_of_pairs(tmp_cwd: Path) -> None:
+    files = {
+        "train.tsv": [("one dog", "ein Hund"), ("two cats", "zwei Katzen"), ("one Dog", "ein Hund")],
+        "val.tsv": [("two dogs", "two dogs"), ("a dog", "ein Hund")],
+        "test.tsv": [("my two cats", "zwei Katzen"), ("no dog", "kein Hund"), ("one dog!", "ein Hund"), ("x y", "x y")],
+    }
+    for name, pairs in files.items():
+        Path(name).write_text("".join(f"{one}\t{other}\n" for one, other in pairs))
+    found = baselines(SentencePairsDataModule("train.tsv", val="val.tsv", test="test.tsv", batch_size=2))
+    shares = {name: (scores["val/exact"], scores["test/exact"]) for name, scores in found.items()}
+    assert shares == {
+        "the source itself": (0.5, 0.25),
+        "most frequent target": (0.5, 0.25),
+        "most similar source": (0.5, 0.5),
+    }
+    assert found["most similar source"]["test/chrf"] > found["most frequent target"]["test/chrf"]
+    chrf = CHRF()
+    chrf.update([one for one, _ in files["test.tsv"]], [other for _, other in files["test.tsv"]])
+    assert found["the source itself"]["test/chrf"] == float(chrf.compute())
+
+
+def test_strings_of_symbols_have_baselines() -> None:
+    data = SymbolPairsDataModule("copy", count=50, batch_size=4)
+    assert baselines(data, "the source*") == {"the source itself": dict.fromkeys(SCORES_OF_PAIRS, 1.0)}
+
+
+def test_the_table_of_pairs(zoo: Zoo) -> None:
+    Path("pairs.tsv").write_text("".join(f"{i}\t{i * i}\n" for i in range(40)))
+    result = zoo("baselines", "seq2seq/pairs", "--data.test_fraction=0")
+    assert (result.code, result.err) == (0, "")
+    assert "36 train, 4 val pairs" in result.out
+    lines = result.out.splitlines()
+    assert lines[2].split() == ["method", "val/exact", "test/exact", "val/chrf", "test/chrf", "seconds"]
+    assert [line[:34].strip() for line in lines[4:7]] == [
+        "the source itself",
+        "most frequent target",
+        "most similar source",
+    ]
+    assert lines[4].split()[-4] == "-"

@@ -10,7 +10,7 @@ from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import UserError
 from recipes.cli.run.options import Parser, split_word
 from recipes.cli.run.process import exiting_at_once, restored_process_state
-from recipes.cli.studies import naive, ngrams
+from recipes.cli.studies import memory, naive, ngrams
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule
@@ -30,12 +30,15 @@ series are flattened and not augmented. For classes and numbers, the methods are
             (from two seasons on); then the methods for numbers, on the values of a context less its last one. The season is
             the recipe's (--data.season 12), errors are in the series' own unit, and targets that are missing do not count
   texts     counts of tokens (unigram) and of pairs (bigram) with add-one smoothing: the loss in nats a token
+  pairs     the source itself; the most frequent target; the target of the training source that is most similar (tf-idf of 1
+            to 3 characters): the share of targets that are met, and chrF
 The time of SVC and SVR grows faster than the square of the number of examples: minutes for MNIST.
 
 Examples:
   zoo baselines linear/mlp_digits
   zoo baselines linear/linear_diabetes
   zoo baselines recurrent/gru_co2
+  zoo baselines seq2seq/gru_attention_dates
 """
 
 _MAX_NUMBERS = 2**31  # in a split, 8 GiB
@@ -132,12 +135,13 @@ def baselines(data: "LightningDataModule", methods: str = "*") -> dict[str, dict
     """Fit the methods on a data module's training split, and score them on its validation and test splits.
 
     Args:
-        data: Any data module of classes or numbers, of series to forecast, or of a text.
+        data: Any data module of classes or numbers, of series to forecast, of a text, or of pairs of texts.
         methods: Shell pattern of the methods' names, such as ``"k-means*"``.
 
     Returns:
         By method, "val/acc" and "test/acc" (of numbers "val/rmse" and "test/rmse", of series to forecast "val/mae" and
-        "test/mae", of texts "val/loss" and "test/loss"), each where there is such a split.
+        "test/mae", of texts "val/loss" and "test/loss", of pairs "val/exact", "val/chrf" and the same of "test"), each where there
+        is such a split.
 
     Raises:
         UserError: See :func:`splits_of`; or no method has such a name.
@@ -150,13 +154,19 @@ def baselines(data: "LightningDataModule", methods: str = "*") -> dict[str, dict
     return {name: scores for name, scores, _ in _prepared(data, methods)[1]}
 
 
-def _prepared(data: Any, pattern: str = "*") -> tuple[tuple[str, str], Iterator[tuple[str, dict[str, float], float]]]:
-    """Return what the examples are and the name of the score, and the rows of the table, which take their time."""
+def _prepared(
+    data: Any, pattern: str = "*"
+) -> tuple[tuple[str, list[str]], Iterator[tuple[str, dict[str, float], float]]]:
+    """Return what the examples are and the names of the scores, and the rows of the table, which take their time."""
+    if getattr(data, "kind", None) == "translation":
+        parts = memory.texts_of(data)
+        counts = _counts({name: len(sources) for name, (sources, _) in parts.items()})
+        return (f"{counts} pairs", ["exact", "chrf"]), memory.measured(parts, _chosen(memory.methods(), pattern))
     if getattr(data, "kind", None) == "text":
         blocks = ngrams.blocks_of(data)
         counts = _counts({name: len(tokens) for name, tokens in blocks.items()})
         rows = ngrams.measured(blocks, _chosen(ngrams.methods(data.vocab_size), pattern))
-        return (f"{counts} tokens of {data.vocab_size:,} different ones", "loss"), rows
+        return (f"{counts} tokens of {data.vocab_size:,} different ones", ["loss"]), rows
     splits: dict[str, Any] = splits_of(data)
     x, y = splits["train"]
     counts = _counts({name: len(split[1]) for name, split in splits.items() if split})
@@ -167,7 +177,7 @@ def _prepared(data: Any, pattern: str = "*") -> tuple[tuple[str, str], Iterator[
         known, metric = classifiers(int(y.max()) + 1), "acc"
     else:
         known, metric = regressors(), "rmse"
-    return (examples, metric), _measured(splits, _chosen(known, pattern), metric)
+    return (examples, [metric]), _measured(splits, _chosen(known, pattern), metric)
 
 
 def _counts(counts: dict[str, int]) -> str:
@@ -195,16 +205,18 @@ def _measured(
 
 
 def _compare(
-    recipe: catalog.Recipe, about: tuple[str, str], rows: Iterator[tuple[str, dict[str, float], float]]
+    recipe: catalog.Recipe, about: tuple[str, list[str]], rows: Iterator[tuple[str, dict[str, float], float]]
 ) -> None:
     """Fit every method on the training split and print its row as soon as it is done."""
-    examples, metric = about
-    names = [f"{part}/{metric}" for part in ("val", "test")]
+    examples, metrics = about
+    names = [f"{part}/{metric}" for metric in metrics for part in ("val", "test")]
     print(f"{recipe.name}: {examples}\n")
-    print(f"{'method':<34}{names[0]:>10}{names[1]:>11}{'seconds':>9}\n{'-' * 64}", flush=True)
+    header = f"{'method':<34}" + "".join(f"{name:>{10 + i % 2}}" for i, name in enumerate(names)) + f"{'seconds':>9}"
+    print(f"{header}\n{'-' * len(header)}", flush=True)
     for method, scores, seconds in rows:
         cells = [f"{scores[name]:.4f}" if name in scores else "-" for name in names]
-        print(f"{method:<34}{cells[0]:>10}{cells[1]:>11}{seconds:>9.1f}", flush=True)
+        numbers = "".join(f"{cell:>{10 + i % 2}}" for i, cell in enumerate(cells))
+        print(f"{method:<34}{numbers}{seconds:>9.1f}", flush=True)
     print(f"\nthe recipe: {recipe.expect or 'expects nothing'}")
 
 
