@@ -38,7 +38,8 @@ def texts_of(
     found = [text for word in words for text in _texts(word, preparation, written)]
     if not translates:
         return found
-    return [({**origin, "source": origin.pop("text")}, text) for origin, text in found]  # "text" is what it writes
+    # "text" is what the model writes
+    return [({name.replace("text", "source"): part for name, part in origin.items()}, text) for origin, text in found]
 
 
 def batches_of(
