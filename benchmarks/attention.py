@@ -1,5 +1,7 @@
 """Transformers: beam and greedy search with cached keys and values, the memory of these, and a training step beside torch.nn."""
 
+import importlib.util
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -8,15 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.decoding import compare
-from benchmarks.harness import Row
+from benchmarks.harness import Row, alternate, clock, peak_memory, ratio, spread
+from zoo import TransformerSeq2Seq
+from zoo.blocks import SentencePair
 from zoo.decoding import beam_search, greedy
 from zoo.internals import tree_leaves
+from zoo.pretrained.language import renamed
 from zoo.transformer import Transformer
+from zoo.transformer.language_model import TransformerLM
 
 DEVICES = ("cpu",)
 ROUNDS = 9
-VOCABULARY, WIDTH, LAYERS, BEAM, SOURCE, LENGTH = 96, 256, 3, 4, 24, 64
+VOCABULARY, WIDTH, LAYERS, BEAM = 96, 256, 3, 4
+SENTENCES, SOURCE, LENGTH, LENGTHS = 16, 24, 64, (40, 160)
+BATCH, STEPS = (32, 24), 3  # pairs and their tokens; steps that are timed at once
 PAD, END = 0, 1
+NAME = f"transformer of {LAYERS}+{LAYERS} layers of {WIDTH}"
 
 
 def net_of(width: int = WIDTH, num_layers: int = LAYERS) -> Transformer:
@@ -28,7 +37,7 @@ def net_of(width: int = WIDTH, num_layers: int = LAYERS) -> Transformer:
             if name.endswith("in_proj_weight"):
                 p[: 2 * width] *= 8  # queries and keys: each token looks at few others
             elif name.endswith(("embedding.weight", "fc.weight")):
-                p *= 2 if name.endswith("embedding.weight") else 6
+                p.mul_(2 if name.endswith("embedding.weight") else 6)
     return net.eval()
 
 
@@ -178,33 +187,186 @@ def by_greedy(net: Any, sources: Tensor, length: int) -> Tensor:
     return greedy(net, state, start, length).tokens
 
 
-def bytes_of(net: Transformer, source: Tensor, length: int) -> int:
-    """What the state holds after a number of tokens, beyond what it held before."""
-    tokens = torch.full((len(source),), END)
+# Memory, training, transformers -------------------------------------------------------------------------------------------
+
+
+def kept(net: Transformer, sources: Tensor, length: int) -> int:
+    """Bytes of the state after a number of tokens, beyond those that it had of the sources."""
+    tokens = torch.full((len(sources),), END)
     with torch.no_grad():
-        state = net.encode(source)
-        before = sum(x.numel() * x.element_size() for x in tree_leaves(state) if isinstance(x, Tensor))
+        state = net.encode(sources)
+        first = _bytes(state)
         for _ in range(length):
-            tokens, state = (lambda logits, after: (logits.argmax(dim=1), after))(*net.step(tokens, state))
-    return sum(x.numel() * x.element_size() for x in tree_leaves(state) if isinstance(x, Tensor)) - before
+            logits, state = net.step(tokens, state)
+            tokens = logits.argmax(dim=1)
+    return _bytes(state) - first
+
+
+def _bytes(state: Any) -> int:
+    return sum(x.numel() * x.element_size() for x in tree_leaves(state) if isinstance(x, Tensor))
+
+
+def peak(length: int, device: str) -> None:
+    """Greedy search of a number of tokens, for its peak of memory."""
+    by_greedy(net_of(), sources_of(SENTENCES), length)
+
+
+def memory() -> Row:
+    """What decoding keeps, and takes at its peak, of short and of long texts."""
+    net, sources = net_of(), sources_of(SENTENCES)
+    short, long = (kept(net, sources, length) for length in LENGTHS)
+    peaks = [peak_memory(partial(peak, length), "cpu") for length in LENGTHS]
+    times = LENGTHS[1] / LENGTHS[0]
+    return Row(
+        f"greedy search, {NAME}, {SENTENCES} sentences: keys and values after {LENGTHS[1]} tokens",
+        f"{long / 2**20:.1f} MiB",
+        f"{short / 2**20:.1f} MiB after {LENGTHS[0]}; at the peak {peaks[1]:.0f} and {peaks[0]:.0f} MB with the net",
+        f"{long / short:.2f}x",
+        f"<= {times:g}x, linear in the length",
+        long <= times * short,
+    )
+
+
+def pair_of(count: int, length: int) -> tuple[SentencePair, Tensor]:
+    """A batch of random pairs."""
+    source = sources_of(count, length)
+    y = sources_of(count, length).roll(1, 0)
+    return SentencePair(source, torch.cat([torch.full((count, 1), END), y[:, :-1].where(y[:, :-1] != END, PAD)], 1)), y
+
+
+def training() -> Row:
+    """A step of the task, beside one of the same net by layers of torch.nn: forward, backward, optimizer."""
+    sizes: dict[str, Any] = {"source_vocab_size": VOCABULARY, "vocab_size": VOCABULARY, "padding": PAD}
+    torch.manual_seed(0)
+    task = TransformerSeq2Seq(**sizes, width=WIDTH, num_layers=LAYERS, dropout=0.0)
+    plain = TorchTwin(task.net).train()
+    batch = pair_of(*BATCH)
+    x, y = batch
+    optimizers = [
+        task.configure_optimizers(),
+        torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0, fused=True),
+    ]
+
+    def of_torch() -> Tensor:
+        return F.cross_entropy(plain(x).flatten(0, 1), y.flatten(), ignore_index=PAD)
+
+    def of_ours() -> Tensor:
+        return task.training_losses(batch)[0]
+
+    first = [float(loss().detach()) for loss in (of_ours, of_torch)]
+    if abs(first[0] - first[1]) > 1e-5:
+        raise AssertionError(f"another loss than that of torch.nn: {first}")
+
+    def steps(loss: Callable[[], Tensor], optimizer: Any) -> float:
+        started = clock()
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            loss().backward()
+            optimizer.step()
+        return clock() - started
+
+    variants: dict[str, Callable[[], float]] = {
+        "ours": partial(steps, of_ours, optimizers[0]),
+        "torch": partial(steps, of_torch, optimizers[1]),
+    }
+    times = alternate(variants, ROUNDS)
+    slower = ratio(times["ours"], times["torch"])
+    milliseconds = {name: f"{1e3 * spread(values).median / STEPS:.0f} ms" for name, values in times.items()}
+    return Row(
+        f"training step, {NAME}, {BATCH[0]} pairs of {BATCH[1]} tokens, the same loss",
+        milliseconds["ours"],
+        f"{milliseconds['torch']}, nn.Transformer",
+        f"{slower:.3f}x",
+        "<= 1.03x",
+        slower.median <= 1.03,
+    )
+
+
+def gpt2() -> tuple[Any, Any]:
+    """A small GPT-2 of transformers with random weights, and ours with the same."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    width, layers, heads = WIDTH, 2 * LAYERS, 8
+    config = GPT2Config(
+        vocab_size=VOCABULARY,
+        n_positions=LENGTHS[1],
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        initializer_range=0.15,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    theirs = GPT2LMHeadModel(config).eval()
+    ours = TransformerLM(
+        VOCABULARY, width, layers, heads, max_length=LENGTHS[1], feed_forward="gelu_tanh", positions="learned"
+    )
+    ours.load_state_dict(renamed(theirs.state_dict()))
+    return ours.eval(), theirs
+
+
+def generated(model: Any, start: Tensor, beam: int) -> Tensor:
+    """Let transformers do it: ``(B,)`` -> ``(B, T)``."""
+    options = {"num_beams": beam, "do_sample": False, "max_new_tokens": LENGTH, "pad_token_id": PAD}
+    mask = torch.ones_like(start[:, None])
+    found = model.generate(start[:, None], attention_mask=mask, eos_token_id=None, bos_token_id=None, **options)
+    return found[:, 1:]
+
+
+def beside_transformers() -> list[Row]:
+    """Greedy and beam search of ours and of ``transformers.generate``, on the same weights of a GPT-2."""
+    if importlib.util.find_spec("transformers") is None:
+        print("attention: transformers is missing, so its rows are left out (pip install transformers)")
+        return []
+    from transformers import __version__, logging
+
+    logging.set_verbosity_error()
+    ours, theirs = gpt2()
+    start = torch.arange(2, 2 + SENTENCES)
+    state = ours.init_state(len(start))
+
+    def greedily() -> Tensor:
+        return greedy(ours, state, start, LENGTH).tokens
+
+    def by_beams() -> Tensor:
+        return beam_search(ours, state, start, LENGTH, beam=BEAM).tokens[:, 0]
+
+    rows = []
+    for name, beam, search in (("greedy search", 1, greedily), (f"beam search of {BEAM}", BEAM, by_beams)):
+        what = f"{name}, GPT-2 of {2 * LAYERS} layers of {WIDTH}, {SENTENCES} sentences, {LENGTH} tokens"
+        peer = partial(generated, theirs, start, beam)
+        rows.append(compare(what, search, peer, f"transformers.generate {__version__}", None, 5))
+    return rows
 
 
 def run(device: str = "cpu") -> list[Row]:
     """All rows of this benchmark."""
     torch.set_num_threads(1)
     net = net_of()
-    name = f"transformer of {LAYERS}+{LAYERS} layers of {WIDTH}"
     rows = []
-    for count, target in ((4, 14.0), (16, 20.0)):
+    for count, target in ((4, 14.0), (SENTENCES, 20.0)):
         sources = sources_of(count)
         rows.append(
             compare(
-                f"beam search of {BEAM}, {name}, {count} sentences, up to {LENGTH} tokens",
+                f"beam search of {BEAM}, {NAME}, {count} sentences, up to {LENGTH} tokens",
                 partial(by_beam, net, sources),
                 partial(by_hand, net, sources),
-                "lists in Python, without a cache",
+                "sentences and hypotheses one by one in Python, without a cache",
                 target,
                 3,
             )
         )
-    return rows
+    sources = sources_of(SENTENCES)
+    for length, target in zip(LENGTHS, (5.0, 10.0), strict=True):
+        rows.append(
+            compare(
+                f"greedy search, {NAME}, {SENTENCES} sentences, {length} tokens: with cached keys and values",
+                partial(by_greedy, net, sources, length),
+                partial(by_greedy, Recomputing(net), sources, length),
+                "reading all tokens again at each step",
+                target,
+                3,
+            )
+        )
+    return [*rows, memory(), training(), *beside_transformers()]

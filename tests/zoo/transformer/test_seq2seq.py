@@ -280,14 +280,21 @@ def test_attention_is_torchs_kernel_without_masks_of_the_future(monkeypatch: pyt
     assert calls == [(1, None, False, 0.0), (1, padded, False, 0.0)] * 6
 
 
-def test_dropout_acts_in_training_alone() -> None:
+def test_dropout_acts_in_training_alone_on_embedded_tokens_and_on_each_part() -> None:
     torch.manual_seed(0)
     x = pair()
     for options in ({"dropout": 0.3}, {"dropout": 0.0, "attention_dropout": 0.3}):
-        net = Transformer(**SMALL, **options)
+        net: Any = Transformer(**SMALL, **options)
         assert not torch.equal(net(x), net(x))
         net.eval()
         assert torch.equal(net(x), net(x))
+    net = Transformer(**{**SMALL, "width": 64}, dropout=0.3)
+    for stack in (net.encoder, net.decoder):
+        assert {layer.dropout.p for layer in stack.layers} == {0.3}
+        read: list[Tensor] = []
+        stack.layers[0].register_forward_pre_hook(lambda _, args, read=read: read.append(args[0]))
+        net.train()(x)
+        assert (read[0] == 0).double().mean().item() == pytest.approx(0.3, abs=0.04)
 
 
 # Attention for drawing ----------------------------------------------------------------------------------------------------

@@ -193,8 +193,16 @@ def test_it_learns_from_a_table_and_reads_texts(tmp_path: Path) -> None:
     assert again.reads == "text"
     assert again.predict_step(again.batch_of(texts))["label"] == ["yes", "no", "yes"]
     assert again.batch_of(["abcabcabc"]).shape == (1, 7)  # cut, as in the data
+    assert again.batch_of(texts)[:, 2:].tolist()[2] == [data.padding] * 2
     with pytest.raises(ValueError, match="text 2 is empty"):
         again.batch_of(["a", ""])
+
+
+def test_an_example_is_of_tokens_that_pad_nothing() -> None:
+    assert TransformerClassifier(**SMALL).example_inputs(2)[0].tolist() == [[0] * 16] * 2
+    task = TransformerClassifier(**SMALL | {"padding": 0})
+    task.input_shape = (5,)
+    assert task.example_inputs()[0].tolist() == [[1] * 5]
 
 
 def test_other_data_are_refused(tmp_path: Path) -> None:
