@@ -63,3 +63,33 @@ def test_what_is_refused(zoo: Zoo, content: str | None, options: tuple[str, ...]
     if content is not None:
         Path("pairs.tsv").write_text(content)
     assert_one_line(zoo("fit", "-c", "seq2seq/pairs", *TINY, *options), *words)
+
+
+@pytest.mark.parametrize(
+    ("side", "old", "new", "argument"), [("target", "x", "w", "vocab_size"), ("source", "c", "d", "source_vocab_size")]
+)
+def test_vocabularies_of_another_checkpoint_are_refused(zoo: Zoo, side: str, old: str, new: str, argument: str) -> None:
+    """Of targets and of sources: where it is evaluated, resumed, and where its weights are used."""
+    assert zoo("fit", "-c", "seq2seq/pairs", *TINY, "--data.encoding=latin-1").code == 0
+    what = f"another {'source ' if side == 'source' else ''}vocabulary than the data"
+    difference = f"first difference at {14 if side == 'source' else 12}: {old!r} and {new!r}"
+    weights = f"--model.weights={RUN}/checkpoints/last.ckpt"
+
+    def write(added: str = "") -> None:
+        texts = [[one, f"{other}é"] for one, other in PAIRS]
+        for pair in texts:
+            pair[side == "target"] = pair[side == "target"].replace(old, new) + added
+        Path("pairs.tsv").write_bytes("".join(f"{one}\t{other}\n" for one, other in texts).encode("latin-1"))
+
+    write()
+    assert_one_line(zoo("test", "--ckpt", RUN), f"the checkpoint has {what}", old, new)
+    again = zoo("fit", "--resume", RUN, "--trainer.max_epochs=2")
+    assert_one_line(again, f"the checkpoint has {what}", difference, started=True)
+    fresh = zoo("fit", "-c", "seq2seq/pairs", *TINY, "--data.encoding=latin-1", weights)
+    assert_one_line(fresh, f"the model has {what}", difference, started=True)
+    write("!")
+    assert_one_line(zoo("test", "--ckpt", RUN), f"the checkpoint's {argument}", "contradicts")
+    sizes = zoo("fit", "-c", "seq2seq/pairs", *TINY, "--data.encoding=latin-1", weights)
+    assert_one_line(
+        sizes, f"their {'source ' * (side == 'source')}vocabulary has", "first difference at 2: ", started=True
+    )

@@ -98,3 +98,24 @@ def test_the_lanes_of_a_text_have_the_same_weights_over_two_epochs(zoo: Zoo) -> 
     assert gap(ends[0][0], ends[1][0]) < 1e-6
     assert len(ends[0][1]) >= 4
     assert ends[0][1] == ends[1][1]
+
+
+def test_scheduled_sampling_and_written_texts_are_those_of_one_process(zoo: Zoo) -> None:
+    """Pairs of texts: the weights, and all metrics of validation and test."""
+    Path("pairs.tsv").write_text("".join(f"{i} times {i % 7}\tit is {i * (i % 7)}\n" for i in range(90)))
+    sampled = ("--model.teacher_forcing=0.9", "--model.forcing_schedule=exponential", "--model.forcing_steps=20")
+    tiny = ("--model.width=8", "--model.dropout=0", "--model.max_length=12", "--trainer.max_epochs=2", *sampled)
+    ends = []
+    for i, processes in enumerate((1, 2)):
+        several = ("--trainer.devices=2", "--trainer.strategy=ddp_fork") if processes == 2 else ()
+        size = f"--data.batch_size={8 // processes}"
+        result = zoo("fit", "-c", "seq2seq/pairs", *tiny, "--trainer.precision=64-true", size, *several)
+        assert result.code == 0, result.err
+        run = Path("runs/seq2seq/pairs", f"version_{i}")
+        rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+        logged = {key: [row[key] for row in rows if row[key]] for key in rows[0] if key.startswith(("val/", "test/"))}
+        ends.append((weights(run), logged))
+    assert gap(ends[0][0], ends[1][0]) < 1e-6
+    assert len(ends[0][1]) == 18
+    for key, values in ends[0][1].items():
+        assert [float(v) for v in values] == pytest.approx([float(v) for v in ends[1][1][key]], rel=1e-5), key
