@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import pytest
 import torch
 from cli_kit import Zoo, assert_one_line
 
+from datamodules.sentence_pairs import read_pairs
+
 PAIRS = [(f"{'ab' * (i % 3)}c{i % 10}", f"x{i % 10}{'yz' * (i % 3)}") for i in range(30)]
 TINY = ("--model.width=8", "--data.batch_size=4", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2")
 RUN = Path("runs/seq2seq/pairs/version_0")
+PAGE = (Path(__file__).parents[2] / "docs/own_data.md").read_text()
 
 
 @pytest.fixture(autouse=True)
@@ -93,3 +97,9 @@ def test_vocabularies_of_another_checkpoint_are_refused(zoo: Zoo, side: str, old
     assert_one_line(
         sizes, f"their {'source ' * (side == 'source')}vocabulary has", "first difference at 2: ", started=True
     )
+
+
+def test_the_lines_that_the_page_shows_are_pairs() -> None:
+    (shown,) = re.findall(r"```text\n([^`]*\t[^`]*)```", PAGE)
+    Path("shown.tsv").write_text(shown)
+    assert read_pairs("shown.tsv") == (["3 March 2021", "Sep 9, 1999"], ["2021-03-03", "1999-09-09"])
