@@ -29,6 +29,7 @@ Schedule = Literal["constant", "linear", "exponential", "inverse_sigmoid"]
 EXAMPLE_LENGTH = 16  # tokens of an example where no data told theirs
 LONGEST = 100  # tokens of a written text where no data told theirs
 SHOWN, DRAWN = 8, 4  # texts that are shown in evaluation, those of them whose attention is drawn
+FORCED = ("loss", "perplexity", "acc")  # metrics of targets that are read as they are
 
 
 class Seq2SeqArguments(TaskArguments, total=False):
@@ -318,12 +319,13 @@ class Seq2SeqTask(Task):
         """The logits where the decoder reads true tokens with a probability, and else what it would write."""
         net: Any = self.net
         target, steps = x.target, list[Tensor]()
+        padding = target.new_tensor([self.padding])
         seeds = torch.randint(2**62, (len(target),), device=target.device)
         true = uniform_rows(seeds, target.shape[1]) < ratio  # (B, T)
         state, tokens = net.encode(x.source), target[:, 0]
         for t in range(target.shape[1]):
             if t:
-                written = steps[-1].detach().index_fill(1, target.new_tensor([self.padding]), -math.inf).argmax(dim=1)
+                written = steps[-1].detach().index_fill(1, padding, -math.inf).argmax(dim=1)
                 tokens = torch.where(true[:, t], target[:, t], written)
             logits, state = net.step(tokens, state)
             steps.append(logits)
@@ -347,14 +349,15 @@ class Seq2SeqTask(Task):
         metrics["acc"].update(logits.argmax(dim=2), y.masked_fill(counts == 0, IGNORED))
         rows = (counts > 0).any(dim=1)
         if "exact" in metrics and rows.any():
-            self._update_written(metrics, x.source[rows], x.target[rows, 0], y[rows])
+            written = {name: metric for name, metric in metrics.items() if name not in FORCED}
+            self._update_written(written, x.source[rows], x.target[rows, 0], y[rows])
 
     def _update_written(self, metrics: dict[str, Metric], source: Tensor, start: Tensor, y: Tensor) -> None:
-        """Add texts that the net writes by itself."""
+        """Add texts that the net writes by itself to metrics of texts."""
         end, made = int(start[0]), self._write(source, start).tokens[:, 0]
         predictions, references = ([self.text_of(row, end=end) for row in rows.tolist()] for rows in (made, y))
-        for name in metrics.keys() & text_metrics().keys():
-            metrics[name].update(predictions, references)
+        for metric in metrics.values():
+            metric.update(predictions, references)
 
     # Writing --------------------------------------------------------------------------------------------------------
 

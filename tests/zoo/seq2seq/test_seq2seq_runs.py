@@ -72,7 +72,7 @@ def test_two_processes_train_and_judge_as_one(tmp_path: Path, options: dict[str,
     assert gap(one, run(tmp_path / "again", teacher_forcing=0.3)[0]) > 1e-4
 
 
-@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}])
+@pytest.mark.parametrize("options", [SAMPLED, {"label_smoothing": 0.1}])
 def test_accumulated_batches_train_as_whole_ones(options: dict[str, Any]) -> None:
     """A step's batches have different numbers of tokens."""
     ends = []
