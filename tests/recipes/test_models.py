@@ -138,3 +138,9 @@ def test_shapes_of_texts_and_series_have_a_t(zoo: Zoo) -> None:
     assert re.search(r"(?m)^input +B x T x 1\noutput +B x 12 x 1$", zoo("models", "gru_forecaster").out)
     assert re.search(r"(?m)^features 1 +B x 128 x T$", zoo("models", "fcn_series").out)
     assert " x T" not in zoo("models", "lenet5").out
+    for name, size in (("transformer_base", 37000), ("gru_attention_seq2seq", 256)):
+        text = zoo("models", name).out
+        assert re.search(
+            rf"(?m)^source +B x S  tokens, V = {size}\ntarget +B x T  tokens, V = {size}\noutput +B x T x {size}$", text
+        )
+        assert text.endswith("\n\nS and T are any length; multiply-adds are for S = 16, T = 16.\n")

@@ -204,6 +204,8 @@ class Recurrent(nn.Module):
             return
         if lengths.shape != (len(x),):
             raise ValueError(f"lengths must be one number a sequence, {(len(x),)}, got {tuple(lengths.shape)}")
+        if lengths.is_meta:  # shapes alone
+            return
         shortest, longest = (int(n) for n in lengths.aminmax())
         if shortest < 1 or longest > x.shape[1]:
             raise ValueError(

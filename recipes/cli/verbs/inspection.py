@@ -201,9 +201,14 @@ def inspect_table(path: str, target: str | None, options: Mapping[str, Any]) -> 
     """
     if target is None:
         with open(path, encoding=options.get("encoding", "utf-8"), errors="replace") as file:
-            raise UserError(
-                f"give the column to predict, --target NAME, one of {path}: {file.readline().strip()[:300]}"
-            )
+            first = file.readline().strip()[:300]
+        pairs = (
+            f"; if its lines are pairs of texts, zoo fit -c seq2seq/pairs --data.path {path} trains a translator, with "
+            "--model.weights from another one's checkpoint"
+        )
+        raise UserError(
+            f"give the column to predict, --target NAME, one of {path}: {first}" + pairs * (first.count("\t") == 1)
+        )
     kind = options.get("kind") or _kind_of_target(path, target, options)
     data: Any = CSVDataModule(path, target=target, **{**options, "kind": kind})
     data.setup("fit")

@@ -149,22 +149,26 @@ def _one(entry: "Entry", size: int | None) -> str:
         ("weights", ", ".join(weights) or "none by name"),
     ]
     longer = _longer(model, inputs)
-    kind = f"  tokens, V = {model.vocab_size}" if model.reads == "text" else ""
-    stages: list[tuple[str, str]] = [
-        ("stage", "shape"),
-        ("input", _shape(inputs[0], longer[0] if longer else None) + kind),
-    ]
+    stages: list[tuple[str, str]] = [("stage", "shape"), *_input_stages(model, inputs, longer)]
     with suppress(ValueError, AttributeError):  # it has none
         maps = net.features(*inputs)
         more = net.features(*longer) if longer else [None] * len(maps)
         stages += [(f"features {i}", _shape(*pair)) for i, pair in enumerate(zip(maps, more, strict=True), start=1)]
     if isinstance(encoder := getattr(net, "encoder", None), ConvNet):
         stages += [(f"encoder {i}", _shape(m)) for i, m in enumerate(encoder.features(*inputs), start=1)]
-    if hasattr(net, "encode"):
+    if hasattr(net, "latent_dim") and hasattr(net, "encode"):
         stages.append(("code", f"B x {net.latent_dim}"))
     stages.append(("output", _shape(net(*inputs), net(*longer) if longer else None)))
-    any_length = f"\n\nT is any length; multiply-adds are for T = {inputs[0].shape[1]}." if longer else ""
-    return facts(rows) + "\n\n" + columns(stages) + any_length
+    lengths = (
+        {name: part.shape[1] for (_, name), part in zip(_parts(model), _tensors(inputs), strict=False)}
+        if longer
+        else {}
+    )
+    those = ", ".join(f"{name} = {length}" for name, length in lengths.items())
+    any_length = (
+        f"\n\n{' and '.join(lengths)} {'is' if len(lengths) == 1 else 'are'} any length; multiply-adds are for {those}."
+    )
+    return facts(rows) + "\n\n" + columns(stages) + (any_length if longer else "")
 
 
 def _arguments(entry: "Entry") -> tuple[str, str]:
@@ -187,14 +191,39 @@ class Number(int):
         return f"{int(self):,}"
 
 
-def _inputs(model: "Model", size: int | None) -> "list[Tensor]":
+def _inputs(model: "Model", size: int | None) -> list[Any]:
     """Return one example on the meta device; images of ``size`` pixels where the net takes any."""
+    from torch.utils._pytree import tree_map
+
     if size is not None and model.reads == "image" and "input_shape" not in model.hparams:
         model.input_shape = (model.example_shape[0], size, size)
-    return [part.to("meta") for part in model.example_inputs()]
+    return [tree_map(lambda part: part.to("meta"), example) for example in model.example_inputs()]
 
 
-def _multiply_adds(net: "nn.Module", inputs: "list[Tensor]") -> str:
+def _tensors(inputs: Any) -> "list[Tensor]":
+    from torch.utils._pytree import tree_leaves
+
+    return tree_leaves(inputs)
+
+
+def _parts(model: "Model") -> list[tuple[str, str]]:
+    """Return the names of the parts of an input, and of the length of each."""
+    pairs = "translation" in model.learns
+    return [("source", "S"), ("target", "T")] if pairs else [("input", "T")]
+
+
+def _input_stages(model: "Model", inputs: list[Any], longer: list[Any] | None) -> list[tuple[str, str]]:
+    """Return the shape of each part of an input, of tokens with the number of those that there are."""
+    sizes = {"source": model.source_vocab_size, "target": model.vocab_size, "input": model.vocab_size}
+    stages = []
+    shapes = zip(_tensors(inputs), _tensors(longer) if longer else _tensors(inputs), strict=True)
+    for (part, letter), (one, more) in zip(_parts(model), shapes, strict=False):
+        kind = f"  tokens, V = {sizes[part]}" if model.reads == "text" else ""
+        stages.append((part, _shape(one, more, letter) + kind))
+    return stages
+
+
+def _multiply_adds(net: "nn.Module", inputs: list[Any]) -> str:
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
@@ -202,13 +231,14 @@ def _multiply_adds(net: "nn.Module", inputs: "list[Tensor]") -> str:
     return f"{counter.get_total_flops() // 2:,} per example (twice as many FLOPs; convolutions and matrix products)"
 
 
-def _longer(model: "Model", inputs: "list[Tensor]") -> "list[Tensor] | None":
+def _longer(model: "Model", inputs: list[Any]) -> list[Any] | None:
     """Return series or texts with one step more; None for other inputs, or for a net that takes one length alone."""
     import torch
+    from torch.utils._pytree import tree_map
 
     if model.reads not in ("text", "series"):
         return None
-    longer = [torch.cat([part, part[:, :1]], dim=1) for part in inputs]
+    longer: list[Any] = tree_map(lambda part: torch.cat([part, part[:, :1]], dim=1), inputs)
     net: Any = model.net
     try:
         net(*longer)
@@ -217,10 +247,10 @@ def _longer(model: "Model", inputs: "list[Tensor]") -> "list[Tensor] | None":
     return longer
 
 
-def _shape(x: "Tensor", longer: "Tensor | None" = None) -> str:
-    """Return a shape with B for the batch, and T for an axis that has a step more where the input has."""
+def _shape(x: "Tensor", longer: "Tensor | None" = None, letter: str = "T") -> str:
+    """Return a shape with B for the batch, and the letter for an axis that has a step more where the input has."""
     more = x.shape if longer is None else longer.shape
-    return " x ".join(["B", *(str(n) if n == m else "T" for n, m in zip(x.shape[1:], more[1:], strict=True))])
+    return " x ".join(["B", *(str(n) if n == m else letter for n, m in zip(x.shape[1:], more[1:], strict=True))])
 
 
 def _recipes(entry: "Entry") -> list[str]:
