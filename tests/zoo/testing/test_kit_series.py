@@ -376,6 +376,73 @@ def test_a_net_steps_through_standardized_input() -> None:
     assert len(report) == 4
 
 
+class Texts(NamedTuple):
+    source: Tensor
+    target: Tensor
+
+
+class Translator(nn.Module):
+    """Reads a source, and adds it to what it knows of the target; without init_state, but with encode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.fc = nn.Embedding(VOCABULARY, WIDTH, padding_idx=PAD), nn.Linear(WIDTH, VOCABULARY)
+
+    def forward(self, x: Texts) -> Tensor:
+        return self.fc(self.encode(x.source)[:, None] + self.embedding(x.target).cumsum(dim=1))
+
+    def encode(self, source: Tensor) -> Tensor:
+        return self.embedding(source).sum(dim=1)
+
+    def step(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        state = state + self.embedding(tokens)
+        return self.fc(state), state
+
+    def reorder_state(self, state: Tensor, index: Tensor) -> Tensor:
+        return state[index]
+
+
+class Forgetful(Translator):
+    def step(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return super().step(tokens, state)[0], state
+
+
+class Stuck(Translator):
+    def reorder_state(self, state: Tensor, index: Tensor) -> Tensor:
+        return state[torch.arange(len(index)) % len(state)]
+
+
+class Overwriting(Translator):
+    def step(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        state += self.embedding(tokens)
+        return self.fc(state), state
+
+
+class TranslationModule(LanguageModule):
+    causal = "target"
+
+    def forward(self, x: Texts) -> Tensor:
+        return self.net(x)
+
+
+def test_a_net_that_reads_and_writes_steps_through_its_targets() -> None:
+    x, y = tokens()
+    module, batch = TranslationModule(), (Texts(y[:, :4].contiguous(), x), y)
+    for net, message in (
+        (Translator(), None),
+        (Forgetful(), "step 1 differs from the forward pass"),
+        (Stuck(), r"row n of reorder_state\(state, index\) does not go on"),
+        (Overwriting(), "which step must not change"),
+    ):
+        module.net = net
+        if message is None:
+            report = check_module(module, batch, only=["causality", "padding", "incremental", "independence"])
+            assert set(report.values()) == {"ok"}
+            continue
+        with pytest.raises(AssertionError, match=message):
+            testing.check_incremental(module, batch)
+
+
 # Export ---------------------------------------------------------------------------------------------------------------
 
 
