@@ -94,6 +94,8 @@ DCGAN = {
     r"^Conv\S* ": normal(0.02),
 }  # section 4; scales: the authors' code
 
+GLOROT = {r"^(Linear|MultiHeadAttention) \S*weight$": xavier, r"^(Linear|MultiHeadAttention) \S*bias$": ZERO}
+
 START: dict[str, dict[str, Rule]] = {  # by the name of the model, else by its class
     "AlexNetClassifier": STOCK,
     "Autoencoder": STOCK,
@@ -130,6 +132,10 @@ START: dict[str, dict[str, Rule]] = {  # by the name of the model, else by its c
     **{f"Sequence{kind}": {r"^(RNN|LSTM|GRU) ": recurrent, **STOCK} for kind in ("Classifier", "Regressor")},
     "SeriesFCNClassifier": {r"^(Linear|Conv1d) ": stock},
     "SoftmaxRegressionClassifier": STOCK,
+    # of 64 units: fairseq's
+    "TransformerSeq2Seq": {r"^Embedding ": normal(1 / 8), **GLOROT},
+    **{f"transformer_{n}": {r"^Embedding |^Linear fc": normal(1 / 8), **GLOROT} for n in ("base", "big")},  # tied
+    "TransformerClassifier": {r"^Embedding ": normal(1 / 8), r"^Linear fc": stock, **GLOROT},
     "UNetSegmenter": {**UNET_DECODER, r"^Conv2d encoder": he_in},
     "unet_resnet34": {**UNET_DECODER, r"^Conv2d encoder": he_out},
     "unet_vgg16": {**UNET_DECODER, r"^Conv2d encoder.*bias": ZERO, r"^Conv2d encoder": he_out},
@@ -174,6 +180,8 @@ SMALL: dict[
     "RecurrentAutoencoder": {"input_shape": [6, 8], "width": 64},
     **{f"Sequence{kind}": {"input_size": 8, "width": 64} for kind in ("Classifier", "Regressor")},
     "SeriesFCNClassifier": {"width": 16},
+    "TransformerSeq2Seq": {"source_vocab_size": 50, "vocab_size": 50, "width": 64, "num_layers": 1, "hidden_dim": 128},
+    "TransformerClassifier": {"vocab_size": 50, "padding": 0, "width": 64, "num_layers": 1},
     "UNetSegmenter": {"encoder_args": {"width": 8}},
     "VAE": CODED,
     "VGGClassifier": {"width": 4},
