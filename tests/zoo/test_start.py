@@ -128,10 +128,17 @@ START: dict[str, dict[str, Rule]] = {  # by the name of the model, else by its c
     # torch's layers: +-1 / sqrt(W), where all read as many numbers as a state has
     "RecurrentForecaster": {r"^(RNN|LSTM|GRU) ": recurrent, **STOCK},
     "RecurrentLanguageModel": {r"^Embedding ": normal(1.0), r"^(RNN|LSTM|GRU|Linear) ": stock},
+    "RecurrentSeq2Seq": {r"^Embedding ": normal(1.0), r"^(RNN|LSTM|GRU) ": recurrent, **STOCK},
     "RecurrentAutoencoder": {r"start$": normal(1.0), r"^(LSTM|GRU) ": recurrent, **STOCK},
     **{f"Sequence{kind}": {r"^(RNN|LSTM|GRU) ": recurrent, **STOCK} for kind in ("Classifier", "Regressor")},
     "SeriesFCNClassifier": {r"^(Linear|Conv1d) ": stock},
     "SoftmaxRegressionClassifier": STOCK,
+    # GPT-2's code: the matrix that ends a part of a layer is divided by sqrt(2 layers)
+    "TransformerLanguageModel": {
+        r"bias$": ZERO,
+        r"(out_proj|linear2)\.weight$": normal(0.01),
+        r"^(Embedding|LearnedPositions|Linear|MultiHeadAttention) ": normal(0.02),
+    },
     # of 64 units: fairseq's
     "TransformerSeq2Seq": {r"^Embedding ": normal(1 / 8), **GLOROT},
     **{f"transformer_{n}": {r"^Embedding |^Linear fc": normal(1 / 8), **GLOROT} for n in ("base", "big")},  # tied
@@ -177,9 +184,18 @@ SMALL: dict[
     "preresnet110": {"depth": 8, "width": 8},
     "RecurrentLanguageModel": {"vocab_size": 50, "width": 32},
     "ResNetClassifier": {"width": 8},
+    "RecurrentSeq2Seq": {"source_vocab_size": 50, "vocab_size": 50, "width": 64},
     "RecurrentAutoencoder": {"input_shape": [6, 8], "width": 64},
     **{f"Sequence{kind}": {"input_size": 8, "width": 64} for kind in ("Classifier", "Regressor")},
     "SeriesFCNClassifier": {"width": 16},
+    "TransformerLanguageModel": {
+        "vocab_size": 50,
+        "width": 64,
+        "num_layers": 2,
+        "num_heads": 4,
+        "hidden_dim": 128,
+        "max_length": 50,
+    },
     "TransformerSeq2Seq": {"source_vocab_size": 50, "vocab_size": 50, "width": 64, "num_layers": 1, "hidden_dim": 128},
     "TransformerClassifier": {"vocab_size": 50, "padding": 0, "width": 64, "num_layers": 1},
     "UNetSegmenter": {"encoder_args": {"width": 8}},
