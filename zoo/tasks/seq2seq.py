@@ -283,8 +283,13 @@ class Seq2SeqTask(Task):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Check tokens in the first epoch: on a GPU a wrong one would be an unreadable assert."""
+        x, y = batch[0], batch[1]
+        if not hasattr(x, "source"):
+            raise TypeError(
+                f"x of a batch must be a zoo.SentencePair of source and target, got a {type(x).__name__}: take data such as "
+                "datamodules.SentencePairsDataModule"
+            )
         if self.trainer.current_epoch == 0:
-            x, y = batch[0], batch[1]
             for name, part in (("source", x.source), ("target", x.target), ("y", y)):
                 argument = "source_vocab_size" if name == "source" else "vocab_size"
                 size, (lowest, highest) = self.hparams[argument], (int(n) for n in part.aminmax())
@@ -354,7 +359,7 @@ class Seq2SeqTask(Task):
 
     def _update_written(self, metrics: dict[str, Metric], source: Tensor, start: Tensor, y: Tensor) -> None:
         """Add texts that the net writes by itself to metrics of texts."""
-        end, made = int(start[0]), self._write(source, start).tokens[:, 0]
+        end, made = self._end(start), self._write(source, start).tokens[:, 0]
         predictions, references = ([self.text_of(row, end=end) for row in rows.tolist()] for rows in (made, y))
         for metric in metrics.values():
             metric.update(predictions, references)
@@ -391,13 +396,13 @@ class Seq2SeqTask(Task):
         return decoding.beam_search(**given, beam=beam, best=best, with_greedy=True)
 
     def _arguments(self, source: Tensor, start: Tensor, max_length: int | None = None) -> dict[str, Any]:
-        """Arguments of :mod:`zoo.decoding`: a text begins after its end token, which is the same for all."""
+        """Arguments of :mod:`zoo.decoding`."""
         net: Any = self.net
         if missing := _missing(net):
             raise TypeError(f"to write text, {type(net).__name__} needs {missing[0]}, see zoo.EncoderDecoder")
         with evaluating(self):
             state = net.encode(source)
-        common = {"end": int(start[0]), "padding": self.padding, "forbid": [self.padding]}
+        common = {"end": self._end(start), "padding": self.padding, "forbid": [self.padding]}
         return {"net": net, "state": state, "start": start, "max_length": self.longest(max_length), **common}
 
     def batch_of(self, texts: Sequence[str]) -> Tensor:
@@ -427,6 +432,11 @@ class Seq2SeqTask(Task):
         if hasattr(x, "source"):
             return x.source, x.target[:, 0]
         return x, torch.full((len(x),), self.tokenizer.end or 0, device=x.device)
+
+    def _end(self, start: Tensor) -> int:
+        """The end token: that of the vocabulary; without one, that which texts begin after."""
+        known = None if self.vocabulary is None else self.tokenizer.end
+        return int(start[0]) if known is None else known
 
     def text_of(self, tokens: Sequence[int], vocabulary: str = "vocabulary", end: int | None = None) -> str:
         """Return tokens up to their end as text; as numbers if the model has no such vocabulary.

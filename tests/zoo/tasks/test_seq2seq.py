@@ -370,6 +370,24 @@ def test_there_must_be_something_to_translate() -> None:
         task().sample(0, prompt="a")
 
 
+def test_a_text_may_begin_after_another_token_than_its_end() -> None:
+    """Such as one for its language; the end is that of the vocabulary."""
+    model, (x, y) = task(max_length=6), pair(*PAIRS)
+    x = x._replace(target=torch.cat([torch.tensor([[2], [3], [4], [2], [3]]), x.target[:, 1:]], dim=1))
+    found = model.predict_step((x, y))["tokens"][:, 0]
+    for b in range(5):
+        row, last = [], int(x.target[b, 0])
+        while len(row) < 6 and row[-1:] != [1]:
+            last = 1 + int((model.net.table[last] + model.net.encode(x.source)[b])[1:].argmax())
+            row.append(last)
+        assert found[b].tolist()[: len(row)] == row
+    metrics = model.build_metrics()
+    model.update_metrics(metrics, (x, y))
+    assert float(metrics["exact"].compute()) == sum(
+        model.text_of(one) == model.text_of(other) for one, other in zip(found.tolist(), y.tolist(), strict=True)
+    ) / len(y)
+
+
 class Data(LightningDataModule):
     def __init__(self, batch: Any, vocabulary: Any = TARGET, source_vocabulary: Any = SOURCE) -> None:
         super().__init__()
@@ -391,6 +409,8 @@ def test_tokens_out_of_range_are_refused_before_they_are_read() -> None:
         model = Seq2SeqTask(Bag(), 5, 6, 0)
         with pytest.raises(ValueError, match=f"tokens of {name} must lie in {message}"):
             quiet_trainer(max_epochs=1, num_sanity_val_steps=0).fit(model, datamodule=Data(batch))
+    with pytest.raises(TypeError, match=r"x of a batch must be a zoo\.SentencePair of source and target, got a Tensor"):
+        quiet_trainer(max_epochs=1).fit(Seq2SeqTask(Bag(), 5, 6, 0), datamodule=Data((x.target, y)))
 
 
 @pytest.mark.parametrize(
