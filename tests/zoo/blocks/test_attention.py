@@ -189,6 +189,31 @@ def test_step_by_step_is_the_causal_pass(arguments: dict[str, Any], lengths: lis
 
 
 @pytest.mark.parametrize("arguments", FORMS)
+def test_with_itself_as_context_it_is_self_attention(arguments: dict[str, Any]) -> None:
+    net, x = MultiHeadAttention(16, 4, **arguments).double(), torch.randn(2, 5, 16, dtype=torch.float64)
+    for name, p in net.named_parameters():
+        nn.init.normal_(p, mean=float("norm" in name), std=0.5)
+    torch.testing.assert_close(net(x, x), net(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("arguments", FORMS)
+def test_rotary_attention_sees_distances_alone(arguments: dict[str, Any]) -> None:
+    net, x, positions = (
+        MultiHeadAttention(16, 4, **arguments).double(),
+        torch.randn(2, 5, 16).double(),
+        RotaryPositions(4),
+    )
+    near, far = (net.with_weights(x, rotary=positions(x, start)[1]) for start in (0, 1000))
+    torch.testing.assert_close(near, far, rtol=0, atol=1e-10)
+    torch.testing.assert_close(net(x, rotary=positions(x)[1]), near[0], rtol=0, atol=1e-12)
+    assert (near[1] - net.with_weights(x)[1]).abs().max() > 1e-3
+    turned = x[:, [4, 3, 2, 1, 0]]
+    assert not torch.allclose(
+        net(turned, rotary=positions(x)[1])[:, [4, 3, 2, 1, 0]], near[0]
+    )  # and knows before from after
+
+
+@pytest.mark.parametrize("arguments", FORMS)
 def test_keys_and_values_of_a_context_are_computed_once(arguments: dict[str, Any]) -> None:
     net, x, context = MultiHeadAttention(16, 4, **arguments), torch.randn(2, 3, 16), torch.randn(2, 5, 16)
     kept, mask = net.keys_values(context), torch.tensor([[True] * 5, [True, True, False, False, False]])[:, None, None]
