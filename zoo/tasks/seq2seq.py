@@ -470,7 +470,8 @@ class Seq2SeqTask(Task):
         """
         source, start = self._start(batch)
         made = self._write(source, start, beam, best, max_length)
-        texts = [[self.text_of(row) for row in rows] for rows in made.tokens.tolist()]
+        end = self._end(start)
+        texts = [[self.text_of(row, end=end) for row in rows] for rows in made.tokens.tolist()]
         return {"text": [rows[0] for rows in texts], "texts": texts, "scores": made.scores, "tokens": made.tokens}
 
     def sample(
@@ -571,10 +572,10 @@ class Seq2SeqTask(Task):
         if _missing(self.net):
             return {}
         source, start, y = x.source[:SHOWN], x.target[:SHOWN, 0], y[:SHOWN]
-        made = self._write(source, start).tokens[:, 0]
+        end, made = self._end(start), self._write(source, start).tokens[:, 0]
         columns = [
-            [self.text_of(row, "source_vocabulary") for row in source.tolist()],
-            *([self.text_of(row) for row in part.tolist()] for part in (y, made)),
+            [self.text_of(row, "source_vocabulary", end) for row in source.tolist()],
+            *([self.text_of(row, end=end) for row in part.tolist()] for part in (y, made)),
         ]
         shown: dict[str, Any] = {"texts": [["source", "target", "written"], *map(list, zip(*columns, strict=True))]}
         if self.has_attention:

@@ -126,13 +126,16 @@ def test_metrics_are_quotients_of_sums_over_the_whole_evaluation() -> None:
     """Labels are smoothed in training alone."""
     model = task(label_smoothing=0.3, max_length=7)
     metrics, rows, right = model.build_metrics(), [], []
-    for batch in batches():
+    known = [("abc", model.predict_step(model.batch_of(["abc"]))["text"][0]), ("c", "x")]  # one that it writes
+    half = torch.tensor([[1.0], [0.0]]).expand(2, len(known[0][1]) + 1).clone()
+    half[0, 0] = 0  # a token that does not count; the text does
+    for batch in (*batches(), (*pair(*known), half)):
         model.update_metrics(metrics, batch)
         rows += by_hand(model.net, batch)
         x, y, *weight = batch
         for b in range(len(y)):
-            counts = weight[0].view(len(y), -1)[b].any() if weight else True
-            if counts and (y[b] != 0).any():
+            counts = weight[0].reshape(len(y), -1)[b] * (y[b] != 0) if weight else y[b] != 0
+            if counts.any():
                 made = written_by_hand(model.net, x.source[b].tolist(), 7)
                 right.append([k for k in made if k != 1] == [k for k in y[b].tolist() if k > 1])
     nats = math.fsum(n for n, _ in rows)
@@ -142,6 +145,7 @@ def test_metrics_are_quotients_of_sums_over_the_whole_evaluation() -> None:
         "acc": sum(right for _, right in rows) / len(rows),
         "exact": sum(right) / len(right),
     }
+    assert 0 < sum(right) < len(right)
     got = {name: float(metric.compute()) for name, metric in metrics.items()}
     assert got.keys() == {*wanted, *(f"bleu{n}" for n in (1, 2, 3, 4)), "chrf"}
     assert {name: got[name] for name in wanted} == pytest.approx(wanted, rel=1e-6)
@@ -168,7 +172,9 @@ def test_ratios_are_those_of_the_published_schedules() -> None:
 
 def test_the_decoder_reads_what_it_would_write() -> None:
     """With a ratio of 0 the logits are those along the most probable tokens; with 1, those of the targets."""
-    model, (x, y) = task(), pair(*PAIRS)
+    net, (x, y) = Bag(), pair(*PAIRS)
+    net.table.data[:, 0] += 9  # padding is the most probable, and is never read
+    model = task(net)
     free = model.net.table.new_zeros(*y.shape, 6)
     for b in range(len(y)):
         last = 1
@@ -181,7 +187,7 @@ def test_the_decoder_reads_what_it_would_write() -> None:
     mixed = model._sampled(x, 0.5)
     torch.testing.assert_close(mixed[:, 0], model(x)[:, 0])
     for ratio, wanted in ((0.0, free), (1.0, model(x)), (0.5, None)):
-        loss, _, count = task(teacher_forcing=ratio).training_losses((x, y))
+        loss, _, count = task(net, teacher_forcing=ratio).training_losses((x, y))
         assert int(count) == int((y != 0).sum())
         if wanted is not None:
             counts = y != 0
@@ -203,6 +209,8 @@ def test_the_share_of_true_tokens_is_the_ratio() -> None:
     share = (torch.stack(read[1:]) == 2).double().mean()
     assert share == pytest.approx(0.7, abs=0.03)
     assert set(torch.stack(read[1:]).flatten().tolist()) == {2, 3}
+    mixed = torch.stack(read[1:]).amin(dim=0) != torch.stack(read[1:]).amax(dim=0)  # each token has a draw of its own
+    assert mixed.double().mean() == pytest.approx(1 - 0.7**8 - 0.3**8, abs=0.04)
 
 
 def test_draws_depend_neither_on_padding_nor_on_other_examples() -> None:
@@ -295,7 +303,9 @@ def test_without_vocabularies_tokens_are_numbers() -> None:
     x, y = pair(*PAIRS)
     metrics = model.build_metrics()
     model.update_metrics(metrics, (x, y))
-    assert model.predict_step((x, y))["text"][0].replace(" ", "").isdigit()
+    for text, row in zip(model.predict_step((x, y))["text"], x.source.tolist(), strict=True):
+        assert text == " ".join(str(k) for k in written_by_hand(model.net, row, 4) if k != 1)
+    assert model.render((x, y))["texts"][1] == ["2 3", "2 3 4", model.predict_step((x, y))["text"][0]]
     with pytest.raises(ValueError, match="this Seq2SeqTask has no source vocabulary, so it can neither read nor write"):
         model.batch_of(["abc"])
 
@@ -352,7 +362,7 @@ def test_a_net_that_only_reads_pairs_is_trained_and_judged_but_writes_nothing() 
     [
         (["ab", ""], "text 2 is empty: there is nothing to read in it"),
         (["abX"], "the text has 'X' at character 3, which is not in the vocabulary of 5 tokens"),
-        (["abcabc"], "the text has 6 tokens, and the net reads 4 at most, and the end: give a shorter one"),
+        (["abcab"], "the text has 5 tokens, and the net reads 4 at most, and the end: give a shorter one"),
     ],
 )
 def test_texts_that_cannot_be_read(texts: list[str], message: str) -> None:
