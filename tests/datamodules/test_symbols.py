@@ -107,6 +107,7 @@ def test_pairs_are_the_strings_of_the_language_model(task: Any) -> None:
             " ".join(texts.vocabulary["tokens"][k] for k in row if k != PADDING)
             for row in texts.examples(part).x.tolist()
         ]
+        assert all(text.endswith(" <end>") for text in [*shown, *answers])
         both = zip(shown, answers, strict=True)
         assert whole == [f"{one.removesuffix(' <end>')} : {other.removesuffix(' <end>')}" for one, other in both]
         assert all(one == f"<end> {other.removesuffix(' <end>')}" for one, other in zip(read, answers, strict=True))
