@@ -548,23 +548,24 @@ class Seq2SeqTask(Task):
             TypeError: The net has no attention.
         """
         source, start = self._start(batch)
-        ended = (tokens == start[:, None]).cumsum(dim=1) > 0
+        ended = (tokens == self._end(start)).cumsum(dim=1) > 0
         target = torch.cat([start[:, None], tokens[:, :-1].masked_fill(ended[:, :-1], self.padding)], dim=1)
         with evaluating(self):
             weights = self.attention(SentencePair(source, target)).float().cpu()
         maps, sources, targets = [], [], []
-        for read, written, end, part in zip(source.tolist(), tokens.tolist(), start.tolist(), weights, strict=True):
-            sources.append(self._labels(read, "source_vocabulary", end))
-            targets.append(self._labels(written, "vocabulary", end))
+        for read, written, part in zip(source.tolist(), tokens.tolist(), weights, strict=True):
+            sources.append(self._labels(read, "source_vocabulary"))
+            targets.append(self._labels(written, "vocabulary"))
             maps.append(part[: len(targets[-1]), : len(sources[-1])])
         return attention_maps(maps, sources, targets)
 
-    def _labels(self, tokens: Sequence[int], vocabulary: str, end: int) -> list[str]:
+    def _labels(self, tokens: Sequence[int], vocabulary: str) -> list[str]:
         """What each token stands for; padding is left out."""
         real = [token for token in tokens if token != self.padding]
         if getattr(self, vocabulary) is None:
             return [str(token) for token in real]
-        return ["<end>" if token == end else self._described(vocabulary).decode([token]) for token in real]
+        known = self._described(vocabulary)
+        return ["<end>" if token == known.end else known.decode([token]) for token in real]
 
     def render(self, batch: Any) -> dict[str, Any]:
         """Return a table of sources, targets and what the net writes, and where it looks as it writes the first of them."""
