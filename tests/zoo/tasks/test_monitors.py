@@ -18,6 +18,7 @@ DEFAULTS: dict[str, tuple[str, str] | None] = {
     "VariationalTask": ("val/elbo", "max"),
     "AdversarialTask": None,
     "LanguageModelTask": ("val/loss", "min"),
+    "Seq2SeqTask": ("val/loss", "min"),
     "GLMRegressor": ("val/loss", "min"),
     "MaximumLikelihood": ("val/loss", "min"),
 }
