@@ -141,6 +141,23 @@ def test_it_looks_at_the_letter_that_it_writes(trained: zoo.RecurrentSeq2Seq, tm
     assert [row[2] for row in rendered["texts"][1:]] == made["text"]
 
 
+def test_a_picture_has_a_row_for_each_written_token(
+    trained: zoo.RecurrentSeq2Seq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(zoo.tasks.seq2seq, "attention_maps", lambda *parts: drawn.append(parts) or torch.zeros(3, 1, 1))
+    source = trained.batch_of(["a b b c", "c"])
+    written = torch.tensor([[3, 1, 0, 0], [4, 2, 1, 0]])  # not what it would write
+    trained.draw_attention(source, written)
+    ((maps, sources, targets),) = drawn
+    assert sources == [["a", "b", "b", "c", "<end>"], ["c", "<end>"]]
+    assert targets == [["b", "<end>"], ["c", "a", "<end>"]]
+    read = torch.tensor([[1, 3, 0, 0], [1, 4, 2, 0]])
+    weights = trained.attention(zoo.SentencePair(source, read))
+    for b, (rows, columns) in enumerate(((2, 5), (3, 2))):
+        torch.testing.assert_close(maps[b], weights[b, :rows, :columns])
+
+
 def test_folders_and_checkpoints_keep_both_vocabularies(trained: zoo.RecurrentSeq2Seq, tmp_path: Path) -> None:
     trained.save_pretrained(tmp_path / "folder")
     twin = zoo.load(tmp_path / "folder")
