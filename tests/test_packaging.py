@@ -54,7 +54,7 @@ def test_wheel_holds_the_packages_their_yaml_and_nothing_else(wheel: Path) -> No
     assert "recipes/cnn/lenet_digits.yaml" in wanted
     assert {
         f"zoo/pretrained/{folder}/{name}"
-        for folder in ("lenet5_digits", "char_lm")
+        for folder in ("lenet5_digits", "char_lm", "dates_gru", "dates_transformer")
         for name in ("README.md", "config.json", "model.safetensors")
     } <= wanted
     assert held == wanted
@@ -80,6 +80,8 @@ def test_wheel_works_from_any_folder(wheel: Path, tmp_path: Path) -> None:
     run(python, "-c", "import zoo; zoo.create_model('lenet5', weights='lenet5_digits')", cwd=elsewhere)
     assert not list(elsewhere.iterdir())
     assert "It was" in run(zoo, "sample", "char_lm", "--prompt", "It was", "-o", tmp_path / "text.txt", cwd=elsewhere)
+    for name in ("dates_gru", "dates_transformer"):
+        assert "2021-03-03" in run(zoo, "predict", name, "3 March 2021", cwd=elsewhere)
     run(zoo, "fit", "-c", "cnn/lenet_digits", "--trainer.max_epochs", "1", cwd=elsewhere)
     assert [path.name for path in elsewhere.iterdir()] == ["runs"]
     assert list(elsewhere.glob("runs/cnn/lenet_digits/*/config.yaml")), sorted(elsewhere.rglob("*"))

@@ -48,6 +48,9 @@ class Net:
         return " ".join(["zoo fit -c", self.recipe, *self.options, f"--seed_everything={seed}"])
 
 
+TRANSLATIONS = ("test/exact", "test/bleu4", "test/chrf", "test/loss")
+DATES = "dates of 1950 to 2049 as twelve locales write them (Unicode CLDR, Unicode License v3), none of the test part in training"
+WRITTEN = ("3 March 2021", "Mar 3, 2021", "mercredi 3 mars 2021", "03.03.21", "2021年3月3日水曜日")
 NETS = {
     "lenet5_digits": Net("cnn/lenet_digits", ("test/acc",)),
     "resnet20_digits": Net("cnn/resnet_digits", ("test/acc",), ("--model.depth=20", "--model.width=16")),
@@ -57,6 +60,8 @@ NETS = {
         data='"Persuasion" by Jane Austen (1817), in the public domain',
         texts=("It was",),
     ),
+    "dates_gru": Net("seq2seq/gru_attention_dates", TRANSLATIONS, data=DATES, texts=WRITTEN),
+    "dates_transformer": Net("transformer/dates", TRANSLATIONS, data=DATES, texts=WRITTEN),
 }
 SAMPLE: dict[str, Any] = {"seed": 0, "temperature": 0.5, "tokens": 400}
 

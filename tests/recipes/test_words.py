@@ -47,6 +47,18 @@ def test_a_bundled_model_of_texts_writes_and_reads(zoo: Zoo) -> None:
     assert "char_lm (bundled)" in zoo("models", "gru_lm").out
 
 
+@pytest.mark.parametrize("name", ["dates_gru", "dates_transformer"])
+def test_a_bundled_translator_of_dates(zoo: Zoo, name: str) -> None:
+    result = zoo("predict", name, "3 March 2021", "mercredi 3 mars 2021", "--json")
+    assert (result.code, result.err) == (0, "")
+    assert [row["text"] for row in json.loads(result.out)] == ["2021-03-03", "2021-03-03"]
+    result = zoo("predict", name, "3 March 2021", "--beam", 4, "--best", 2, "--attention", "out.png")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.index("2021-03-03") < result.out.index("out.png")
+    assert Path("out.png").read_bytes().startswith(b"\x89PNG")
+    assert_one_line(zoo("predict", name, "3 März 2021!"), "the text has '!' at character 12")
+
+
 def test_a_repository_of_the_hub_is_a_model(zoo: Zoo, three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from zoo.pretrained import bundled, hub
 

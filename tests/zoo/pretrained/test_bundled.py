@@ -12,13 +12,19 @@ import torch
 from kit import quiet_trainer
 
 import zoo
-from datamodules import AustenDataModule, DataModule, DigitsDataModule
+from datamodules import AustenDataModule, DataModule, DatesDataModule, DigitsDataModule
 from recipes.cli import bundle, catalog
 from zoo.pretrained import bundled, list_weights
 
 NAMES = bundled.names()
 # the data as in the recipe; how far a metric may be from the card on another machine; and what it must reach
 DIGITS = 1.5 / 360, 0.97  # an image may tip over
+DATES = {
+    "test/exact": (1.5e-3, 0.99),
+    "test/bleu4": (1e-3, 0.99),
+    "test/chrf": (1e-3, 0.99),
+    "test/loss": (1e-3, -0.02),
+}
 PROOFS: dict[str, tuple[Callable[[], DataModule], dict[str, tuple[float, float]]]] = {
     "lenet5_digits": (lambda: DigitsDataModule(size=32, batch_size=64), {"test/acc": DIGITS}),
     "resnet20_digits": (lambda: DigitsDataModule(batch_size=64), {"test/acc": DIGITS}),
@@ -31,6 +37,8 @@ PROOFS: dict[str, tuple[Callable[[], DataModule], dict[str, tuple[float, float]]
             "test/bpc": (2e-3, -1.98),
         },
     ),
+    "dates_gru": (lambda: DatesDataModule(batch_size=64), DATES),
+    "dates_transformer": (lambda: DatesDataModule(batch_size=64), DATES),
 }
 
 
@@ -40,7 +48,11 @@ def card(name: str) -> dict[str, Any]:
     return training
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    # a part of the dates is in test_date_translators.py
+    [pytest.param(name, marks=[pytest.mark.slow] if PROOFS[name][1] is DATES else []) for name in NAMES],
+)
 def test_the_test_metrics_are_those_of_the_card(name: str) -> None:
     data, metrics = PROOFS[name]
     assert card(name)["metric"].keys() == metrics.keys() == set(bundle.NETS[name].metrics)
