@@ -18,7 +18,7 @@ from zoo.internals import tree_leaves
 from zoo.model import VOCABULARIES, Model, spelled
 from zoo.pretrained.report import LoadReport, compare, load_weights, put, tied
 from zoo.pretrained.schema import check_hyperparameters, check_standardization
-from zoo.pretrained.sources import Weights, model_of_layout, read_saved
+from zoo.pretrained.sources import Weights, local_folder, model_of_layout, read_saved
 from zoo.registry import Entry, arguments_of, check_arguments, get, is_registered_net, name_of, sources_of
 
 _BUILD = "the model cannot be built: "
@@ -103,6 +103,7 @@ def load(
         ValueError: The file is damaged, holds objects other than tensors and plain data, is no zoo checkpoint, names an unknown
             model or an optimizer to import, says what cannot be of its model, or (``strict``) its weights do not fit.
     """
+    path = local_folder(str(path)) or path  # a repository is downloaded once
     if average is None and (layout := model_of_layout(str(path))) is not None:
         return create_model(layout, weights=path, **overrides)
     saved = read_saved(Path(path), average, verify)

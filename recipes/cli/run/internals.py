@@ -1,7 +1,7 @@
 """Private parts of other libraries that the command line needs; no other file of ``recipes`` uses any."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -113,3 +113,17 @@ def epochs_of(checkpoint: Mapping[str, Any]) -> tuple[int, int]:
 def exit_at_once(code: int) -> NoReturn:
     """End the process without any clean-up."""
     os._exit(code)
+
+
+def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:
+    """Return nested tuples, lists and dicts with the result of a function for each leaf."""
+    from torch.utils._pytree import tree_map
+
+    return tree_map(function, tree)
+
+
+def tree_leaves(tree: Any) -> list[Any]:
+    """Return the leaves of nested tuples, lists and dicts."""
+    from torch.utils._pytree import tree_leaves
+
+    return tree_leaves(tree)

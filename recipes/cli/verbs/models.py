@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from recipes.cli import catalog, index
 from recipes.cli.console import NoCaches
 from recipes.cli.errors import UserError
+from recipes.cli.run.internals import tree_leaves, tree_map
 from recipes.cli.run.options import Parser
 from recipes.cli.run.process import importable_current_folder
 from recipes.cli.text import WIDTH, columns, facts
@@ -160,7 +161,7 @@ def _one(entry: "Entry", size: int | None) -> str:
         stages.append(("code", f"B x {net.latent_dim}"))
     stages.append(("output", _shape(net(*inputs), net(*longer) if longer else None)))
     lengths = (
-        {name: part.shape[1] for (_, name), part in zip(_parts(model), _tensors(inputs), strict=False)}
+        {name: part.shape[1] for (_, name), part in zip(_parts(model), tree_leaves(inputs), strict=False)}
         if longer
         else {}
     )
@@ -193,17 +194,9 @@ class Number(int):
 
 def _inputs(model: "Model", size: int | None) -> list[Any]:
     """Return one example on the meta device; images of ``size`` pixels where the net takes any."""
-    from torch.utils._pytree import tree_map
-
     if size is not None and model.reads == "image" and "input_shape" not in model.hparams:
         model.input_shape = (model.example_shape[0], size, size)
     return [tree_map(lambda part: part.to("meta"), example) for example in model.example_inputs()]
-
-
-def _tensors(inputs: Any) -> "list[Tensor]":
-    from torch.utils._pytree import tree_leaves
-
-    return tree_leaves(inputs)
 
 
 def _parts(model: "Model") -> list[tuple[str, str]]:
@@ -216,7 +209,7 @@ def _input_stages(model: "Model", inputs: list[Any], longer: list[Any] | None) -
     """Return the shape of each part of an input, of tokens with the number of those that there are."""
     sizes = {"source": model.source_vocab_size, "target": model.vocab_size, "input": model.vocab_size}
     stages = []
-    shapes = zip(_tensors(inputs), _tensors(longer) if longer else _tensors(inputs), strict=True)
+    shapes = zip(tree_leaves(inputs), tree_leaves(longer) if longer else tree_leaves(inputs), strict=True)
     for (part, letter), (one, more) in zip(_parts(model), shapes, strict=False):
         kind = f"  tokens, V = {sizes[part]}" if model.reads == "text" else ""
         stages.append((part, _shape(one, more, letter) + kind))
@@ -234,7 +227,6 @@ def _multiply_adds(net: "nn.Module", inputs: list[Any]) -> str:
 def _longer(model: "Model", inputs: list[Any]) -> list[Any] | None:
     """Return series or texts with one step more; None for other inputs, or for a net that takes one length alone."""
     import torch
-    from torch.utils._pytree import tree_map
 
     if model.reads not in ("text", "series"):
         return None

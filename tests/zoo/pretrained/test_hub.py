@@ -64,7 +64,7 @@ def test_a_hub_that_cannot_be_reached(
     hub: dict[str, dict[str, bytes]], task: zoo.Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     point_to(monkeypatch, 9)
-    with pytest.raises(ConnectionError, match=r"cannot be reached for 'me/tiny'.*or a bundled name \(lenet5_digits"):
+    with pytest.raises(ConnectionError, match=r"cannot be reached for 'me/tiny'.*or a bundled name \(.*lenet5_digits"):
         zoo.create_model("lenet5", weights="me/tiny")
     with pytest.raises(ConnectionError, match=r"cannot be reached for 'me/tiny'.*save_pretrained"):
         task.push_to_hub("me/tiny")
