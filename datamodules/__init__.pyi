@@ -27,6 +27,7 @@ from .mnist import MNISTDataModule as MNISTDataModule
 from .mnist1d import MNIST1DDataModule as MNIST1DDataModule
 from .multi30k import Multi30kDataModule as Multi30kDataModule
 from .pairs import PairDataModule as PairDataModule
+from .pairs import TextPairDataModule as TextPairDataModule
 from .samplers import EvaluationSampler as EvaluationSampler
 from .samplers import SimilarLengthSampler as SimilarLengthSampler
 from .samplers import TrainSampler as TrainSampler

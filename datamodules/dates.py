@@ -21,7 +21,7 @@ class DatesDataModule(TextPairDataModule):
     ``bundled/dates.md`` in the folder of this file says where the forms were taken from; ``bundled/make_dates.py`` wrote the file.
 
     Args:
-        **texts: Arguments of :class:`~datamodules.pairs.TextPairDataModule`. Both fractions have no effect, as all parts are given.
+        **texts: Arguments of :class:`~datamodules.TextPairDataModule`. Both fractions have no effect, as all parts are given.
 
     Example:
         >>> data = DatesDataModule()

@@ -69,9 +69,9 @@ class Multi30kDataModule(TextPairDataModule):
             Czech.
         download: Whether to download missing files; False never uses the network. A model needs the size of the vocabulary, so that
             ``zoo`` downloads them before it builds one.
-        tokenizer: See :class:`~datamodules.pairs.TextPairDataModule`.
+        tokenizer: See :class:`~datamodules.TextPairDataModule`.
         vocab_size: Most tokens of BPE of each language, >= 258 (default 8000); None for other tokenizers.
-        **texts: Other arguments of :class:`~datamodules.pairs.TextPairDataModule`. Both fractions have no effect, as all parts are
+        **texts: Other arguments of :class:`~datamodules.TextPairDataModule`. Both fractions have no effect, as all parts are
             given.
 
     Raises:

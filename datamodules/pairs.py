@@ -169,6 +169,16 @@ class TextPairDataModule(PairDataModule):
         ValueError: An argument is out of its range, or the pairs cannot be learned from.
         TypeError: An argument has another type.
         ModuleNotFoundError: The library tokenizers is needed and is not installed.
+
+    Example:
+        >>> class Squares(TextPairDataModule):
+        ...     def texts(self):
+        ...         numbers = range(100)
+        ...         return {"train": ([str(n) for n in numbers], [str(n * n) for n in numbers])}
+        >>> data = Squares(batch_size=8)
+        >>> data.setup()
+        >>> data.input_shape, {name: len(data._parts[name]) for name in ("train", "val", "test")}
+        ((3, 5), {'train': 72, 'val': 8, 'test': 20})
     """
 
     def __init__(

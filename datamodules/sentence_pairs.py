@@ -19,14 +19,14 @@ class SentencePairsDataModule(TextPairDataModule):
     A line of the file is a source, a tab, and its target, without a header; or two files have the source and the target of a pair
     on the same line. Spaces around a text are left out. Quotes mean nothing here, unlike in CSV files.
 
-    For parts, batches and vocabularies see :class:`~datamodules.pairs.TextPairDataModule`.
+    For parts, batches and vocabularies see :class:`~datamodules.TextPairDataModule`.
 
     Args:
         path: The file; or a list of two files, of sources and of targets.
         val: Other pairs, in the same form, as the validation part; without them, ``val_fraction`` of the sources is split off.
         test: Other pairs, in the same form, as the test part; without them, ``test_fraction`` of the sources is split off.
         encoding: Encoding of all files, by Python's name.
-        **texts: Arguments of :class:`~datamodules.pairs.TextPairDataModule`.
+        **texts: Arguments of :class:`~datamodules.TextPairDataModule`.
 
     Raises:
         FileNotFoundError: There is no such file.
