@@ -10,6 +10,7 @@ from decoding_kit import RULES, GRUNet, Recomputing, TableNet, Written, all_sequ
 from torch import Tensor, nn
 
 from zoo.decoding import Decoded, beam_search, greedy
+from zoo.decoding.beam import _joined
 
 STARTS = torch.tensor([0, 1, 0, 2])
 
@@ -139,6 +140,15 @@ def test_with_the_greedy_sequence_no_score_is_below_its() -> None:
     assert worse > 0
     assert better > 40
     assert joined > 10
+
+
+def test_the_greedy_sequence_takes_the_place_of_a_longer_one() -> None:
+    found = Decoded(torch.tensor([[[3, 4, 3, 2]]]), torch.tensor([[4]]), torch.tensor([[-2.0]]))
+    one = Decoded(torch.tensor([[4, 2]]), torch.tensor([2]), torch.tensor([-1.0]))
+    for first, wanted in ((one, one), (one._replace(scores=torch.tensor([-3.0])), None)):
+        tokens, lengths, scores = _joined(found, first, padding=0)
+        assert tokens.tolist() == [found.tokens[0].tolist() if wanted is None else [[4, 2]]]
+        assert (lengths.item(), scores.item()) == ((4, -2.0) if wanted is None else (2, -1.0))
 
 
 @pytest.mark.parametrize("rules", [{"end": 3, "alpha": 0.0}, {"end": 3, "no_repeat_ngram": 2}])
