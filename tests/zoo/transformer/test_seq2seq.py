@@ -170,6 +170,18 @@ def test_neither_the_future_nor_padding_changes_anything(which: str) -> None:
         torch.testing.assert_close(net(x)[real], before[real], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary"])
+def test_the_order_of_the_source_matters(positions: Any) -> None:
+    net, x = net_with(positions=positions), pair()
+    source = x.source[:1]  # without padding
+    assert (net.encoder(source.flip(1)).flip(1) - net.encoder(source)).abs().max() > 1e-2
+    if positions == "rotary":  # only distances matter: two more tokens before, which nobody looks at, change nothing
+        longer = F.pad(source, (2, 0), value=PAD)
+        mask = longer != PAD
+        got = net.encoder.read(net.encoder.embed(longer), mask)[:, 2:]
+        torch.testing.assert_close(got, net.encoder(source), rtol=0, atol=1e-12)
+
+
 def test_every_source_token_is_seen() -> None:
     net, x = net_with(), pair()
     before = net(x)
