@@ -85,6 +85,7 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     point_to(monkeypatch, server.server_port)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", "hf_nobody")
     yield Hub.repositories
     server.shutdown()
