@@ -12,7 +12,7 @@ from cli_kit import Zoo, assert_one_line
 from PIL import Image
 
 import zoo as package
-from recipes.cli.verbs import translations
+from recipes.cli.verbs import predict, translations
 from zoo import decoding
 
 SOURCE = {"kind": "characters", "tokens": ["<pad>", "<end>", *" abcdé"], "padding": 0, "end": 1, "tokenizer": None}
@@ -70,7 +70,7 @@ def test_the_best_texts_and_their_scores(zoo: Zoo, translator: Any) -> None:
             assert ("best" in row) == (best > 1)
 
 
-def test_the_table(zoo: Zoo, translator: Any) -> None:
+def test_the_table(zoo: Zoo, translator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = best_of(translator, "ab", 3, 3)
     lines = zoo("predict", "translator", "ab", "dc", "--beam", 3).out.splitlines()
     assert lines[0].split() == ["source", "rank", "score", "text"]
@@ -84,6 +84,10 @@ def test_the_table(zoo: Zoo, translator: Any) -> None:
     lines = zoo("predict", "translator", long).out.splitlines()
     assert lines[2].startswith(long[:27] + "...")
     assert lines[0].split() == ["source", "score", "text"]
+    monkeypatch.setattr(predict, "_SHOWN", 4)
+    (row,) = zoo("predict", "translator", "a" * 9).out.splitlines()[2:]
+    assert row.split()[0] == "a..."
+    assert row.split()[2] == best_of(translator, "a" * 9, 1, 1)[0][0]  # in full
 
 
 def test_a_model_trained_to_write_with_a_beam_does_so(zoo: Zoo, translator: Any) -> None:
@@ -133,16 +137,17 @@ def test_attention_is_drawn_for_the_best_texts(zoo: Zoo, translator: Any, monkey
         package.Seq2SeqTask, "draw_attention", lambda self, *args: drawn.append(args) or original(self, *args)
     )
     monkeypatch.setattr(translations, "DRAWN", 3)
-    result = zoo("predict", "translator", "ab", "dcba é", "--beam", 4, "--attention", "new/looks.png")
+    result = zoo("predict", "translator", "ab", "a", "--beam", 4, "--attention", "new/looks.png")
     assert result.out.endswith("attention in new/looks.png\n")
     assert not result.err
     with Image.open("new/looks.png") as image:
         assert image.mode == "RGB"
         assert image.width > 200
     source, tokens = drawn[0]
-    assert source.tolist() == translator.batch_of(["ab", "dcba é"]).tolist()
-    written = [best_of(translator, text, 4, 1)[0][0] for text in ("ab", "dcba é")]
+    assert source.tolist() == translator.batch_of(["ab", "a"]).tolist()
+    written = [best_of(translator, text, 4, 1)[0][0] for text in ("ab", "a")]
     assert [translator.tokenizer.decode(row) for row in tokens.tolist()] == written
+    assert written[1] != best_of(translator, "a", 1, 1)[0][0], "the beam should find a better one"
     result = zoo("predict", "translator", *"abcda", "--batch-size", 1, "--attention", "looks.PNG", "--json")
     assert len(json.loads(result.out)) == 5
     assert result.err == "note: looks.PNG shows the first 3 of 5 texts\n"
