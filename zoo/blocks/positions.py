@@ -47,7 +47,7 @@ class SinusoidalPositions(nn.Module):
 
 
 class LearnedPositions(nn.Module):
-    """Add a learned vector for each position.
+    """Add a learned vector for each position; as embeddings, they get no weight decay.
 
     Args:
         max_length: Number of positions, >= 1.
@@ -70,6 +70,10 @@ class LearnedPositions(nn.Module):
         """
         _check_length(start + x.shape[1], self.max_length)
         return x + self.weight[start : start + x.shape[1]], None
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of parameters that get no weight decay."""
+        return {"weight"}
 
     def extra_repr(self) -> str:
         return f"max_length={self.max_length}"

@@ -167,7 +167,8 @@ def _of_gpt2(config: Mapping[str, Any]) -> dict[str, Any]:
 def _of_llama(config: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of the net that a Llama config describes."""
     heads, width, biased = config["num_attention_heads"], config["hidden_size"], config.get("attention_bias", False)
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    # transformers takes rope_scaling, which older versions wrote, before rope_parameters
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if (kind := rope.get("rope_type", rope.get("type", "default"))) != "default":
         raise ValueError(
             f"rope_type must be 'default', got {kind!r}: zoo.TransformerLM does not scale rotary positions"

@@ -1,5 +1,7 @@
 """Optimizers by name, their groups, and Newton's method."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -99,6 +101,17 @@ def test_embeddings_get_no_weight_decay_unless_asked() -> None:
     assert len(no_decay["params"]) == 6
     (group,) = parameter_groups(net, 1e-3, 0.1, decay_norm_and_bias=True, others=others)
     assert (group["weight_decay"], len(group["params"])) == (0.1, 9)
+
+
+@pytest.mark.parametrize(("name", "positions"), [("transformer_lm", 1), ("transformer_seq2seq", 2)])
+def test_of_transformers_only_the_matrices_of_layers_get_weight_decay(name: str, positions: int) -> None:
+    sizes: dict[str, Any] = {"vocab_size": 7, "width": 8, "num_layers": 2, "num_heads": 2, "qk_norm": True}
+    net = zoo.create_model(name, positions="learned", **sizes).net
+    decay, no_decay = parameter_groups(net, 1e-3, 0.1, decay_norm_and_bias=False)
+    names = {id(p): key for key, p in net.named_parameters()}
+    matrices = ("in_proj_weight", "out_proj.weight", "linear1.weight", "linear2.weight", "fc.weight")
+    assert all(names[id(p)].endswith(matrices) for p in decay["params"])
+    assert sum(names[id(p)].endswith("positions.weight") for p in no_decay["params"]) == positions
 
 
 @pytest.mark.parametrize(

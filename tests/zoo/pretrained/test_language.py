@@ -250,6 +250,11 @@ def test_a_repository_of_the_hub(hub: dict[str, dict[str, bytes]], folder: Path)
             {"rope_scaling": {"type": "dynamic"}, "rope_parameters": None},
             "rope_type must be 'default', got 'dynamic'",
         ),
+        (
+            llama,  # as transformers reads them, scaling comes before the parameters that it is beside
+            {"rope_scaling": {"type": "linear", "factor": 2.0}},
+            "rope_type must be 'default', got 'linear'",
+        ),
         (llama, {"head_dim": 8}, "head_dim must be hidden_size / num_attention_heads, 4, got 8"),
         (llama, {"hidden_act": "gelu"}, "hidden_act must be 'silu', got 'gelu'"),
         (llama, {"attention_bias": True}, "attention_bias is True and mlp_bias is not"),
