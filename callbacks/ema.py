@@ -121,7 +121,12 @@ class EMA(Callback):
                     dist.broadcast(
                         self.average[name], 0
                     )  # norms have other statistics on each rank: evaluate with one set
+        places: dict[Any, str] = {}
         for name, tensor in self._state.of(module).items():
+            first = places.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), name)
+            if first != name:  # tied: exchanged already, under its first name
+                self.average[name].copy_(self.average[first])
+                continue
             weights = tensor.clone()
             tensor.copy_(self.average[name])
             self.average[name].copy_(weights)

@@ -311,3 +311,27 @@ def test_tensors_that_a_module_gains_or_loses_are_not_overlooked(change: str) ->
     changes[change]()
     found = {key: tensor.data_ptr() for key, tensor in tensors.of(module).items()}
     assert found == {key: tensor.data_ptr() for key, tensor in module.state_dict().items()}
+
+
+class Tied(PatternTask):
+    """Has the last matrix under a second name and a third."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(5)
+        super().__init__()
+        layer = self.net[13]
+        self.again = torch.nn.ModuleList(torch.nn.Linear(layer.in_features, layer.out_features, False) for _ in "ab")
+        for other in self.again:
+            other.weight = layer.weight
+
+
+def test_tied_weights_are_exchanged_once() -> None:
+    average = EMA(0.9)
+    averaged, plain = (fit_patterns(*callbacks, task=Tied(), epochs=3)[0] for callbacks in ([average], []))
+    for one, other in zip(averaged.weights, plain.weights, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in other)
+    expected, state = by_hand(plain.weights, 0.9), averaged.state_dict()
+    for name in ("net.13.weight", "again.0.weight", "again.1.weight"):
+        torch.testing.assert_close(state[name].double(), expected[name], atol=1e-6, rtol=1e-5)
+        assert torch.equal(average.average[name], plain.state_dict()[name])  # the other set, which a checkpoint holds
+    assert not torch.equal(state["net.13.weight"], plain.state_dict()["net.13.weight"])
