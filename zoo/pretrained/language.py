@@ -143,7 +143,7 @@ def _of_gpt2(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in wanted.items():
         if config.get(name, value) != value:
             raise ValueError(f"{name} is {config[name]}, which zoo.TransformerLM does not have")
-    if (activation := config["activation_function"]) not in _ACTIVATIONS:
+    if (activation := config.get("activation_function", "gelu_new")) not in _ACTIVATIONS:
         raise ValueError(f"activation_function must be one of {', '.join(_ACTIVATIONS)}, got {activation!r}")
     return {
         "vocab_size": config["vocab_size"],

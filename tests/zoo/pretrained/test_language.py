@@ -203,6 +203,14 @@ def test_a_folder_of_llama(large: bool, tmp_path: Path) -> None:
             zoo.load(tmp_path)
 
 
+def test_an_early_config_names_no_activation(folder: Path) -> None:
+    """It is then that of GPT-2, as in transformers."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in config.items() if key != "activation_function"}))
+    torch.testing.assert_close(logits(zoo.load(folder)), logits(gpt2()), rtol=0, atol=1e-5)
+
+
 def test_a_preset_that_is_another_net_is_refused(folder: Path, tmp_path: Path) -> None:
     """With the sizes that differ, and what no shape of a tensor tells."""
     with pytest.raises(ValueError, match=r"is a net with .*, and gpt2 has .*: take 'transformer_lm'"):
