@@ -24,6 +24,7 @@ TEXTS = (
     "recurrent/lstm_copy",
     "recurrent/lstm_reverse",
     "recurrent/text_file",
+    "transformer/lm_austen",
 )  # what these models make is no picture
 TABLES = ("seq2seq/gru_dates",)  # nor of these, whose texts are beside those that they read
 MORE = {"gan/wgan_gp_grid": {"test/modes": 24}}  # further bounds of a recipe
@@ -37,6 +38,7 @@ SMALLER = {  # what makes one batch of a large net a matter of a second
     ],
     "recurrent/gru_austen": ["--model.width=16"],
     "recurrent/text_file": ["--model.width=16"],
+    "transformer/lm_austen": ["--model.width=16"],
     "recurrent/text_table": ["--model.width=16"],
     "transformer/text_table": ["--model.width=16"],
     "seq2seq/multi30k": ["--model.width=8", "--model.embedding_dim=8", "--data.vocab_size=300"],
