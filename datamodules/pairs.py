@@ -277,7 +277,7 @@ class TextPairDataModule(PairDataModule):
                 continue
             sources, targets = parts["train"]
             number = {source: i for i, source in enumerate(dict.fromkeys(sources))}
-            chosen = held_out(f"{name}_fraction", share, len(number), seed).tolist()
+            chosen = held_out(f"{name}_fraction", share, len(number), seed, things="different sources").tolist()
             held = [chosen[number[source]] for source in sources]
             for part, wanted in ((name, True), ("train", False)):
                 kept = [is_held is wanted for is_held in held]

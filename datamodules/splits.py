@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 
-def held_out(name: str, fraction: float, count: int, seed: int, labels: Tensor | None = None) -> Tensor:
+def held_out(
+    name: str, fraction: float, count: int, seed: int, labels: Tensor | None = None, things: str = "examples"
+) -> Tensor:
     """Return the mask of a random share of examples.
 
     Args:
@@ -17,6 +19,7 @@ def held_out(name: str, fraction: float, count: int, seed: int, labels: Tensor |
         count: Number of examples N.
         seed: Seed of the choice.
         labels: Classes to stratify by, int64 ``(N,)``; None does not stratify.
+        things: What the examples are, for the error.
 
     Returns:
         Bool ``(N,)``, True for the chosen examples.
@@ -36,10 +39,12 @@ def held_out(name: str, fraction: float, count: int, seed: int, labels: Tensor |
             counts = counts[counts > 0]
             enough = counts.min(initial=count) > 1 and len(counts) <= min(size, count - size)
         if not enough:
-            cure = "give a larger share, or 0 for none"
-            if labels is not None and (fewest := counts.min(initial=count)) < 2:
+            what, cure = "cannot hold every class in both parts", "give a larger share, or 0 for none"
+            if labels is None:
+                what, cure = "leaves none for the other part", "add some, or give a smaller share, 0 for none"
+            elif (fewest := counts.min(initial=count)) < 2:
                 cure = f"a class has {fewest} example and needs 2: add some, or give 0"
-            raise ValueError(f"{name}={fraction} of {count} examples cannot hold every class in both parts: {cure}")
+            raise ValueError(f"{name}={fraction} of {count} {things} {what}: {cure}")
         if labels is None:
             chosen[random.permutation(count)[:size]] = True
         else:

@@ -218,7 +218,7 @@ def test_training_goes_by_similar_lengths_and_resumes(tmp_path: Path) -> None:
         (["a\tb", " \tb", "\tc"], {}, "pairs.tsv, line 2: the source is empty in 2 of 3 lines"),
         (["a\tb", "a\t "], {}, "pairs.tsv, line 2: the target is empty in 1 of 2 lines"),
         ([], {}, "pairs.tsv is empty"),
-        (["a\tb"], {}, "test_fraction=0.2 of 1 examples"),
+        (["a\tb"], {}, "test_fraction=0.2 of 1 different sources leaves none for the other part: add some, or"),
         (["a\tb"], {"path": ["pairs.tsv"]}, "in one file with two columns, or in two files, got 1 files"),
         (["a\tb"], {"tokenizer": "words"}, 'tokenizer must be "characters", "bytes" or "bpe"'),
         (["a\tb"], {"max_length": 1}, "max_length must be an integer >= 2"),

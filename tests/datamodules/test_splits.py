@@ -23,7 +23,8 @@ def test_splits_are_those_of_scikit_learn() -> None:
             _, wanted = train_test_split(range(count), test_size=fraction, random_state=seed, stratify=stratify)
         except ValueError:
             refused += 1
-            with pytest.raises(ValueError, match=r"share=.* cannot hold every class in both parts"):
+            what = "leaves none for the other part" if labels is None else "cannot hold every class in both parts"
+            with pytest.raises(ValueError, match=f"share=.* of {count} examples {what}: "):
                 held_out("share", fraction, count, seed, labels)
         else:
             chosen = held_out("share", fraction, count, seed, labels)

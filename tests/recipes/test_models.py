@@ -143,4 +143,8 @@ def test_shapes_of_texts_and_series_have_a_t(zoo: Zoo) -> None:
         assert re.search(
             rf"(?m)^source +B x S  tokens, V = {size}\ntarget +B x T  tokens, V = {size}\noutput +B x T x {size}$", text
         )
-        assert text.endswith("\n\nS and T are any length; multiply-adds are for S = 16, T = 16.\n")
+        most = "at most 1024" if name == "transformer_base" else "any length"
+        assert text.endswith(f"\n\nS and T are {most}; multiply-adds are for S = 16, T = 16.\n")
+    for name in ("transformer_lm", "transformer_classifier"):
+        assert "\n\nT is at most 1024; " in zoo("models", name).out
+    assert "\n\nT is any length; " in zoo("models", "llama_7b").out

@@ -84,6 +84,7 @@ class TextTransformer(Classifier):
         )
         token = nn.Parameter(torch.empty(width).normal_()) if pooling == "class_token" else None
         self.register_parameter("class_token", token)
+        self.max_length = max_positions if max_positions is None or token is None else max_positions - 1
         self.fc = nn.Linear(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -166,9 +166,10 @@ def _one(entry: "Entry", size: int | None) -> str:
         else {}
     )
     those = ", ".join(f"{name} = {length}" for name, length in lengths.items())
-    any_length = (
-        f"\n\n{' and '.join(lengths)} {'is' if len(lengths) == 1 else 'are'} any length; multiply-adds are for {those}."
-    )
+    be = "is" if len(lengths) == 1 else "are"
+    limit = getattr(net, "max_length", None) if model.reads == "text" else None
+    most = "any length" if limit is None else f"at most {limit}"
+    any_length = f"\n\n{' and '.join(lengths)} {be} {most}; multiply-adds are for {those}."
     return facts(rows) + "\n\n" + columns(stages) + (any_length if longer else "")
 
 
