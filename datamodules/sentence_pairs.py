@@ -152,6 +152,11 @@ def _refuse_empty(name: str, what: str, texts: Sequence[str]) -> None:
 
 
 def _lines(text: str) -> list[str]:
-    """Return the lines of a text without the spaces around them; only a line feed ends one, not other marks such as U+2028."""
-    lines = text.split("\n")
-    return [line.strip(" ") for line in (lines if lines[-1] else lines[:-1])]
+    """Return the lines of a text without the spaces around them, and without empty ones at its end.
+
+    Only a line feed ends a line, not other marks such as U+2028.
+    """
+    lines = [line.strip(" ") for line in text.split("\n")]
+    while lines and not lines[-1]:
+        del lines[-1]
+    return lines

@@ -233,6 +233,15 @@ def test_bad_input(lines: list[str], options: dict[str, Any], message: str) -> N
     assert message in str(error.value)
 
 
+def test_empty_lines_at_the_end_of_a_file_are_none() -> None:
+    Path("pairs.tsv").write_text("a\tb\nc\td\n \n\n")
+    data = SentencePairsDataModule("pairs.tsv", test_fraction=0.5, val_fraction=0.0)
+    assert len(data.examples("train")) + len(data.examples("test")) == 2
+    Path("a.txt").write_text("1\n2\n\n")
+    Path("b.txt").write_text("3\n4")
+    assert len(SentencePairsDataModule(["a.txt", "b.txt"], test_fraction=0.0, val_fraction=0.5).examples("train")) == 2
+
+
 def test_two_files_of_different_length_are_both_named() -> None:
     Path("a.txt").write_text("1\n2\n3\n")
     Path("b.txt").write_text("1\n2\n")
