@@ -65,7 +65,7 @@ def test_form(recipe: catalog.Recipe) -> None:
     assert f"#   run     zoo fit -c {recipe.name}\n" in text
     assert recipe.takes
     assert recipe.bound or re.match(
-        r"published, not reproduced by us|depends on your (images|table|texts?)", recipe.expect
+        r"published, not reproduced by us|not measured by us|depends on your (images|table|texts?)", recipe.expect
     )
     assert recipe.bound is None or re.search(r"\(measured -?[\d.]+, -?[\d.]+--?[\d.]+ over 3 seeds\)", recipe.expect)
     config = yaml.safe_load(text)

@@ -55,7 +55,7 @@ def test_a_model_of_pairs_keeps_both_vocabularies_and_reads_sources(zoo: Zoo, mo
         (None, ("--data.path=none.tsv",), ("none.tsv is not a file",)),
         (None, (), ("pairs.tsv, byte", "is not valid utf-8", "latin-1")),
         ("a\tb\n" * 9, ("--data.path=[pairs.tsv, other.txt]",), ("other.txt is not a file",)),
-        ("a\tb\n", ("--data.test_fraction=0.5",), ("test_fraction=0.5 of 1 examples",)),
+        ("a\tb\n", ("--data.test_fraction=0.5",), ("test_fraction=0.5 of 1 different sources",)),
         (
             "a\tb\nb\tc\nc\td\n",
             ("--model.vocab_size=3",),

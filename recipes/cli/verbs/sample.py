@@ -34,7 +34,7 @@ HELP = f"""zoo sample MODEL [options]: sample from a generative model: a grid of
 
 Of a language model:
   --prompt TEXT       what the texts begin with
-  --tokens N          the most tokens (characters, say) that follow it
+  --tokens N          the most tokens (characters, say) that follow it (default: 200, or what the model can still read)
   --temperature T     above 0: below 1 what is probable becomes more probable
   --top-k K           draw from the K most probable tokens alone
   --top-p P           draw from the fewest tokens whose probabilities reach P together, in (0, 1]
