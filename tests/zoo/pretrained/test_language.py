@@ -186,6 +186,14 @@ def test_it_becomes_a_folder_of_ours(folder: Path, tmp_path: Path) -> None:
     assert again.sample(1, prompt="the", seed=3, tokens=5) == model.sample(1, prompt="the", seed=3, tokens=5)
 
 
+def test_a_folder_of_gpt2_with_settings_of_its_own(tmp_path: Path) -> None:
+    theirs = gpt2(layer_norm_epsilon=1e-2, n_inner=12, activation_function="relu", resid_pdrop=0.3)
+    theirs.save_pretrained(tmp_path / "hub")
+    model = zoo.load(tmp_path / "hub")
+    torch.testing.assert_close(logits(model), logits(theirs), rtol=0, atol=1e-5)
+    assert [model.hparams[name] for name in ("norm_eps", "hidden_dim", "dropout")] == [1e-2, 12, 0.3]
+
+
 @pytest.mark.parametrize("large", [False, True])
 def test_a_folder_of_llama(large: bool, tmp_path: Path) -> None:
     other = llama(
