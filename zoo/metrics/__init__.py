@@ -1,5 +1,6 @@
 """Metrics of our own, torchmetrics objects: exact however examples are spread over batches and processes."""
 
+from zoo.metrics.captions import AttributesRight, CIDErD, caption_metrics
 from zoo.metrics.codes import ActiveUnits
 from zoo.metrics.labels import Accuracy, ConfusionMatrix, DecisionMetric, LabelConfusion, MacroF1, TopKAccuracy
 from zoo.metrics.pixels import EvaluationLoss
@@ -14,7 +15,9 @@ __all__ = [
     "CHRF",
     "Accuracy",
     "ActiveUnits",
+    "AttributesRight",
     "BitsPer",
+    "CIDErD",
     "ConfusionMatrix",
     "DecisionMetric",
     "EvaluationLoss",
@@ -28,6 +31,7 @@ __all__ = [
     "RunningMeans",
     "Shares",
     "TopKAccuracy",
+    "caption_metrics",
     "entropy",
     "frechet_distance",
     "mode_of",

@@ -31,7 +31,7 @@ _MARKS = (
 )
 
 
-class _TextMetric(Metric):
+class TextMetric(Metric):
     """Base of metrics of texts: a row of counts for each text, which are summed; nan without texts.
 
     Args:
@@ -54,18 +54,7 @@ class _TextMetric(Metric):
             TypeError: A text alone, which is no list.
             ValueError: Numbers of texts that differ, or a text without a reference.
         """
-        if isinstance(predictions, str) or isinstance(references, str):
-            raise TypeError("predictions and references must be lists of texts, got a single text: put it into a list")
-        if len(predictions) != len(references):
-            raise ValueError(
-                f"each text needs its reference, got {len(predictions)} texts and {len(references)} references"
-            )
-        rows = []
-        for i, (text, given) in enumerate(zip(predictions, references, strict=True)):
-            true = [given] if isinstance(given, str) else list(given)
-            if not true:
-                raise ValueError(f"text {i + 1} has no reference: leave it out")
-            rows.append(self._count(text, true))
+        rows = [self._count(text, true) for text, true in checked_texts(predictions, references)]
         if rows:
             self.counts = self.counts + torch.tensor(rows, device=self.counts.device).sum(dim=0)
             self.texts = self.texts + len(rows)
@@ -81,7 +70,7 @@ class _TextMetric(Metric):
     def _score(self, counts: list[int]) -> float: ...
 
 
-class ExactMatch(_TextMetric):
+class ExactMatch(TextMetric):
     """Share of the texts that equal a reference, character by character; nan without texts."""
 
     def __init__(self, **kwargs: Any) -> None:
@@ -94,7 +83,7 @@ class ExactMatch(_TextMetric):
         return counts[0] / int(self.texts)
 
 
-class BLEU(_TextMetric):
+class BLEU(TextMetric):
     """BLEU of all texts together, in [0, 1]: Papineni et al. 2002, "BLEU: a Method for Automatic Evaluation of Machine
     Translation".
 
@@ -142,7 +131,7 @@ class BLEU(_TextMetric):
         return math.exp(min(0.0, 1 - true_length / length) + logarithms / self.order)
 
 
-class CHRF(_TextMetric):
+class CHRF(TextMetric):
     """chrF of all texts together, in [0, 1]: Popovic 2015, "chrF: character n-gram F-score for automatic MT evaluation".
 
     Precision and recall of n-grams of 1 to 6 characters, without white space, each the mean over their lengths, and of both the
@@ -182,6 +171,28 @@ class CHRF(_TextMetric):
 def text_metrics() -> dict[str, Metric]:
     """Return fresh metrics of texts by name: ``exact``, ``bleu1`` to ``bleu4``, ``chrf``."""
     return {"exact": ExactMatch(), **{f"bleu{n}": BLEU(n) for n in (1, 2, 3, 4)}, "chrf": CHRF()}
+
+
+def checked_texts(predictions: Sequence[str], references: References) -> list[tuple[str, list[str]]]:
+    """Return texts, each with the list of its references.
+
+    Raises:
+        TypeError: A text alone, which is no list.
+        ValueError: Numbers of texts that differ, or a text without a reference.
+    """
+    if isinstance(predictions, str) or isinstance(references, str):
+        raise TypeError("predictions and references must be lists of texts, got a single text: put it into a list")
+    if len(predictions) != len(references):
+        raise ValueError(
+            f"each text needs its reference, got {len(predictions)} texts and {len(references)} references"
+        )
+    pairs = []
+    for i, (text, given) in enumerate(zip(predictions, references, strict=True), start=1):
+        true = [given] if isinstance(given, str) else list(given)
+        if not true:
+            raise ValueError(f"text {i} has no reference: leave it out")
+        pairs.append((text, true))
+    return pairs
 
 
 def words(text: str) -> list[str]:
