@@ -17,6 +17,7 @@ from zoo.blocks.positions import (
     Positions,
     RotaryPositions,
     SinusoidalPositions,
+    SinusoidalPositions2D,
     build_positions,
     rotate,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "SentencePair",
     "Series",
     "SinusoidalPositions",
+    "SinusoidalPositions2D",
     "Style",
     "TokenNorm",
     "TransformerLayer",

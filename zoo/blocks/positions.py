@@ -1,8 +1,8 @@
 """Positions of tokens: added to them, or turning the queries and keys of an attention.
 
-Sinusoidal: Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762, section 3.5. Learned: Gehring et al. 2017,
-"Convolutional Sequence to Sequence Learning", arXiv:1705.03122. Rotary: Su et al. 2021, "RoFormer: Enhanced Transformer with Rotary
-Position Embedding", arXiv:2104.09864.
+Sinusoidal: Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762, section 3.5; of the cells of a map: Parmar et al.
+2018, "Image Transformer", arXiv:1802.05751. Learned: Gehring et al. 2017, "Convolutional Sequence to Sequence Learning",
+arXiv:1705.03122. Rotary: Su et al. 2021, "RoFormer: Enhanced Transformer with Rotary Position Embedding", arXiv:2104.09864.
 """
 
 from typing import Literal, get_args
@@ -44,6 +44,57 @@ class SinusoidalPositions(nn.Module):
 
     def extra_repr(self) -> str:
         return f"max_length={self.max_length}"
+
+
+class SinusoidalPositions2D(nn.Module):
+    """Add to the token of each cell of a map the position of its row to the first D / 2 features, that of its column to the rest,
+    each as :class:`SinusoidalPositions` of D / 2 features.
+
+    Rows and columns count from 0, as in the Image Transformer. DETR (Carion et al. 2020, arXiv:2005.12872), whose features stand in
+    the same order, counts from 1 and stretches each axis to 2 pi.
+
+    Args:
+        width: Width D of a token, even.
+        base: Ratio of the longest wavelength to the shortest, 2 pi.
+
+    Shape:
+        tokens of the cells of a map, row by row, ``(B, H W, D)`` -> the same.
+
+    Raises:
+        ValueError: An odd width.
+
+    Example:
+        >>> SinusoidalPositions2D(8)(torch.zeros(1, 6, 8), rows=2, columns=3).shape
+        torch.Size([1, 6, 8])
+    """
+
+    def __init__(self, width: int, base: float = 10000.0) -> None:
+        super().__init__()
+        if width < 2 or width % 2:
+            raise ValueError(
+                f"positions of rows and columns take half of a token's features each, so its width must be even, got {width}"
+            )
+        self.width, self.base = width, base
+
+    def forward(self, x: Tensor, rows: int, columns: int) -> Tensor:
+        """Return tokens with the positions of their cells added.
+
+        Raises:
+            ValueError: Another number of tokens than cells.
+        """
+        if not torch.compiler.is_exporting() and x.shape[1] != rows * columns:
+            raise ValueError(f"{x.shape[1]} tokens are not the cells of {rows} rows of {columns}")
+        row, column = (self._axis(x, count) for count in (rows, columns))  # (H, D / 2), (W, D / 2)
+        row, column = row[:, None].expand(-1, columns, -1), column.expand(rows, -1, -1)  # (H, W, D / 2) each
+        return x + torch.cat([row, column], dim=2).flatten(0, 1).to(x.dtype)  # (H, W, D) -> (H W, D)
+
+    def _axis(self, x: Tensor, count: int) -> Tensor:
+        half = self.width // 2
+        angles = _angles(x, 0, half, self.base, count)
+        return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)[:, :half]
+
+    def extra_repr(self) -> str:
+        return f"{self.width}, base={self.base:g}"
 
 
 class LearnedPositions(nn.Module):
@@ -161,11 +212,11 @@ def build_positions(
     return LearnedPositions(max_length, width)
 
 
-def _angles(x: Tensor, start: int, size: int, base: float) -> Tensor:
-    """p / base^(2 i / D) for the positions of ``x`` and all i: ``(T, ceil(D / 2))``."""
+def _angles(x: Tensor, start: int, size: int, base: float, count: int | None = None) -> Tensor:
+    """p / base^(2 i / D) for ``count`` positions, or those of ``x``, and all i: ``(T, ceil(D / 2))``."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     powers = torch.arange(0, size, 2, device=x.device, dtype=dtype) / size
-    places = torch.arange(start, start + x.shape[1], device=x.device, dtype=dtype)
+    places = torch.arange(start, start + (x.shape[1] if count is None else count), device=x.device, dtype=dtype)
     return places[:, None] / base**powers
 
 

@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from zoo.blocks import LearnedPositions, RotaryPositions, SinusoidalPositions, build_positions, rotate
+from zoo.blocks import (
+    LearnedPositions,
+    RotaryPositions,
+    SinusoidalPositions,
+    SinusoidalPositions2D,
+    build_positions,
+    rotate,
+)
 
 
 @pytest.mark.parametrize(("width", "start"), [(6, 0), (6, 11), (5, 0)])
@@ -19,6 +26,29 @@ def test_sinusoidal_positions_equal_the_formula(width: int, start: int) -> None:
             angle = (start + t) / 10000 ** (2 * (i // 2) / width)
             wanted = x[:, t, i] + (math.cos(angle) if i % 2 else math.sin(angle))
             torch.testing.assert_close(added[:, t, i], wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("width", "base"), [(8, 10000.0), (8, 500.0), (6, 10000.0)])
+def test_positions_of_cells_equal_the_formula(width: int, base: float) -> None:
+    rows, columns, half = 3, 5, width // 2
+    x = torch.randn(2, rows * columns, width, dtype=torch.float64)
+    added = SinusoidalPositions2D(width, base)(x, rows, columns)
+    for row in range(rows):
+        for column in range(columns):
+            for i in range(width):
+                place, j = (row, i) if i < half else (column, i - half)
+                angle = place / base ** (2 * (j // 2) / half)
+                wanted = x[:, row * columns + column, i] + (math.cos(angle) if j % 2 else math.sin(angle))
+                torch.testing.assert_close(added[:, row * columns + column, i], wanted, rtol=0, atol=1e-12)
+
+
+def test_positions_of_cells_need_an_even_width_and_as_many_tokens_as_cells() -> None:
+    with pytest.raises(ValueError, match="half of a token's features each, so its width must be even, got 5"):
+        SinusoidalPositions2D(5)
+    with pytest.raises(ValueError, match="15 tokens are not the cells of 4 rows of 4"):
+        SinusoidalPositions2D(4)(torch.zeros(1, 15, 4), 4, 4)
+    half = SinusoidalPositions2D(4)(torch.zeros(1, 15, 4, dtype=torch.bfloat16), 3, 5)
+    assert half.dtype == torch.bfloat16
 
 
 def test_learned_positions_are_rows_of_a_matrix() -> None:
