@@ -13,6 +13,7 @@ from .dataset import DatasetDataModule as DatasetDataModule
 from .dates import DatesDataModule as DatesDataModule
 from .digits import DigitsDataModule as DigitsDataModule
 from .downloads import DownloadedImages as DownloadedImages
+from .examples import CaptionedImage as CaptionedImage
 from .examples import Examples as Examples
 from .examples import SentencePair as SentencePair
 from .examples import Series as Series

@@ -38,6 +38,19 @@ class SentencePair(NamedTuple):
     target: Tensor
 
 
+class CaptionedImage(NamedTuple):
+    """Images and their captions as tokens, R of each image, padded at the end.
+
+    Args:
+        image: Floats in [0, 1], ``(N, C, H, W)``.
+        caption: What a decoder reads, which is to write the caption: the token of the end, from which it starts, and the tokens of
+            the caption, int64 ``(N, R, T)``. An image with fewer than R captions has rows of padding alone.
+    """
+
+    image: Tensor
+    caption: Tensor
+
+
 class Examples(Dataset):
     """Inputs and targets in memory, read a batch at a time (``__getitems__``).
 

@@ -20,7 +20,7 @@ NETS = {*LIGHT, "internals", "registry", "blocks"}
 MODEL = {*NETS, "pretrained"}
 CREATE = {*MODEL, "model", "backbones"}
 TASKS = {*CREATE, "create", "losses", "metrics", "optim", "drawing", "decoding"}
-FAMILIES = {"linear", "cnn", "segmentation", "autoencoder", "gan", "transformer", "recurrent", "seq2seq"}
+FAMILIES = {"linear", "cnn", "segmentation", "autoencoder", "gan", "transformer", "recurrent", "seq2seq", "captioning"}
 ROOMS: dict[str, set[str]] = {
     **{room: set() for room in (*LIGHT, "internals")},
     "registry": LIGHT,
@@ -35,8 +35,9 @@ ROOMS: dict[str, set[str]] = {
     "model": MODEL,
     "create": CREATE,
     "exports": CREATE,
+    "encoders": CREATE | {"create"},
     "tasks": TASKS,
-    **{room: TASKS | {"tasks"} | FAMILIES for room in FAMILIES},
+    **{room: TASKS | {"tasks", "encoders"} | FAMILIES for room in FAMILIES},
     "protocol": set(),
     "testing": TASKS | {"tasks", "protocol"},
     "__init__": {*LIGHT, "registry"},

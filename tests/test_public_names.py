@@ -33,3 +33,11 @@ def test_an_unknown_name_is_answered_with_the_closest(package: str, name: str, h
     with pytest.raises(AttributeError, match=re.escape(f"module {package!r} has no attribute {name!r}{hint}")):
         getattr(importlib.import_module(package), name)
     assert not hasattr(importlib.import_module(package), name)
+
+
+@pytest.mark.parametrize("name", ["SentencePair", "CaptionedImage"])
+def test_a_batch_of_the_datamodules_has_the_parts_that_zoo_reads(name: str) -> None:
+    """Neither package imports the other, so each has a class of its own."""
+    here, there = (getattr(importlib.import_module(package), name) for package in ("datamodules", "zoo"))
+    assert here._fields == there._fields
+    assert here.__annotations__ == there.__annotations__

@@ -5,6 +5,7 @@ from .autoencoder import Autoencoder as Autoencoder
 from .autoencoder import ConvAutoencoder as ConvAutoencoder
 from .autoencoder import ConvVAE as ConvVAE
 from .autoencoder import RecurrentAutoencoder as RecurrentAutoencoder
+from .blocks import CaptionedImage as CaptionedImage
 from .blocks import SentencePair as SentencePair
 from .blocks import Series as Series
 from .blocks import conv_out_size as conv_out_size

@@ -10,7 +10,7 @@ from zoo.blocks.highway import HighwayLayer
 from zoo.blocks.kernels import kernel
 from zoo.blocks.layers import layer_groups
 from zoo.blocks.norm import Dropout, Norm, Style, build_dropout, build_norm, map_activation
-from zoo.blocks.pairs import SentencePair
+from zoo.blocks.pairs import CaptionedImage, SentencePair
 from zoo.blocks.positions import (
     Angles,
     LearnedPositions,
@@ -33,6 +33,7 @@ __all__ = [
     "ActivationName",
     "Adversaries",
     "Angles",
+    "CaptionedImage",
     "Cell",
     "Classifier",
     "ConvNet",

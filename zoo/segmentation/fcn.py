@@ -16,8 +16,9 @@ from typing_extensions import override
 
 from zoo.blocks import ConvNet
 from zoo.blocks.convnet import slide
+from zoo.encoders import build_encoder, title
 from zoo.registry import register
-from zoo.segmentation.pyramid import EncoderDecoder, build_encoder, title
+from zoo.segmentation.pyramid import EncoderDecoder
 from zoo.tasks import SegmentationArguments, SegmentationTask
 
 Variant = Literal["32s", "16s", "8s"]

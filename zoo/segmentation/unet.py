@@ -16,8 +16,9 @@ from typing_extensions import override
 from zoo.blocks import Activation, ConvNet, Norm, Style, build_dropout
 from zoo.blocks.classifier import check_images
 from zoo.cnn.resnet import initialize
+from zoo.encoders import build_encoder, title
 from zoo.registry import register
-from zoo.segmentation.pyramid import EncoderDecoder, build_encoder, title
+from zoo.segmentation.pyramid import EncoderDecoder
 from zoo.tasks import SegmentationArguments, SegmentationTask
 
 Skip = Literal["concat", "none"]
