@@ -1,12 +1,15 @@
-"""Base of all images with captions, which are to be written after looking at the image."""
+"""Images with captions, which are to be written after looking at the image."""
 
 import copy
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
-from typing import Any, Self
+from functools import cached_property, partial
+from itertools import chain, compress
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 from torch import Tensor
@@ -16,13 +19,15 @@ from torchvision.transforms.v2 import functional as TF
 from typing_extensions import override
 
 from datamodules.base import DataModule
-from datamodules.checks import check_integer, is_number
+from datamodules.checks import check_integer, check_share, is_number
 from datamodules.decode import Box, Size, random_part, whole
 from datamodules.examples import CaptionedImage, Examples
 from datamodules.images import statistics
 from datamodules.internals import in_precision
-from datamodules.splits import digest
-from datamodules.texts import size_of
+from datamodules.splits import digest, held_out
+from datamodules.texts import check_tokenizer, encode, plain_words, size_of, vocabulary_of, words_of
+
+CaptionTokenization = Literal["words", "characters", "bytes", "bpe"]
 
 _SAMPLE = 512  # number of training images that mean and std are estimated from
 
@@ -157,6 +162,10 @@ class Pictures:
         left, top, right, bottom = (int(side) for side in crop((self.x.shape[3], self.x.shape[2])))
         return resized(self.x[index, :, top:bottom, left:right], size)
 
+    def joined(self, other: Self) -> Self:
+        """Return these images, then the others."""
+        return type(self)(torch.cat([self.x, other.x]))
+
     def wholes(self, index: Tensor, size: Sequence[int]) -> Tensor | None:
         """Return several images at once; None where they are not in memory."""
         return resized(self.x.index_select(0, index), size)
@@ -239,6 +248,12 @@ class CaptionRows(Examples):
         other.__init__(self.pictures.subset(chosen), self.captions[rows], self.counts[chosen], self.vocabulary)  # type: ignore[misc]
         return other
 
+    def joined(self, other: "CaptionRows") -> "CaptionRows":
+        """Return these examples, then the others, which have the same vocabulary."""
+        pictures = self.pictures.joined(other.pictures)
+        captions, counts = torch.cat([self.captions, other.captions]), torch.cat([self.counts, other.counts])
+        return CaptionRows(pictures, captions, counts, self.vocabulary)
+
     @override
     def name_of(self, index: int) -> str:
         return self.pictures.name_of(index)
@@ -274,3 +289,224 @@ def rows_of(captions: Iterable[Tensor], length: int, vocabulary: Mapping[str, An
         row[: len(tokens)] = tokens
         row[len(tokens)] = vocabulary["end"]
     return rows
+
+
+class Captioned(NamedTuple):
+    """Images, and the captions of each.
+
+    Args:
+        pictures: N images.
+        captions: The texts of each, one or more.
+    """
+
+    pictures: Pictures
+    captions: list[list[str]]
+
+
+class _Loaded(NamedTuple):
+    """What the captions become."""
+
+    rows: dict[str, CaptionRows]  # "train" with those that validate, "test" where there is one
+    validates: Tensor
+    vocabulary: dict[str, Any]
+    length: int
+
+
+class TextCaptionDataModule(CaptionDataModule):
+    """Images with captions that are texts, any number of them an image. A subclass defines :meth:`captioned`.
+
+    By default a token is a word. Captions are lower-cased and lose their punctuation first, as is usual for COCO, so this is how a
+    model writes, too: "A man's dog, barking." is "a man's dog barking". Letters, their marks and digits make words, and an
+    apostrophe within one; all else separates words. Known are the words of the training part that occur in it ``min_count`` times
+    or more. Any other is the token ``<unk>``, which a model never writes, and a warning says how many there are in which part.
+    Captions of characters, bytes or BPE stay as they are, but for spaces.
+
+    Where there is no test part, ``test_fraction`` of the images is split off, always with seed 0; where there is no validation
+    part, ``val_fraction`` of the remaining images.
+
+    Args:
+        tokenizer: What a token is: "words", "characters", "bytes" (of UTF-8), or "bpe", byte pair encoding (Sennrich et al. 2016,
+            arXiv:1508.07909), which needs the library tokenizers (the extra ``text``). For a language that has no spaces between
+            words, take one of the others.
+        vocab_size: Most tokens of BPE, >= 258 (default 1000); None for other tokenizers.
+        min_count: How often a word must occur in the training captions, >= 1; without effect for other tokenizers.
+        max_length: Most tokens of a caption with its end, >= 2. Captions that have more are left out of every part, as are images
+            whose captions all have, and a warning says how many.
+        test_fraction: Share of the images for the test part where there is none, in [0, 1).
+        **images: Arguments of :class:`CaptionDataModule`.
+
+    Attributes:
+        vocabulary: "kind", the tokenizer; "tokens", None for bytes; "padding" and "end", their indices; "tokenizer", that of the
+            library tokenizers as JSON, for BPE; of words also "unknown", the index of the token for unknown ones.
+
+    Raises:
+        ValueError: An argument is out of its range, or the captions cannot be learned from.
+        TypeError: An argument has another type.
+        ModuleNotFoundError: The library tokenizers is needed and is not installed.
+
+    Example:
+        >>> class Bright(TextCaptionDataModule):
+        ...     def captioned(self):
+        ...         grays = torch.arange(0, 250, 10).byte()
+        ...         captions = [["a dark square" if gray < 128 else "A bright square!"] for gray in grays.tolist()]
+        ...         return {"train": Captioned(Pictures(grays.view(-1, 1, 1, 1).expand(-1, 3, 8, 8)), captions)}
+        >>> data = Bright(size=8, batch_size=4)
+        >>> data.setup()
+        >>> data.vocabulary["tokens"], data.caption_length, {name: len(data._parts[name]) for name in ("train", "val", "test")}
+        (['<pad>', '<end>', '<unk>', 'a', 'bright', 'dark', 'square'], 4, {'train': 18, 'val': 2, 'test': 5})
+    """
+
+    def __init__(
+        self,
+        tokenizer: CaptionTokenization = "words",
+        vocab_size: int | None = None,
+        min_count: int = 1,
+        max_length: int = 64,
+        test_fraction: float = 0.2,
+        **images: Any,
+    ) -> None:
+        super().__init__(**images)
+        if tokenizer not in get_args(CaptionTokenization):
+            raise ValueError(f"tokenizer must be one of {', '.join(get_args(CaptionTokenization))}, got {tokenizer!r}")
+        check_tokenizer("characters" if tokenizer == "words" else tokenizer, vocab_size)
+        check_integer("min_count", min_count, 1)
+        check_integer("max_length", max_length, 2)
+        check_share("test_fraction", test_fraction, "all images")
+        self.tokenizer = tokenizer
+        self.min_count = min_count
+        self.max_length = max_length
+        self.test_fraction = test_fraction
+        self._bpe_size = vocab_size
+
+    # What a subclass defines ----------------------------------------------------------------------------------------
+
+    def captioned(self) -> dict[str, Captioned]:
+        """Return the images of the parts: "train" always, "val" and "test" if there are some. It is called once."""
+        raise TypeError(f"{type(self).__name__} must define captioned(), which returns the images of its parts")
+
+    # What is known before fit ---------------------------------------------------------------------------------------
+
+    @property
+    def vocabulary(self) -> Mapping[str, Any]:  # type: ignore[override]
+        """The vocabulary of captions, see the class."""
+        return self._loaded.vocabulary
+
+    @property
+    def caption_length(self) -> int:  # type: ignore[override]
+        """Number of tokens of the longest caption, with its end."""
+        return self._loaded.length
+
+    @property
+    @override
+    def has_test(self) -> bool:
+        return "test" in self._loaded.rows
+
+    # Splits ---------------------------------------------------------------------------------------------------------
+
+    @override
+    def examples(self, part: Literal["train", "test"]) -> Examples:
+        if part not in self._loaded.rows:
+            raise ValueError("there is no test part: give test_fraction > 0, or test images")
+        return self._loaded.rows[part]
+
+    @override
+    def validation_mask(self, examples: Examples) -> Tensor:
+        return self._loaded.validates
+
+    @cached_property
+    def _loaded(self) -> _Loaded:
+        parts = self._split({name: self._read(name, part) for name, part in self.captioned().items()})
+        flat = {name: list(chain(*part.captions)) for name, part in parts.items()}
+        if self.tokenizer == "words":
+            vocabulary = words_of(flat["train"], self.min_count)
+        else:
+            every = chain(*flat.values())
+            vocabulary = vocabulary_of(self.tokenizer, every, flat["train"], self._bpe_size, ended=True)
+        tokens = {name: encode(texts, vocabulary) for name, texts in flat.items()}
+        if self.tokenizer == "words":
+            _tell_unknown(flat, tokens, vocabulary["unknown"])
+        fits = self._short_enough({name: [len(each) for each in captions] for name, captions in tokens.items()})
+        length = 1 + max(len(each) for name in tokens for each in compress(tokens[name], fits[name]))
+        rows = {}
+        for name, part in parts.items():
+            fit = torch.tensor(fits[name])
+            owner = torch.arange(len(part.captions)).repeat_interleave(torch.tensor(list(map(len, part.captions))))
+            counts = torch.bincount(owner[fit], minlength=len(part.captions))
+            has = counts > 0
+            captions = rows_of(compress(tokens[name], fits[name]), length, vocabulary)
+            rows[name] = CaptionRows(part.pictures.subset(has), captions, counts[has], vocabulary)
+        trains = len(rows["train"])
+        if "val" in rows:
+            rows["train"] = rows["train"].joined(rows.pop("val"))
+        return _Loaded(rows, torch.arange(len(rows["train"])) >= trains, vocabulary, length)
+
+    def _read(self, name: str, part: Captioned) -> Captioned:
+        """Return a part whose captions are normalized, without those that are empty."""
+        if len(part.pictures) != len(part.captions):
+            raise ValueError(
+                f"the {name} part has {len(part.pictures)} images, but captions for {len(part.captions)}: give some for each"
+            )
+        normal = plain_words if self.tokenizer == "words" else lambda text: " ".join(text.split())
+        captions = [[normal(text) for text in texts] for texts in part.captions]
+        empty = sum(text == "" for texts in captions for text in texts)
+        captions = [[text for text in texts if text] for texts in captions]
+        has = torch.tensor([len(texts) > 0 for texts in captions], dtype=torch.bool)
+        if not has.any():
+            raise ValueError(f"the {name} part has no image with a caption: give some")
+        gone = len(has) - int(has.sum())
+        if empty or gone:
+            counts = (empty, "caption{} without a word"), (gone, "image{} without a caption")
+            what = [f"{count} {kind.format('s' * (count > 1))}" for count, kind in counts if count]
+            rank_zero_warn(f"left out of the {name} part: {' and '.join(what)}")
+        return Captioned(part.pictures.subset(has), [texts for texts in captions if texts])
+
+    def _split(self, parts: dict[str, Captioned]) -> dict[str, Captioned]:
+        """Return all parts, those that are none yet split off the training part."""
+        for name, share, seed in (("test", self.test_fraction, 0), ("val", self.val_fraction, self.split_seed)):
+            if name in parts or not share:
+                continue
+            pictures, captions = parts["train"]
+            held = held_out(f"{name}_fraction", share, len(pictures), seed, things="images")
+            for part, chosen in ((name, held), ("train", ~held)):
+                parts[part] = Captioned(pictures.subset(chosen), list(compress(captions, chosen.tolist())))
+        return parts
+
+    def _short_enough(self, lengths: dict[str, list[int]]) -> dict[str, list[bool]]:
+        """Return which captions have at most ``max_length`` tokens with their end, of each part."""
+        fits = {name: [length < self.max_length for length in part] for name, part in lengths.items()}
+        left = {name: len(fit) - sum(fit) for name, fit in fits.items()}
+        if sum(left.values()):
+            longest, count = 1 + max(map(max, lengths.values())), sum(map(len, lengths.values()))
+            cure = f"give max_length={longest}, or shorter captions"
+            if gone := [name for name, fit in fits.items() if not any(fit)]:
+                raise ValueError(
+                    f"all {len(fits[gone[0]])} captions of the {gone[0]} part have more than max_length={self.max_length} tokens: "
+                    f"{cure}"
+                )
+            of_parts = ", ".join(f"{number} {name}" for name, number in left.items() if number)
+            rank_zero_warn(
+                f"{sum(left.values())} of {count} captions have more than max_length={self.max_length} tokens, up to {longest}, "
+                f"and are left out ({of_parts}): {cure}"
+            )
+        return fits
+
+
+def _tell_unknown(texts: Mapping[str, list[str]], tokens: Mapping[str, list[Tensor]], unknown: int) -> None:
+    """Warn of the words that the vocabulary lacks."""
+    lacking = {name: sum(int((each == unknown).sum()) for each in part) for name, part in tokens.items()}
+    if not sum(lacking.values()):
+        return
+    words: Counter[str] = Counter()
+    for name, part in tokens.items():
+        for text, each in zip(texts[name], part, strict=True):
+            words.update(compress(text.split(), (each == unknown).tolist()))
+    of_parts = ", ".join(
+        f"{lacking[name]:,} of {sum(map(len, part)):,} words of the {name} part"
+        for name, part in tokens.items()
+        if lacking[name]
+    )
+    examples = ", ".join(repr(word) for word, _ in words.most_common(3)) + " ..." * (len(words) > 3)
+    rank_zero_warn(
+        f"{of_parts} are unknown ({len(words):,} different ones: {examples}): a model never writes them; known are those that the "
+        "training captions have min_count times"
+    )
