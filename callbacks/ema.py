@@ -69,6 +69,12 @@ class EMA(Callback):
         set_callbacks(trainer, [*callbacks[:place], self, *callbacks[place:]])
 
     @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Follow the module to its device: a checkpoint is loaded before the trainer moves it there."""
+        tensors = self._state.of(pl_module)
+        self.average = {name: average.to(tensors[name].device) for name, average in self.average.items()}
+
+    @override
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         step = trainer.global_step

@@ -195,7 +195,7 @@ class ImageDataModule(DataModule):
         height, width = images.shape[2:]
         draws = self.augmentation.draw(count, (height, width), generator_for(*self._batch_key(), 2))
         share = slice(replicas["rank"], len(images) * replicas["num_replicas"], replicas["num_replicas"])
-        mine = {k: v[share].to(images.device) for k, v in draws.items()}
+        mine = {k: v[share].to(images.device, non_blocking=True) for k, v in draws.items()}
         return self.augmentation.apply(images, mine)
 
     def _mixed(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

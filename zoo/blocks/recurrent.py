@@ -206,6 +206,9 @@ class Recurrent(nn.Module):
             raise ValueError(f"lengths must be one number a sequence, {(len(x),)}, got {tuple(lengths.shape)}")
         if lengths.is_meta:  # shapes alone
             return
+        if lengths.is_cuda:  # to look at them would be to wait for all that the GPU has to do
+            torch._assert_async(((lengths >= 1) & (lengths <= x.shape[1])).all(), "lengths must lie in 1..T")
+            return
         shortest, longest = (int(n) for n in lengths.aminmax())
         if shortest < 1 or longest > x.shape[1]:
             raise ValueError(

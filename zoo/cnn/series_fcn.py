@@ -23,7 +23,8 @@ class SeriesBlock(nn.Module):
     """A convolution along time, batch norm, ReLU. What is beyond the end of a series is 0, as around it, and in no statistic.
 
     Shape:
-        ``(B, in_channels, T)``, the steps before the ends bool ``(B, T)`` or None -> ``(B, width, T)``.
+        ``(B, in_channels, T)``, the steps before the ends bool ``(B, T)`` or None, in training where they are, int64 ``(N,)`` for
+        each axis -> ``(B, width, T)``.
     """
 
     def __init__(self, in_channels: int, width: int, kernel_size: int) -> None:
@@ -32,7 +33,7 @@ class SeriesBlock(nn.Module):
         self.conv = nn.Conv1d(in_channels, width, kernel_size, bias=False)
         self.bn = nn.BatchNorm1d(width)
 
-    def forward(self, x: Tensor, real: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, real: Tensor | None, places: tuple[Tensor, ...] = ()) -> Tensor:
         x = self.conv(F.pad(x, self.padding))
         if real is None:
             return self.bn(x).relu()
@@ -40,7 +41,7 @@ class SeriesBlock(nn.Module):
             return self.bn(x).relu().masked_fill(~real[:, None], 0)
         steps = x.transpose(1, 2)  # (B, W, T) -> (B, T, W)
         y = torch.zeros_like(steps)
-        y[real] = self.bn(steps[real]).relu()
+        y[places] = self.bn(steps[places]).relu()
         return y.transpose(1, 2)
 
 
@@ -83,8 +84,11 @@ class SeriesFCN(Classifier):
         real = None if lengths is None else real_steps(lengths, values.shape[1])
         y = values if real is None else values.masked_fill(~real[..., None], 0)
         maps = [y.transpose(1, 2)]  # (B, T, D) -> (B, D, T)
+        places: tuple[Tensor, ...] = ()
+        if real is not None and any(part.training for part in self.blocks.modules()):
+            places = real.nonzero(as_tuple=True)  # once: until a GPU knows how many there are, it is waited for
         for block in self.blocks:
-            maps.append(block(maps[-1], real))
+            maps.append(block(maps[-1], real, places))
         return maps[1:]
 
     def forward(self, x: Any) -> Tensor:

@@ -129,7 +129,7 @@ class Task(Model):
         self._window: tuple[Tensor, Tensor] | None = (
             None  # of the accumulation window: the reference and the count so far
         )
-        self._gradient_scale: float | None = None  # to apply after the next backward pass
+        self._gradient_scale: Tensor | None = None  # to apply after the next backward pass
         self._states_before: dict[str, Tensor] = {}  # of random generators, at the start of a fit
         # no submodule: made when evaluation starts, so a task built on the meta device leaves nothing there
         self.__dict__["metrics"] = {}
@@ -303,7 +303,11 @@ class Task(Model):
         batches, processes = trainer.accumulate_grad_batches, trainer.world_size
         if (batches == 1 and processes == 1) or trainer.strategy.handles_gradient_accumulation:
             return loss
-        mine = torch.as_tensor(count, dtype=exact_dtype(loss.device), device=loss.device).detach()
+        mine = torch.empty((), dtype=exact_dtype(loss.device), device=loss.device)
+        if isinstance(count, Tensor):
+            mine.copy_(count.detach())
+        else:
+            mine.fill_(count)  # not copied: a GPU would be waited for
         if self._window is None:
             total = self._sum_over_ranks(mine.clone()) if processes > 1 else mine
             self._window = torch.where(total > 0, total / processes, 1.0), torch.zeros_like(mine)
@@ -314,7 +318,7 @@ class Task(Model):
                 so_far = so_far + mine
                 total = self._sum_over_ranks(so_far) if processes > 1 else so_far
                 scale = batches * processes * reference / total.clamp(min=torch.finfo(total.dtype).tiny)
-                self._gradient_scale = scale.item() if total > 0 else 1.0
+                self._gradient_scale = torch.where(total > 0, scale, 1.0)
         else:
             self._window = reference, so_far + mine
         return loss * (mine / reference).to(loss.dtype)
@@ -325,10 +329,11 @@ class Task(Model):
         if self._gradient_scale is None:
             return
         scale, self._gradient_scale = self._gradient_scale, None
-        if scale != 1:
-            for parameter in self.parameters():
-                if parameter.grad is not None:
-                    parameter.grad.mul_(scale)
+        if scale.device.type == "cpu" and scale == 1:  # on a GPU, to look would be to wait
+            return
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(scale)
 
     def _sum_over_ranks(self, value: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(value, reduce_op="sum")

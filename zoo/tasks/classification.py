@@ -88,14 +88,14 @@ class MultiClass:
         """Refuse labels that are none; soft ones are allowed in training."""
         if not (training and y.ndim == 2):
             self._check_range(y, self.num_classes - 1, ())
-        elif y.shape[1] != self.num_classes or (y < 0).any() or ((y.sum(dim=1) - 1).abs() > 1e-3).any():
+        elif y.shape[1] != self.num_classes or ((y < 0).any() | ((y.sum(dim=1) - 1).abs() > 1e-3).any()):
             raise ValueError(f"soft targets must be shares of {self.num_classes} classes that sum to 1, got {y}")
 
     def _check_range(self, y: Tensor, top: int, shape: tuple[int, ...]) -> None:
-        lowest, highest = (value.item() for value in y.aminmax())
+        lowest, highest = torch.stack(y.aminmax()).tolist()  # a GPU is waited for once
         if lowest < 0 or highest > top:
             raise ValueError(f"labels must lie in 0..{top} for num_classes={self.num_classes}, got {lowest}..{highest}")
-        if y.shape[1:] != shape or (y != y.round()).any():
+        if y.shape[1:] != shape or (y.is_floating_point() and (y != y.round()).any()):
             name = {MultiClass: "multiclass", Binary: "binary", MultiLabel: "multilabel"}[type(self)]
             raise ValueError(
                 f"{name} targets must have shape {f'(B, {shape[0]})' if shape else '(B,)'} and be whole numbers, got "

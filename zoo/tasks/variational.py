@@ -180,7 +180,7 @@ class VariationalTask(CodingTask):
         """Refuse numbers outside of a bernoulli's range; the first batch is checked."""
         if self._range_is_known or self.hparams["likelihood"] != "bernoulli":
             return
-        low, high = (value.item() for value in x.aminmax())
+        low, high = torch.stack(x.aminmax()).tolist()
         if not 0 <= low <= high <= 1:
             raise ValueError(
                 f"likelihood='bernoulli' is of values in [0, 1], got some from {low:.4g} to {high:.4g}: take "
