@@ -6,8 +6,12 @@ from .base import DataModule as DataModule
 from .bundled_series import CO2DataModule as CO2DataModule
 from .bundled_series import NileDataModule as NileDataModule
 from .bundled_series import SunspotsDataModule as SunspotsDataModule
+from .caption_file import CaptionFileDataModule as CaptionFileDataModule
+from .captions import CaptionDataModule as CaptionDataModule
+from .captions import TextCaptionDataModule as TextCaptionDataModule
 from .cifar import CIFAR10DataModule as CIFAR10DataModule
 from .cifar import CIFAR100DataModule as CIFAR100DataModule
+from .coco_captions import COCOCaptionsDataModule as COCOCaptionsDataModule
 from .csv_table import CSVDataModule as CSVDataModule
 from .dataset import DatasetDataModule as DatasetDataModule
 from .dates import DatesDataModule as DatesDataModule
@@ -44,6 +48,7 @@ from .sequence_table import SequenceTableDataModule as SequenceTableDataModule
 from .sequence_toys import AddingDataModule as AddingDataModule
 from .sequence_toys import CopyMemoryDataModule as CopyMemoryDataModule
 from .sequence_toys import EchoDataModule as EchoDataModule
+from .shape_captions import ShapeCaptionsDataModule as ShapeCaptionsDataModule
 from .shapes import ShapesDataModule as ShapesDataModule
 from .symbols import SymbolPairsDataModule as SymbolPairsDataModule
 from .symbols import SymbolsDataModule as SymbolsDataModule

@@ -1,11 +1,10 @@
-"""Random overlapping shapes with exact masks and a caption for each image."""
+"""Random overlapping shapes with exact masks."""
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 from typing_extensions import override
 
 from datamodules.checks import check_integer, is_number
@@ -19,6 +18,7 @@ COLORS = {
     "purple": (150, 60, 190),
     "cyan": (40, 200, 210),
 }
+CLASS_NAMES = ("background", "circle", "square", "triangle", "cross")
 _TEST = 250  # number of test images
 _AT_ONCE = 64  # images that are drawn at once: few enough for the processor's cache
 
@@ -29,9 +29,8 @@ class ShapesDataModule(SegmentationDataModule):
     A later shape hides what is below it. Color does not depend on the class, so a net must see outlines: the arms of a cross are
     thin, and small shapes are a few pixels wide. Masks are exact: a pixel belongs to the shape that its center lies in.
 
-    Images depend on ``data_seed`` alone, and there are no files. The 250 test images do not depend on ``count``. A caption names
-    the two shapes with the most visible pixels: "a red circle over a blue square" if one covers a part of the other, otherwise
-    "left of", "right of", "above" or "below".
+    Images depend on ``data_seed`` alone, and there are no files. The 250 test images do not depend on ``count``. Images of such
+    shapes with captions are those of :class:`~datamodules.ShapeCaptionsDataModule`.
 
     Args:
         count: Number of images of the training part, validation included.
@@ -41,9 +40,6 @@ class ShapesDataModule(SegmentationDataModule):
         data_seed: Seed of the data, which do not depend on the run's seed.
         **segmentation: Other arguments of :class:`~datamodules.SegmentationDataModule`.
 
-    Attributes:
-        captions: By split ("train", "val", "test"), a caption for each example, in the examples' order, after ``setup``.
-
     Raises:
         ValueError: An argument is out of its range.
         TypeError: An argument has another type.
@@ -51,11 +47,11 @@ class ShapesDataModule(SegmentationDataModule):
     Example:
         >>> data = ShapesDataModule(count=20, size=32)
         >>> data.setup("fit")
-        >>> data.class_names, data.input_shape, data.captions["train"][0]
-        (['background', 'circle', 'square', 'triangle', 'cross'], (3, 32, 32), 'a green square left of a purple triangle')
+        >>> data.class_names, data.input_shape
+        (['background', 'circle', 'square', 'triangle', 'cross'], (3, 32, 32))
     """
 
-    class_names = ["background", "circle", "square", "triangle", "cross"]
+    class_names = list(CLASS_NAMES)
 
     def __init__(
         self,
@@ -79,35 +75,43 @@ class ShapesDataModule(SegmentationDataModule):
         self.noise = noise
         self.data_seed = data_seed
 
-    @property
-    def captions(self) -> dict[str, list[str]]:
-        """By split, a caption for each example."""
-        return {name: part.captions for name, part in self._parts.items() if isinstance(part, Drawn)}
-
     @override
-    def examples(self, part: Literal["train", "test"]) -> "Drawn":
+    def examples(self, part: Literal["train", "test"]) -> Pairs:
         count, stream = (self.count, 0) if part == "train" else (_TEST, 1)
         return draw(count, self.size[0], self.shapes, self.noise, np.random.default_rng([self.data_seed, stream]))
 
 
-class Drawn(Pairs):
-    """Random images with their masks and captions."""
+class Scenes(NamedTuple):
+    """What N images of at most M shapes are drawn from.
 
-    def __init__(self, x: Tensor, y: Tensor, captions: list[str]) -> None:
-        super().__init__(x, y)
-        self.captions = captions
+    Args:
+        there: Whether there is such a shape, bool ``(N, M)``.
+        kind: Index of each shape in ``CLASS_NAMES``, ``(N, M)``.
+        color: Index of its color in ``COLORS``, ``(N, M)``.
+        center: Its row and column, ``(N, M, 2)``.
+        radius: In pixels, ``(N, M)``.
+        angle: In radians, ``(N, M)``.
+        paint: Red, green and blue of the ground and of each shape, in [0, 1], ``(N, 3, M + 1)``.
+    """
 
-    @override
-    def subset(self, chosen: Tensor) -> "Drawn":
-        captions = [caption for caption, one in zip(self.captions, chosen.tolist(), strict=True) if one]
-        return Drawn(self.x[chosen], self.y[chosen], captions)
+    there: np.ndarray
+    kind: np.ndarray
+    color: np.ndarray
+    center: np.ndarray
+    radius: np.ndarray
+    angle: np.ndarray
+    paint: np.ndarray
+
+    def take(self, chosen: slice | np.ndarray) -> "Scenes":
+        """Return some of the images."""
+        return Scenes(*(part[chosen] for part in self))
 
 
-def draw(count: int, size: int, most: int, noise: float, rng: np.random.Generator) -> Drawn:
-    """Return ``count`` images of ``size`` x ``size`` pixels with 2 to ``most`` shapes each."""
+def random_scenes(count: int, size: int, most: int, rng: np.random.Generator) -> Scenes:
+    """Return what ``count`` images of ``size`` x ``size`` pixels with 2 to ``most`` shapes each are drawn from."""
     shape = (count, most)
     number = rng.integers(2, most + 1, count)
-    kind = rng.integers(1, len(ShapesDataModule.class_names), shape)
+    kind = rng.integers(1, len(CLASS_NAMES), shape)
     orders = rng.random((count, max(most, len(COLORS)))).argsort(axis=1)
     color = orders[:, :most] % len(COLORS)  # all six before one is repeated
     radius = size * rng.uniform(0.12, 0.3, shape)
@@ -116,30 +120,51 @@ def draw(count: int, size: int, most: int, noise: float, rng: np.random.Generato
     paint = np.array(list(COLORS.values()))[color] / 255 + rng.uniform(-0.1, 0.1, (*shape, 3))  # (N, M, 3)
     ground = rng.uniform(0.25, 0.75, (count, 1, 1)) + rng.uniform(-0.04, 0.04, (count, 1, 3))
     colors = np.concatenate([ground, paint], axis=1).astype(np.float32).swapaxes(1, 2)  # (N, M + 1, 3) -> (N, 3, M + 1)
+    return Scenes(number[:, None] > np.arange(most), kind, color, center, radius, angle, colors)
+
+
+def outlines(scenes: Scenes, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the shape that is seen at each pixel, -1 for the ground, and where each shape lies, hidden or not.
+
+    Shape:
+        int8 ``(N, H, W)``, bool ``(N, M, H, W)``.
+    """
+    there = scenes.there
+    inside = np.zeros((*there.shape, size, size), bool)
+    inside[there] = _inside(scenes.kind[there], scenes.center[there], scenes.radius[there], scenes.angle[there], size)
+    top = np.full((len(there), size, size), -1, np.int8)  # the last shape that covers a pixel
+    for k in range(there.shape[1]):
+        top[inside[:, k]] = k
+    return top, inside
+
+
+def painted(scenes: Scenes, top: np.ndarray, noise: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return images, uint8 ``(N, 3, H, W)``, and the classes of their pixels, uint8 ``(N, H, W)``.
+
+    Args:
+        scenes: What they are drawn from.
+        top: The shape that is seen at each pixel, from :func:`outlines`.
+        noise: Standard deviation of the noise on each color value in [0, 1].
+        rng: Generator of the noise.
+    """
+    over = top.reshape(len(top), 1, -1).astype(np.intp) + 1  # 0: the ground
+    image = np.take_along_axis(scenes.paint, over, axis=2).reshape(-1, 3, *top.shape[1:])
+    image += noise * rng.standard_normal(image.shape, dtype=np.float32)
+    kinds = np.concatenate([np.zeros((len(top), 1), np.uint8), scenes.kind.astype(np.uint8)], axis=1)
+    mask = np.take_along_axis(kinds, over[:, 0], axis=1).reshape(top.shape)
+    np.rint(image * np.float32(255), out=image)
+    return image.clip(0, 255, out=image).astype(np.uint8), mask
+
+
+def draw(count: int, size: int, most: int, noise: float, rng: np.random.Generator) -> Pairs:
+    """Return ``count`` images of ``size`` x ``size`` pixels with 2 to ``most`` shapes each, and their masks."""
+    scenes = random_scenes(count, size, most, rng)
     parts = []
     for start in range(0, count, _AT_ONCE):
-        some = slice(start, start + _AT_ONCE)
-        there = number[some, None] > np.arange(most)  # (n, M)
-        inside = np.zeros((*there.shape, size, size), bool)
-        inside[there] = _inside(kind[some][there], center[some][there], radius[some][there], angle[some][there], size)
-        top = np.full((len(there), size, size), -1, np.int8)  # the last shape that covers a pixel
-        for k in range(most):
-            top[inside[:, k]] = k
-        over = top.reshape(len(there), 1, -1).astype(np.intp) + 1  # 0: the ground
-        image = np.take_along_axis(colors[some], over, axis=2).reshape(-1, 3, size, size)
-        image += noise * rng.standard_normal(image.shape, dtype=np.float32)
-        kinds = np.concatenate([np.zeros((len(there), 1), np.uint8), kind[some].astype(np.uint8)], axis=1)
-        mask = np.take_along_axis(kinds, over[:, 0], axis=1).reshape(top.shape)
-        np.rint(image * np.float32(255), out=image)
-        parts.append(
-            (
-                image.clip(0, 255, out=image).astype(np.uint8),
-                mask,
-                _captions(top, inside, kind[some], color[some], center[some]),
-            )
-        )
-    x, y = (torch.from_numpy(np.concatenate([part[i] for part in parts])) for i in (0, 1))
-    return Drawn(x, y, [caption for part in parts for caption in part[2]])
+        some = scenes.take(slice(start, start + _AT_ONCE))
+        parts.append(painted(some, outlines(some, size)[0], noise, rng))
+    x, y = (torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True))
+    return Pairs(x, y)
 
 
 def _inside(kind: np.ndarray, center: np.ndarray, radius: np.ndarray, angle: np.ndarray, size: int) -> np.ndarray:
@@ -176,36 +201,3 @@ def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Two bars, 2.2 radii long and 0.56 radii wide."""
     long, short = np.maximum(np.abs(u), np.abs(v)), np.minimum(np.abs(u), np.abs(v))
     return (long <= 1.1) & (short <= 0.28)
-
-
-def _captions(
-    top: np.ndarray, inside: np.ndarray, kind: np.ndarray, color: np.ndarray, center: np.ndarray
-) -> list[str]:
-    """Return captions of the two shapes with the most visible pixels of each image.
-
-    Shape:
-        top: ``(N, H, W)``, the shape that is seen, or -1; inside: ``(N, M, H, W)``, where each shape lies, hidden or not; kind,
-        color: ``(N, M)``, center: ``(N, M, 2)``.
-    """
-    rows = np.arange(len(top))
-    seen = np.stack([(top == k).sum(axis=(1, 2)) for k in range(kind.shape[1])], axis=1)  # (N, M)
-    first, second = np.argsort(-seen, axis=1, kind="stable")[:, :2].T
-    upper, lower = np.maximum(first, second), np.minimum(first, second)
-    covers = (inside[rows, lower] & (top == upper[:, None, None])).any(axis=(1, 2))
-    apart = center[rows, second] - center[rows, first]
-    colors = list(COLORS)
-
-    def name_of(i: int, k: int) -> str:
-        return f"a {colors[color[i, k]]} {ShapesDataModule.class_names[kind[i, k]]}"
-
-    def caption(i: int) -> str:
-        if not seen[i, second[i]]:
-            return name_of(i, first[i])
-        if covers[i]:
-            return f"{name_of(i, upper[i])} over {name_of(i, lower[i])}"
-        down, right = apart[i]
-        words = ("left of", "right of") if abs(right) >= abs(down) else ("above", "below")
-        relation = words[0] if (right if abs(right) >= abs(down) else down) > 0 else words[1]
-        return f"{name_of(i, first[i])} {relation} {name_of(i, second[i])}"
-
-    return [caption(i) for i in range(len(top))]

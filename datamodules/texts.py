@@ -1,6 +1,9 @@
 """Text as numbers: reading files, vocabularies, encoding."""
 
 import os
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +17,8 @@ from datamodules.checks import check_integer
 
 Tokenization = Literal["characters", "bytes", "bpe"]
 PADDING, END = "<pad>", "<end>"  # the token after the end of a text, and that at its end
+_ASCII_WORD = re.compile("[a-z0-9]+(?:'[a-z0-9]+)*")
+UNKNOWN = "<unk>"  # the word that stands for all that a vocabulary of words lacks
 
 
 def read_texts(paths: str | Sequence[str], encoding: str = "utf-8") -> str:
@@ -139,6 +144,51 @@ def vocabulary_of(
     return {"kind": tokenizer, "tokens": tokens, **special, "tokenizer": json}
 
 
+def words_of(texts: Iterable[str], min_count: int = 1, unknown: bool = True) -> dict[str, Any]:
+    """Return the vocabulary of the words in texts, which are what is between spaces, as plain data, which a model keeps.
+
+    Args:
+        texts: The training texts.
+        min_count: How often a word must occur in them.
+        unknown: Whether there is a token for all other words.
+
+    Returns:
+        As :func:`vocabulary_of`, with padding, end and the unknown word as the first tokens, then the words, sorted; and "unknown",
+        the index of the token for unknown words, or None.
+    """
+    counts = Counter(word for text in texts for word in text.split())
+    first = [PADDING, END, *[UNKNOWN] * unknown]
+    words = sorted(word for word, count in counts.items() if count >= min_count and word not in first)
+    special = {"padding": 0, "end": 1, "tokenizer": None, "unknown": 2 if unknown else None}
+    return {"kind": "words", "tokens": [*first, *words], **special}
+
+
+def plain_words(text: str) -> str:
+    """Return the words of a text, lower-cased, with one space between them and without punctuation.
+
+    Letters, their marks and digits make words, and an apostrophe within one ("it's"); all else is between them. So a hyphen
+    separates two words, and a script without spaces has one word between two punctuation marks.
+
+    Example:
+        >>> plain_words("Two dogs' toys, a well-worn ball... It's NOT theirs!")
+        "two dogs toys a well worn ball it's not theirs"
+    """
+    if text.isascii():
+        return " ".join(_ASCII_WORD.findall(text.lower()))  # the same, in a tenth of the time
+    text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
+    read = [char for char in text if unicodedata.category(char) != "Cf"]  # all but soft hyphens, joiners and the like
+    is_part = [unicodedata.category(char)[0] in "LMN" for char in read]
+    words = "".join(_separated(read, is_part)).split()
+    return " ".join(word for word in words if any(map(str.isalnum, word)))  # what follows an emoji is a mark alone
+
+
+def _separated(chars: Sequence[str], is_part: Sequence[bool]) -> Iterator[str]:
+    """Yield the characters of words, apostrophes within them as "'", and spaces for all others."""
+    inner = [False, *(before and after for before, after in zip(is_part, is_part[2:], strict=False)), False]
+    for char, of_word, within in zip(chars, is_part, inner, strict=False):
+        yield char if of_word else "'" if within and char in "'\u2019" else " "
+
+
 def size_of(vocabulary: Mapping[str, Any]) -> int:
     """Return the number of tokens of a vocabulary, with those for padding and end."""
     tokens = vocabulary["tokens"]
@@ -154,7 +204,8 @@ def encode(texts: Iterable[str], vocabulary: Mapping[str, Any]) -> list[Tensor]:
     """Return each text as tokens, indices in a vocabulary: ``(N,)``, of the smallest type that holds them.
 
     Raises:
-        ValueError: The vocabulary lacks a character; the message names it and its place.
+        ValueError: The vocabulary lacks a character, or a word and has none for those that it lacks; the message names it and its
+            place.
     """
     size = size_of(vocabulary)
     dtype = torch.uint8 if size <= 2**8 else torch.int16 if size <= 2**15 else torch.int32
@@ -167,7 +218,10 @@ def encode(texts: Iterable[str], vocabulary: Mapping[str, Any]) -> list[Tensor]:
             tokens = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
     else:
         index = {token: i for i, token in enumerate(vocabulary["tokens"]) if i not in _special(vocabulary)}
-        tokens = (_indices(text, index) for text in texts)
+        if vocabulary["kind"] == "words":
+            tokens = (_words(text, index, vocabulary["unknown"]) for text in texts)
+        else:
+            tokens = (_indices(text, index) for text in texts)
     return [torch.tensor(each, dtype=dtype) for each in tokens]
 
 
@@ -182,6 +236,16 @@ def _indices(text: str, index: Mapping[str, int]) -> list[int]:
             f"character {character!r} (line {line}, column {column}) is not one of the {len(index)} characters of the vocabulary: "
             "leave it out, or train on a text that has it"
         ) from None
+
+
+def _words(text: str, index: Mapping[str, int], unknown: int | None) -> list[int]:
+    tokens = [index.get(word, unknown) for word in text.split()]
+    if None in tokens:
+        raise ValueError(
+            f"the word {text.split()[tokens.index(None)]!r} of {text!r} is not one of the {len(index)} words of the vocabulary, "
+            "which has none for others"
+        )
+    return [token for token in tokens if token is not None]
 
 
 def _library() -> Any:

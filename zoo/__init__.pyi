@@ -56,6 +56,7 @@ from .segmentation import FCNSegmenter as FCNSegmenter
 from .segmentation import UNetSegmenter as UNetSegmenter
 from .seq2seq import RecurrentSeq2Seq as RecurrentSeq2Seq
 from .tasks import AdversarialTask as AdversarialTask
+from .tasks import CaptioningTask as CaptioningTask
 from .tasks import ClassificationTask as ClassificationTask
 from .tasks import ForecastingTask as ForecastingTask
 from .tasks import LanguageModelTask as LanguageModelTask

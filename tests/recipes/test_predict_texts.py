@@ -162,6 +162,12 @@ def test_series_of_files(zoo: Zoo, tmp_cwd: Path) -> None:
         p = model(torch.tensor(series)[None, :, None]).softmax(dim=1)[0].detach()
         label, probability = data.class_names[int(p.argmax())], pytest.approx(float(p.max()), rel=1e-5)
         assert row == {"file": "new.csv", "row": len(series), "label": label, "probability": probability}
+    Path("even.csv").write_text("t0,t1\n1,2\n2,3\n3,1\n")  # of one length
+    rows = json.loads(zoo("predict", "labels", "even.csv", "--json", "--batch-size", 2).out)
+    p = model(torch.tensor([[1.0, 2], [2, 3], [3, 1]])[..., None]).softmax(dim=1).detach()
+    assert [row["label"] for row in rows] == [data.class_names[k] for k in p.argmax(dim=1)]
+    assert [row["probability"] for row in rows] == pytest.approx(p.amax(dim=1).tolist(), rel=1e-5)
+    assert [row["row"] for row in rows] == [1, 2, 3]
     steps = package.SequenceRegressor(1, 2, 4, form="many_to_many")
     steps.describe_data({"input_shape": (3, 2)})
     steps.save_pretrained("steps")

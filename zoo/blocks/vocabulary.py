@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-KINDS = ("characters", "bytes", "bpe", "symbols")
+KINDS = ("characters", "bytes", "bpe", "symbols", "words")
 _PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
 _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 # The alphabet of byte-level BPE: a character for each byte (Radford et al. 2019, "Language Models are Unsupervised Multitask
@@ -24,13 +24,16 @@ class Vocabulary:
         description: A dict with
 
             - ``kind``: "characters", "bytes" (of UTF-8), "bpe" (byte-level byte pair encoding: Sennrich et al. 2016,
-              arXiv:1508.07909, over bytes) or "symbols" (words between spaces).
+              arXiv:1508.07909, over bytes), "symbols" (words between spaces) or "words" (the same, of a language: some may be
+              unknown).
             - ``tokens``: The tokens, index by index, each once; None for bytes, whose tokens are 0..255. Those of "bpe" are spelled
               with a character for each byte, as its tokenizer does.
             - ``padding``, ``end``: Indices of the tokens that stand for no text: what comes after the end of a text, and what ends
               it; None where there is none. Of bytes they are 256 and 257, in any order.
             - ``tokenizer``: The tokenizer of the library ``tokenizers`` as JSON, for "bpe" alone. Only :meth:`encode` needs the
               library.
+            - ``unknown``: Index of the token that stands for every word which is none of the tokens, for "words" alone; None where
+              there is none, so that such a word is refused.
 
     Raises:
         ValueError: A description that is none.
@@ -46,10 +49,11 @@ class Vocabulary:
         self.padding: int | None
         self.end: int | None
         self.tokenizer: Any
-        keys = ("kind", "tokens", "padding", "end", "tokenizer")
+        self.unknown: int | None
+        keys = ("kind", "tokens", "padding", "end", "tokenizer", "unknown")
         if unknown := [key for key in description if key not in keys]:
             raise ValueError(f"a vocabulary has {', '.join(keys)}, got {unknown[0]!r}")
-        self.kind, tokens, self.padding, self.end, self.tokenizer = (description.get(key) for key in keys)
+        self.kind, tokens, self.padding, self.end, self.tokenizer, self.unknown = (description.get(key) for key in keys)
         if self.kind not in KINDS:
             raise ValueError(f"a vocabulary's kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
         special = [index for index in (self.padding, self.end) if index is not None]
@@ -72,6 +76,7 @@ class Vocabulary:
             raise ValueError(
                 f"padding and end must be two of the tokens 0..{len(tokens) - 1}, got padding {self.padding}, end {self.end}"
             )
+        self._check_unknown(special)
         if (self.kind == "bpe") != isinstance(self.tokenizer, str) or (
             self.kind != "bpe" and self.tokenizer is not None
         ):
@@ -81,13 +86,26 @@ class Vocabulary:
             )
         self._pieces = [b"" if i in special else self._piece(i, token) for i, token in enumerate(self.tokens)]
 
+    def _check_unknown(self, special: Sequence[int]) -> None:
+        if self.unknown is None:
+            return
+        if self.kind != "words":
+            raise ValueError(
+                f"a vocabulary of words has a token for unknown ones, got unknown {self.unknown!r} for {self.kind}"
+            )
+        known = isinstance(self.unknown, int) and not isinstance(self.unknown, bool)
+        if not known or not 0 <= self.unknown < len(self.tokens) or self.unknown in special:
+            raise ValueError(
+                f"unknown must be one of the tokens 0..{len(self.tokens) - 1}, and neither padding nor end, got {self.unknown!r}"
+            )
+
     def _piece(self, index: int, token: str) -> bytes:
         """The bytes of the text that a token stands for."""
         if self.kind == "bytes":
             return bytes([index])
-        if self.kind == "symbols":
+        if self.kind in ("symbols", "words"):
             if not token or token.split() != [token]:
-                raise ValueError(f"a symbol is a word without spaces, got {token!r}")
+                raise ValueError(f"a token of {self.kind} is a word without spaces, got {token!r}")
             return b" " + token.encode()
         if self.kind == "characters":
             if len(token) != 1 or "\ud800" <= token <= "\udfff":
@@ -106,7 +124,10 @@ class Vocabulary:
         """The description that it was made of, complete: plain data."""
         tokens = None if self.kind == "bytes" else list(self.tokens)
         special = {"padding": self.padding, "end": self.end}
-        return {"kind": self.kind, "tokens": tokens, **special, "tokenizer": self.tokenizer}
+        more = (
+            {"unknown": self.unknown} if self.kind == "words" else {}
+        )  # others have none, and are as they were before words
+        return {"kind": self.kind, "tokens": tokens, **special, "tokenizer": self.tokenizer, **more}
 
     @property
     def size(self) -> int:
@@ -115,17 +136,22 @@ class Vocabulary:
 
     @property
     def num_bytes(self) -> list[int] | None:
-        """Number of UTF-8 bytes that each token stands for; None for symbols, whose texts are not spelled out."""
-        return None if self.kind == "symbols" else [len(piece) for piece in self._pieces]
+        """Number of UTF-8 bytes that each token stands for; None for symbols and words, whose texts are not spelled out."""
+        return None if self._is_spaced else [len(piece) for piece in self._pieces]
 
     @property
     def num_characters(self) -> list[int] | None:
-        """Number of characters that each token stands for, so that their sum is that of a text; None for symbols.
+        """Number of characters that each token stands for, so that their sum is that of a text; None for symbols and words.
 
         A token that holds a part of a character counts it if it has the first byte.
         """
         first = [sum(byte & 0xC0 != 0x80 for byte in piece) for piece in self._pieces]
-        return None if self.kind == "symbols" else first
+        return None if self._is_spaced else first
+
+    @property
+    def _is_spaced(self) -> bool:
+        """Whether a token is a word between spaces."""
+        return self.kind in ("symbols", "words")
 
     # Reading --------------------------------------------------------------------------------------------------------
 
@@ -133,7 +159,7 @@ class Vocabulary:
         """Return the tokens of a text, without padding and end.
 
         Raises:
-            ValueError: A character, or symbol, that no token stands for; the message says which one and where.
+            ValueError: A character, symbol or word that no token stands for; the message says which one and where.
             ImportError: The library that "bpe" needs is not installed.
         """
         place = next((i for i, char in enumerate(text) if "\ud800" <= char <= "\udfff"), None)
@@ -150,14 +176,16 @@ class Vocabulary:
             return tokens
         parts = [(i, char) for i, char in enumerate(text)] if self.kind == "characters" else _words(text)
         for place, part in parts:
-            if part not in self._indices:
+            if part not in self._indices and self.unknown is None:
                 known = "".join(sorted(self._indices)) if self.kind == "characters" else " ".join(self._indices)
                 raise self._unknown(text, place, part, f"the vocabulary has {known[:_SHOWN]!r}")
-        return [self._indices[part] for _, part in parts]
+        return [
+            self._indices[part] if self.unknown is None else self._indices.get(part, self.unknown) for _, part in parts
+        ]
 
     @cached_property
     def _indices(self) -> dict[str, int]:
-        special = (self.padding, self.end)
+        special = (self.padding, self.end, self.unknown)
         return {token: i for i, token in enumerate(self.tokens) if i not in special}
 
     def _unknown(self, text: str, place: int, part: str, why: str) -> ValueError:
@@ -208,7 +236,7 @@ class Vocabulary:
             if not 0 <= token < len(self._pieces):
                 raise ValueError(f"tokens must lie in 0..{self.size - 1}, got {token}")
             if text := decoder.decode(self._pieces[token]):
-                yield text.removeprefix(" ") if first and self.kind == "symbols" else text
+                yield text.removeprefix(" ") if first and self._is_spaced else text
                 first = False
         if text := decoder.decode(b"", final=True):
             yield text
@@ -226,7 +254,7 @@ class Vocabulary:
             one, two = (v.tokens[place] if place < v.size else None for v in (self, other))
             shown = [token if token is None else repr(token) for token in (one, two)]
             return f"{sizes}: first difference at {place}: {shown[0] or 'nothing'} and {shown[1] or 'nothing'}"
-        for name in ("padding", "end"):
+        for name in ("padding", "end", "unknown"):
             if (one := getattr(self, name)) != (two := getattr(other, name)):
                 return f"{sizes}: the same, but {name} is {one} and {two}"
         return f"{sizes}: the same, but the tokenizer joins them in another way"

@@ -82,7 +82,7 @@ def image_grid(x: Tensor, predicted: Sequence[str], true: Sequence[str]) -> Tens
         top = HEADER + i // columns * pitch
         left = GAP + i % columns * (cell + GAP) + (cell - width) // 2
         if wrong[i]:
-            canvas[top - 3 : top + height + 3, left - 3 : left + width + 3] = _rgb(WRONG)
+            canvas[top - 3 : top + height + 3, left - 3 : left + width + 3] = rgb(WRONG)
         canvas[top : top + height, left : left + width] = tile
         for line, text in enumerate((predicted[i], true[i])):
             shown = shortened(text, cell // 7)
@@ -477,5 +477,6 @@ def _panels(count: int, draw: Callable[["Axes", int], None]) -> Tensor:
     return to_image(figure)
 
 
-def _rgb(color: str) -> list[int]:
+def rgb(color: str) -> list[int]:
+    """Return the red, green and blue of a color such as "#c62828"."""
     return [int(color[i : i + 2], 16) for i in (1, 3, 5)]

@@ -10,31 +10,32 @@ LARGEST = 4 * TILE  # pixels: large images are scaled down until their larger si
 GAP, HEADER, LINE = 10, 30, 16  # pixels between tiles, of a line of titles above them, of a line of text
 
 
-def enlarge(x: Tensor) -> Tensor:
+def enlarge(x: Tensor, least: int = TILE, most: int = LARGEST) -> Tensor:
     """Enlarge small images or masks by a whole number: each pixel becomes a square.
 
     Shape:
-        ``(..., H, W)`` -> ``(..., s H, s W)``: the smaller side is ``TILE`` or more, where the larger one stays within ``LARGEST``.
+        ``(..., H, W)`` -> ``(..., s H, s W)``: the smaller side is ``least`` or more, where the larger one stays within ``most``.
     """
     height, width = x.shape[-2:]
-    scale = max(1, min(math.ceil(TILE / min(height, width)), LARGEST // max(height, width)))
+    scale = max(1, min(math.ceil(least / min(height, width)), most // max(height, width)))
     return x if scale == 1 else x.repeat_interleave(scale, dim=-1).repeat_interleave(scale, dim=-2)
 
 
-def fit(x: Tensor, labels: bool = False) -> Tensor:
+def fit(x: Tensor, labels: bool = False, least: int = TILE, most: int = LARGEST) -> Tensor:
     """Enlarge small images and scale large ones down, so that several of them fit a picture.
 
     Args:
         x: Images, or masks of classes.
         labels: Whether the values are classes, which cannot be averaged.
+        least, most: Pixels to which sides are enlarged and scaled down, see :func:`enlarge`.
 
     Shape:
         ``(B, C, H, W)`` -> ``(B, C, h, w)``, of the same type.
     """
     largest = max(x.shape[-2:])
-    if largest <= LARGEST:
-        return enlarge(x)
-    size = [max(1, round(n * LARGEST / largest)) for n in x.shape[-2:]]
+    if largest <= most:
+        return enlarge(x, least, most)
+    size = [max(1, round(n * most / largest)) for n in x.shape[-2:]]
     if labels:
         return F.interpolate(x.float(), size, mode="nearest-exact").to(x.dtype)
     return F.interpolate(x, size, mode="bilinear", antialias=True)

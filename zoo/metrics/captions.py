@@ -79,7 +79,7 @@ class CIDErD(Metric):
         self.captions.append(self._nothing())
 
     def _nothing(self) -> Tensor:
-        """No bytes; torchmetrics itself would take no float32 numbers for a process without texts, and cannot join them to bytes."""
+        """No bytes; torchmetrics would take no float32 numbers for a process without texts, which it cannot join to bytes."""
         return torch.zeros(0, dtype=torch.uint8, device=self.device)
 
 

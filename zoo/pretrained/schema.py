@@ -28,6 +28,7 @@ DESCRIPTION: dict[str, Any] = {
     "preparation": dict[str, Any] | None,
     "vocabulary": dict[str, Any] | None,
     "source_vocabulary": dict[str, Any] | None,
+    "caption_length": int | None,
     "training": dict[str, Any],
     "frozen": int,
     "buffers": dict[str, list[float]],  # of version 0.1.0
@@ -72,6 +73,9 @@ def check_description(description: Mapping[str, Any], path: object) -> None:
         raise ValueError(f"{path}: sha256 must be 64 hexadecimal digits, got {_shown(digest)}")
     if (frozen := description.get("frozen", 0)) < 0:
         raise ValueError(f"{path}: frozen must be a number of layer groups, 0 or more, got {_shown(frozen)}")
+    longest = description.get("caption_length")
+    if longest is not None and not 1 <= longest <= MAX_SIZE:
+        raise ValueError(f"{path}: caption_length must lie in 1..{MAX_SIZE:,}, got {_shown(longest)}")
     check_input_shape(description.get("input_shape"), "input_shape", path)
 
 

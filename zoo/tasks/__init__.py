@@ -3,6 +3,7 @@
 from zoo.optim.initializers import initialize
 from zoo.tasks.adversarial import AdversarialArguments, AdversarialTask
 from zoo.tasks.base import Task, TaskArguments
+from zoo.tasks.captioning import CaptioningArguments, CaptioningTask
 from zoo.tasks.classification import ClassificationArguments, ClassificationTask, ClassifierArguments
 from zoo.tasks.forecasting import ForecastingArguments, ForecastingTask
 from zoo.tasks.language_model import LanguageModelTask
@@ -15,6 +16,8 @@ from zoo.tasks.variational import VariationalArguments, VariationalTask
 __all__ = [
     "AdversarialArguments",
     "AdversarialTask",
+    "CaptioningArguments",
+    "CaptioningTask",
     "ClassificationArguments",
     "ClassificationTask",
     "ClassifierArguments",

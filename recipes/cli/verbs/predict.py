@@ -223,7 +223,7 @@ def _series(
         if path.is_dir():
             raise UserError(f"{path} is a folder: the model predicts from series, in CSV or .npz files")
         x: Any = read_series(path, preparation)
-        values, lengths = (getattr(x, "values", x), getattr(x, "lengths", None))
+        values, lengths = x if isinstance(x, tuple) else (x, None)  # a tensor has a method "values"
         if values.shape[2] != size:
             raise UserError(f"{path}: the series have {values.shape[2]} numbers at a time, the model reads {size}")
         for start in range(0, len(values), batch_size):

@@ -70,6 +70,29 @@ def test_tokens_are_numbered_as_listed() -> None:
     assert [Vocabulary(v).size for v in (characters(), {"kind": "bytes"}, BYTES)] == [6, 256, 258]
 
 
+def test_words_may_be_unknown() -> None:
+    words = {"kind": "words", "tokens": ["<pad>", "<end>", "<unk>", "a", "dog"], "padding": 0, "end": 1, "unknown": 2}
+    vocabulary = Vocabulary(words)
+    assert vocabulary.encode(" a  big dog <unk> <end> dog") == [3, 2, 4, 2, 2, 4]
+    assert vocabulary.decode([1, 3, 2, 4, 1, 0]) == "a <unk> dog"
+    assert list(vocabulary.stream([3, 4])) == ["a", " dog"]
+    assert (vocabulary.num_bytes, vocabulary.num_characters) == (None, None)
+    assert vocabulary.description == {**words, "tokenizer": None}
+    known = Vocabulary({**words, "unknown": None})
+    with pytest.raises(
+        ValueError, match=r"the text has 'big' at character 3, which is not in the vocabulary of 5 tokens"
+    ):
+        known.encode("a big dog")
+    assert known.description["unknown"] is None
+    assert vocabulary.difference(known) == "5 tokens, here 5: the same, but unknown is 2 and None"
+
+
+def test_a_description_of_before_words_stays_as_it_was() -> None:
+    for description in ALL.values():
+        assert "unknown" not in Vocabulary(description).description
+        assert Vocabulary({**description, "unknown": None}).description == Vocabulary(description).description
+
+
 def test_subwords_are_those_of_the_library() -> None:
     bpe, vocabulary = tokenizer(), Vocabulary(ALL["bpe"])
     bpe.encode_special_tokens = True
@@ -157,7 +180,15 @@ def test_numbers_that_are_no_tokens() -> None:
 @pytest.mark.parametrize(
     ("description", "message"),
     [
-        ({"kind": "words"}, "kind must be one of characters, bytes, bpe, symbols, got 'words'"),
+        ({"kind": "syllables"}, "kind must be one of characters, bytes, bpe, symbols, words, got 'syllables'"),
+        ({"kind": "words", "tokens": ["a b"]}, "a token of words is a word without spaces, got 'a b'"),
+        ({"kind": "words", "tokens": ["a"], "unknown": 1}, r"unknown must be one of the tokens 0\.\.0, .* got 1"),
+        ({"kind": "words", "tokens": ["a"], "unknown": True}, "got True"),
+        ({"kind": "words", "tokens": ["a", "b"], "end": 1, "unknown": 1}, "neither padding nor end, got 1"),
+        (
+            {"kind": "symbols", "tokens": ["a"], "unknown": 0},
+            "words has a token for unknown ones, got unknown 0 for symbols",
+        ),
         ({"kind": "bytes", "size": 3}, "got 'size'"),
         ({"kind": "bytes", "padding": 0}, "padding and end after the 256 bytes, got padding 0, end None"),
         ({"kind": "bytes", "tokens": ["a"]}, "got padding None, end None and tokens"),
@@ -170,7 +201,7 @@ def test_numbers_that_are_no_tokens() -> None:
         ({"kind": "characters", "tokens": ["a"], "padding": 1}, r"two of the tokens 0\.\.0, got padding 1, end None"),
         ({"kind": "characters", "tokens": ["a"], "padding": True}, "or None, got True"),
         ({"kind": "characters", "tokens": ["a", "b"], "padding": 1, "end": 1}, "got padding 1, end 1"),
-        ({"kind": "symbols", "tokens": ["a b"]}, "a symbol is a word without spaces, got 'a b'"),
+        ({"kind": "symbols", "tokens": ["a b"]}, "a token of symbols is a word without spaces, got 'a b'"),
         ({"kind": "symbols", "tokens": ["a"], "tokenizer": "{}"}, "others have none: got a str for symbols"),
         ({"kind": "bpe", "tokens": ["a"]}, "its tokenizer as JSON, others have none: got a NoneType for bpe"),
         (

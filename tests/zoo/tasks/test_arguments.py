@@ -16,6 +16,7 @@ from zoo.blocks.skeleton import skeleton
 from zoo.registry import OF_NAMED_NET, arguments_of
 from zoo.tasks.generative import GenerativeTask
 from zoo.tasks.sampled import SampledArguments, SampledTask
+from zoo.tasks.writing import WritingArguments, WritingTask
 
 ARGUMENTS: dict[type[zoo.Task], Any] = {
     tasks.Task: tasks.TaskArguments,
@@ -24,6 +25,8 @@ ARGUMENTS: dict[type[zoo.Task], Any] = {
     tasks.ForecastingTask: tasks.ForecastingArguments,
     tasks.LanguageModelTask: tasks.TaskArguments,
     tasks.Seq2SeqTask: tasks.Seq2SeqArguments,
+    tasks.CaptioningTask: tasks.CaptioningArguments,
+    WritingTask: WritingArguments,
     tasks.SegmentationTask: tasks.SegmentationArguments,
     tasks.ReconstructionTask: tasks.ReconstructionArguments,
     tasks.VariationalTask: tasks.VariationalArguments,

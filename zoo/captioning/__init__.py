@@ -1,0 +1,5 @@
+"""Nets that write captions of images."""
+
+from zoo.captioning.captioner import Captioner
+
+__all__ = ["Captioner"]
