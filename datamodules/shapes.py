@@ -179,7 +179,7 @@ def _inside(kind: np.ndarray, center: np.ndarray, radius: np.ndarray, angle: np.
     u = (cos * dx[:, None, :] + sin * dy[:, :, None]).astype(np.float32)  # (N, H, W), in radii
     v = (cos * dy[:, :, None] - sin * dx[:, None, :]).astype(np.float32)
     inside = np.empty(u.shape, bool)
-    for k, outline in enumerate((_circle, _square, _triangle, _cross), start=1):
+    for k, outline in enumerate(OUTLINES, start=1):
         inside[kind == k] = outline(u[kind == k], v[kind == k])
     return inside
 
@@ -201,3 +201,8 @@ def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Two bars, 2.2 radii long and 0.56 radii wide."""
     long, short = np.maximum(np.abs(u), np.abs(v)), np.minimum(np.abs(u), np.abs(v))
     return (long <= 1.1) & (short <= 0.28)
+
+
+# Of each class but the background: whether points are in the shape, from their distances to its center to the right and down,
+# along its own axes, in radii.
+OUTLINES = (_circle, _square, _triangle, _cross)
