@@ -28,7 +28,7 @@ and every LightningModule has them. All others are optional; who uses one does w
 - ``init_state(batch_size)``, ``step(x_t, state)``: see :class:`Incremental`; of the module or of its net.
 - ``prefill(tokens, state)``: the state after several steps at once, tokens ``(B, T)``; so language models read a prompt.
 - ``reorder_state(state, index)``: see :class:`Decodable`, which :mod:`zoo.decoding` asks for.
-- ``encode(source)``: see :class:`EncoderDecoder`, of a net that reads one text and writes another.
+- ``encode(source)``: see :class:`EncoderDecoder`, of a net that reads one text, or an image, and writes another text.
 """
 
 from collections.abc import MutableMapping
@@ -125,22 +125,28 @@ class Decodable(Incremental, Protocol):
 
 @runtime_checkable
 class EncoderDecoder(Protocol):
-    """A net that reads one text and writes another: what :class:`zoo.Seq2SeqTask` trains, and :mod:`zoo.decoding` writes with.
+    """A net that reads something and writes a text about it, with which :mod:`zoo.decoding` writes: one that reads texts, which
+    :class:`zoo.Seq2SeqTask` trains, or one that reads images, which :class:`zoo.CaptioningTask` trains.
 
     ``forward(pair)`` takes a :class:`zoo.SentencePair` and gives the logits ``(B, T, V)`` of the token after each of
     ``pair.target``, all of them read ("teacher forcing"). Going through ``pair.target`` with ``step``, from ``encode(pair.source)``
     on, gives the same. Padding at the end of either text changes nothing.
 
+    Of images, ``forward(x)`` takes a :class:`zoo.CaptionedImage` and gives ``(B, R, T, V)`` for R captions of each. Going through
+    one of them, from the row of its image in ``encode(x.image)``, gives the same. Neither padding nor other captions change it.
+
     It may also have
 
-    - ``attention(pair)``: how much each step of the target looks at each token of the source, ``(B, T, S)``: a row is at least 0,
-      sums to 1, and is 0 where the source is padded. A net that has it for some of its arguments alone says so in
-      ``has_attention``.
+    - ``attention(x)``: how much each step of the target looks at each token of the source, ``(B, T, S)``, or at each cell of a map,
+      ``(B, R, T, h w)``: a row is at least 0, sums to 1, and is 0 where the source is padded. A net that has it for some of its
+      arguments alone says so in ``has_attention``.
     - ``max_source_length``, ``max_length``: the longest source and target that it can read, with their end tokens; None: any.
+    - ``read(tokens, state)``: of nets of images, the logits ``(N, T, V)`` of whole captions at once and the weights of attention
+      ``(N, T, S)``; for the attention penalty.
     """
 
     def encode(self, source: Any) -> Any:
-        """Return the state before the first token of the target, with a row for each source, int64 ``(B, S)``.
+        """Return the state before the first token of the target, with a row for each source ``(B, S)`` or image ``(B, C, H, W)``.
 
         Whatever the target needs of the source is part of it: its encoded tokens, which of them are padding.
         """

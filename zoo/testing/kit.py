@@ -70,7 +70,8 @@ def check_module(
     - ``gradients``: every trainable parameter gets a finite gradient from one batch.
     - ``independence``: in evaluation, no example's output depends on another example of its batch.
     - ``causality`` (a module with ``causal``): outputs before a time do not see the input from that time on.
-    - ``padding`` (a module with ``padding``): padded steps at the end change neither outputs, nor the loss, nor a gradient.
+    - ``padding`` (a module with ``padding``): padded steps at the end change neither outputs, nor the loss, nor a gradient; nor do
+      captions of padding alone.
     - ``incremental`` (a module or net with ``init_state`` and ``step``, or ``encode`` and ``step``): going step by step equals the
       forward pass, and ``reorder_state``, if there is one, gives the rows that it is asked for.
     - ``memorization``: one batch is learned by heart: below a tenth of its first loss (or ``module.loss_floor()`` and 5%) within
@@ -80,7 +81,7 @@ def check_module(
     - ``folder``: so does a ``save_pretrained`` folder, built on the meta device with no tensor left there (registered classes).
     - ``bf16``: one training step under bfloat16 autocast has a finite loss and finite gradients.
     - ``export``: ``torch.export`` gives equal outputs at two batch sizes.
-    - ``export_length`` (a module with ``causal`` or ``padding``): and at two lengths.
+    - ``export_length`` (a module with ``causal`` or ``padding``): and at two lengths; of captions at two numbers of them, too.
     - ``compile``: ``module.net.compile()`` (``module.compile()`` without a net) leaves the state-dict keys as they are.
     - ``accumulation``: accumulated batches of different sizes train the weights that whole batches train.
     - ``processes``: two processes train the weights that one trains; about half a second.

@@ -56,6 +56,12 @@ def is_series(x: Tensor, lengths: set[int]) -> bool:
     return x.ndim > 1 and x.shape[1] in lengths
 
 
+def captions_of(inputs: tuple[Any, ...]) -> Tensor | None:
+    """Return the captions of images, int64 ``(B, R, T)``, whose time axis is the last; None of other inputs."""
+    captions: Tensor | None = getattr(inputs[0], "caption", None)
+    return captions
+
+
 # Modules ----------------------------------------------------------------------------------------------------------------
 
 

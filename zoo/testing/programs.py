@@ -10,6 +10,7 @@ from zoo.internals import reset_compiler
 from zoo.testing.parts import (
     NotApplicable,
     batched,
+    captions_of,
     gap_of,
     inputs_of,
     is_series,
@@ -30,7 +31,7 @@ def check_export(module: Any, batch: Any, tolerance: float = 1e-5) -> None:
 
 
 def check_export_length(module: Any, batch: Any, tolerance: float = 1e-5) -> None:
-    """``torch.export`` of series with a dynamic batch and length: equal outputs at two lengths.
+    """``torch.export`` of series with a dynamic batch and length: equal outputs at two lengths; of captions at two numbers, too.
 
     Raises:
         NotApplicable: A layer whose length torch.export fixes.
@@ -39,6 +40,14 @@ def check_export_length(module: Any, batch: Any, tolerance: float = 1e-5) -> Non
     if recurrent is not None:
         raise NotApplicable(f"torch.export unrolls nn.{recurrent} over the time steps of its example")
     inputs = inputs_of(module, batch)
+    if (captions := captions_of(inputs)) is not None:
+        length = captions.shape[2]
+        assert length > 2, f"lengths are compared of captions of 3 tokens or more, got {length}"
+        cases = {f"length {length}": inputs}
+        for name, part in ((f"length {length - 1}", captions[..., :-1]), ("one caption an image", captions[:, :1])):
+            cases[name] = (inputs[0]._replace(caption=part), *inputs[1:])
+        _check_program(module, cases, set(), tolerance)
+        return
     lengths = lengths_of(inputs)
     assert min(lengths) > 2, f"lengths are compared of series of 3 steps or more, got {min(lengths)}"
     shorter = map_tensors(lambda x: _shorter(x, lengths), inputs)
@@ -50,7 +59,9 @@ def _check_program(module: Any, cases: dict[str, Any], lengths: set[int], tolera
     """Export with the first of several inputs, and compare the outputs of all."""
     wanted = {name: row_of(outputs_of(module, *inputs)) for name, inputs in cases.items()}
     auto, example = torch.export.Dim.AUTO, next(iter(cases.values()))
-    dynamic = map_tensors(lambda x: {0: auto, 1: auto} if is_series(x, lengths) else {0: auto}, example)
+    dynamic: Any = map_tensors(lambda x: {0: auto, 1: auto} if is_series(x, lengths) else {0: auto}, example)
+    if captions_of(example) is not None:
+        dynamic = (dynamic[0]._replace(caption=dict.fromkeys(range(3), auto)), *dynamic[1:])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(module, example, dynamic_shapes=dynamic).module()

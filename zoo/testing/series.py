@@ -1,16 +1,18 @@
-"""Checks of series: causality, padding, and going through them step by step. Axis 1 is time."""
+"""Checks of series: causality, padding, and going through them step by step. Axis 1 is time, of captions ``(B, R, T)`` the last."""
 
 import copy
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.testing.frozen_draws import FrozenDraws
 from zoo.testing.parts import (
     NotApplicable,
     batched,
+    captions_of,
     cast,
     gap_of,
     inputs_of,
@@ -34,18 +36,31 @@ def check_causality(module: Any, batch: Any) -> None:
     module, batch = module.double().cpu(), cast(batch, torch.float64)
     inputs = inputs_of(module, batch)
     field = module.causal if isinstance(module.causal, str) else None
-    parts = inputs if field is None else getattr(inputs[0], field)
+    parts: Any = inputs if field is None else getattr(inputs[0], field)
+    captions = captions_of(inputs) is not None
+    parts = _time_first(parts) if captions else parts
     length = min(lengths_of(parts))
     assert length > 1, f"causality needs series of two steps or more, got {length}"
-    before = series_of(outputs_of(module, *inputs), length)
+
+    def outputs(inputs: Any) -> Tensor:
+        made = outputs_of(module, *inputs)
+        return series_of([_time_first(x) for x in made] if captions else made, length)
+
+    before = outputs(inputs)
     for t in sorted({1, length // 2, length - 1} - {0}):
         changed = map_tensors(partial(_with_other_future, length=length, t=t), parts)
+        changed = _time_first(changed) if captions else changed
         changed = changed if field is None else (inputs[0]._replace(**{field: changed}), *inputs[1:])
-        after = series_of(outputs_of(module, *changed), length)
+        after = outputs(changed)
         gap = gap_of(before[:, :t], after[:, :t])
         assert gap <= 1e-10 * size_of(before), (
             f"outputs before step {t} see the input from step {t} on: they change by {gap:.1e}"
         )
+
+
+def _time_first(x: Tensor) -> Tensor:
+    """Swap the axes of captions and of time: ``(B, R, T, ...)`` -> ``(B, T, R, ...)``, and back."""
+    return x.transpose(1, 2) if x.ndim > 2 else x
 
 
 def _with_other_future(x: Tensor, length: int, t: int) -> Tensor:
@@ -60,7 +75,10 @@ def _with_other_future(x: Tensor, length: int, t: int) -> Tensor:
 
 
 def check_padding(module: Any, batch: Any) -> None:
-    """Padded steps at the end of all series change neither outputs of real steps, nor the loss, nor a gradient, in float64."""
+    """Padded steps at the end of all series change neither outputs of real steps, nor the loss, nor a gradient, in float64.
+
+    Nor do captions of padding alone, one more of each image.
+    """
     module, batch = module.double().cpu(), cast(batch, torch.float64)
     inputs = inputs_of(module, batch)
     if len(tensors_of(inputs)) == 1 and tensors_of(inputs)[0].is_floating_point():
@@ -68,7 +86,10 @@ def check_padding(module: Any, batch: Any) -> None:
     longer = _padded(module, batch)
     before, after = (outputs_of(module, *inputs_of(module, b)) for b in (batch, longer))
     for short, long in zip(before, after, strict=True):
-        real = long if long.shape == short.shape else long[:, : short.shape[1]]
+        if captions_of(inputs) is not None:
+            real = long[:, : short.shape[1], : short.shape[2]]  # (B, R, T, ...)
+        else:
+            real = long if long.shape == short.shape else long[:, : short.shape[1]]
         assert real.shape == short.shape, (
             f"{_ADDED} padded steps change the output's shape from {tuple(short.shape)} to {tuple(long.shape)}"
         )
@@ -88,11 +109,13 @@ def check_padding(module: Any, batch: Any) -> None:
 def _padded(module: Any, batch: Any) -> Any:
     """A batch with longer series, which are all parts whose axis 1 is as long as that of one of the input's: padded input, padded
     targets of weight 0."""
-    lengths = lengths_of(inputs_of(module, batch))
-    padding = module.padding
+    inputs, padding = inputs_of(module, batch), module.padding
+    lengths, captions = lengths_of(inputs), captions_of(inputs)
     values = [padding, getattr(module, "target_padding", padding), 0]
 
     def longer(x: Tensor, value: float) -> Tensor:
+        if captions is not None:
+            return F.pad(x, (0, _ADDED, 0, 1), value=value) if x.shape == captions.shape else x
         if not is_series(x, lengths):
             return x
         return torch.cat([x, x.new_full((len(x), _ADDED, *x.shape[2:]), value)], dim=1)
@@ -123,8 +146,9 @@ def _at(x: Tensor, lengths: set[int], t: int) -> Tensor:
 def check_incremental(module: Any, batch: Any) -> None:
     """Going through a series step by step gives what the forward pass gives: to 1e-10 in float64, to 1e-5 in float32.
 
-    A net that has ``encode`` goes through the targets of pairs, from what it gives for the sources. If there is a
-    ``reorder_state``, the rows that it gives go on as those that were asked for.
+    A net that has ``encode`` goes through the targets of pairs, from what it gives for the sources, or through the captions of
+    images, each from a copy of its image's state. If there is a ``reorder_state``, the rows that it gives go on as those that were
+    asked for.
     """
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
         twin = copy.deepcopy(module).cpu().to(dtype)
@@ -132,14 +156,20 @@ def check_incremental(module: Any, batch: Any) -> None:
         owner = stepwise_part(twin)
         if owner is not twin and hasattr(twin, "standardize"):
             x = twin.standardize(x)
+        outputs, captions = outputs_of(owner, x), captions_of((x,))
         count, pairs = num_examples(x), hasattr(owner, "encode")
-        series = x.target if pairs else x
-        lengths = lengths_of(series)
-        length = min(lengths)
-        wanted = series_of(outputs_of(owner, x), length)
+        series = x.target if pairs and captions is None else x
         steps = []
         with torch.no_grad():
-            state = owner.encode(x.source) if pairs else owner.init_state(count)
+            if captions is not None:  # each is a row
+                rows = torch.arange(count).repeat_interleave(captions.shape[1])
+                state = owner.reorder_state(owner.encode(x.image), rows)
+                series, outputs, count = captions.flatten(0, 1), [y.flatten(0, 1) for y in outputs], len(rows)
+            else:
+                state = owner.encode(x.source) if pairs else owner.init_state(count)
+            lengths = lengths_of(series)
+            length = min(lengths)
+            wanted = series_of(outputs, length)
             for t in range(length):
                 x_t = map_tensors(partial(_at, lengths=lengths, t=t), series)
                 if t == length - 1 and hasattr(owner, "reorder_state"):
