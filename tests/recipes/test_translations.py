@@ -12,7 +12,7 @@ from cli_kit import Zoo, assert_one_line
 from PIL import Image
 
 import zoo as package
-from recipes.cli.verbs import predict, translations
+from recipes.cli.verbs import predict, written
 from zoo import decoding
 
 SOURCE = {"kind": "characters", "tokens": ["<pad>", "<end>", *" abcdé"], "padding": 0, "end": 1, "tokenizer": None}
@@ -136,7 +136,7 @@ def test_attention_is_drawn_for_the_best_texts(zoo: Zoo, translator: Any, monkey
     monkeypatch.setattr(
         package.Seq2SeqTask, "draw_attention", lambda self, *args: drawn.append(args) or original(self, *args)
     )
-    monkeypatch.setattr(translations, "DRAWN", 3)
+    monkeypatch.setitem(written.DRAWN, "text", 3)
     result = zoo("predict", "translator", "ab", "a", "--beam", 4, "--attention", "new/looks.png")
     assert result.out.endswith("attention in new/looks.png\n")
     assert not result.err
@@ -145,9 +145,9 @@ def test_attention_is_drawn_for_the_best_texts(zoo: Zoo, translator: Any, monkey
         assert image.width > 200
     source, tokens = drawn[0]
     assert source.tolist() == translator.batch_of(["ab", "a"]).tolist()
-    written = [best_of(translator, text, 4, 1)[0][0] for text in ("ab", "a")]
-    assert [translator.tokenizer.decode(row) for row in tokens.tolist()] == written
-    assert written[1] != best_of(translator, "a", 1, 1)[0][0], "the beam should find a better one"
+    wanted = [best_of(translator, text, 4, 1)[0][0] for text in ("ab", "a")]
+    assert [translator.tokenizer.decode(row) for row in tokens.tolist()] == wanted
+    assert wanted[1] != best_of(translator, "a", 1, 1)[0][0], "the beam should find a better one"
     result = zoo("predict", "translator", *"abcda", "--batch-size", 1, "--attention", "looks.PNG", "--json")
     assert len(json.loads(result.out)) == 5
     assert result.err == "note: looks.PNG shows the first 3 of 5 texts\n"
@@ -199,11 +199,11 @@ def test_samples_are_drawn_translations_of_the_prompt(zoo: Zoo, translator: Any)
         ),
         (
             ["predict", "lenet5_digits", "a.png", "--beam", 4],
-            ["--beam is for models that read one text", "LeNetClassifier"],
+            ["--beam is for translators and captioners", "LeNetClassifier is not one"],
         ),
         (
             ["predict", "lenet5_digits", "a.png", "--best", 4],
-            ["--best is for models that read one text", "LeNetClassifier"],
+            ["--best is for translators and captioners", "LeNetClassifier is not one"],
         ),
         (["predict", "translator", "ab", "--top", 3], ["--top is for classifiers"]),
         (
@@ -240,6 +240,6 @@ def test_texts_that_a_beam_has_not_found_are_left_out() -> None:
         "texts": [["x", "y", ""], ["z", "", ""]],
         "scores": torch.tensor([[-1.0, -2.0, -3.0], [-0.5, *[-torch.inf] * 2]]),
     }
-    rows = translations.translations(output)
+    rows = written.written_texts(output)
     assert [len(row["best"]) for row in rows] == [3, 1]
     assert rows[1] == {"text": "z", "score": -0.5, "best": [{"text": "z", "score": -0.5}]}

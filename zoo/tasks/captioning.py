@@ -7,15 +7,18 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from zoo.blocks.modes import evaluating
 from zoo.blocks.pairs import CaptionedImage
+from zoo.drawing.captions import captioned_images, word_maps
 from zoo.internals import has_trainer
 from zoo.losses.means import weighted_mean
 from zoo.metrics.captions import caption_metrics
 from zoo.model import Reads
 from zoo.tasks.base import input_of
-from zoo.tasks.writing import FORCED, WritingArguments, WritingTask, streams, uniform_rows
+from zoo.tasks.writing import FORCED, WritingArguments, WritingTask, missing_parts, streams, uniform_rows
 
 EXAMPLE_LENGTH = 16  # tokens of an example where no data told theirs
+SHOWN, DRAWN = 20, 3  # images that are shown in evaluation, those of them whose attention is drawn
 
 
 class CaptioningArguments(WritingArguments, total=False):
@@ -259,3 +262,47 @@ class CaptioningTask(WritingTask):
     def encoded(self, given: Tensor) -> Any:
         net: Any = self.net
         return net.encode(self.standardize(given))
+
+    # Pictures -------------------------------------------------------------------------------------------------------
+
+    def draw_attention(self, batch: Any, tokens: Tensor) -> Tensor:
+        """Draw where the net looks in images as it writes captions: an image ``(3, H, W)``, with a heat map for each word.
+
+        Args:
+            batch: Images, as :meth:`predict_step` takes them.
+            tokens: The tokens that are written, with their ends, padded, ``(B, T)``.
+
+        Raises:
+            TypeError: The net has no attention, or does not tell the size of the map that it looks at.
+        """
+        image, start = self._start(batch)
+        with evaluating(self):
+            weights = (
+                self.attention(CaptionedImage(image, self._read_again(start, tokens)[:, None]))[:, 0].float().cpu()
+            )
+        encoder: Any = getattr(self.net, "encoder", None)
+        if not hasattr(encoder, "map_size"):
+            raise TypeError(
+                f"to draw attention, the encoder of {type(self.net).__name__} must tell the size of its map: define "
+                "encoder.map_size(image), see zoo.ImageEncoder"
+            )
+        size, words = encoder.map_size(image), [self._labels(row) for row in tokens.tolist()]
+        maps = [part[: len(text)].unflatten(1, size) for part, text in zip(weights, words, strict=True)]
+        return word_maps(image, words, maps)
+
+    def render(self, batch: Any) -> dict[str, Any]:
+        """Return images with the captions that the net writes and their true ones, a table of both, and where it looks."""
+        if missing_parts(self.net):
+            return {}
+        x, y = (part[:SHOWN] for part in (batch[0].image, batch[1]))
+        start = self._first(batch[0].caption[:SHOWN])
+        end, made = self._end(start), self._write(x, start).tokens[:, 0]
+        written = self._texts(made, end)
+        true = [self._texts(part[(part != self.padding).any(dim=1)], end) for part in y]
+        most = max(1, *map(len, true))
+        head = ["written", *(["true"] if most == 1 else [f"true {i}" for i in range(1, most + 1)])]
+        rows = [[text, *refs, *[""] * (most - len(refs))] for text, refs in zip(written, true, strict=True)]
+        shown: dict[str, Any] = {"captions": captioned_images(x, written, true), "texts": [head, *rows]}
+        if self.has_attention and hasattr(getattr(self.net, "encoder", None), "map_size"):
+            shown["attention"] = self.draw_attention(x[:DRAWN], made[:DRAWN])
+        return shown

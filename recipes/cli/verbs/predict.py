@@ -1,11 +1,11 @@
-"""``zoo predict``: a table of predictions for images, CSV rows, series or texts, and pictures; forecasts; translations."""
+"""``zoo predict``: a table of predictions for images, CSV rows, series or texts, and pictures; forecasts; written texts."""
 
 import argparse
 import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import UserError
@@ -15,7 +15,7 @@ from recipes.cli.verbs.forecasts import forecast
 from recipes.cli.verbs.named_model import MODEL_HELP, find_model, load_model
 from recipes.cli.verbs.notes import Notes
 from recipes.cli.verbs.texts import batches_of, texts_of
-from recipes.cli.verbs.translations import DRAWN, draw_attention, translations, unfolded, writing_options
+from recipes.cli.verbs.written import DRAWN, draw_attention, unfolded, writing_options, written_texts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 30  # letters of a text in a table
 
-HELP = f"""zoo predict MODEL INPUT... [options]: predict for images, CSV rows, series or texts; forecast; translate.
+HELP = f"""zoo predict MODEL INPUT... [options]: predict for images, CSV rows, series or texts; forecast; translate; caption.
 
   MODEL             {MODEL_HELP}
   INPUT             images, or folders of images: read as the datamodules do in evaluation, center-cropped to the model's size;
@@ -39,9 +39,11 @@ HELP = f"""zoo predict MODEL INPUT... [options]: predict for images, CSV rows, s
                     of a forecaster a file: the forecasts as CSV, written as the input is
   --label K         class of the images for a conditional autoencoder: its name or index
   --top K           show the K most probable labels
-  --beam K          of a translator: follow K hypotheses at once (default: as many as in training), and show the K best texts
-  --best N          of a translator: show the N best texts, at most K (default: K where --beam K is given, else 1)
-  --attention FILE  of a translator with attention: write a PNG picture of where it looks in each text, the first {DRAWN} at most
+  --beam K          of a translator or captioner: follow K hypotheses at once (default: as many as in training), and show the K
+                    best texts
+  --best N          of a translator or captioner: show the N best texts, at most K (default: K where --beam K is given, else 1)
+  --attention FILE  of a translator or captioner with attention: write a PNG picture of where it looks as it writes, in each text,
+                    the first {DRAWN["text"]} at most; in each image, a heat map a word, the first {DRAWN["image"]} at most
   --json            print a JSON list instead of a table
   --features        print the net's pooled features instead of labels
   --batch-size N    examples per batch (default: 64)
@@ -61,9 +63,11 @@ Examples:
   zoo predict runs/recurrent/gru_austen/version_0 "It was a great happiness" --json
   cat lines.txt | zoo predict best.ckpt -
   zoo predict best.ckpt "3 March 2021" --beam 4 --attention looks.png
+  zoo predict best.ckpt photo.png --beam 4 --attention looks.png
 
-A translator, any model that reads one text and writes another, shows what it has written and its score: the mean logarithm of the
-probability of its tokens, in nats. Without --beam it writes the most probable token at each step, unless it was trained otherwise.
+A translator, any model that reads one text and writes another, and a captioner, which writes what is in an image, show what they
+have written and its score: the mean logarithm of the probability of its tokens, in nats. Without --beam they write the most
+probable token at each step, unless they were trained otherwise.
 
 A language model tells how probable a text is: the logarithm of its probability in nats, its perplexity, its bits per
 character, and the most probable way in which it goes on.
@@ -104,8 +108,7 @@ def run(args: list[str]) -> int:
         forecasts = "forecasting" in model.learns
         rows = forecast(model, options, _written(options)) if forecasts else list(_rows(model, options, notes))
         if options.attention is not None:
-            for line in draw_attention(model, [row["source"] for row in rows], options):
-                console.print(line, error=True)
+            _draw_attention(model, rows, options, console)
     notes.print(console)
     if options.json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
@@ -114,12 +117,29 @@ def run(args: list[str]) -> int:
             *where, values = row.values()
             print(*where, *(f"{value:.6g}" for value in values), sep="\t")
     else:
-        print(_table([_cells(each) for row in rows for each in unfolded(row)]))
+        read = ("source",) if "beam" in model.predict_options else ("text", "continuation")
+        print(_table([_cells(each) for row in rows for each in unfolded(row)], read))
         if options.attention is not None:
             print(f"\nattention in {options.attention}")
         if options.output is not None:
             print(f"\n{'forecasts' if forecasts else 'pictures'} in {options.output}")
     return 0
+
+
+def _draw_attention(
+    model: "Model", rows: Sequence[dict[str, Any]], options: argparse.Namespace, console: Console
+) -> None:
+    """Write the picture of where the model looks in the first of its inputs."""
+    first, task = rows[: DRAWN[model.reads or ""]], cast(Any, model)
+    if model.reads == "image":
+        given = read_images([Path(row["file"]) for row in first], model)
+    else:
+        given = task.batch_of([row["source"] for row in first])
+    draw_attention(model, given, options)
+    if len(first) < len(rows):
+        console.print(
+            f"note: {options.attention} shows the first {len(first)} of {len(rows)} {model.reads}s", error=True
+        )
 
 
 def _existing(word: str) -> Path:
@@ -301,18 +321,19 @@ def _plain(
     """Convert the output of ``predict_step`` to plain data.
 
     One dict per example: label and probability, value in the target's unit, share of each class, reconstruction error, what a
-    language model says of a text, or what a translator writes.
+    language model says of a text, or what a translator or captioner writes.
     """
     name = type(model).__name__
     makes_pictures = model.makes in ("mask", "image")
     if pictures is not None and pictures.folder is not None and not makes_pictures:
+        other = ", or give --attention FILE.png" if "attention" in model.predict_options else ""
         raise UserError(
-            f"-o is for models that make pictures (segmenters, autoencoders), and {name} makes none: leave it out"
+            f"-o is for models that make pictures (segmenters, autoencoders), and {name} makes none: leave it out{other}"
         )
     if top > 1 and "top" not in model.predict_options:
         raise UserError(f"--top is for classifiers, and {name} is not one")
     if "beam" in model.predict_options:
-        return translations(output)
+        return written_texts(output)
     if model.makes == "label":
         return _labels(model, output, top)
     if model.makes == "number":
@@ -399,15 +420,14 @@ def _cells(row: dict[str, Any]) -> dict[str, Any]:
     return cells
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
-    """Return a table; of one text and what a language model says of it a list, as it is wide."""
+def _table(rows: list[dict[str, Any]], read: Sequence[str]) -> str:
+    """Return a table, with the columns that were ``read`` shortened; of one text and what a language model says of it a list."""
     if len(rows) == 1 and "continuation" in rows[0]:
         return columns([(name.replace("_", " "), str(value)) for name, value in rows[0].items()], rule=False)
     order = ("file", "row", "line")  # in front, where some inputs have them and others do not
     keys = [*dict.fromkeys(key for row in rows for key in row)]
     keys.sort(key=lambda key: order.index(key) if key in order else len(order))
-    given = ("source", "continuation") if "source" in keys else ("text", "continuation")
-    cells = [[_shortened(row.get(key, "")) if key in given else row.get(key, "") for key in keys] for row in rows]
+    cells = [[_shortened(row.get(key, "")) if key in read else row.get(key, "") for key in keys] for row in rows]
     return columns([[key.replace("_", " ") for key in keys], *cells])
 
 

@@ -1,8 +1,7 @@
-"""What ``zoo predict`` shows of a model that reads one text and writes another: its best texts, and where it looks."""
+"""What ``zoo predict`` shows of a model that writes texts, translations or captions: the best of them, and where it looks."""
 
 import argparse
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from recipes.cli.errors import UserError
@@ -10,7 +9,8 @@ from recipes.cli.errors import UserError
 if TYPE_CHECKING:
     from zoo import Model
 
-DRAWN = 16  # texts whose attention is drawn, in one picture
+DRAWN = {"text": 16, "image": 8}  # inputs whose attention is drawn, in one picture
+_WRITERS = "translators and captioners, such as zoo.RecurrentSeq2Seq and zoo.RecurrentCaptioning"
 
 
 def writing_options(model: "Model", options: argparse.Namespace) -> dict[str, Any]:
@@ -23,10 +23,7 @@ def writing_options(model: "Model", options: argparse.Namespace) -> dict[str, An
     name, known = type(model).__name__, model.predict_options
     for option, value in (("beam", beam), ("best", best)):
         if value is not None and option not in known:
-            raise UserError(
-                f"--{option} is for models that read one text and write another, such as zoo.RecurrentSeq2Seq, and {name} is not "
-                "one: leave it out"
-            )
+            raise UserError(f"--{option} is for {_WRITERS}, and {name} is not one: leave it out")
         if value is not None and value < 1:
             raise UserError(f"--{option} must be 1 or more, got {value}")
     if picture is not None:
@@ -45,11 +42,12 @@ def _check_picture(model: "Model", picture: Any) -> None:
     from recipes.cli.verbs.pictures import writing
 
     if "attention" not in model.predict_options:
-        cure = (
-            "train it with attention, --model.attention=additive, say"
-            if "beam" in model.predict_options
-            else "it is for models that read one text and write another; leave it out"
-        )
+        if "beam" not in model.predict_options:
+            cure = f"it is for {_WRITERS}; leave it out"
+        elif model.reads == "image":
+            cure = "train one with attention, --model.attention=additive, say, or zoo.TransformerCaptioning"
+        else:
+            cure = "train it with attention, --model.attention=additive, say"
         raise UserError(f"--attention: this {type(model).__name__} has no attention that could be drawn: {cure}")
     if picture.is_dir() or picture.suffix.lower() != ".png":
         raise UserError(f"--attention {picture}: give the name of a file that ends in .png")
@@ -57,8 +55,8 @@ def _check_picture(model: "Model", picture: Any) -> None:
         pass
 
 
-def translations(output: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return for each text what was written, its score, and of several the N best, as plain data."""
+def written_texts(output: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return for each input what was written, its score, and of several the N best, as plain data."""
     rows = []
     for texts, scores in zip(output["texts"], output["scores"].tolist(), strict=True):
         pairs = zip(texts, scores, strict=True)
@@ -68,26 +66,29 @@ def translations(output: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def unfolded(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of a table for one text: of several that were written one each, with its rank, best first."""
+    """Return the rows of a table for one input: of several texts that were written one each, with its rank, best first."""
     if "best" not in row:
         return [row]
     origin = {key: value for key, value in row.items() if key not in ("score", "text", "best")}
     return [{**origin, "rank": rank, **each} for rank, each in enumerate(row["best"], start=1)]
 
 
-def draw_attention(model: "Model", texts: Sequence[str], options: argparse.Namespace) -> list[str]:
-    """Write a picture of where the model looks as it writes the best text for each; return what there is to say of it."""
+def draw_attention(model: "Model", given: Any, options: argparse.Namespace) -> None:
+    """Write a picture of where the model looks as it writes the best text for each input.
+
+    Args:
+        model: The model.
+        given: A batch of what it reads.
+        options: With ``attention``, the file, and ``beam``.
+    """
     import torch
 
     from recipes.cli.verbs.pictures import as_image, writing
 
     task: Any = model
     with torch.inference_mode():
-        source = task.batch_of(texts[:DRAWN])
-        made = task.predict_step(source, beam=options.beam)
-        image = task.draw_attention(source, made["tokens"][:, 0])
+        given = given.to(model.device)
+        made = task.predict_step(given, beam=options.beam)
+        image = task.draw_attention(given, made["tokens"][:, 0])
     with writing(options.attention, "--attention"):
         as_image(image).save(options.attention, "PNG")
-    if len(texts) <= DRAWN:
-        return []
-    return [f"note: {options.attention} shows the first {DRAWN} of {len(texts)} texts"]
