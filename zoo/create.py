@@ -16,6 +16,7 @@ from zoo.blocks.skeleton import at_most, skeleton
 from zoo.blocks.vocabulary import Vocabulary
 from zoo.internals import tree_leaves
 from zoo.model import VOCABULARIES, Model, spelled
+from zoo.pretrained import bundled
 from zoo.pretrained.report import LoadReport, compare, load_weights, put, tied
 from zoo.pretrained.schema import check_hyperparameters, check_standardization
 from zoo.pretrained.sources import Weights, local_folder, model_of_layout, read_saved
@@ -54,7 +55,7 @@ def create_model(name: str, /, weights: str | Path | None = None, **kwargs: Any)
         TypeError: An argument that the class does not have; the message suggests the closest.
         FileNotFoundError, ConnectionError: The weights do not exist, or cannot be reached.
     """
-    entry = get(name)
+    entry = _entry(name)
     check_arguments(entry.cls, kwargs)
     arguments = {**entry.preset, **kwargs}
     if weights is None:
@@ -134,6 +135,23 @@ def load(
     if overrides.get("preprocessing") is not None:  # comes before the mean and std of the file
         module.set_preprocessing(overrides["preprocessing"])
     return module.eval()
+
+
+def _entry(name: str) -> Entry:
+    """Return the entry of a registered name, or of a net by name.
+
+    Raises:
+        ValueError: Unknown name; the message suggests the closest, or says what to do with a name of weights.
+    """
+    try:
+        return get(name)
+    except ValueError:
+        if (config := bundled.configs().get(name)) is None:
+            raise
+        model = config["model"]
+        raise ValueError(
+            f"{name!r} names weights of the model {model!r}: zoo.load({name!r}), or zoo.create_model({model!r}, weights={name!r})"
+        ) from None
 
 
 def _checked(

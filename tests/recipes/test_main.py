@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from cli_kit import Zoo, assert_one_line
@@ -57,11 +58,14 @@ def test_unknown_verb_suggests_the_closest(zoo: Zoo) -> None:
         ["recipes"],
         ["models"],
         ["models", "resnet*"],
+        ["models", "--weights"],
+        ["examples", "{folder}"],
         ["fit", "--help"],
         ["predict", "--help"],
     ],
 )
-def test_fast_verbs_import_neither_torch_nor_lightning(args: list[str]) -> None:
+def test_fast_verbs_import_neither_torch_nor_lightning(args: list[str], tmp_path: Path) -> None:
+    args = [arg.format(folder=tmp_path / "examples") for arg in args]
     code = (
         f"import sys; from recipes.cli.__main__ import main; code = main({args!r})\n"
         "sys.exit(code or any(m in sys.modules for m in ('torch', 'lightning', 'numpy', 'rich')))"

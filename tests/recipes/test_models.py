@@ -9,6 +9,7 @@ from cli_kit import Zoo, assert_one_line
 
 import zoo as package
 from recipes.cli import catalog, index
+from zoo.pretrained import bundled
 
 
 def test_the_index_is_that_of_the_registry() -> None:
@@ -113,6 +114,35 @@ def test_one_model(zoo: Zoo, args: list[str], lines: list[str]) -> None:
     out = zoo("models", *args).out
     for text in lines:
         assert text in out, text
+
+
+def test_weights_and_what_they_reach(zoo: Zoo) -> None:
+    """What their cards say, each in a block of its own."""
+    out = zoo("models", "--weights").out
+    assert max(map(len, out.splitlines())) <= 80
+    *blocks, end = out.rstrip("\n").split("\n\n")
+    assert [block.split()[0] for block in blocks] == bundled.names()
+    total = sum(bundled.size(name) for name in bundled.names()) / 1e6
+    assert end.startswith(f"{len(blocks)} bundled nets, {total:.2f} MB: ")
+    assert "torchvision" in end
+    for block, (name, config) in zip(blocks, bundled.configs().items(), strict=True):
+        training = config["training"]
+        metric, value = next((key.removeprefix("test/"), value) for key, value in training["metric"].items())
+        assert re.match(rf"{name} +\d+\.\d\d MB  {metric} {re.escape(str(value))} \(3 seeds: ", block)
+        lowest, highest = re.search(r"seeds: (\S+) to (\S+)\)", block).groups()  # type: ignore[union-attr]
+        assert float(lowest) == min(training["seeds"].values())
+        assert float(highest) == max(training["seeds"].values())
+        assert f"model {config['model']}, recipe {training['recipe']}" in block
+        assert training["data"] in re.sub(r"\n +", " ", block)
+
+
+def test_weights_of_a_pattern_or_of_a_model(zoo: Zoo) -> None:
+    def names(pattern: str) -> list[str]:
+        return [block.split()[0] for block in zoo("models", pattern, "--weights").out.split("\n\n")[:-1]]
+
+    assert names("dates*") == ["dates_gru", "dates_transformer"]
+    assert names("lenet5") == names("lenet5_digits") == ["lenet5_digits"]
+    assert "1 bundled nets" not in zoo("models", "lenet5", "--weights").out
 
 
 def test_models_refuses(zoo: Zoo) -> None:

@@ -1,6 +1,8 @@
-"""Reading and writing weights: files, folders, the Hugging Face hub, torchvision's weights, bundled ones."""
+"""Reading and writing weights: files, folders, the Hugging Face hub, torchvision's weights, bundled ones.
 
-from zoo.pretrained.report import LoadReport, load_weights
-from zoo.pretrained.sources import list_weights
+``__init__.pyi`` lists the public names, which are imported on first use: what is bundled can be listed without importing torch.
+"""
 
-__all__ = ["LoadReport", "list_weights", "load_weights"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

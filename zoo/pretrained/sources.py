@@ -131,6 +131,11 @@ def read_saved(path: Path, average: bool | None, verify: bool) -> Saved:
         description, state = read_folder(folder, verify)
         path, hparams, ema = folder / CONFIG, description["hparams"], None
     else:
+        if path.name == str(path) and path.suffix not in FILES and not path.exists():
+            raise FileNotFoundError(
+                f"there is no checkpoint or folder {path}{suggest(path.name, bundled.names())}; by name there are "
+                f"{', '.join(bundled.names())}"
+            )
         checkpoint = read_checkpoint(path, mmap=not verify, verify=verify)
         parts: list[Any] = [checkpoint.get(key) for key in ("zoo", "state_dict", "hyper_parameters")]
         if not all(isinstance(part, dict) for part in parts):

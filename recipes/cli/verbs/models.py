@@ -1,4 +1,4 @@
-"""``zoo models``: list the models, or describe one. The list imports no torch."""
+"""``zoo models``: list the models, or the bundled weights, or describe one model. The lists import no torch."""
 
 import textwrap
 from contextlib import suppress
@@ -15,6 +15,7 @@ from recipes.cli.run.internals import tree_leaves, tree_map
 from recipes.cli.run.options import Parser
 from recipes.cli.run.process import importable_current_folder
 from recipes.cli.text import WIDTH, columns, facts
+from zoo.pretrained import bundled
 from zoo.spelling import suggest
 
 if TYPE_CHECKING:
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
     from zoo import Model
     from zoo.registry import Entry
 
-HELP = """zoo models [PATTERN|NAME] [--module MODULE] [--size N]: list the models, or describe one.
+HELP = """zoo models [PATTERN|NAME] [--weights] [--module MODULE] [--size N]: list the models, or describe one.
 
   PATTERN          a shell pattern: list those that match
   NAME             one model: parameters, multiply-adds, paper, arguments, recipes, weights, shapes by stage
                    "timm/*" and "torchvision/*" list the nets of those libraries, which zoo.ClassificationTask takes by name
                    (--model.net timm/NAME); timm comes with pip install 'lightning-zoo[timm]'
+  --weights        list the weights that come with the package instead: what they were trained on, and what they reach;
+                   PATTERN and NAME are of weights or of models
   --module MODULE  import this module of your own first: the models that it registers are listed, too
   --size N         height and width of the image to count with (default: the net's own)
   --debug          show the traceback of any error
@@ -37,6 +40,8 @@ Examples:
   zoo models
   zoo models "resnet*"
   zoo models resnet18 --size 64
+  zoo models --weights
+  zoo models "*digits" --weights
   zoo models "timm/convnext*"
   zoo models timm/resnet18
   zoo models my_net --module my_nets
@@ -47,11 +52,17 @@ def run(args: list[str]) -> int:
     """Run the verb ``models``."""
     parser = Parser("zoo models")
     parser.add_argument("pattern", nargs="?", default="*")
+    parser.add_argument("--weights", action="store_true")
     parser.add_argument("--module")
     parser.add_argument("--size", type=int)
     options = parser.parse_args(args)
     if options.size is not None and options.size < 1:
         raise UserError(f"--size must be 1 or more, got {options.size}")
+    if options.weights:
+        if options.size is not None or options.module is not None:
+            raise UserError(f"{'--module' if options.size is None else '--size'} is for models: leave out --weights")
+        print(_weights(options.pattern))
+        return 0
     with importable_current_folder():
         models = index.read()
         if options.module is not None:
@@ -66,6 +77,11 @@ def run(args: list[str]) -> int:
             print(_list(chosen))
             return 0
         if options.pattern not in models:
+            if (model := bundled.configs().get(options.pattern, {}).get("model")) is not None:
+                raise UserError(
+                    f"{options.pattern} is no model, but weights of the model {model}: `zoo models {options.pattern} --weights` "
+                    f"and `zoo models {model}` describe them"
+                )
             raise UserError(
                 f"unknown model {options.pattern!r}{suggest(options.pattern, models)}; `zoo models` lists all {len(models)}, "
                 f"and with --module MODULE those that a module of your own registers"
@@ -127,10 +143,53 @@ def _list(models: index.Index) -> str:
     )
 
 
+def _weights(pattern: str) -> str:
+    """Return the bundled weights that match, each with what its card says.
+
+    Args:
+        pattern: A shell pattern, or the name, of weights or of models.
+    """
+    configs = bundled.configs()
+    chosen = {name for name, config in configs.items() if any(fnmatchcase(n, pattern) for n in (name, config["model"]))}
+    if not chosen:
+        known = {*configs, *(config["model"] for config in configs.values())}
+        raise UserError(
+            f"no bundled weights match {pattern!r}{suggest(pattern, known)} (`zoo models --weights` lists all "
+            f"{len(configs)}; `zoo models NAME` lists what is published of a model, too)"
+        )
+    rows = []
+    for name in sorted(chosen):
+        training = configs[name]["training"]
+        (metric, value), *_ = training["metric"].items()
+        seeds = training["seeds"].values()
+        reached = f"{metric.removeprefix('test/')} {value} ({len(seeds)} seeds: {min(seeds)} to {max(seeds)})"
+        rows.append((name, _megabytes(bundled.size(name)), reached))
+    blocks = []
+    for (name, *_), line in zip(rows, columns(rows, rule=False).split("\n"), strict=True):
+        training = configs[name]["training"]
+        about = [f"model {configs[name]['model']}, recipe {training['recipe']}", f"data: {training['data']}"]
+        margin = {"initial_indent": "    ", "subsequent_indent": "    "}
+        more = [part for text in about for part in textwrap.wrap(text, WIDTH, break_on_hyphens=False, **margin)]
+        blocks.append("\n".join([line, *more]))
+    total = _megabytes(sum(bundled.size(name) for name in chosen)).strip()
+    return "\n\n".join(
+        [
+            *blocks,
+            f"{len(chosen)} bundled net{'s' * (len(chosen) > 1)}, {total}: name, size, what it reaches on the test part.\n"
+            f"Use one with: zoo predict NAME ..., zoo sample NAME, zoo.load(NAME), or\n"
+            f"zoo.create_model(MODEL, weights=NAME). Not listed is what torchvision and timm\n"
+            f"publish: `zoo models NAME` lists the weights of one model.",
+        ]
+    )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:5.2f} MB"
+
+
 def _one(entry: "Entry", size: int | None) -> str:
     from zoo.backbones import list_weights
     from zoo.blocks import ConvNet
-    from zoo.pretrained import bundled
 
     model = index.on_meta(entry)
     net: Any = model.net.to("meta").eval()  # nets of other libraries are built for real

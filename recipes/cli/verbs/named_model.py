@@ -3,16 +3,17 @@
 import re
 import shlex
 import warnings
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.cli import catalog
-from recipes.cli.console import NoCaches
+from recipes.cli import catalog, index
 from recipes.cli.errors import UserError
 from recipes.cli.run.folder import BEST, CHECKPOINTS, CONFIG, LAST, checkpoint_of, newest_run
-from recipes.cli.run.process import exiting_at_once, importable_current_folder
+from recipes.cli.run.process import importable_current_folder
 from recipes.cli.yaml_files import read_recipe
+from zoo.pretrained import bundled
 from zoo.spelling import suggest
 
 if TYPE_CHECKING:
@@ -32,16 +33,11 @@ def find_model(text: str) -> str:
     """
     path = Path(text)
     if path.name == text and not path.suffix:
-        with NoCaches(), exiting_at_once():
-            from zoo.pretrained.bundled import names
-        bundled = names()
-        if text in bundled:
+        known = bundled.configs()
+        if text in known:
             return text
         if not path.exists():
-            raise UserError(
-                f"no model {text!r}{suggest(text, bundled)}: there is no such run folder, checkpoint or folder of "
-                f"save_pretrained, and the bundled ones are {', '.join(bundled)}"
-            )
+            raise UserError(_unknown(text, known))
     if path.is_dir():
         return str(_in_folder(path))
     if path.exists():
@@ -53,6 +49,21 @@ def find_model(text: str) -> str:
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) and not path.suffix:
         return text  # on the hub
     raise UserError(f"no such checkpoint or folder: {text}")
+
+
+def _unknown(text: str, known: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what to say of a word that names no model: the weights of the model that it may name, or the closest ones."""
+    own = [name for name, config in known.items() if config["model"] == text]
+    hint = f", did you mean {' or '.join(map(repr, own))}?" if own else suggest(text, known)
+    if text in index.read():
+        return (
+            f"{text!r} is a model, and no weights of it{hint or ':'} give a run folder, a checkpoint, a folder of save_pretrained, "
+            f"or one of the bundled {', '.join(known)}"
+        )
+    return (
+        f"no model {text!r}{hint}: there is no such run folder, checkpoint or folder of save_pretrained, and the bundled ones are "
+        f"{', '.join(known)}"
+    )
 
 
 def _in_folder(path: Path) -> Path:
