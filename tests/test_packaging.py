@@ -54,10 +54,12 @@ def test_wheel_holds_the_packages_their_yaml_and_nothing_else(wheel: Path) -> No
     assert "recipes/cnn/lenet_digits.yaml" in wanted
     assert {
         f"zoo/pretrained/{folder}/{name}"
-        for folder in ("lenet5_digits", "char_lm", "dates_gru", "dates_transformer")
+        for folder in ("lenet5_digits", "char_lm", "dates_gru", "dates_transformer", "unet_shapes", "dcgan_digits")
         for name in ("README.md", "config.json", "model.safetensors")
     } <= wanted
+    assert {"datamodules/bundled/three.png", "datamodules/bundled/co2.csv"} <= wanted
     assert held == wanted
+    assert wheel.stat().st_size <= 12e6
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 
@@ -82,6 +84,10 @@ def test_wheel_works_from_any_folder(wheel: Path, tmp_path: Path) -> None:
     assert "It was" in run(zoo, "sample", "char_lm", "--prompt", "It was", "-o", tmp_path / "text.txt", cwd=elsewhere)
     for name in ("dates_gru", "dates_transformer"):
         assert "2021-03-03" in run(zoo, "predict", name, "3 March 2021", cwd=elsewhere)
+    run(zoo, "examples", elsewhere / "examples", cwd=elsewhere)
+    run(zoo, "predict", "unet_shapes", "examples/shapes1.png", "-o", "examples", cwd=elsewhere)
+    assert (elsewhere / "examples/shapes1_mask.png").is_file()
+    shutil.rmtree(elsewhere / "examples")
     run(zoo, "fit", "-c", "cnn/lenet_digits", "--trainer.max_epochs", "1", cwd=elsewhere)
     assert [path.name for path in elsewhere.iterdir()] == ["runs"]
     assert list(elsewhere.glob("runs/cnn/lenet_digits/*/config.yaml")), sorted(elsewhere.rglob("*"))

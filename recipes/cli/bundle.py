@@ -51,14 +51,32 @@ class Net:
 TRANSLATIONS = ("test/exact", "test/bleu4", "test/chrf", "test/loss")
 DATES = "dates of 1950 to 2049 as twelve locales write them (Unicode CLDR, Unicode License v3), none of the test part in training"
 WRITTEN = ("3 March 2021", "Mar 3, 2021", "mercredi 3 mars 2021", "03.03.21", "2021年3月3日水曜日")
+DIGITS = "1,797 handwritten digits (scikit-learn's copy of a part of a UCI set, Alpaydin and Kaynak 1998, CC BY 4.0)"
 NETS = {
-    "lenet5_digits": Net("cnn/lenet_digits", ("test/acc",)),
-    "resnet20_digits": Net("cnn/resnet_digits", ("test/acc",), ("--model.depth=20", "--model.width=16")),
+    "lenet5_digits": Net("cnn/lenet_digits", ("test/acc",), data=DIGITS),
+    "resnet20_digits": Net("cnn/resnet_digits", ("test/acc",), ("--model.depth=20", "--model.width=16"), data=DIGITS),
     "char_lm": Net(
         "recurrent/gru_austen",
         ("test/loss", "test/perplexity", "test/acc", "test/bpc"),
         data='"Persuasion" by Jane Austen (1817), in the public domain',
         texts=("It was",),
+    ),
+    "unet_shapes": Net(
+        "segmentation/unet_shapes",
+        ("test/miou", "test/acc", "test/loss"),
+        data="shapes that datamodules.ShapesDataModule draws, of this package (Apache License 2.0)",
+    ),
+    "vae_digits": Net("autoencoder/vae8_digits", ("test/elbo", "test/iwae", "test/kl"), data=DIGITS),
+    "dcgan_digits": Net("gan/dcgan_digits", ("test/judged_acc", "test/frechet", "test/copy_ratio"), data=DIGITS),
+    "mnist1d_fcn": Net(
+        "cnn/fcn_mnist1d",
+        ("test/acc", "test/loss"),
+        data="series that datamodules.MNIST1DDataModule makes, equal to those of the package mnist1d (Apache License 2.0)",
+    ),
+    "co2_gru": Net(
+        "recurrent/gru_co2",
+        ("test/relative_mae", "test/mae", "test/rmse"),
+        data="monthly means of carbon dioxide at Mauna Loa, 1958 to 2001 (Keeling and Whorf 2004), in the public domain",
     ),
     "dates_gru": Net("seq2seq/gru_attention_dates", TRANSLATIONS, data=DATES, texts=WRITTEN),
     "dates_transformer": Net("transformer/dates", TRANSLATIONS, data=DATES, texts=WRITTEN),
