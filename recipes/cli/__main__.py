@@ -25,7 +25,8 @@ VERBS = {
     ),
     "sample": ("recipes.cli.verbs.sample", "sample from a generative model, write text with a language model"),
     "export": ("recipes.cli.verbs.export", "write a model as ONNX, a torch.export program or tensors"),
-    "models": ("recipes.cli.verbs.models", "list the models, or describe one"),
+    "examples": ("recipes.cli.verbs.examples", "copy small inputs to try the bundled models with"),
+    "models": ("recipes.cli.verbs.models", "list the models, or describe one; list the bundled weights"),
     "recipes": ("recipes.cli.verbs.recipes", "list the recipes"),
     "transfer": (
         "recipes.cli.studies.transfer_digits",
@@ -122,6 +123,7 @@ def _help() -> str:
   --debug    with any verb: show the traceback of an error
 
 See `zoo VERB --help`. To begin with:
+  zoo examples
   zoo recipes
   zoo fit -c cnn/lenet_digits
 """
