@@ -781,6 +781,7 @@ class Model(LightningModule):
             "net": net.__name__,
             "source": (inspect.getdoc(inspect.getmodule(net)) or "").split("\n\n")[0].replace("\n", " "),
             "parameters": sum(p.numel() for p in self.parameters()),
+            "reads": self.reads,
             "makes": self.makes,
             "vocabularies": {name: Vocabulary(config[name]) for name in reversed(VOCABULARIES) if config.get(name)},
         }

@@ -29,7 +29,7 @@ def save_folder(folder: Path, config: Mapping[str, Any], state: Mapping[str, Ten
         folder: Created if it does not exist.
         config: Plain data: registered name and hyperparameters of the model, description of its data.
         state: State dict of the model.
-        facts: For the card: "class", "net", "source", "parameters", "makes", and the "vocabularies" by name.
+        facts: For the card: "class", "net", "source", "parameters", what it "reads" and "makes", and the "vocabularies" by name.
 
     Returns:
         The folder.
@@ -160,16 +160,16 @@ def _data(config: Mapping[str, Any], state: Mapping[str, Tensor], facts: Mapping
     """What a model reads and what it makes, a line each."""
     shape = config.get("input_shape")
     mean, std = (state[name].tolist() if name in state else None for name in ("mean", "std"))
-    if vocabularies := facts["vocabularies"]:  # tokens are not standardized
+    if facts["reads"] == "text":  # tokens are not standardized
         lines = [f"- Input: text, shape {shape} in tokens"]
-        lines += [f"- {name.capitalize().replace('_', ' ')}: {_tokens(of)}" for name, of in vocabularies.items()]
     else:
         lines = [
             f"- Input: shape {shape}, standardized by the model itself with mean {mean} and\n  standard deviation {std}"
         ]
-    if facts["makes"] != "text":
-        classes = ", ".join(config["class_names"]) if config.get("class_names") else "not named"
-        lines.append(f"- Classes: {classes}")
+    lines += [f"- {name.capitalize().replace('_', ' ')}: {_tokens(of)}" for name, of in facts["vocabularies"].items()]
+    names = config.get("class_names")
+    if facts["makes"] in ("label", "mask") or (names and facts["makes"] != "text"):
+        lines.append(f"- Classes: {', '.join(names) if names else 'not named'}")
     return "\n".join(lines)
 
 

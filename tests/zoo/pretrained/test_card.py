@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import zoo
+from zoo.blocks.vocabulary import Vocabulary
+from zoo.pretrained.folder import save_folder
 from zoo.recurrent import RecurrentLanguageModel, SequenceClassifier
 
 LETTERS = {"kind": "characters", "tokens": ["<pad>", "<end>", *'`a\n"é'], "padding": 0, "end": 1}
@@ -55,6 +58,24 @@ def test_a_model_of_images_tells_how_they_are_standardized(tmp_path: Path) -> No
         in text
     )
     assert "- Classes: not named\n" in text
+
+
+def test_a_forecaster_tells_of_no_classes(tmp_path: Path) -> None:
+    text = card(zoo.RecurrentForecaster(width=2), tmp_path)
+    assert "- Input: shape None, standardized by the model itself" in text
+    assert "Classes" not in text
+
+
+def test_a_captioner_tells_how_its_images_are_standardized_and_its_words(tmp_path: Path) -> None:
+    words = {"kind": "words", "tokens": ["<pad>", "<end>", "a", "red"], "padding": 0, "end": 1, "unknown": None}
+    facts = {"class": "a.B", "net": "C", "source": "", "parameters": 1, "reads": "image", "makes": "text"}
+    config = {"model": "b", "hparams": {}, "zoo_version": "0", "input_shape": [3, 8, 8]}
+    state = {"mean": torch.zeros(3), "std": torch.ones(3)}
+    save_folder(tmp_path, config, state, {**facts, "vocabularies": {"vocabulary": Vocabulary(words)}})
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "- Input: shape [3, 8, 8], standardized by the model itself with mean [0.0, 0.0, 0.0]" in text
+    assert "\n- Vocabulary: 4 words, those for padding and end among them\n" in text
+    assert "Classes" not in text
 
 
 def test_what_is_said_of_the_training(tmp_path: Path) -> None:
