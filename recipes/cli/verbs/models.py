@@ -168,9 +168,8 @@ def _weights(pattern: str) -> str:
     for (name, *_), line in zip(rows, columns(rows, rule=False).split("\n"), strict=True):
         training = configs[name]["training"]
         about = [f"model {configs[name]['model']}, recipe {training['recipe']}", f"data: {training['data']}"]
-        margin = {"initial_indent": "    ", "subsequent_indent": "    "}
-        more = [part for text in about for part in textwrap.wrap(text, WIDTH, break_on_hyphens=False, **margin)]
-        blocks.append("\n".join([line, *more]))
+        more = [part for text in about for part in textwrap.wrap(text, WIDTH - 4, break_on_hyphens=False)]
+        blocks.append("\n    ".join([line, *more]))
     total = _megabytes(sum(bundled.size(name) for name in chosen)).strip()
     return "\n\n".join(
         [
