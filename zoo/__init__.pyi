@@ -66,6 +66,7 @@ from .tasks import SegmentationTask as SegmentationTask
 from .tasks import Seq2SeqTask as Seq2SeqTask
 from .tasks import Task as Task
 from .tasks import VariationalTask as VariationalTask
+from .transformer import HybridClassifier as HybridClassifier
 from .transformer import TransformerClassifier as TransformerClassifier
 from .transformer import TransformerLanguageModel as TransformerLanguageModel
 from .transformer import TransformerSeq2Seq as TransformerSeq2Seq

@@ -209,7 +209,7 @@ class ImageEncoder(nn.Module):
             middle = (least + most) // 2
             try:
                 enough = min(self._meta_map(middle, middle).shape[-2:]) > 0
-            except (RuntimeError, ValueError):
+            except (RuntimeError, ValueError, AssertionError):  # timm asserts that patches divide the image
                 enough = False
             least, most = (least, middle) if enough else (middle, most)
         if self._meta_map(most, most).shape[1] != self.out_channels:

@@ -33,12 +33,21 @@ TINY_SEQ2SEQ = {
     "hidden_dim": 64,
     "dropout": 0.0,
 }
+SLIM_ENCODER = {"encoder": "resnet20", "encoder_args": {"depth": 8, "width": 8}}
 TINY_VIT = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 64}
+TINY_HYBRID = {
+    **SLIM_ENCODER,
+    "width": 32,
+    "num_layers": 2,
+    "num_heads": 2,
+    "hidden_dim": 64,
+    "dropout": 0.0,
+    "num_classes": 10,
+}
 TINY_LM = {"vocab_size": 7, "width": 32, "num_layers": 2, "num_heads": 2, "max_length": 16}
 
 GOOGLENETS = ("googlenet", "googlenet_published", "googlenet_naive")
 SHALLOW = {"blocks": [1, 2, 2, 1]}
-SLIM_ENCODER = {"encoder": "resnet20", "encoder_args": {"depth": 8, "width": 8}}
 
 
 torch.manual_seed(0)  # the batches below are the same in every process
@@ -209,6 +218,9 @@ CASES = {
         (pairs()[0].source, torch.arange(8)),
         {},
     ),
+    "hybrid_resnet20": ({**TINY_HYBRID, "pooling": "mean"}, images(3, 16), {}),
+    "hybrid_resnet18": ({**TINY_HYBRID, "image_size": 16, "positions": "learned"}, images(3, 16), {}),
+    "hybrid_vit_b_32_resnet50": ({**TINY_HYBRID, "image_size": 16}, images(3, 16), {}),
     **{
         f"vit_{n}": ({**TINY_VIT, "num_classes": 10}, images(3, 32), {})
         for n in ("b_16", "b_32", "l_16", "l_32", "h_14")

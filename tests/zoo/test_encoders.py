@@ -143,3 +143,8 @@ def test_nets_of_other_libraries(name: str, arguments: dict, stage: int, smalles
         with pytest.raises(ValueError, match="set the datamodule's size=224"):
             encoder(torch.rand(1, 1, 240, 224))
     assert isinstance(encoder.net, backbones.Backbone)
+
+
+def test_a_net_of_patches_takes_no_part_of_one() -> None:
+    pytest.importorskip("timm")
+    assert ImageEncoder(build_encoder(ClassificationTask, "timm/test_vit", None, 3, None).net).smallest == 16

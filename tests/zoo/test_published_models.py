@@ -265,6 +265,33 @@ MODELS: dict[str, dict[str, Any]] = {
         "norm": "layer",
         "dropout": 0.0,
     },
+    # no paper's sizes
+    **{
+        f"hybrid_{encoder}": {
+            "encoder": encoder,
+            "stage": -1,
+            "width": 128,
+            "num_layers": 2,
+            "num_heads": 4,
+            "dropout": 0.1,
+            "pooling": "class_token",
+            "positions": "sinusoidal",
+        }
+        for encoder in ("resnet18", "resnet20")
+    },
+    # arXiv:2010.11929, section 4.1 and table 1: "R50+ViT-B/32"
+    "hybrid_vit_b_32_resnet50": {
+        "encoder": "resnet50",
+        "stage": -1,
+        "num_layers": 12,
+        "num_heads": 12,
+        "width": 768,
+        "hidden_dim": 3072,
+        "pooling": "class_token",
+        "positions": "learned",
+        "image_size": 224,
+        "num_classes": 1000,
+    },
     "vit_b_16": {**VIT_B, "patch_size": 16},
     "vit_b_32": {**VIT_B, "patch_size": 32},
     "vit_h_14": {**VIT_H, "patch_size": 14},
