@@ -80,11 +80,13 @@ def main(chosen: list[str]) -> int:
             if device == "cuda" and not torch.cuda.is_available():
                 continue
             rows = benchmark.run(device)
-            print(f"{name} ({device})\n{table(rows)}\n", flush=True)
+            heading = benchmark.heading(device) if hasattr(benchmark, "heading") else f"{name} ({device})"
+            note = benchmark.note(device) if hasattr(benchmark, "note") else ""
+            print(f"{heading}\n{table(rows)}\n", flush=True)
             missed = missed or any(row.met is False for row in rows)
             # at once, so that a later failure or a second shell loses nothing
             sections = read_sections(RESULTS.read_text()) if RESULTS.exists() else {}
-            sections[f"{name} ({device})"] = f"{conditions(name, device)}\n\n{table(rows)}"
+            sections[heading] = "\n\n".join(filter(None, (conditions(name, device), note, table(rows))))
             body = "\n".join(f"## {heading}\n\n{sections[heading]}\n" for heading in sorted(sections))
             RESULTS.write_text(f"{HEADER}\n{body}")
     return int(missed)

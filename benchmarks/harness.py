@@ -131,8 +131,12 @@ def time_fit(
     warmup: int = 5,
     device: str = "cpu",
     callbacks: Iterable[Callback] = (),
+    **options: Any,
 ) -> float:
-    """Seconds a step of ``Trainer.fit`` takes on one batch again and again, with a CSV logger and its usual interval."""
+    """Seconds a step of ``Trainer.fit`` takes on one batch again and again, with a CSV logger and its usual interval.
+
+    ``options`` are more of the trainer's.
+    """
     quiet()
     timer = StepTimer(steps, warmup, device)
     with tempfile.TemporaryDirectory() as folder:
@@ -145,6 +149,7 @@ def time_fit(
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
+            **options,
         )
         trainer.fit(module, Repeat(batch, warmup + steps + 1))
     return timer.seconds
