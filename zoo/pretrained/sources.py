@@ -81,10 +81,10 @@ def find(weights: str, model: str | None) -> Weights:
             f"there is no file or folder {weights}: give a path from {Path.cwd()}, or an absolute one"
         )
     names = list_weights(model)
+    has, by_name = ("there are no weights", "there are") if model is None else (f"{model} has no weights", "it has")
     raise ValueError(
-        f"{model or 'an unregistered model'} has no weights {weights!r}{suggest(weights, names)}; by name it has "
-        f"{', '.join(names) or 'none'}; else give a folder that save_pretrained wrote, a file ({', '.join(FILES)}) or 'owner/name' "
-        "on the Hugging Face hub"
+        f"{has} {weights!r}{suggest(weights, names)}; by name {by_name} {', '.join(names) or 'none'}; else give a folder that "
+        f"save_pretrained wrote, a file ({', '.join(FILES)}) or 'owner/name' on the Hugging Face hub"
     )
 
 

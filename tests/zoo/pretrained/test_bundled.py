@@ -171,11 +171,16 @@ def test_a_bundled_net_starts_another(tmp_path: Path) -> None:
             FileNotFoundError,
             "there is no checkpoint or folder unet_shape, did you mean 'unet_shapes'?",
         ),
-        (lambda: zoo.load("nothing_like_it"), FileNotFoundError, "folder nothing_like_it; by name there are char_lm, "),
+        (lambda: zoo.load("nothing_like_it"), FileNotFoundError, "folder nothing_like_it; by name there are "),
         (
             lambda: zoo.create_model("resnet20", weights="resnet20_digit"),
             ValueError,
             "resnet20 has no weights 'resnet20_digit', did you mean 'resnet20_digits'?",
+        ),
+        (
+            lambda: zoo.ClassificationTask(torch.nn.Linear(4, 2), 2, weights="resnet20_digit"),
+            ValueError,
+            "there are no weights 'resnet20_digit', did you mean 'resnet20_digits'?; by name there are ",
         ),
         (
             lambda: zoo.create_model("resnet20_digits"),
