@@ -281,7 +281,7 @@ def _inputs(model: Model, batch_size: int, size: tuple[int, ...] | None = None) 
         if not x.is_floating_point():  # classes or tokens; lengths stay
             sizes = (model.num_classes, model.vocab_size, model.source_vocab_size)
             drawn = torch.randint(min((n for n in sizes if n), default=1), x.shape, generator=generator).to(x.dtype)
-            if model.reads == "text" and x.ndim == 2:
+            if x.ndim == (2 if model.reads == "text" else 3) and "text" in (model.reads, model.makes):
                 padding = getattr(model, "padding", None)
                 return (
                     drawn if padding is None else x.where(drawn == padding, drawn)

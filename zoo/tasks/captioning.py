@@ -163,7 +163,7 @@ class CaptioningTask(WritingTask):
         if not hasattr(x, "caption"):
             raise TypeError(
                 f"x of a batch must be a zoo.CaptionedImage of image and caption, got a {type(x).__name__}: take data such as "
-                "datamodules.CaptionedImagesDataModule"
+                "datamodules.CaptionFileDataModule"
             )
         if x.caption.ndim != 3 or y.shape != x.caption.shape:
             raise ValueError(
@@ -284,7 +284,7 @@ class CaptioningTask(WritingTask):
         if not hasattr(encoder, "map_size"):
             raise TypeError(
                 f"to draw attention, the encoder of {type(self.net).__name__} must tell the size of its map: define "
-                "encoder.map_size(image), see zoo.ImageEncoder"
+                "encoder.map_size(image), see zoo.encoders.ImageEncoder"
             )
         size, words = encoder.map_size(image), [self._labels(row) for row in tokens.tolist()]
         maps = [part[: len(text)].unflatten(1, size) for part, text in zip(weights, words, strict=True)]
@@ -304,5 +304,6 @@ class CaptioningTask(WritingTask):
         rows = [[text, *refs, *[""] * (most - len(refs))] for text, refs in zip(written, true, strict=True)]
         shown: dict[str, Any] = {"captions": captioned_images(x, written, true), "texts": [head, *rows]}
         if self.has_attention and hasattr(getattr(self.net, "encoder", None), "map_size"):
-            shown["attention"] = self.draw_attention(x[:DRAWN], made[:DRAWN])
+            first = CaptionedImage(x[:DRAWN], batch[0].caption[:DRAWN])
+            shown["attention"] = self.draw_attention(first, made[:DRAWN])
         return shown
