@@ -1,18 +1,21 @@
 """Images with texts as captions: parts, words, what is left out and told, batches, and random transforms."""
 
 import copy
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from kit import SaveOnce, quiet_trainer
+from lightning.pytorch import LightningModule, seed_everything
 from torch import Tensor
 
 from datamodules import TextCaptionDataModule
 from datamodules.captions import Captioned, Pictures, read_of
 from datamodules.samplers import TrainingEpoch
 from datamodules.texts import _separated, plain_words
-from tests.kit import quiet_trainer
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
@@ -239,6 +242,71 @@ def test_a_mirrored_image_is_mirrored_left_and_right() -> None:
     mirrored = [torch.equal(a.flip(2), b) for a, b in zip(plain, changed, strict=True)]
     assert all(a != b for a, b in zip(same, mirrored, strict=True))
     assert 7 <= sum(mirrored) <= 21
+
+
+RANDOM = {"flip": True, "resized_crop": 0.3, "color_jitter": 0.5}
+
+
+class Recorder(LightningModule):
+    """Keeps the training batches: the pixels and the captions of each image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[list[tuple[bytes, str]]] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        self.seen.append(contents(x.image, y))
+        return self.weight * x.image.mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None: ...
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def contents(image: Tensor, y: Tensor) -> list[tuple[bytes, str]]:
+    captions = [str([[token for token in row if token] for row in rows if row[0]]) for rows in y.tolist()]
+    return list(zip((one.numpy().tobytes() for one in image), captions, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stopped_run_goes_on_with_the_very_batches(workers: int, tmp_path: Path) -> None:
+    data = {"count": 50, "val_fraction": 0.0, "num_workers": workers, **RANDOM}  # 40 to train, ten batches
+    whole, rest = Recorder(), Recorder()
+    stopped = tmp_path / "stopped.ckpt"
+    seed_everything(3)
+    quiet_trainer(SaveOnce(stopped, 13), max_steps=23, max_epochs=-1).fit(whole, datamodule=Counted(**data))
+    seed_everything(4)
+    trainer = quiet_trainer(max_steps=23, max_epochs=-1)
+    trainer.fit(rest, datamodule=Counted(**data), ckpt_path=stopped, weights_only=True)
+    assert len(whole.seen) == 23
+    assert rest.seen == whole.seen[13:]
+    assert len({pixels for batch in whole.seen[:20] for pixels, _ in batch}) > 60  # other ones in the second epoch
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_two_processes_see_what_one_sees(training: bool) -> None:
+    """Batch by batch of training, with its random transforms; in evaluation each image once."""
+    batches = []
+    for replicas, rank, size in ((1, 0, 6), (2, 0, 3), (2, 1, 3)):
+        data = Counted(count=50, batch_size=size, test_fraction=0.3, **RANDOM)
+        place = {"num_replicas": replicas, "rank": rank}
+        data._replica_kwargs = lambda place=place: place  # type: ignore[method-assign, misc]
+        data.setup()
+        data._seed = 5
+        loader = data.train_dataloader() if training else data.test_dataloader()
+        batches.append(
+            [[one for one, w in zip(contents(x.image, y), *(weight or [torch.ones(len(y))]), strict=True) if w]
+             for x, y, *weight in loader]
+        )  # fmt: skip
+    one, *two = batches
+    assert len(one) == (5 if training else 3)
+    if training:
+        assert [sorted(batch) for batch in one] == [sorted(a + b) for a, b in zip(*two, strict=True)]
+    else:
+        assert sorted(chain(*one)) == sorted(chain(*two[0], *two[1]))
 
 
 def test_images_are_resized_whole() -> None:

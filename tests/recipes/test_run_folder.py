@@ -325,12 +325,15 @@ def test_series_tell_their_numbers_at_a_time_and_texts_their_vocabulary() -> Non
             "does not continue texts, .* use a model such as --model zoo.RecurrentLanguageModel",
         ),
         ("classification", "text", "has no text to continue .* use data such as --data datamodules.TextFileDataModule"),
+        ("captioning", "segmentation", "does not write captions, .* a model such as --model zoo.RecurrentCaptioning"),
+        ("classification", "captioning", "has none .* use data such as --data datamodules.CaptionFileDataModule"),
     ],
 )
-def test_texts_are_for_models_that_continue_them(kind: str, learns: str, words: str) -> None:
+def test_texts_and_captions_are_for_models_that_write_them(kind: str, learns: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         check_kind(SimpleNamespace(learns=(learns,)), SimpleNamespace(kind=kind))
     check_kind(SimpleNamespace(learns=("text",)), SimpleNamespace(kind="text"))
+    check_kind(SimpleNamespace(learns=("captioning",)), SimpleNamespace(kind="captioning"))
 
 
 @pytest.mark.parametrize(

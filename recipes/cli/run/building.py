@@ -350,6 +350,16 @@ def check_kind(model: Any, data: Any) -> None:
             f"{name} continues texts, but {type(data).__name__} has no text to continue (kind: {kind}): use data such as "
             f"--data datamodules.TextFileDataModule"
         )
+    if kind == "captioning":
+        raise UserError(
+            f"{name} does not write captions, but the data's target is a caption of each image (kind: captioning): use a model "
+            f"such as --model zoo.RecurrentCaptioning"
+        )
+    if "captioning" in learns:
+        raise UserError(
+            f"{name} writes captions of images, but {type(data).__name__} has none (kind: {kind}): use data such as "
+            f"--data datamodules.CaptionFileDataModule"
+        )
     if kind == "forecasting":
         raise UserError(
             f"{name} does not forecast, but the data are time series (kind: forecasting): use a model such as "
