@@ -27,6 +27,7 @@ __all__ = [
     "NORMS",
     "TorchDispatchMode",
     "TorchFunctionMode",
+    "assert_on_device",
     "default_generator",
     "grad_scaler",
     "has_trainer",
@@ -100,6 +101,11 @@ def default_generator(device: torch.device) -> Any:
     if device.type == "cuda":
         return torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
     return torch.default_generator if device.type == "cpu" else None
+
+
+def assert_on_device(condition: Tensor, message: str) -> None:
+    """Have a GPU stop the program where a condition does not hold, which is not waited for."""
+    torch._assert_async(condition, message)
 
 
 def sizes_of_one_are_sizes() -> AbstractContextManager[Any]:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.blocks.state import reorder_rows
+from zoo.internals import assert_on_device
 
 Cell = Literal["rnn_tanh", "rnn_relu", "lstm", "gru"]
 InitialState = Literal["zero", "random", "learned"]
@@ -207,7 +208,7 @@ class Recurrent(nn.Module):
         if lengths.is_meta:  # shapes alone
             return
         if lengths.is_cuda:  # to look at them would be to wait for all that the GPU has to do
-            torch._assert_async(((lengths >= 1) & (lengths <= x.shape[1])).all(), "lengths must lie in 1..T")
+            assert_on_device(((lengths >= 1) & (lengths <= x.shape[1])).all(), "lengths must lie in 1..T")
             return
         shortest, longest = (int(n) for n in lengths.aminmax())
         if shortest < 1 or longest > x.shape[1]:
