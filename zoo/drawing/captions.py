@@ -13,7 +13,7 @@ from zoo.drawing.fonts import drawable, family, length
 from zoo.drawing.tiles import GAP, HEADER, LINE, TILE, fit, to_uint8
 
 LEAST, MOST = 2 * TILE, 3 * TILE  # pixels: smaller images are enlarged, larger ones scaled down
-WIDE = 16 * TILE  # pixels: a picture is not wider, unless it has one column
+WIDE = 22 * TILE  # pixels: a picture is not wider, unless it has one column; nine words and their image
 CELL = 3 * TILE  # pixels: least width of an image with its captions
 LINES = 4  # lines of a caption, those beyond are cut off
 STRENGTH = 0.65  # share of the color of a weight in its pixels

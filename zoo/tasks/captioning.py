@@ -18,7 +18,7 @@ from zoo.tasks.base import input_of
 from zoo.tasks.writing import FORCED, WritingArguments, WritingTask, missing_parts, streams, uniform_rows
 
 EXAMPLE_LENGTH = 16  # tokens of an example where no data told theirs
-SHOWN, DRAWN = 20, 3  # images that are shown in evaluation, those of them whose attention is drawn
+SHOWN, DRAWN = 18, 4  # images that are shown in evaluation, those of them whose attention is drawn
 
 
 class CaptioningArguments(WritingArguments, total=False):

@@ -219,13 +219,17 @@ def _one(entry: "Entry", size: int | None) -> str:
         stages.append(("code", f"B x {net.latent_dim}"))
     stages.append(("output", _shape(net(*inputs), net(*longer) if longer else None)))
     lengths = (
-        {name: part.shape[1] for (_, name), part in zip(_parts(model), tree_leaves(inputs), strict=False)}
+        {
+            name: part.shape[-1 if model.reads == "image" else 1]
+            for (_, name), part in zip(_parts(model), tree_leaves(inputs), strict=False)
+            if name
+        }
         if longer
         else {}
     )
     those = ", ".join(f"{name} = {length}" for name, length in lengths.items())
     be = "is" if len(lengths) == 1 else "are"
-    limit = getattr(net, "max_length", None) if model.reads == "text" else None
+    limit = getattr(net, "max_length", None) if "text" in (model.reads, model.makes) else None
     most = "any length" if limit is None else f"at most {limit}"
     any_length = f"\n\n{' and '.join(lengths)} {be} {most}; multiply-adds are for {those}."
     return facts(rows) + "\n\n" + columns(stages) + (any_length if longer else "")
@@ -259,18 +263,22 @@ def _inputs(model: "Model", size: int | None) -> list[Any]:
 
 
 def _parts(model: "Model") -> list[tuple[str, str]]:
-    """Return the names of the parts of an input, and of the length of each."""
-    pairs = "translation" in model.learns
-    return [("source", "S"), ("target", "T")] if pairs else [("input", "T")]
+    """Return the names of the parts of an input, and of the length of each, "" where it has none."""
+    if "captioning" in model.learns:
+        return [("image", ""), ("caption", "T")]
+    return [("source", "S"), ("target", "T")] if "translation" in model.learns else [("input", "T")]
 
 
 def _input_stages(model: "Model", inputs: list[Any], longer: list[Any] | None) -> list[tuple[str, str]]:
     """Return the shape of each part of an input, of tokens with the number of those that there are."""
-    sizes = {"source": model.source_vocab_size, "target": model.vocab_size, "input": model.vocab_size}
+    size = model.vocab_size
+    sizes = {"source": model.source_vocab_size, "target": size, "caption": size, "image": None}
+    if model.reads == "text":
+        sizes["input"] = size
     stages = []
     shapes = zip(tree_leaves(inputs), tree_leaves(longer) if longer else tree_leaves(inputs), strict=True)
     for (part, letter), (one, more) in zip(_parts(model), shapes, strict=False):
-        kind = f"  tokens, V = {sizes[part]}" if model.reads == "text" else ""
+        kind = f"  tokens, V = {sizes[part]}" if sizes.get(part) is not None else ""
         stages.append((part, _shape(one, more, letter) + kind))
     return stages
 
@@ -287,9 +295,15 @@ def _longer(model: "Model", inputs: list[Any]) -> list[Any] | None:
     """Return series or texts with one step more; None for other inputs, or for a net that takes one length alone."""
     import torch
 
-    if model.reads not in ("text", "series"):
+    if model.reads not in ("text", "series") and "captioning" not in model.learns:
         return None
-    longer: list[Any] = tree_map(lambda part: torch.cat([part, part[:, :1]], dim=1), inputs)
+    axis = -1 if model.reads == "image" else 1  # of captions: images stay as they are
+
+    def lengthened(part: Any) -> Any:
+        same = model.reads == "image" and part.is_floating_point()
+        return part if same else torch.cat([part, part.narrow(axis, 0, 1)], dim=axis)
+
+    longer: list[Any] = tree_map(lengthened, inputs)
     net: Any = model.net
     try:
         net(*longer)

@@ -156,8 +156,9 @@ def test_a_hot_cell_is_hot_where_it_lies(drawn: list[Any]) -> None:
     assert (beyond == 255).all()  # the second image has one word
 
 
-def test_maps_of_an_image_stand_in_rows_beside_it(drawn: list[Any]) -> None:
+def test_maps_of_an_image_stand_in_rows_beside_it(drawn: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """As many beside each other as a picture is wide; the next image begins below them all."""
+    monkeypatch.setattr(captions, "WIDE", 16 * 64)
     words = [[f"w{i}" for i in range(9)], ["a"]]
     maps = [torch.arange(9.0).view(9, 1, 1), torch.full((1, 1, 1), 4.0)]
     picture = word_maps(torch.full((2, 1, 128, 128), 0.5), words, maps)

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from kit import quiet_trainer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from zoo import CaptionedImage
 from zoo.blocks import reorder_rows
@@ -164,3 +166,15 @@ def test_what_cannot_be_drawn(model: CaptioningTask, monkeypatch: pytest.MonkeyP
     assert model.render(batch).keys() == {"captions", "texts"}
     monkeypatch.delattr(Pointing, "step")
     assert model.render(batch) == {}
+
+
+def test_a_trainer_predicts_for_batches_and_for_images_alone(model: CaptioningTask) -> None:
+    x, y = batch_of(("red dot",), ("dot",), ("red",))
+    loaders: list[Any] = [
+        DataLoader(TensorDataset(x.image), 2),
+        DataLoader(list(x.image), 2),
+        DataLoader([(CaptionedImage(*pair), target) for *pair, target in zip(x.image, x.caption, y, strict=True)], 2),
+    ]
+    for loader in loaders:
+        made: Any = quiet_trainer().predict(model, loader)
+        assert [text for part in made for text in part["text"]] == ["red dot", "blue dot", "red dot"]
