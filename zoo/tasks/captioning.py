@@ -190,11 +190,8 @@ class CaptioningTask(WritingTask):
         real = (y != self.padding).to(looks.dtype)  # (B, R, T)
         seen = (looks.view(*y.shape, -1) * real[..., None]).sum(dim=2)  # (B, R, S)
         captions = counts.sum(dim=2) / real.sum(dim=2).clamp(min=1)  # (B, R): the mean weight of their tokens
-        added = (
-            penalty
-            * ((1 - seen).square().sum(dim=2) * captions).sum()
-            / counts.sum().clamp(min=torch.finfo(losses.dtype).tiny)
-        )
+        unequal = ((1 - seen).square().sum(dim=2) * captions).sum()
+        added = penalty * unequal / counts.sum().clamp(min=torch.finfo(losses.dtype).tiny)
         loss = loss + added
         return loss, {"loss": loss, "penalty": added}, count
 
