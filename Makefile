@@ -10,16 +10,19 @@ RUN = .venv/bin/python -m
 PYTEST = OMP_NUM_THREADS=1 $(RUN) pytest -n 2
 
 .NOTPARALLEL:
-.PHONY: help demo test check lint slow evidence mutants bench weights index docs fix
+.PHONY: help demo test test-gpu check lint slow evidence mutants bench weights index docs fix
 
 help:  ## list the commands
-	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed 's/:.*##/ \t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed 's/:.*##/ \t/' | expand -t 12
 
 demo: .venv/ready  ## train LeNet on real handwritten digits, in less than a minute
 	@.venv/bin/zoo fit -c cnn/lenet_digits
 
 test: .venv/ready  ## the fast tests
 	@$(PYTEST)
+
+test-gpu: .venv/ready  ## the fast tests on the GPU of this machine
+	@ZOO_TEST_DEVICE=cuda $(PYTEST)
 
 check: lint test slow  ## everything a change must pass
 

@@ -244,7 +244,7 @@ def device_itself(b: Bench) -> None:
     one, other = (torch.randn(n, n, device=b.device, dtype=torch.bfloat16) for _ in range(2))
     seconds = b.turns({"product": partial(b.timed, lambda: one @ other, 20)})["product"]
     b.product = 2 * n**3 / spread(seconds).median / 1e12
-    b.add(f"ceiling: product of {n} x {n} in bfloat16", f"{b.product:,.1f} TFLOP/s", "", "")
+    b.add(f"ceiling: product of {n} x {n} in bfloat16", f"{b.product:.3g} TFLOP/s", "", "")
     source = torch.empty(b.sizes.copy, dtype=torch.uint8, device=b.device)
     target = torch.empty_like(source)
     seconds = b.turns({"copy": partial(b.timed, lambda: target.copy_(source))})["copy"]
@@ -441,12 +441,12 @@ def language_model(b: Bench) -> None:
         b.timed(plain, b.sizes.warmup)
         times = b.turns({"ours": partial(b.fit, task, batch), "hand": partial(b.timed, plain)})
     work = batch[0].numel()
-    what = f"GPT of {count / 1e6:.0f} M, batch {len(batch[0])} of {s['max_length']} tokens, bfloat16, compiled"
+    what = f"GPT of {count / 1e6:.3g} M, batch {len(batch[0])} of {s['max_length']} tokens, bfloat16, compiled"
     b.faster(f"{what}: our task in a Trainer", times["ours"], times["hand"], "loop by hand (nanoGPT)", work, "tokens")
     # 6 for each weight, and of attention 12 T for each layer and channel (PaLM, arXiv:2204.02311, appendix B)
     each = 6 * count + 12 * s["num_layers"] * s["width"] * s["max_length"]
     share = each * work / spread(times["ours"]).median / 1e12 / b.product
-    b.add(f"{what}: share of the measured product", f"{share:.0%}", "", f"{each / 1e9:.2f} GFLOP a token")
+    b.add(f"{what}: share of the measured product", f"{share:.0%}", "", f"{each / 1e9:.3g} GFLOP a token")
 
 
 def texts(b: Bench) -> None:

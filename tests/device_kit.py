@@ -27,6 +27,8 @@ from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
+from zoo.internals import tree_map
+
 CUDA = torch.device("cuda", 0)
 aten = torch.ops.aten
 COPIES = {aten.copy_, aten._to_copy}
@@ -228,6 +230,11 @@ _active: list[Device] = []
 def real() -> bool:
     """Whether the tests run on a real GPU: ``make test-gpu``."""
     return os.environ.get("ZOO_TEST_DEVICE") == "cuda"
+
+
+def to_gpu(batch: Any) -> Any:
+    """Send all tensors of a batch there."""
+    return tree_map(lambda x: x.to("cuda") if isinstance(x, Tensor) else x, batch)
 
 
 def on_gpu() -> dict[str, Any]:

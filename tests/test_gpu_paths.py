@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from device_kit import CUDA, gpu, on_gpu, real
+from device_kit import CUDA, gpu, on_gpu, real, to_gpu
 from kit import Patterns, PatternTask, SaveEverywhere, quiet_trainer, same_weights
 from lightning.pytorch import Callback, seed_everything
 
@@ -23,10 +23,6 @@ from test_contract import CASES, FIRST_OF_CLASS
 # Times that a step does wait: series of several lengths have as many steps as are true, which the batch norms count; the first
 # batch of a variational autoencoder is looked at.
 WAITS = {"fcn_series": 1, "cvae_mlp": 1, "vae_mlp": 1, "vae_conv": 1}
-
-
-def to_gpu(batch: Any) -> Any:
-    return tree_map(lambda x: x.to("cuda") if isinstance(x, torch.Tensor) else x, batch)
 
 
 def step(model: zoo.Task, batch: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -204,3 +200,30 @@ def test_waiting_is_seen(look: Any, times: int) -> None:
         device.waits.clear()
         look(x)
         assert sum(device.waits.values()) == times
+
+
+if real():  # what no other device can stand for
+
+    @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+    def test_mixed_precision(precision: str, tmp_path: Path) -> None:
+        task = fit(tmp_path, precision=precision, **on_gpu())
+        assert all(p.dtype == torch.float32 and p.isfinite().all() for p in task.parameters())
+
+    def test_a_compiled_net_gives_the_same() -> None:
+        arguments, batch, _ = CASES["lenet5"]
+        model = zoo.create_model("lenet5", **arguments).to("cuda").eval()
+        x = to_gpu(batch)[0]
+        with torch.no_grad():
+            wanted = model(x)
+            model.net.compile()
+            torch.testing.assert_close(model(x), wanted, rtol=1e-3, atol=1e-4)
+
+    def test_an_exported_program_runs_there(tmp_path: Path) -> None:
+        from torch.export.passes import move_to_device_pass
+
+        arguments, batch, _ = CASES["lenet5"]
+        model = zoo.create_model("lenet5", **arguments).eval()
+        program = torch.export.load(zoo.export(model, tmp_path / "model.pt2"))
+        given = move_to_device_pass(program, "cuda").module()(to_gpu(batch)[0])
+        wanted = model.outputs(batch[0])
+        torch.testing.assert_close(tree_map(torch.Tensor.cpu, dict(given)), wanted, rtol=1e-3, atol=1e-4)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from device_kit import real, to_gpu
 from kit import run_onnx
 from safetensors.torch import load_file
 from torch import nn
@@ -246,7 +247,10 @@ def test_every_model_has_a_case() -> None:
 def test_contract(name: str) -> None:
     arguments, batch, skip = CASES[name]
     skip = skip if name in FIRST_OF_CLASS else {**COSTLY, **skip}
-    report = check_module(zoo.create_model(name, **arguments), batch, skip=skip)
+    model = zoo.create_model(name, **arguments)
+    if real():  # `make test-gpu`
+        model, batch = model.to("cuda"), to_gpu(batch)
+    report = check_module(model, batch, skip=skip)
     assert {check for check, result in report.items() if result != "ok"} == set(skip)
 
 
