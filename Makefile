@@ -21,7 +21,7 @@ demo: .venv/ready  ## train LeNet on real handwritten digits, in less than a min
 test: .venv/ready  ## the fast tests
 	@$(PYTEST)
 
-test-gpu: .venv/ready  ## the fast tests on the GPU of this machine
+test-gpu: .venv/ready  ## the fast tests where there is a GPU: models, fits and commands on it
 	@ZOO_TEST_DEVICE=cuda $(PYTEST)
 
 check: lint test slow  ## everything a change must pass

@@ -30,8 +30,8 @@ for _name in list(os.environ):  # a shell inside a job must not make the tests p
 # The background of a shell ignores Ctrl-C, and so would this process and those that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Where models are trained that tests leave free: None, the CPU; "cuda", a GPU (`make test-gpu`); "pretended", the one of
-# device_kit.py, which is not there.
+# "cuda": the contract of every model and tests/test_gpu_paths.py are on a real GPU (`make test-gpu`), as is the command line by
+# itself where there is one. None: on none, or on the one of device_kit.py, which is not there.
 DEVICE = os.environ.get("ZOO_TEST_DEVICE")
 
 _LOCAL = {"", "localhost", "0.0.0.0", "::", "::1", socket.gethostname()}
@@ -39,8 +39,8 @@ _LOCAL = {"", "localhost", "0.0.0.0", "::", "::1", socket.gethostname()}
 
 def pytest_configure() -> None:
     """Refuse to test a GPU where there is none, before all tests fail one by one."""
-    if DEVICE not in (None, "cuda", "pretended"):
-        raise pytest.UsageError(f"ZOO_TEST_DEVICE is 'cuda' or 'pretended', or not set for the CPU, got {DEVICE!r}")
+    if DEVICE not in (None, "cuda"):
+        raise pytest.UsageError(f"ZOO_TEST_DEVICE is 'cuda', or not set, got {DEVICE!r}")
     if DEVICE == "cuda":
         import torch
 
@@ -49,18 +49,6 @@ def pytest_configure() -> None:
                 "the tests were asked to run on a GPU, and torch finds none: `make test` needs none"
             )
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # tests compare float32
-
-
-@pytest.fixture(autouse=True)
-def _device() -> Iterator[None]:
-    """Have the GPU that is not there in every test, if that was asked for."""
-    if DEVICE == "pretended":
-        from device_kit import gpu
-
-        with gpu():
-            yield
-    else:
-        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

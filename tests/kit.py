@@ -1,13 +1,11 @@
 """What tests in several folders share: a quiet trainer, loggers and callbacks that record, small data, and fits of them."""
 
-import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from device_kit import on_gpu
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers.logger import Logger
@@ -24,15 +22,12 @@ from zoo import ClassificationTask
 
 
 def quiet_trainer(*callbacks: Callback, ranks: int = 1, **options: Any) -> Trainer:
-    """A trainer that prints, logs and checks nothing of its own; checkpoints are those of the callbacks given.
+    """A trainer on the CPU that prints, logs and checks nothing of its own; checkpoints are those of the callbacks given.
 
-    It is on the CPU, or, if it is of one process and the tests are run on a GPU, there.
     Several ranks are forked processes; if they wait for each other for ever, they fail after a while.
     """
     defaults: dict[str, Any] = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
     defaults |= {"accelerator": "cpu", "devices": ranks, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
-    if ranks == 1 and "accelerator" not in options and "strategy" not in options and "ZOO_TEST_DEVICE" in os.environ:
-        defaults |= on_gpu()
     defaults["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
     if ranks > 1:
         defaults["strategy"] = DDPStrategy(start_method="fork", timeout=timedelta(seconds=60))
