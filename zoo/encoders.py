@@ -65,6 +65,7 @@ class _Call(nn.Module):
         return self.function(x)
 
 
+@torch.enable_grad()  # it is built where none are wanted, too
 def drop_unused(net: Any, maps: Callable[[Tensor], list[Tensor]], stride: int) -> MapSizes:
     """Replace the layers that maps do not depend on by identities; the net is traced on the meta device, without computing.
 

@@ -148,3 +148,10 @@ def test_nets_of_other_libraries(name: str, arguments: dict, stage: int, smalles
 def test_a_net_of_patches_takes_no_part_of_one() -> None:
     pytest.importorskip("timm")
     assert ImageEncoder(build_encoder(ClassificationTask, "timm/test_vit", None, 3, None).net).smallest == 16
+
+
+@torch.no_grad()
+def test_an_encoder_is_built_where_no_gradients_are_wanted() -> None:
+    encoder = ImageEncoder(cnn.ResNet(18, 10, 3, 4), 1)
+    assert not any("layer3" in name for name, _ in encoder.named_parameters())
+    assert all(p.requires_grad for p in encoder.parameters())

@@ -34,6 +34,19 @@ class TransformerState(NamedTuple):
     sources: Tensor
 
 
+def reorder_targets(state: TransformerState, index: Tensor) -> TransformerState:
+    """Return the state of other targets: those at ``index``, int64 ``(N,)``.
+
+    What depends on the source alone is left where it is if no target gets another source.
+    """
+    sources = state.sources.index_select(0, index)
+    if torch.compiler.is_exporting() or not torch.equal(sources, state.sources):  # an exported graph has no branches
+        layers, mask = reorder_rows((state.layers, state.mask), index)
+        return TransformerState(layers, mask, sources)
+    kept = (LayerState(reorder_rows(layer.tokens, index), layer.memory) for layer in state.layers)
+    return state._replace(layers=tuple(kept))
+
+
 class TransformerDecoder(TransformerStack):
     """A :class:`TransformerStack` whose tokens attend to themselves and those before, and to a memory.
 
@@ -56,6 +69,12 @@ class TransformerDecoder(TransformerStack):
 
         self.through(self.embed(tokens), 0, apply)
         return found
+
+    def init_state(self, memory: Tensor, mask: Tensor | None = None) -> TransformerState:
+        """Return the state before the first token of a target for each memory, ``(B, S, D)``: its keys and values."""
+        count = memory.shape[0]
+        layers = tuple(layer.init_state(count, memory) for layer in self.layers)
+        return TransformerState(layers, mask, torch.arange(count, device=memory.device))
 
     def step(self, tokens: Tensor, state: TransformerState) -> tuple[Tensor, TransformerState]:
         """Read the next token of each target, ``(B,)`` -> ``(B, D)``."""
@@ -172,10 +191,7 @@ class Transformer(nn.Module):
 
     def encode(self, source: Tensor) -> TransformerState:
         """Return the state before the first token of the target, for sources ``(B, S)``: the keys and values of their memory."""
-        memory, mask = self._read(source)
-        count = source.shape[0]
-        layers = tuple(layer.init_state(count, memory) for layer in self.decoder.layers)
-        return TransformerState(layers, mask, torch.arange(count, device=source.device))
+        return self.decoder.init_state(*self._read(source))
 
     def step(self, tokens: Tensor, state: TransformerState) -> tuple[Tensor, TransformerState]:
         """Read one token of each target, ``(B,)``; return the logits of the next, ``(B, V)``, and the new state."""
@@ -183,16 +199,8 @@ class Transformer(nn.Module):
         return self.fc(x), state
 
     def reorder_state(self, state: TransformerState, index: Tensor) -> TransformerState:
-        """Return the state of other targets: those at ``index``, int64 ``(N,)``.
-
-        What depends on the source alone is left where it is if no target gets another source.
-        """
-        sources = state.sources.index_select(0, index)
-        if not torch.equal(sources, state.sources):
-            layers, mask = reorder_rows((state.layers, state.mask), index)
-            return TransformerState(layers, mask, sources)
-        kept = (LayerState(reorder_rows(layer.tokens, index), layer.memory) for layer in state.layers)
-        return state._replace(layers=tuple(kept))
+        """Return the state of other targets: those at ``index``, int64 ``(N,)``."""
+        return reorder_targets(state, index)
 
     def attention(self, x: Any, layer: int | None = -1, heads: Literal["mean", "all"] = "mean") -> Tensor:
         """Return how much each token of the target attends to each of the source; rows sum to 1, and are 0 on padding.
