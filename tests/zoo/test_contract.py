@@ -107,6 +107,15 @@ def pairs() -> tuple[zoo.SentencePair, torch.Tensor]:
     return zoo.SentencePair(source, target), y
 
 
+def captioned() -> tuple[zoo.CaptionedImage, torch.Tensor]:
+    """The targets of :func:`pairs`, two an image, of which one image has one, and images of 16 pixels."""
+    x, y = pairs()
+    captions, y = (torch.stack([part, part.roll(1, dims=0)], dim=1) for part in (x.target, y))
+    captions[3, 1] = y[3, 1] = 0
+    image = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    return zoo.CaptionedImage(image, captions), y
+
+
 def shape_of(x: Any) -> tuple[int, ...]:
     """Shape of one example; of pairs of texts, both lengths."""
     if isinstance(x, zoo.SentencePair):
@@ -214,6 +223,11 @@ CASES = {
         for kind, targets in (("classifier", torch.arange(8)), ("regressor", LENGTHS / 3))
     },
     **{n: (TINY_SEQ2SEQ, pairs(), {}) for n in ("transformer_seq2seq", "transformer_base", "transformer_big")},
+    "transformer_captioner": (
+        {**SLIM_ENCODER, "vocab_size": 7, "width": 32, "num_heads": 2, "hidden_dim": 64, "dropout": 0.0},
+        captioned(),
+        {},
+    ),
     "transformer_classifier": (
         {"vocab_size": 7, "padding": 0, "width": 32},
         (pairs()[0].source, torch.arange(8)),

@@ -243,6 +243,18 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     # no paper's sizes
     "transformer_seq2seq": {"width": 256, "num_layers": 3, "num_heads": 8, "dropout": 0.1, "norm_first": False},
+    "transformer_captioner": {
+        "encoder": "resnet50",
+        "stage": -1,
+        "width": 256,
+        "num_layers": 2,
+        "encoder_layers": 1,
+        "num_heads": 4,
+        "hidden_dim": None,
+        "dropout": 0.1,
+        "norm_first": True,
+        "attention_penalty": 0.0,
+    },
     "transformer_classifier": {"width": 128, "num_layers": 2, "num_heads": 4, "dropout": 0.1, "pooling": "mean"},
     "unet": {"encoder": "plain", "skip": "concat", "norm": "batch", "activation": "relu"},
     "unet_noskip": {"encoder": "plain", "skip": "none", "norm": "batch"},

@@ -115,6 +115,14 @@ START: dict[str, dict[str, Rule]] = {  # by the name of the model, else by its c
     "GLMRegressor": STOCK,
     "GoogLeNetClassifier": {r"^Linear |^Conv2d .*bias": stock, r"^Conv2d ": he_in},
     **{name: {r"gate_bias": constant(bias), **STOCK} for name, bias in HIGHWAY_GATES.items()},
+    # ViT's projection of patches, and its head
+    "HybridClassifier": {
+        r"class_token|^Linear fc": ZERO,
+        r"projection\.weight": lecun,
+        r"^LearnedPositions ": normal(0.02),
+        r"^Conv2d ": he_out,
+        **GLOROT,
+    },
     "LeNetClassifier": STOCK,
     "LinearRegressor": STOCK,
     "LogisticRegressionClassifier": STOCK,
@@ -140,6 +148,12 @@ START: dict[str, dict[str, Rule]] = {  # by the name of the model, else by its c
         r"^(Embedding|LearnedPositions|Linear|MultiHeadAttention) ": normal(0.02),
     },
     # of 64 units: fairseq's
+    "TransformerCaptioning": {
+        r"^Embedding ": normal(1 / 8),
+        r"projection\.weight": lecun,
+        r"^Conv2d ": he_out,
+        **GLOROT,
+    },
     "TransformerSeq2Seq": {r"^Embedding ": normal(1 / 8), **GLOROT},
     **{f"transformer_{n}": {r"^Embedding |^Linear fc": normal(1 / 8), **GLOROT} for n in ("base", "big")},  # tied
     "TransformerClassifier": {r"^Embedding ": normal(1 / 8), r"^Linear fc": stock, **GLOROT},
@@ -177,6 +191,7 @@ SMALL: dict[
     "LogisticRegressionClassifier": {"in_features": 400},
     "GoogLeNetClassifier": {"width": 8},
     "HighwayClassifier": {"in_features": 64},
+    "HybridClassifier": {"encoder_args": {"width": 8}, "width": 64, "num_layers": 1, "num_heads": 4, "hidden_dim": 128},
     "MLPClassifier": {"widths": [64, 32]},
     "MobileNetClassifier": {"width": 0.25},
     "PerceptronClassifier": {"in_features": 400},
@@ -197,6 +212,14 @@ SMALL: dict[
         "max_length": 50,
     },
     "TransformerSeq2Seq": {"source_vocab_size": 50, "vocab_size": 50, "width": 64, "num_layers": 1, "hidden_dim": 128},
+    "TransformerCaptioning": {
+        "encoder": "resnet18",
+        "encoder_args": {"width": 8},
+        "vocab_size": 50,
+        "width": 64,
+        "num_layers": 1,
+        "hidden_dim": 128,
+    },
     "TransformerClassifier": {"vocab_size": 50, "padding": 0, "width": 64, "num_layers": 1},
     "UNetSegmenter": {"encoder_args": {"width": 8}},
     "VAE": CODED,

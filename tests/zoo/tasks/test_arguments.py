@@ -61,12 +61,16 @@ EXCEPTIONS: dict[type[zoo.Task], tuple[set[str], set[str]]] = {
     zoo.PerceptronClassifier: ({"num_classes", "mode", "rule"}, set()),  # it has two classes
     zoo.FCNSegmenter: ({"encoder_args", "encoder_weights", "in_channels"}, set()),  # the net's encoder is a module
     zoo.UNetSegmenter: ({"encoder_args", "encoder_weights", "in_channels"}, set()),
+    zoo.HybridClassifier: ({"encoder_args", "encoder_weights", "in_channels"}, set()),
+    zoo.TransformerCaptioning: ({"encoder_args", "encoder_weights", "stage", "in_channels"}, set()),
     zoo.SequenceClassifier: ({"num_classes", "vocab_size", "padding"}, {"num_outputs"}),  # it may read tokens, too
     zoo.SequenceRegressor: ({"vocab_size", "padding"}, set()),
 }
 OTHER_DEFAULTS = {  # and other types, where the family's argument is a name
     zoo.FCNSegmenter: {"encoder"},
     zoo.UNetSegmenter: {"encoder"},
+    zoo.HybridClassifier: {"encoder"},
+    zoo.TransformerCaptioning: {"encoder"},
     zoo.MLPRegressor: {"in_features", "num_outputs", "widths"},  # for tables, not for images
     zoo.SequenceRegressor: {"num_outputs"},  # one number, not ten classes
 }
