@@ -29,6 +29,7 @@ TEXTS = (
 TABLES = ("seq2seq/gru_dates",)  # nor of these, whose texts are beside those that they read
 MORE = {"gan/wgan_gp_grid": {"test/modes": 24}}  # further bounds of a recipe
 SMALLER = {  # what makes one batch of a large net a matter of a second
+    "captioning/transformer_shapes": ["--data.count=100"],
     "cnn/resnet110_cifar100": ["--model.width=4"],
     "transfer/image_folder": [
         "--model.net_args.width=8",
