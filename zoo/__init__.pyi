@@ -9,6 +9,7 @@ from .blocks import CaptionedImage as CaptionedImage
 from .blocks import SentencePair as SentencePair
 from .blocks import Series as Series
 from .blocks import conv_out_size as conv_out_size
+from .captioning import RecurrentCaptioning as RecurrentCaptioning
 from .captioning import TransformerCaptioning as TransformerCaptioning
 from .cnn import AlexNetClassifier as AlexNetClassifier
 from .cnn import CIFARDenseNetClassifier as CIFARDenseNetClassifier

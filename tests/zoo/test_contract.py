@@ -228,6 +228,14 @@ CASES = {
         captioned(),
         {},
     ),
+    **{
+        f"{n}_captioner": (
+            {"encoder": "resnet18", "encoder_args": {"width": 4}, "stage": 2, "vocab_size": 7, "width": 32},
+            captioned(),
+            UNROLLED,
+        )
+        for n in ("lstm", "attention")
+    },
     "transformer_classifier": (
         {"vocab_size": 7, "padding": 0, "width": 32},
         (pairs()[0].source, torch.arange(8)),

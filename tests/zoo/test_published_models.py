@@ -203,6 +203,25 @@ MODELS: dict[str, dict[str, Any]] = {
             ("gru_attention", "gru", "additive"),
         )
     },
+    # arXiv:1411.4555, section 4.3.1: embeddings and state of 512; arXiv:1502.03044. The encoder is a later one
+    **{
+        f"{name}_captioner": {
+            "encoder": "resnet50",
+            "encoder_args": None,
+            "stage": -1,
+            "cell": "lstm",
+            "width": 512,
+            "embedding_dim": None,
+            "attention": attention,
+            "gate": True,
+            "positions": False,
+            "dropout": 0.0,
+            "attention_penalty": 0.0,
+            "label_smoothing": 0.0,
+            "teacher_forcing": 1.0,
+        }
+        for name, attention in (("lstm", None), ("attention", "additive"))
+    },
     # no paper's sizes: a layer without dropout, for texts of a megabyte
     **{
         f"{name}_lm": {

@@ -136,6 +136,7 @@ START: dict[str, dict[str, Rule]] = {  # by the name of the model, else by its c
     # torch's layers: +-1 / sqrt(W), where all read as many numbers as a state has
     "RecurrentForecaster": {r"^(RNN|LSTM|GRU) ": recurrent, **STOCK},
     "RecurrentLanguageModel": {r"^Embedding ": normal(1.0), r"^(RNN|LSTM|GRU|Linear) ": stock},
+    "RecurrentCaptioning": {r"^Embedding ": normal(1.0), r"^LSTM ": recurrent, **RESNET},
     "RecurrentSeq2Seq": {r"^Embedding ": normal(1.0), r"^(RNN|LSTM|GRU) ": recurrent, **STOCK},
     "RecurrentAutoencoder": {r"start$": normal(1.0), r"^(LSTM|GRU) ": recurrent, **STOCK},
     **{f"Sequence{kind}": {r"^(RNN|LSTM|GRU) ": recurrent, **STOCK} for kind in ("Classifier", "Regressor")},
@@ -199,6 +200,7 @@ SMALL: dict[
     "preresnet110": {"depth": 8, "width": 8},
     "RecurrentLanguageModel": {"vocab_size": 50, "width": 32},
     "ResNetClassifier": {"width": 8},
+    "RecurrentCaptioning": {"encoder": "resnet18", "encoder_args": {"width": 8}, "vocab_size": 50, "width": 64},
     "RecurrentSeq2Seq": {"source_vocab_size": 50, "vocab_size": 50, "width": 64},
     "RecurrentAutoencoder": {"input_shape": [6, 8], "width": 64},
     **{f"Sequence{kind}": {"input_size": 8, "width": 64} for kind in ("Classifier", "Regressor")},

@@ -63,6 +63,7 @@ EXCEPTIONS: dict[type[zoo.Task], tuple[set[str], set[str]]] = {
     zoo.UNetSegmenter: ({"encoder_args", "encoder_weights", "in_channels"}, set()),
     zoo.HybridClassifier: ({"encoder_args", "encoder_weights", "in_channels"}, set()),
     zoo.TransformerCaptioning: ({"encoder_args", "encoder_weights", "stage", "in_channels"}, set()),
+    zoo.RecurrentCaptioning: ({"encoder_args", "encoder_weights", "stage", "in_channels"}, set()),
     zoo.SequenceClassifier: ({"num_classes", "vocab_size", "padding"}, {"num_outputs"}),  # it may read tokens, too
     zoo.SequenceRegressor: ({"vocab_size", "padding"}, set()),
 }
@@ -71,6 +72,7 @@ OTHER_DEFAULTS = {  # and other types, where the family's argument is a name
     zoo.UNetSegmenter: {"encoder"},
     zoo.HybridClassifier: {"encoder"},
     zoo.TransformerCaptioning: {"encoder"},
+    zoo.RecurrentCaptioning: {"encoder"},
     zoo.MLPRegressor: {"in_features", "num_outputs", "widths"},  # for tables, not for images
     zoo.SequenceRegressor: {"num_outputs"},  # one number, not ten classes
 }
