@@ -42,6 +42,7 @@ SMALLER = {  # what makes one batch of a large net a matter of a second
     "transformer/lm_austen": ["--model.width=16"],
     "recurrent/text_table": ["--model.width=16"],
     "transformer/text_table": ["--model.width=16"],
+    "captioning/caption_file": ["--model.width=8", "--model.embedding_dim=8", *THIN],
     "seq2seq/multi30k": ["--model.width=8", "--model.embedding_dim=8", "--data.vocab_size=300"],
     "seq2seq/pairs": ["--model.width=16"],
     "cnn/resnet50_imagenet": ["--model.width=8", "--data.size=32", "--data.num_workers=0"],
@@ -97,6 +98,13 @@ def provide_data(recipe: catalog.Recipe, patch: pytest.MonkeyPatch) -> list[str]
         return ["--trainer.max_epochs=4"]
     elif cls is datamodules.MaskFolderDataModule:
         masked(Path("photos"), {"": 10}, values=(0, 255))
+        return []
+    elif cls is datamodules.CaptionFileDataModule:
+        masked(Path("."), {"": 10})
+        rows = [
+            f"{name},a {word} thing" for name in sorted(map(str, Path("images").iterdir())) for word in ("red", "blue")
+        ]
+        Path("captions.csv").write_text("\n".join(["image,caption", *rows]) + "\n")
         return []
     elif cls is datamodules.CSVDataModule:
         rows = [f"{i},{i % 7 / 3},{'ab'[i % 2]}" for i in range(60)]

@@ -102,6 +102,11 @@ def kind_of(data: str) -> str:
     if path.is_file():
         if path.suffix.lower() in (".csv", ".tsv", ".txt"):
             return "table"
+        if path.suffix.lower() == ".json":
+            raise UserError(
+                f"{data} is no CSV file: {wanted}; if it holds captions of images, as COCO's, zoo fit -c captioning/caption_file "
+                f"--data.path {data} trains a captioner"
+            )
         raise UserError(f"{data} is no CSV file: {wanted}; unpack an archive first")
     if not path.is_dir():
         raise UserError(f"{data} is neither a folder nor a file: {wanted}")

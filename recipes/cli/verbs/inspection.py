@@ -206,8 +206,11 @@ def inspect_table(path: str, target: str | None, options: Mapping[str, Any]) -> 
             f"; if its lines are pairs of texts, zoo fit -c seq2seq/pairs --data.path {path} trains a translator, with "
             "--model.weights from another one's checkpoint"
         )
+        captions = f"; if these are images and captions, zoo fit -c captioning/caption_file --data.path {path} trains a captioner"
         raise UserError(
-            f"give the column to predict, --target NAME, one of {path}: {first}" + pairs * (first.count("\t") == 1)
+            f"give the column to predict, --target NAME, one of {path}: {first}"
+            + pairs * (first.count("\t") == 1)
+            + captions * ("caption" in first.lower())
         )
     kind = options.get("kind") or _kind_of_target(path, target, options)
     data: Any = CSVDataModule(path, target=target, **{**options, "kind": kind})
