@@ -175,6 +175,12 @@ def test_shapes_of_texts_and_series_have_a_t(zoo: Zoo) -> None:
         )
         most = "at most 1024" if name == "transformer_base" else "any length"
         assert text.endswith(f"\n\nS and T are {most}; multiply-adds are for S = 16, T = 16.\n")
+    for name, score in (("lstm_captioner", "None"), ("attention_captioner", "'additive'")):
+        text = zoo("models", name).out
+        assert f"attention={score}" in text
+        caption = r"caption +B x 1 x T  tokens, V = 256"
+        assert re.search(rf"(?m)^image +B x 3 x 224 x 224\n{caption}\noutput +B x 1 x T x 256$", text)
+        assert text.endswith("\n\nT is any length; multiply-adds are for T = 16.\n")
     for name in ("transformer_lm", "transformer_classifier"):
         assert "\n\nT is at most 1024; " in zoo("models", name).out
     assert "\n\nT is any length; " in zoo("models", "llama_7b").out
