@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from cli_kit import Zoo
+from PIL import Image
 from torch import Tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
@@ -119,3 +120,47 @@ def test_scheduled_sampling_and_written_texts_are_those_of_one_process(zoo: Zoo)
     assert len(ends[0][1]) == 18
     for key, values in ends[0][1].items():
         assert [float(v) for v in values] == pytest.approx([float(v) for v in ends[1][1][key]], rel=1e-5), key
+
+
+CAPTIONS = """
+seed_everything: 0
+model:
+  class_path: zoo.RecurrentCaptioning
+  init_args: {encoder: lenet5_relu, width: 8, attention: additive, lr: 0.02, attention_penalty: 0.2, teacher_forcing: 0.8}
+data:
+  class_path: datamodules.CaptionFileDataModule
+  init_args: {path: captions.csv, size: 16, num_workers: 0, val_fraction: 0.2, drop_last: false}
+trainer: {max_epochs: 2, precision: 64-true}
+"""
+
+
+def test_captions_of_images_are_learned_as_on_one_process(zoo: Zoo) -> None:
+    """One to three captions an image, read and written with attention: the weights, and all metrics of validation and test."""
+    rows = ["image,caption"]
+    for i in range(45):
+        color = ((200, 40, i), (40, 200, i), (40, i, 200))[i % 3]
+        Image.new("RGB", (20, 16), color).save(f"{i}.png")
+        name = ("red", "green", "blue")[i % 3]
+        rows += [
+            f"{i}.png,{text}" for text in (f"a {name} field", name, f"all is {name} in here")[: 1 + i % 2 + i % 3 // 2]
+        ]
+    Path("captions.csv").write_text("\n".join(rows))
+    Path("captions.yaml").write_text(CAPTIONS)
+    ends = []
+    ways = {
+        "one": ["--data.batch_size=8"],
+        "two": ["--data.batch_size=4", "--trainer.devices=2", "--trainer.strategy=ddp_fork"],
+        "accumulated": ["--data.batch_size=4", "--trainer.accumulate_grad_batches=2"],
+    }
+    for i, options in enumerate(ways.values()):
+        result = zoo("fit", "-c", "captions.yaml", *options)
+        assert result.code == 0, result.err
+        run = Path("runs/captions", f"version_{i}")
+        table = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+        logged = {key: [row[key] for row in table if row[key]] for key in table[0] if key.startswith(("val/", "test/"))}
+        ends.append((weights(run), logged))
+    assert len(ends[0][1]) == 18
+    for other, measured in ends[1:]:
+        assert gap(ends[0][0], other) < 1e-6
+        for key, values in ends[0][1].items():
+            assert [float(v) for v in values] == pytest.approx([float(v) for v in measured[key]], rel=1e-5), key
