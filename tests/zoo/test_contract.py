@@ -117,9 +117,11 @@ def captioned() -> tuple[zoo.CaptionedImage, torch.Tensor]:
 
 
 def shape_of(x: Any) -> tuple[int, ...]:
-    """Shape of one example; of pairs of texts, both lengths."""
+    """Shape of one example; of pairs of texts, both lengths; of images with captions, that of the image."""
     if isinstance(x, zoo.SentencePair):
         return x.source.shape[1], x.target.shape[1]
+    if isinstance(x, zoo.CaptionedImage):
+        return tuple(x.image.shape[1:])
     return tuple(split_series(x)[0].shape[1:])
 
 
