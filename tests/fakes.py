@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import json
 import pickle
 import tarfile
 from pathlib import Path
@@ -172,6 +173,23 @@ def cityscapes(root: Path, train: int = 6, val: int = 4) -> Path:
             for kind in ("labelIds", "instanceIds", "color"):
                 save(root / "gtFine" / f"{stem}_gtFine_{kind}.png", mask)
     return root
+
+
+def coco(root: Path) -> None:
+    """COCO captions of 2017 as its archives unpack: 40 images to train and 6 to validate, each with two captions."""
+    number = 0
+    for part, count in (("train2017", 40), ("val2017", 6)):
+        images, annotations = [], []
+        for i in range(count):
+            number += 1
+            name, word = f"{number:012}.jpg", ("red", "blue")[i % 2]
+            save(root / part / name, Image.new("RGB", (12, 10), word))
+            images.append({"id": number, "file_name": name, "height": 10, "width": 12, "license": 1})
+            for text in (f"A {word} wall.", f"The wall is all {word}"):
+                annotations.append({"image_id": number, "id": len(annotations), "caption": text})
+        path = root / "annotations" / f"captions_{part}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"info": {}, "images": images, "licenses": [], "annotations": annotations}))
 
 
 def sentences(root: Path) -> Path:

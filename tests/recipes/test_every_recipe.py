@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cli_kit import Zoo
-from fakes import Fake, masked, pets, sentences, tree, voc
+from fakes import Fake, coco, masked, pets, sentences, tree, voc
 
 import datamodules
 from datamodules.downloads import DownloadedImages
@@ -42,6 +42,7 @@ SMALLER = {  # what makes one batch of a large net a matter of a second
     "transformer/lm_austen": ["--model.width=16"],
     "recurrent/text_table": ["--model.width=16"],
     "transformer/text_table": ["--model.width=16"],
+    "captioning/coco": ["--model.width=8", "--model.embedding_dim=8", *THIN],
     "captioning/caption_file": ["--model.width=8", "--model.embedding_dim=8", *THIN],
     "seq2seq/multi30k": ["--model.width=8", "--model.embedding_dim=8", "--data.vocab_size=300"],
     "seq2seq/pairs": ["--model.width=16"],
@@ -106,6 +107,9 @@ def provide_data(recipe: catalog.Recipe, patch: pytest.MonkeyPatch) -> list[str]
         ]
         Path("captions.csv").write_text("\n".join(["image,caption", *rows]) + "\n")
         return []
+    elif cls is datamodules.COCOCaptionsDataModule:
+        coco(Path("data/coco"))
+        return ["--data.val_fraction=0.2", "--data.batch_size=4", "--data.min_count=1", "--trainer.max_epochs=6"]
     elif cls is datamodules.CSVDataModule:
         rows = [f"{i},{i % 7 / 3},{'ab'[i % 2]}" for i in range(60)]
         Path("table.csv").write_text("\n".join(["x,y,target", *rows]) + "\n")
