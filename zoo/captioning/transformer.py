@@ -47,6 +47,7 @@ class TransformerCaptioner(Captioner):
         ValueError: An argument out of its range.
 
     Example:
+        >>> import torch
         >>> from zoo import CaptionedImage
         >>> from zoo.cnn import CIFARResNet
         >>> net = TransformerCaptioner(ImageEncoder(CIFARResNet(8, width=4)), vocab_size=9, width=8, num_heads=2)
