@@ -156,6 +156,16 @@ def test_texts_and_samples_of_the_gpu_are_those_of_the_cpu(name: str) -> None:
     assert texts[0] == texts[1]
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_labels_are_looked_at_once(soft: bool) -> None:
+    with gpu() as device:
+        model = zoo.create_model("lenet5").to("cuda")
+        y = torch.full((8, 10), 0.1).to("cuda") if soft else torch.arange(8).to("cuda")
+        device.waits.clear()
+        model._mode.check(y, training=True)
+        assert sum(device.waits.values()) == 1
+
+
 def test_a_gpu_that_is_not_there_refuses_what_one_refuses() -> None:
     near, index = torch.ones(3), torch.tensor([0, 2])
     with gpu() as device:

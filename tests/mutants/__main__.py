@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -36,6 +37,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PAGE = ROOT / "docs" / "reliability.md"
 WORKERS = 2
+_ERROR = 3  # pytest's own code for an error of its own
 LIBRARIES = ("torch", "torchvision", "lightning.pytorch", "torchmetrics", "matplotlib.pyplot", "sklearn")
 _kept: list[tempfile.TemporaryDirectory[str]] = []
 HEADER = """# Reliability
@@ -137,7 +139,15 @@ def run_tests(tree: Path, tests: Sequence[str], limit: float) -> str | None:
             os.dup2(output.fileno(), 2)
             os.chdir(tree)
             sys.path.insert(0, str(tree))
-            os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=no", *tests]))
+            # plugins that happen to be installed are not ours: pytest would find that the libraries have imported some already
+            os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+            code = _ERROR  # never back into the code of the parent, whatever happens
+            try:
+                code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=no", *tests])
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
         ended, until = 0, time.monotonic() + 20 * limit  # a test may also wait for ever
         while not ended and time.monotonic() < until:
             time.sleep(0.05)
