@@ -63,8 +63,9 @@ def test_methods_tell_what_was_seen_in_training() -> None:
 
 @pytest.mark.usefixtures("few")
 def test_the_table_has_a_row_a_method_and_a_column_an_attribute(zoo: Zoo, tmp_cwd: Path) -> None:
-    data_section = "data: {class_path: datamodules.ShapeCaptionsDataModule, init_args: {count: 60}}"
-    Path("shapes.yaml").write_text(f"# Shapes.\nmodel: {{class_path: zoo.MLPClassifier}}\n{data_section}\n")
+    model = "{class_path: zoo.RecurrentCaptioning, init_args: {encoder: resnet20, encoder_args: {width: 4}, width: 8}}"
+    data_section = "{class_path: datamodules.ShapeCaptionsDataModule, init_args: {count: 60}}"
+    Path("shapes.yaml").write_text(f"# Shapes.\nmodel: {model}\ndata: {data_section}\n")
     result = zoo("baselines", "-c", "shapes.yaml")
     assert (result.code, result.err) == (0, "")
     assert "shapes: 54 train, 6 val, 30 test images" in result.out
