@@ -145,7 +145,7 @@ def test_files_without_a_vocabulary_load_as_before(saved: Path) -> None:
     ("vocabulary", "message"),
     [
         ([1], r"vocabulary must be dict\[str, .*Any\] \| None, got \[1\]"),
-        ({"kind": "words"}, "kind must be one of characters, bytes, bpe, symbols, got 'words'"),
+        ({"kind": "lines"}, "kind must be one of characters, bytes, bpe, symbols, words, got 'lines'"),
         ({"kind": "characters", "tokens": ["a", "b"]}, "the vocabulary has 2 tokens, the net is built for 15"),
         ({"kind": "characters", "tokens": ["a", 3.5]}, "has a list of tokens, which are texts"),
         ({"kind": "bytes", "padding": {"x": 1}}, r"must be indices of tokens, or None, got \{'x': 1\}"),

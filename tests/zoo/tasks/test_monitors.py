@@ -19,6 +19,7 @@ DEFAULTS: dict[str, tuple[str, str] | None] = {
     "AdversarialTask": None,
     "LanguageModelTask": ("val/loss", "min"),
     "Seq2SeqTask": ("val/loss", "min"),
+    "CaptioningTask": ("val/loss", "min"),
     "GLMRegressor": ("val/loss", "min"),
     "MaximumLikelihood": ("val/loss", "min"),
 }
