@@ -278,6 +278,9 @@ def test_dropout_acts_in_training_alone(attention: Any) -> None:
     net.train()
     net.encoder.eval()
     assert not torch.equal(net(captioned()), net(captioned()))
+    with torch.no_grad():
+        net.embedding.weight.zero_()  # so what is dropped of it makes no difference
+    assert not torch.equal(net(captioned()), net(captioned()))
 
 
 @pytest.mark.parametrize(
