@@ -3,8 +3,8 @@
 import copy
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from itertools import chain, compress
 from typing import Any, Literal, NamedTuple, Self, get_args
 
@@ -14,25 +14,34 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 from typing_extensions import override
 
-from datamodules.base import DataModule
-from datamodules.checks import check_integer, check_share, is_number
-from datamodules.decode import Box, Size, random_part, whole
+from datamodules.checks import check_integer, check_share
+from datamodules.decode import Box, Size, whole
 from datamodules.examples import CaptionedImage, Examples
 from datamodules.images import statistics
 from datamodules.internals import in_precision
+from datamodules.resized_images import ResizedExamples, ResizedImagesDataModule
 from datamodules.splits import digest, held_out
-from datamodules.texts import check_tokenizer, encode, plain_words, size_of, vocabulary_of, words_of
+from datamodules.texts import (
+    check_tokenizer,
+    encode,
+    ended,
+    plain_words,
+    short_enough,
+    size_of,
+    vocabulary_of,
+    words_of,
+)
 
 CaptionTokenization = Literal["words", "characters", "bytes", "bpe"]
 
 _SAMPLE = 512  # number of training images that mean and std are estimated from
 
 
-class CaptionDataModule(DataModule):
+class CaptionDataModule(ResizedImagesDataModule):
     """Images and captions as tokens. A subclass gives :meth:`examples`, which are :class:`CaptionRows`, and a vocabulary.
 
     On the device a batch becomes ``(x, y)``. x is a :class:`~datamodules.CaptionedImage`: ``image`` float32 in [0, 1]
@@ -70,7 +79,6 @@ class CaptionDataModule(DataModule):
     """
 
     kind = "captioning"
-    channels = 3
     vocabulary: Mapping[str, Any]
     caption_length: int
     attributes: Mapping[str, list[str]] = {}
@@ -78,33 +86,10 @@ class CaptionDataModule(DataModule):
     def __init__(
         self,
         size: int | Sequence[int] = 224,
-        flip: bool = False,
-        resized_crop: float = 0.0,
-        color_jitter: float = 0.0,
         batch_size: int = 32,
-        num_workers: int = 0,
-        val_fraction: float = 0.1,
-        split_seed: int = 0,
-        drop_last: bool = True,
+        **images: Any,
     ) -> None:
-        super().__init__(batch_size, num_workers, val_fraction, split_seed, drop_last)
-        sides = [size, size] if isinstance(size, int) else list(size)
-        if len(sides) != 2:
-            raise ValueError(f"size must be one number, or height and width, got {size}")
-        for side in sides:
-            check_integer("size", side, 1)
-        for name, value in (("resized_crop", resized_crop), ("color_jitter", color_jitter)):
-            if not (is_number(value) and 0 <= value <= 1):
-                raise ValueError(f"{name} must be a share in [0, 1] (0: off), got {value}")
-        self.size = (sides[0], sides[1])
-        self.flip = flip
-        self.resized_crop = resized_crop
-        self.color_jitter = color_jitter
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """``(C, H, W)`` of an image."""
-        return (self.channels, *self.size)
+        super().__init__(size=size, batch_size=batch_size, **images)
 
     @property
     def vocab_size(self) -> int:
@@ -115,22 +100,6 @@ class CaptionDataModule(DataModule):
     def padding(self) -> int:
         """Index of the token that pads captions at their end."""
         return int(self.vocabulary["padding"])
-
-    @property
-    def preparation(self) -> dict[str, Any]:
-        """How an image file becomes an image in evaluation, as plain data for a model to save."""
-        return {"whole": True} | self.seen_in_training
-
-    @override
-    def ready(self, examples: Examples) -> Examples:
-        assert isinstance(examples, CaptionRows)
-        ready = copy.copy(examples)
-        ready.size = self.size
-        ready.crop = partial(random_part, least=self.resized_crop) if self.resized_crop else whole
-        changes: list[Any] = [v2.RandomHorizontalFlip()] * self.flip
-        changes += [v2.ColorJitter(*[self.color_jitter] * 3)] if self.color_jitter else []
-        ready.change = v2.Compose(changes) if changes else None
-        return ready
 
     @override
     def describe(self, train: Examples) -> None:
@@ -183,7 +152,7 @@ class Pictures:
         return [self.x]
 
 
-class CaptionRows(Examples):
+class CaptionRows(ResizedExamples):
     """Images and the captions of each, as tokens of a small type; a batch has them as int64.
 
     Args:
@@ -192,10 +161,6 @@ class CaptionRows(Examples):
         counts: Number of captions of each image, >= 1, ``(N,)``.
         vocabulary: What the tokens mean.
     """
-
-    size: tuple[int, int]  # height and width of the images
-    crop: Callable[[Size], Box] = staticmethod(whole)  # in training: the part of an image, of its width and height
-    change: Callable[..., Any] | None = None  # in training: transform of the resized image
 
     def __init__(self, pictures: Pictures, captions: Tensor, counts: Tensor, vocabulary: Mapping[str, Any]) -> None:
         super().__init__(torch.empty(0), torch.empty(len(counts), 0))
@@ -224,8 +189,7 @@ class CaptionRows(Examples):
 
     @override
     def inputs(self, index: Tensor) -> Tensor:
-        draws = self.training is not None and (self.crop is not whole or self.change is not None)
-        if not draws and (images := self.pictures.wholes(index, self.size)) is not None:
+        if not self.draws and (images := self.pictures.wholes(index, self.size)) is not None:
             return images
         with isolate_rng(include_cuda=False):  # torchvision draws from the global generator
             return torch.stack([self._transformed(i) for i in index.tolist()])
@@ -279,16 +243,6 @@ def resized(images: Tensor, size: Sequence[int]) -> Tensor:
     if tuple(images.shape[-2:]) == tuple(size):
         return images
     return TF.resize(images, list(size), InterpolationMode.BILINEAR, antialias=True)
-
-
-def rows_of(captions: Iterable[Tensor], length: int, vocabulary: Mapping[str, Any]) -> Tensor:
-    """Return each caption's tokens in a row, its end, and padding: ``(M, length)``."""
-    captions = list(captions)
-    rows = torch.full((len(captions), length), vocabulary["padding"], dtype=captions[0].dtype)
-    for row, tokens in zip(rows, captions, strict=True):
-        row[: len(tokens)] = tokens
-        row[len(tokens)] = vocabulary["end"]
-    return rows
 
 
 class Captioned(NamedTuple):
@@ -425,7 +379,8 @@ class TextCaptionDataModule(CaptionDataModule):
         tokens = {name: encode(texts, vocabulary) for name, texts in flat.items()}
         if self.tokenizer == "words":
             _tell_unknown(flat, tokens, vocabulary["unknown"])
-        fits = self._short_enough({name: [len(each) for each in captions] for name, captions in tokens.items()})
+        lengths = {name: list(map(len, captions)) for name, captions in tokens.items()}
+        fits = short_enough(lengths, self.max_length, "captions")
         length = 1 + max(len(each) for name in tokens for each in compress(tokens[name], fits[name]))
         rows = {}
         for name, part in parts.items():
@@ -433,7 +388,7 @@ class TextCaptionDataModule(CaptionDataModule):
             owner = torch.arange(len(part.captions)).repeat_interleave(torch.tensor(list(map(len, part.captions))))
             counts = torch.bincount(owner[fit], minlength=len(part.captions))
             has = counts > 0
-            captions = rows_of(compress(tokens[name], fits[name]), length, vocabulary)
+            captions = ended(list(compress(tokens[name], fits[name])), length, vocabulary)
             rows[name] = CaptionRows(part.pictures.subset(has), captions, counts[has], vocabulary)
         trains = len(rows["train"])
         if "val" in rows:
@@ -470,25 +425,6 @@ class TextCaptionDataModule(CaptionDataModule):
             for part, chosen in ((name, held), ("train", ~held)):
                 parts[part] = Captioned(pictures.subset(chosen), list(compress(captions, chosen.tolist())))
         return parts
-
-    def _short_enough(self, lengths: dict[str, list[int]]) -> dict[str, list[bool]]:
-        """Return which captions have at most ``max_length`` tokens with their end, of each part."""
-        fits = {name: [length < self.max_length for length in part] for name, part in lengths.items()}
-        left = {name: len(fit) - sum(fit) for name, fit in fits.items()}
-        if sum(left.values()):
-            longest, count = 1 + max(map(max, lengths.values())), sum(map(len, lengths.values()))
-            cure = f"give max_length={longest}, or shorter captions"
-            if gone := [name for name, fit in fits.items() if not any(fit)]:
-                raise ValueError(
-                    f"all {len(fits[gone[0]])} captions of the {gone[0]} part have more than max_length={self.max_length} tokens: "
-                    f"{cure}"
-                )
-            of_parts = ", ".join(f"{number} {name}" for name, number in left.items() if number)
-            rank_zero_warn(
-                f"{sum(left.values())} of {count} captions have more than max_length={self.max_length} tokens, up to {longest}, "
-                f"and are left out ({of_parts}): {cure}"
-            )
-        return fits
 
 
 def _tell_unknown(texts: Mapping[str, list[str]], tokens: Mapping[str, list[Tensor]], unknown: int) -> None:

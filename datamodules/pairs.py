@@ -7,7 +7,6 @@ from itertools import chain, compress
 from typing import Any, Literal, NamedTuple
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import Sampler
 from typing_extensions import override
@@ -17,7 +16,7 @@ from datamodules.checks import check_integer, check_share
 from datamodules.examples import Examples, SentencePair
 from datamodules.samplers import SimilarLengthSampler
 from datamodules.splits import digest, held_out
-from datamodules.texts import Tokenization, check_tokenizer, encode, size_of, vocabulary_of
+from datamodules.texts import Tokenization, check_tokenizer, encode, ended, short_enough, size_of, vocabulary_of
 
 Pairs = tuple[Sequence[str], Sequence[str]]  # sources, and the target of each
 Tokens = tuple[list[Tensor], list[Tensor]]
@@ -256,8 +255,8 @@ class TextPairDataModule(PairDataModule):
         longest, written = (1 + max(map(len, side)) for side in _joined(tokens.values()))
         rows = {
             name: PairRows(
-                _ended(sides[0], longest, source_vocabulary),
-                _ended(sides[1], written, vocabulary),
+                ended(sides[0], longest, source_vocabulary),
+                ended(sides[1], written, vocabulary),
                 source_vocabulary,
                 vocabulary,
             )
@@ -286,25 +285,8 @@ class TextPairDataModule(PairDataModule):
 
     def _short_enough(self, tokens: dict[str, Tokens]) -> dict[str, Tokens]:
         """Return the pairs whose source and target have at most ``max_length`` tokens with their ends."""
-        kept = {
-            name: [max(len(source), len(target)) < self.max_length for source, target in zip(*sides, strict=True)]
-            for name, sides in tokens.items()
-        }
-        left = {name: len(fits) - sum(fits) for name, fits in kept.items()}
-        if not sum(left.values()):
-            return tokens
-        longest = 1 + max(len(text) for side in _joined(tokens.values()) for text in side)
-        count = sum(map(len, kept.values()))
-        cure = f"give max_length={longest}, or shorter pairs"
-        if gone := [name for name, fits in kept.items() if not any(fits)]:
-            raise ValueError(
-                f"all {len(kept[gone[0]])} pairs of the {gone[0]} part have more than max_length={self.max_length} tokens: {cure}"
-            )
-        of_parts = ", ".join(f"{number} {name}" for name, number in left.items() if number)
-        rank_zero_warn(
-            f"{sum(left.values())} of {count} pairs have more than max_length={self.max_length} tokens, up to {longest}, and are "
-            f"left out ({of_parts}): {cure}"
-        )
+        lengths = {name: [*map(max, map(len, sides[0]), map(len, sides[1]))] for name, sides in tokens.items()}
+        kept = short_enough(lengths, self.max_length, "pairs")
         return {
             name: (list(compress(sides[0], kept[name])), list(compress(sides[1], kept[name])))
             for name, sides in tokens.items()
@@ -330,15 +312,6 @@ def _joined(parts: Iterable[Any]) -> tuple[list[Any], list[Any]]:
     """Return the sources of all parts, one after another, and their targets."""
     sources, targets = zip(*parts, strict=True)
     return list(chain(*sources)), list(chain(*targets))
-
-
-def _ended(texts: Sequence[Tensor], length: int, vocabulary: Mapping[str, Any]) -> Tensor:
-    """Return each text in a row, its end, and padding: ``(N, length)``."""
-    rows = torch.full((len(texts), length), vocabulary["padding"], dtype=texts[0].dtype)
-    for row, tokens in zip(rows, texts, strict=True):
-        row[: len(tokens)] = tokens
-        row[len(tokens)] = vocabulary["end"]
-    return rows
 
 
 def _lengths(tokens: Tensor, padding: int) -> Tensor:

@@ -1,7 +1,6 @@
 """Base of all data for segmentation: images and masks, which are transformed together."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -9,22 +8,21 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 from typing_extensions import override
 
-from datamodules.base import DataModule
-from datamodules.checks import check_integer, is_number
-from datamodules.decode import Box, Size, random_part, whole
+from datamodules.decode import Box, Size, whole
 from datamodules.examples import Examples
 from datamodules.images import statistics
 from datamodules.internals import in_precision
+from datamodules.resized_images import ResizedExamples, ResizedImagesDataModule
 
 IGNORED = 255  # the mask's value of a pixel to ignore
 _SAMPLE = 512  # number of training images that mean, std and class_counts are estimated from
 
 
-class SegmentationDataModule(DataModule):
+class SegmentationDataModule(ResizedImagesDataModule):
     """Images and their masks. A subclass sets ``class_names`` and returns :class:`Pairs` from :meth:`examples`.
 
     On the device a batch becomes ``(x, y)``: x float32 in [0, 1] ``(B, C, H, W)``, y int64 ``(B, H, W)`` with classes 0..K-1, or
@@ -57,53 +55,6 @@ class SegmentationDataModule(DataModule):
     kind = "segmentation"
     ignore_index = IGNORED
     class_names: list[str] = []
-    channels = 3
-
-    def __init__(
-        self,
-        size: int | Sequence[int] = 256,
-        flip: bool = False,
-        resized_crop: float = 0.0,
-        color_jitter: float = 0.0,
-        batch_size: int = 16,
-        num_workers: int = 0,
-        val_fraction: float = 0.1,
-        split_seed: int = 0,
-        drop_last: bool = True,
-    ) -> None:
-        super().__init__(batch_size, num_workers, val_fraction, split_seed, drop_last)
-        sides = [size, size] if isinstance(size, int) else list(size)
-        if len(sides) != 2:
-            raise ValueError(f"size must be one number, or height and width, got {size}")
-        for side in sides:
-            check_integer("size", side, 1)
-        for name, value in (("resized_crop", resized_crop), ("color_jitter", color_jitter)):
-            if not (is_number(value) and 0 <= value <= 1):
-                raise ValueError(f"{name} must be a share in [0, 1] (0: off), got {value}")
-        self.size = (sides[0], sides[1])
-        self.flip = flip
-        self.resized_crop = resized_crop
-        self.color_jitter = color_jitter
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """``(C, H, W)`` of an input of the net."""
-        return (self.channels, *self.size)
-
-    @property
-    def preparation(self) -> dict[str, Any]:
-        """How an image file becomes x in evaluation, as plain data for a model to save."""
-        return {"whole": True} | self.seen_in_training
-
-    @override
-    def ready(self, examples: Examples) -> Examples:
-        assert isinstance(examples, Pairs)
-        examples.size = self.size
-        examples.crop = partial(random_part, least=self.resized_crop) if self.resized_crop else whole
-        changes: list[Any] = [v2.RandomHorizontalFlip()] * self.flip
-        changes += [v2.ColorJitter(*[self.color_jitter] * 3)] if self.color_jitter else []
-        examples.change = v2.Compose(changes) if changes else None
-        return examples
 
     @override
     def describe(self, train: Examples) -> None:
@@ -127,17 +78,13 @@ class SegmentationDataModule(DataModule):
         return (in_precision(self.trainer, images.float().div_(255)), masks.long(), *rest)
 
 
-class Pairs(Examples):
+class Pairs(ResizedExamples):
     """Images and masks in memory: one by one where random numbers are drawn, otherwise a batch at once.
 
     Args:
         x: uint8 ``(N, C, H, W)``.
         y: uint8 ``(N, H, W)``: classes, or 255.
     """
-
-    size: tuple[int, int]  # height and width of the results
-    crop: Callable[[Size], Box] = staticmethod(whole)  # in training: the part of an image, of its width and height
-    change: Callable[..., Any] | None = None  # in training: transform of the resized image and mask
 
     def pair(self, index: int, crop: Callable[[Size], Box]) -> tuple[Any, Tensor]:
         """Return the part of an image that ``crop`` chooses, a tensor or Pillow's, and that of its mask, both in ``size``."""
@@ -152,8 +99,7 @@ class Pairs(Examples):
 
     @override
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        draws = self.training is not None and (self.crop is not whole or self.change is not None)
-        if not draws and type(self).pair is Pairs.pair:
+        if not self.draws and type(self).pair is Pairs.pair:
             return self._resized(self.x.index_select(0, index), self.y.index_select(0, index))
         with isolate_rng(include_cuda=False):  # torchvision draws from the global generator
             pairs = [self._transformed(i) for i in index.tolist()]

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from datamodules.captions import CaptionDataModule, CaptionRows, Pictures, rows_of
+from datamodules.captions import CaptionDataModule, CaptionRows, Pictures
 from datamodules.checks import check_integer, is_number
 from datamodules.examples import Examples
 from datamodules.shapes import CLASS_NAMES, COLORS, Scenes, outlines, painted, random_scenes
-from datamodules.texts import encode, words_of
+from datamodules.texts import encode, ended, words_of
 
 TestPairs = Literal["held_in", "held_out"]
 RELATIONS = ("over", "left of", "right of", "above", "below")
@@ -147,7 +147,7 @@ class ShapeCaptionsDataModule(CaptionDataModule):
         held_out = part == "test" and self.test_pairs == "held_out"
         seed = (self.data_seed, stream)
         drawn = draw(count, self.size[0], self.shapes, self.noise, held_out, seed)
-        tokens = rows_of(encode(drawn.captions, self.vocabulary), _LENGTH, self.vocabulary)
+        tokens = ended(encode(drawn.captions, self.vocabulary), _LENGTH, self.vocabulary)
         return ShapeRows(drawn, tokens, self.vocabulary)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from datamodules.checks import check_integer
@@ -286,3 +287,40 @@ def _one_thread() -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = given
+
+
+def ended(texts: Sequence[Tensor], length: int, vocabulary: Mapping[str, Any]) -> Tensor:
+    """Return the tokens of each text in a row, its end, and padding: ``(N, length)``."""
+    rows = torch.full((len(texts), length), vocabulary["padding"], dtype=texts[0].dtype)
+    for row, tokens in zip(rows, texts, strict=True):
+        row[: len(tokens)] = tokens
+        row[len(tokens)] = vocabulary["end"]
+    return rows
+
+
+def short_enough(lengths: Mapping[str, Sequence[int]], most: int, things: str) -> dict[str, list[bool]]:
+    """Return which texts have at most ``most`` tokens with their end, and warn of those that have more.
+
+    Args:
+        lengths: Of each part, the number of tokens of each text, without the end.
+        most: The argument ``max_length``.
+        things: What the texts are, for messages.
+
+    Raises:
+        ValueError: A part has none that are short enough.
+    """
+    fits = {name: [length < most for length in part] for name, part in lengths.items()}
+    left = {name: len(fit) - sum(fit) for name, fit in fits.items()}
+    if sum(left.values()):
+        longest, count = 1 + max(map(max, lengths.values())), sum(map(len, lengths.values()))
+        cure = f"give max_length={longest}, or shorter {things}"
+        if gone := [name for name, fit in fits.items() if not any(fit)]:
+            raise ValueError(
+                f"all {len(fits[gone[0]])} {things} of the {gone[0]} part have more than max_length={most} tokens: {cure}"
+            )
+        of_parts = ", ".join(f"{number} {name}" for name, number in left.items() if number)
+        rank_zero_warn(
+            f"{sum(left.values())} of {count} {things} have more than max_length={most} tokens, up to {longest}, and are left out "
+            f"({of_parts}): {cure}"
+        )
+    return fits

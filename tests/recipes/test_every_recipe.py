@@ -166,7 +166,7 @@ def test_one_batch(zoo: Zoo, recipe: catalog.Recipe, monkeypatch: pytest.MonkeyP
     assert list(run.glob(f"samples/*.{shown}")), "nothing shows what the model makes: add callbacks.Samples"
 
 
-def run(zoo: Zoo, recipe: catalog.Recipe, *options: object) -> tuple[float, Any]:
+def fitted(zoo: Zoo, recipe: catalog.Recipe, *options: object) -> tuple[float, Any]:
     assert recipe.bound is not None
     result = zoo("fit", "-c", recipe.name, *options)
     assert result.code == 0, result.err
@@ -177,7 +177,7 @@ def run(zoo: Zoo, recipe: catalog.Recipe, *options: object) -> tuple[float, Any]
 
 def measure(zoo: Zoo, recipe: catalog.Recipe, *options: object) -> float:
     assert recipe.bound is not None
-    value, result = run(zoo, recipe, *options)
+    value, result = fitted(zoo, recipe, *options)
     assert f"{recipe.bound[0]} {recipe.bound[1]} {recipe.bound[2]:g}: met" in result.out
     for name, bound in MORE.get(recipe.name, {}).items():
         reached = re.search(rf"(?m)^{name} +([\d.]+)", result.out)
@@ -194,7 +194,7 @@ def test_expectation_is_met(zoo: Zoo, recipe: catalog.Recipe) -> None:
         return
     options, bound = SHORTER[recipe.name]
     assert recipe.bound is not None
-    value, _ = run(zoo, recipe, *options)
+    value, _ = fitted(zoo, recipe, *options)
     assert value >= bound if recipe.bound[1] == ">=" else value <= bound
 
 

@@ -111,18 +111,6 @@ class CaptioningTask(WritingTask):
         image = torch.zeros(batch_size, *self.example_shape, device=device, dtype=self.net_dtype)
         return (CaptionedImage(image, torch.full((batch_size, 1, length), int(self.padding == 0), device=device)),)
 
-    def attention(self, x: Any) -> Tensor:
-        """Return how much each step of the captions looks at each cell of the encoder's map, ``(B, R, T, h w)``.
-
-        Raises:
-            TypeError: The net has no attention.
-        """
-        if not self.has_attention:
-            raise TypeError(f"this {type(self.net).__name__} has no attention that could be shown")
-        net: Any = self.net
-        weights: Tensor = net.attention(self.standardize(x))
-        return weights
-
     # Data -----------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:

@@ -124,18 +124,6 @@ class Seq2SeqTask(WritingTask):
         logits: Tensor = self.net(x)
         return logits
 
-    def attention(self, x: Any) -> Tensor:
-        """Return how much each step of the target looks at each token of the source, ``(B, T, S)``.
-
-        Raises:
-            TypeError: The net has no attention.
-        """
-        if not self.has_attention:
-            raise TypeError(f"this {type(self.net).__name__} has no attention that could be shown")
-        net: Any = self.net
-        weights: Tensor = net.attention(x)
-        return weights
-
     # Training -------------------------------------------------------------------------------------------------------
 
     def token_parts(self, batch: Any) -> list[tuple[str, Tensor, str]]:

@@ -211,6 +211,18 @@ class WritingTask(Task):
         """Return ``log_probabilities`` of the next token of the target, ``(..., T, V)``, in nats."""
         return {"log_probabilities": _at_least_float32(self(x)).log_softmax(dim=-1)}
 
+    def attention(self, x: Any) -> Tensor:
+        """Return how much each step of the targets looks at each part of what is read, ``(..., T, S)``: tokens, cells of a map.
+
+        Raises:
+            TypeError: The net has no attention.
+        """
+        if not self.has_attention:
+            raise TypeError(f"this {type(self.net).__name__} has no attention that could be shown")
+        net: Any = self.net
+        weights: Tensor = net.attention(self.standardize(x))
+        return weights
+
     def _losses(
         self, logits: Tensor, y: Tensor, weight: Sequence[Tensor], label_smoothing: float = 0.0
     ) -> tuple[Tensor, Tensor]:
@@ -343,7 +355,7 @@ class WritingTask(Task):
 
     def forbidden(self) -> list[int]:
         """Return the tokens that are never written: padding, and the one that stands for unknown words."""
-        unknown = None if self.vocabulary is None else getattr(self.tokenizer, "unknown", None)
+        unknown = None if self.vocabulary is None else self.tokenizer.unknown
         return [self.padding] if unknown is None else [self.padding, unknown]
 
     def _write(
@@ -353,32 +365,29 @@ class WritingTask(Task):
         beam: int | None = None,
         best: int = 1,
         max_length: int | None = None,
-        state: Any = None,
     ) -> decoding.Decoded:
         """Return the best texts that the net writes: tokens ``(B, N, T)``, lengths and scores ``(B, N)``.
 
         Args:
             given, start: See :meth:`_start`.
             beam, best, max_length: See :meth:`predict_step`.
-            state: What :meth:`encoded` gave, where that is known.
         """
         beam = self.hparams["beam"] if beam is None else beam
         if not 1 <= best <= max(1, beam) or beam < 1:
             raise ValueError(f"beam must be 1 or more, and best in 1..beam, got beam={beam}, best={best}")
-        arguments = self._arguments(given, start, max_length, state)
+        arguments = self._arguments(given, start, max_length)
         if beam == 1:
             made = decoding.greedy(**arguments)
             return decoding.Decoded(*(part.unsqueeze(1) for part in made))  # (B, ...) -> (B, 1, ...)
         return decoding.beam_search(**arguments, beam=beam, best=best, with_greedy=True)
 
-    def _arguments(self, given: Any, start: Tensor, max_length: int | None = None, state: Any = None) -> dict[str, Any]:
+    def _arguments(self, given: Any, start: Tensor, max_length: int | None = None) -> dict[str, Any]:
         """Return arguments of :mod:`zoo.decoding`, see :meth:`_write`."""
         net: Any = self.net
         if missing := missing_parts(net):
             raise TypeError(f"to write text, {type(net).__name__} needs {missing[0]}, see zoo.EncoderDecoder")
-        if state is None:
-            with evaluating(self):
-                state = self.encoded(given)
+        with evaluating(self):
+            state = self.encoded(given)
         common = {"end": self._end(start), "padding": self.padding, "forbid": self.forbidden()}
         return {"net": net, "state": state, "start": start, "max_length": self.longest(max_length), **common}
 
