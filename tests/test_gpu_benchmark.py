@@ -14,6 +14,7 @@ from benchmarks.harness import Row
 main = importlib.import_module("benchmarks.__main__")
 
 
+@pytest.mark.slow
 def test_all_rows_are_measured_at_toy_sizes() -> None:
     """Whatever a GPU is asked for has run once; a target is for a GPU."""
     threads, rows = torch.get_num_threads(), gpu.run("cpu")
