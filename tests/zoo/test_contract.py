@@ -232,7 +232,7 @@ CASES = {
     ),
     **{
         f"{n}_captioner": (
-            {"encoder": "resnet18", "encoder_args": {"width": 4}, "stage": 2, "vocab_size": 7, "width": 32},
+            {"encoder": "resnet18", "encoder_args": {"width": 4}, "stage": 2, "vocab_size": 7, "width": 64},
             captioned(),
             UNROLLED,
         )
