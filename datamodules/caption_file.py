@@ -175,6 +175,10 @@ class CaptionFileDataModule(ListedCaptions):
             raise ValueError(
                 f"{path} is a folder: give the file in it that lists images and captions, a CSV table or a JSON"
             )
+        if path.suffix.lower() in (".jsonl", ".ndjson"):
+            raise ValueError(
+                f"{path} has a JSON in each line: give a CSV table of image and caption, or one JSON as COCO's"
+            )
         if path.suffix.lower() == ".json":
             return read_json(path, self._form.encoding)
         return {"train": read_table(path, *self._columns, self._form)}
@@ -248,7 +252,7 @@ def read_json(path: Path, encoding: str = "utf-8") -> dict[str, Listed]:
             '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": "a dog"}]}'
         )
     images = content["images"]
-    if images and isinstance(images[0], dict) and "sentences" in images[0]:
+    if "annotations" not in content and any("sentences" in image for image in images if isinstance(image, dict)):
         return _karpathy(path, images)
     if not isinstance(content.get("annotations"), list):
         raise ValueError(  # noqa: TRY004
@@ -282,9 +286,10 @@ def _karpathy(path: Path, images: Iterable[Any]) -> dict[str, Listed]:
         split, name, sentences = _fields(path, f"image {i}", image, "split", "filename", "sentences")
         if split not in _PARTS:
             raise ValueError(f"{path}: image {i} has the split {split!r}: it must be one of {', '.join(_PARTS)}")
-        file = os.path.normpath(os.path.join(image.get("filepath", ""), name))
+        folder = _fields(path, f"image {i}", image, "filepath")[0] if "filepath" in image else ""
+        file = os.path.normpath(os.path.join(folder, name))
         texts = [_fields(path, f"image {i}, sentence {k}", sentence, "raw")[0] for k, sentence in enumerate(sentences)]
-        parts.setdefault(_PARTS[split], {})[file] = texts
+        parts.setdefault(_PARTS[split], {}).setdefault(file, []).extend(texts)
     return parts
 
 
@@ -320,6 +325,9 @@ def existing(listed: Listed, root: Path, path: Path, missing: Missing) -> Listed
         return listed
     first = ", ".join([*gone][:_SHOWN]) + " ..." * (len(gone) > _SHOWN)
     what = f"{len(gone):,} of the {len(listed):,} images that {path} lists are not in {root.absolute()} ({first})"
+    turned = [name for name in gone if "\\" in name and os.path.isfile(os.path.join(root, name.replace("\\", "/")))]
+    if turned:
+        raise FileNotFoundError(f"{what}: {turned[0]} is there as {turned[0].replace(chr(92), '/')}: write / in paths")
     if len(gone) == len(listed):
         raise FileNotFoundError(f"{what}: give the folder that their paths are relative to as images")
     if missing == "refuse":

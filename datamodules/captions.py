@@ -38,6 +38,11 @@ from datamodules.texts import (
 
 CaptionTokenization = Literal["words", "characters", "bytes", "bpe"]
 
+_MARKS = 3  # tokens of a vocabulary of words that are none: padding, end, unknown
+_SIZES: dict[str, Callable[[str], int]] = {  # tokens of a caption, where no vocabulary is needed to tell
+    "words": lambda text: text.count(" ") + 1,
+    "characters": len,
+}
 _SAMPLE = 512  # number of training images that mean and std are estimated from
 
 
@@ -371,29 +376,48 @@ class TextCaptionDataModule(CaptionDataModule):
     def _loaded(self) -> _Loaded:
         parts = self._split({name: self._read(name, part) for name, part in self.captioned().items()})
         flat = {name: list(chain(*part.captions)) for name, part in parts.items()}
-        if self.tokenizer == "words":
-            vocabulary = words_of(flat["train"], self.min_count)
-        else:
-            every = chain(*flat.values())
-            vocabulary = vocabulary_of(self.tokenizer, every, flat["train"], self._bpe_size, ended=True)
+        if (size := _SIZES.get(self.tokenizer)) is not None:  # what is left out is no part of the vocabulary
+            lengths = {name: list(map(size, texts)) for name, texts in flat.items()}
+            fits = short_enough(lengths, self.max_length, "captions")
+            flat = {name: list(compress(texts, fits[name])) for name, texts in flat.items()}
+        vocabulary = self._vocabulary_of(flat)
         tokens = {name: encode(texts, vocabulary) for name, texts in flat.items()}
+        if size is None:
+            lengths = {name: list(map(len, captions)) for name, captions in tokens.items()}
+            fits = short_enough(lengths, self.max_length, "captions")
+            tokens = {name: list(compress(captions, fits[name])) for name, captions in tokens.items()}
         if self.tokenizer == "words":
-            _tell_unknown(flat, tokens, vocabulary["unknown"])
-        lengths = {name: list(map(len, captions)) for name, captions in tokens.items()}
-        fits = short_enough(lengths, self.max_length, "captions")
-        length = 1 + max(len(each) for name in tokens for each in compress(tokens[name], fits[name]))
+            _tell_unknown(flat, tokens, vocabulary["unknown"], self.min_count)
+        length = 1 + max(len(each) for captions in tokens.values() for each in captions)
         rows = {}
         for name, part in parts.items():
             fit = torch.tensor(fits[name])
             owner = torch.arange(len(part.captions)).repeat_interleave(torch.tensor(list(map(len, part.captions))))
             counts = torch.bincount(owner[fit], minlength=len(part.captions))
             has = counts > 0
-            captions = ended(list(compress(tokens[name], fits[name])), length, vocabulary)
+            captions = ended(tokens[name], length, vocabulary)
             rows[name] = CaptionRows(part.pictures.subset(has), captions, counts[has], vocabulary)
         trains = len(rows["train"])
         if "val" in rows:
             rows["train"] = rows["train"].joined(rows.pop("val"))
         return _Loaded(rows, torch.arange(len(rows["train"])) >= trains, vocabulary, length)
+
+    def _vocabulary_of(self, texts: Mapping[str, list[str]]) -> dict[str, Any]:
+        """Return the vocabulary of the captions of all parts.
+
+        Raises:
+            ValueError: No word occurs often enough.
+        """
+        if self.tokenizer != "words":
+            return vocabulary_of(self.tokenizer, chain(*texts.values()), texts["train"], self._bpe_size, ended=True)
+        vocabulary = words_of(texts["train"], self.min_count)
+        if len(vocabulary["tokens"]) == _MARKS:
+            word, count = Counter(chain(*map(str.split, texts["train"]))).most_common(1)[0]
+            raise ValueError(
+                f"no word is in the training captions min_count={self.min_count} times, the most frequent, {word!r}, is there "
+                f"{count}: give min_count={count} or less"
+            )
+        return vocabulary
 
     def _read(self, name: str, part: Captioned) -> Captioned:
         """Return a part whose captions are normalized, without those that are empty."""
@@ -427,7 +451,9 @@ class TextCaptionDataModule(CaptionDataModule):
         return parts
 
 
-def _tell_unknown(texts: Mapping[str, list[str]], tokens: Mapping[str, list[Tensor]], unknown: int) -> None:
+def _tell_unknown(
+    texts: Mapping[str, list[str]], tokens: Mapping[str, list[Tensor]], unknown: int, min_count: int
+) -> None:
     """Warn of the words that the vocabulary lacks."""
     lacking = {name: sum(int((each == unknown).sum()) for each in part) for name, part in tokens.items()}
     if not sum(lacking.values()):
@@ -444,5 +470,5 @@ def _tell_unknown(texts: Mapping[str, list[str]], tokens: Mapping[str, list[Tens
     examples = ", ".join(repr(word) for word, _ in words.most_common(3)) + " ..." * (len(words) > 3)
     rank_zero_warn(
         f"{of_parts} are unknown ({len(words):,} different ones: {examples}): a model never writes them; known are those that the "
-        "training captions have min_count times"
+        f"training captions have min_count={min_count} times"
     )

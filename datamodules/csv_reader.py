@@ -152,6 +152,8 @@ def _rows(path: Path, form: Form) -> Iterator[tuple[int, list[str]]]:
                         raise ValueError(
                             f"{path}, line {reader.line_num}: {len(row)} columns, but the header has {count} (delimiter "
                             f"{form.delimiter!r})"
+                            + f": put a value with {form.delimiter!r} in it in quotes"
+                            * (len(row) > count)
                         )
                     yield reader.line_num, [text.strip() for text in row]
             except csv.Error as error:

@@ -154,6 +154,18 @@ def test_missing_images_are_counted_and_named(folder: Path) -> None:
         CaptionFileDataModule("captions.csv", images="photos", **QUIET)
 
 
+def test_paths_of_another_system_are_told(folder: Path) -> None:
+    write("captions.csv", [f"{name},a dog" for name in NAMES[1:]] + [NAMES[0].replace("/", "\\") + ",a dog"])
+    with pytest.raises(FileNotFoundError, match=r"photos\\.* is there as photos/.*: write / in paths"):
+        CaptionFileDataModule("captions.csv", **QUIET)
+
+
+def test_a_json_in_each_line_is_told(folder: Path) -> None:
+    Path("metadata.jsonl").write_text('{"file_name": "0.png", "text": "a dog"}\n')
+    with pytest.raises(ValueError, match=r"metadata\.jsonl has a JSON in each line: give a CSV table"):
+        CaptionFileDataModule("metadata.jsonl", **QUIET)
+
+
 def test_a_damaged_image_is_named(folder: Path) -> None:
     Path("photos/0.png").write_bytes(b"no image")
     write("captions.csv", [f"{name},a dog" for name in NAMES])
@@ -266,6 +278,11 @@ def test_a_json_in_the_form_of_karpathys_splits(folder: Path) -> None:
         ValueError, match=r"has parts of its own \(train, val, test\): give no other files for val and test"
     ):
         CaptionFileDataModule("dataset.json", test="dataset.json", **QUIET)
+    more = [*images, {**images[1], "sentences": [{"raw": "Another one."}]}]  # "restval" and "train" are one part
+    Path("dataset.json").write_text(json.dumps({"images": more}))
+    again = CaptionFileDataModule("dataset.json", **QUIET)
+    again.setup()
+    assert captions_of(again, "train")[NAMES[1]] == ["a dog", "a pet", "another one"]
     Path("dataset.json").write_text(json.dumps({"images": images[4:6]}))
     with pytest.raises(ValueError, match=r"dataset.json has no image to train on, only the parts val"):
         CaptionFileDataModule("dataset.json", **QUIET)
@@ -300,6 +317,14 @@ GOOD = coco(["photos/0.png"], [(0, "a dog")])
             "image 0 has the split 'dev': it must be one of train",
         ),
         ({"images": [{"filename": "a", "sentences": [{}], "split": "val"}]}, "image 0, sentence 0 has no 'raw'"),
+        (
+            {"images": [{"filepath": None, "filename": "a", "sentences": [], "split": "val"}]},
+            "image 0: 'filepath' must be a text, got None",
+        ),
+        (
+            {"images": [{"filename": "a"}, {"filename": "b", "sentences": [], "split": "val"}]},
+            "image 0 has no 'split', got 'filename'",
+        ),
     ],
 )
 def test_a_json_that_is_refused(folder: Path, content: Any, message: str) -> None:

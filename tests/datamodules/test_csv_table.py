@@ -117,7 +117,12 @@ GOOD = "a,b,y\n" + "1,2,p\n3,4,q\n" * 20
         (GOOD, {"encoding": "klingon"}, r"encoding must be one of Python's.* got 'klingon'"),
         (GOOD.replace(",", ";"), {}, r"a.csv, line 1: 'a;b;y' is one column: is the delimiter ';' instead of ','\?"),
         (GOOD, {"delimiter": ";"}, r"is the delimiter ',' instead of ';'"),
-        (GOOD + "1,2\n", {}, r"a.csv, line 42: 2 columns, but the header has 3"),
+        (GOOD + "1,2\n", {}, r"a.csv, line 42: 2 columns, but the header has 3 \(delimiter ','\)$"),
+        (
+            GOOD + "1,2,p,q\n",
+            {},
+            r"line 42: 4 columns, but the header has 3 \(delimiter ','\): put a value with ',' in it in quotes",
+        ),
         (GOOD + '\n"1\n",2,p\n\n1,2\n', {}, r"a.csv, line 46: 2 columns"),
         (GOOD + "1,2,3,4\n", {}, r"a.csv, line 42: 4 columns"),
         (GOOD + "1,,\n", {}, r"a.csv, line 42, column 'y': the target is missing in 1 of 41 rows"),

@@ -116,7 +116,7 @@ def test_words_are_those_of_the_training_part() -> None:
     assert data.vocabulary["tokens"] == ["<pad>", "<end>", "<unk>", "a", "cat", "dog", "runs", "the"]
     assert [str(one.message) for one in caught] == [
         "1 of 4 words of the val part, 2 of 7 words of the test part are unknown (2 different ones: 'bird', 'mouse'): a model "
-        "never writes them; known are those that the training captions have min_count times"
+        "never writes them; known are those that the training captions have min_count=1 times"
     ]
     _, y = data._parts["test"].__getitems__([0, 1])
     assert texts_of(data, y) == [["a <unk> runs", "a <unk>"], ["the cat"]]
@@ -130,6 +130,26 @@ def test_rare_words_are_unknown_in_training_too() -> None:
     assert not data.has_test
     with pytest.raises(ValueError, match="there is no test part: give test_fraction > 0, or test images"):
         data.setup("test")
+
+
+def test_what_is_left_out_has_no_part_in_the_vocabulary() -> None:
+    """Neither the words of it, nor its characters; nor are its words told as unknown."""
+    given = {"train": [["very very very long"], ["a cat", "a cat"], ["a cat"]], "val": [["a a a mouse"], ["a cat"]]}
+    words = Counted(given=given, max_length=3, min_count=2, test_fraction=0.0)
+    with pytest.warns(UserWarning, match=r"\w") as caught:
+        words.setup("fit")
+    assert [str(one.message)[:20] for one in caught] == ["2 of 6 captions have"]
+    assert words.vocabulary["tokens"][3:] == ["a", "cat"]
+    characters = Counted(given=given, max_length=6, tokenizer="characters", test_fraction=0.0)
+    with pytest.warns(UserWarning, match="2 of 6 captions have more than max_length=6 tokens"):
+        characters.setup("fit")
+    assert sorted(set(characters.vocabulary["tokens"]) & set("very long a cat mouse")) == [" ", "a", "c", "t"]
+
+
+def test_a_vocabulary_of_no_word_is_refused() -> None:
+    given = {"train": [["a dog"], ["a cat"]]}
+    with pytest.raises(ValueError, match=r"min_count=5 times, the most frequent, 'a', is there 2: give min_count=2 or"):
+        Counted(given=given, min_count=5, test_fraction=0.0, val_fraction=0.0).setup("fit")
 
 
 def test_the_words_of_the_split_off_parts_do_not_count() -> None:
@@ -162,7 +182,7 @@ def test_what_is_empty_or_too_long_is_left_out_and_told() -> None:
     assert {name: len(part) for name, part in data._parts.items()} == {"train": 2, "val": 1, "test": 1}
     assert (x.image[:, 0, 0, 0].tolist(), texts_of(data, y)) == ([0, 2], [["one two"], ["two"]])
     assert data.caption_length == 3
-    assert data.vocabulary["tokens"][3:] == ["five", "four", "one", "three", "two"]
+    assert data.vocabulary["tokens"][3:] == ["one", "two"]  # no words of captions that are left out
 
 
 @pytest.mark.parametrize("tokenizer", ["characters", "bytes", "bpe"])

@@ -9,6 +9,8 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
+from zoo.spelling import suggest
+
 Score = Literal["dot", "general", "reduced_rank", "additive", "scaled_dot"]
 
 
@@ -50,7 +52,9 @@ class ScoredAttention(nn.Module):
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
         if score not in get_args(Score):
-            raise ValueError(f"score must be one of {', '.join(get_args(Score))}, got {score!r}")
+            raise ValueError(
+                f"attention's score must be one of {', '.join(get_args(Score))}, got {score!r}{suggest(score, get_args(Score))}"
+            )
         if score in ("dot", "scaled_dot") and query_size != key_size:
             raise ValueError(
                 f"the score {score!r} multiplies vectors of one size, and queries have {query_size} numbers, what they look at "

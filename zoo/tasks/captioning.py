@@ -18,6 +18,7 @@ from zoo.tasks.base import input_of
 from zoo.tasks.writing import FORCED, WritingArguments, WritingTask, missing_parts, streams, uniform_rows
 
 EXAMPLE_LENGTH = 16  # tokens of an example where no data told theirs
+_UNKNOWN = "\ufffd"  # an unknown word where texts are compared: no vocabulary has it, and no metric divides it
 SHOWN, DRAWN = 18, 4  # images that are shown in evaluation, those of them whose attention is drawn
 
 
@@ -125,7 +126,8 @@ class CaptioningTask(WritingTask):
         if longest is not None and most is not None and longest > most:
             raise ValueError(
                 f"the longest caption of {type(data).__name__} has {longest} tokens with its end, and {type(self.net).__name__} "
-                f"reads {most} at most: build it with max_length={longest}, or take shorter captions"
+                f"reads {most} at most: build it for more (max_positions={longest} of a zoo.TransformerCaptioner), or leave longer "
+                f"captions out, with max_length={most} of the data"
             )
         super().setup(stage)
 
@@ -218,13 +220,21 @@ class CaptioningTask(WritingTask):
         end = self._end(start)
         made = self._write(x.image[rows], start).tokens[:, 0]
         predictions = self._texts(made, end)
-        references = [self._texts(part[real], end) for part, real in zip(y[rows], known[rows], strict=True)]
+        references = [self._references(part[real], end) for part, real in zip(y[rows], known[rows], strict=True)]
         for name, metric in metrics.items():
             if name not in FORCED:
                 metric.update(predictions, references)
 
     def _texts(self, captions: Tensor, end: int) -> list[str]:
         return [self.text_of(row, end=end) for row in captions.tolist()]
+
+    def _references(self, captions: Tensor, end: int) -> list[str]:
+        """Texts to compare with; an unknown word is one word of them, which no text has that is written."""
+        texts = self._texts(captions, end)
+        if self.vocabulary is None or self.tokenizer.unknown is None:
+            return texts
+        shown = self.vocabulary["tokens"][self.tokenizer.unknown]
+        return [text.replace(shown, _UNKNOWN) for text in texts]
 
     def _first(self, caption: Tensor) -> Tensor:
         """The token that the captions of each image begin after: the end of the vocabulary, else that of any of them."""

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 import zoo
 from zoo import CaptionedImage
 from zoo.blocks import Vocabulary, reorder_rows
+from zoo.metrics.captions import caption_metrics
 from zoo.tasks import CaptioningTask
 
 WORDS = {
@@ -334,6 +335,23 @@ def test_images_are_standardized_for_all_that_the_net_does() -> None:
     torch.testing.assert_close(outputs["log_probabilities"], plain(seen).log_softmax(dim=-1), rtol=1e-6, atol=1e-6)
 
 
+def test_an_unknown_word_of_a_caption_is_one_word_to_every_metric() -> None:
+    """As if a word stood there that the net does not write."""
+    model = task(max_length=5)
+    captions = ("red bird dot dot", "blue dot"), ("blue bird",), ("bird red red dot bird",), ("red red bird",)
+    x, y = batch_of(*captions)
+    assert (y == 2).sum() == 5
+    metrics, expected = model.build_metrics(), caption_metrics(None)
+    model.update_metrics(metrics, (x, y))
+    made = model.predict_step(x.image)["text"]
+    assert len({*" ".join(made).split()} - {"dot"}) > 0
+    texts = [[text.replace("bird", "zzz") for text in of_image] for of_image in captions]
+    for name, metric in expected.items():
+        metric.update(made, texts)
+        assert metrics[name].compute() == metric.compute(), name
+    assert expected["bleu1"].compute() > 0
+
+
 def test_without_a_vocabulary_tokens_are_numbers_and_the_end_is_what_captions_begin_after() -> None:
     model = task(max_length=5)
     model.vocabulary = None
@@ -446,7 +464,7 @@ class Data(LightningDataModule):
         (
             Data(caption_length=9),
             ValueError,
-            "the longest caption of Data has 9 tokens with its end, and Look reads 8 at most: build it with max_length=9, or take",
+            r"caption of Data has 9 tokens with its end, and Look reads 8 at most: build it for more \(max_positions=9 of",
         ),
         (
             Data(vocabulary=WORDS | {"end": None}),
