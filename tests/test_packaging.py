@@ -54,7 +54,15 @@ def test_wheel_holds_the_packages_their_yaml_and_nothing_else(wheel: Path) -> No
     assert "recipes/cnn/lenet_digits.yaml" in wanted
     assert {
         f"zoo/pretrained/{folder}/{name}"
-        for folder in ("lenet5_digits", "char_lm", "dates_gru", "dates_transformer", "unet_shapes", "dcgan_digits")
+        for folder in (
+            "lenet5_digits",
+            "char_lm",
+            "dates_gru",
+            "dates_transformer",
+            "unet_shapes",
+            "dcgan_digits",
+            "captioner_shapes",
+        )
         for name in ("README.md", "config.json", "model.safetensors")
     } <= wanted
     assert {"datamodules/bundled/three.png", "datamodules/bundled/co2.csv"} <= wanted

@@ -21,14 +21,16 @@ SENTENCES = (
 
 def images() -> dict[str, Any]:
     """Return images by file name: uint8 arrays ``(H, W)`` or ``(H, W, 3)``."""
-    from datamodules import DigitsDataModule, ShapesDataModule
+    from datamodules import DigitsDataModule, ShapeCaptionsDataModule, ShapesDataModule
 
     x, y = DigitsDataModule().read("test")
     shapes = ShapesDataModule().examples("test").x
+    scene = ShapeCaptionsDataModule(size=32).examples("test").pictures.x[0]  # type: ignore[attr-defined]
     return {
         "three.png": x[y == 3][11, 0].numpy(),
         "eight.png": x[y == 8][16, 0].numpy(),
         **{f"shapes{i}.png": shapes[k].permute(1, 2, 0).numpy() for i, k in ((1, 0), (2, 7))},
+        "scene.png": scene.permute(1, 2, 0).numpy(),
     }
 
 

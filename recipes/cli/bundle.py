@@ -78,6 +78,11 @@ NETS = {
         ("test/relative_mae", "test/mae", "test/rmse"),
         data="monthly means of carbon dioxide at Mauna Loa, 1958 to 2001 (Keeling and Whorf 2004), in the public domain",
     ),
+    "captioner_shapes": Net(
+        "captioning/attend_shapes",
+        ("test/exact", "test/color", "test/shape", "test/relation"),
+        data="images and captions that datamodules.ShapeCaptionsDataModule makes, of this package (Apache License 2.0)",
+    ),
     "dates_gru": Net("seq2seq/gru_attention_dates", TRANSLATIONS, data=DATES, texts=WRITTEN),
     "dates_transformer": Net("transformer/dates", TRANSLATIONS, data=DATES, texts=WRITTEN),
 }

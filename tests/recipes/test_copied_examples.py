@@ -60,9 +60,9 @@ def test_what_is_there_is_kept(zoo: Zoo) -> None:
     assert_one_line(zoo("examples", "a b/c"), "a b/c/co2.csv exists and is not the example", "--overwrite")
     assert own.read_text() == "my own"
     assert not Path("a b/c/three.png").exists()  # nothing is written before all is looked at
-    assert zoo("examples", "a b/c", "--overwrite").out.startswith("2 files in a b/c, where 7 were already\n")
+    assert zoo("examples", "a b/c", "--overwrite").out.startswith("2 files in a b/c, where 8 were already\n")
     assert own.read_bytes() == (BUNDLED / "co2.csv").read_bytes()
-    assert zoo("examples", "a b/c").out.startswith("0 files in a b/c, where 9 were already\n")
+    assert zoo("examples", "a b/c").out.startswith("0 files in a b/c, where 10 were already\n")
 
 
 def test_a_folder_that_cannot_be_written(zoo: Zoo) -> None:

@@ -31,6 +31,7 @@ TABLES = ("seq2seq/gru_dates",)  # nor of these, whose texts are beside those th
 MORE = {"gan/wgan_gp_grid": {"test/modes": 24}}  # further bounds of a recipe
 SMALLER = {  # what makes one batch of a large net a matter of a second
     "captioning/attend_shapes": ["--data.count=100"],
+    "captioning/lstm_shapes": ["--data.count=100"],
     "captioning/transformer_shapes": ["--data.count=100"],
     "cnn/resnet110_cifar100": ["--model.width=4"],
     "transfer/image_folder": [
@@ -56,7 +57,10 @@ SMALLER = {  # what makes one batch of a large net a matter of a second
 
 
 SHORTER = {  # runs of many minutes: a part of them for the slow tests, and the bound that it must meet
-    "captioning/attend_shapes": (["--data.count=20000", "--trainer.max_epochs=2"], 0.3),
+    "captioning/attend_shapes": (
+        ["--model.encoder_args={depth: 8}", "--data.count=20000", "--trainer.max_epochs=2"],
+        0.3,
+    ),
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 from cli_kit import Result, Zoo
 from PIL import Image
 
-from datamodules import ShapesDataModule
+from datamodules import ShapeCaptionsDataModule, ShapesDataModule
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,6 +50,7 @@ LOOKED_AT = (
     "sample dcgan_digits",
     "sample char_lm",
     "predict dates_gru",
+    "predict captioner_shapes",
     "predict co2_gru",
 )
 
@@ -77,6 +78,10 @@ def test_each_gives_what_it_says(results: dict[str, Result]) -> None:
     best = results["predict dates_gru"].out.splitlines()[2]
     assert best.split()[-1] == "2021-03-03"
     assert pixels("looks.png").std() > 10
+
+    (true,) = ShapeCaptionsDataModule(size=32).examples("test").texts[:1]
+    assert results["predict captioner_shapes"].out.splitlines()[2].endswith(f"  {true}")
+    assert pixels("words.png").std() > 10
 
     with Path("forecast.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -53,6 +53,11 @@ EXAMPLES = (
         ("zoo predict unet_shapes shapes1.png shapes2.png -o masks",),
     ),
     Example(
+        ("scene.png",),
+        "drawn shapes, to be told in words",
+        ("zoo predict captioner_shapes scene.png --beam 4 --attention words.png",),
+    ),
+    Example(
         ("dates.txt",),
         "dates as they are written in twelve locales, each with the answer behind a tab",
         ("zoo predict dates_gru dates.txt", "zoo predict dates_transformer dates.txt --attention looks.png"),

@@ -21,6 +21,7 @@ from datamodules import (
     DatesDataModule,
     DigitsDataModule,
     MNIST1DDataModule,
+    ShapeCaptionsDataModule,
     ShapesDataModule,
 )
 from recipes.cli import bundle, catalog
@@ -66,6 +67,15 @@ PROOFS: dict[str, tuple[Callable[[], DataModule], dict[str, tuple[float, float]]
     "co2_gru": (
         lambda: CO2DataModule(batch_size=32),
         {"test/relative_mae": (1e-3, -0.34), "test/mae": (2e-3, -0.6), "test/rmse": (2e-3, -0.8)},
+    ),
+    "captioner_shapes": (
+        lambda: ShapeCaptionsDataModule(count=10000, size=32, batch_size=100),  # the test part does not depend on count
+        {
+            "test/exact": (2.5e-3, 0.945),
+            "test/color": (2.5e-3, 0.96),
+            "test/shape": (2.5e-3, 0.95),
+            "test/relation": (2.5e-3, 0.98),
+        },
     ),
     "dates_gru": (lambda: DatesDataModule(batch_size=64), DATES),
     "dates_transformer": (lambda: DatesDataModule(batch_size=64), DATES),
