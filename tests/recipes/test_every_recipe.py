@@ -61,6 +61,10 @@ SHORTER = {  # runs of many minutes: a part of them for the slow tests, and the 
         ["--model.encoder_args={depth: 8}", "--data.count=20000", "--trainer.max_epochs=2"],
         0.3,
     ),
+    "captioning/lstm_shapes": (
+        ["--model.encoder_args={depth: 8}", "--data.count=20000", "--trainer.max_epochs=2"],
+        0.6,
+    ),
 }
 
 
