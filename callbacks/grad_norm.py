@@ -1,18 +1,15 @@
 """Norm of the gradient."""
 
-from typing import Any
-
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from callbacks.checks import check_integer
-from callbacks.internals import grad_scale, log_every_n_steps, logged_step, norms, row_is_due
+from callbacks.internals import each_norm, grad_scale
+from callbacks.monitor import Monitor
 
 
-class GradNorm(Callback):
+class GradNorm(Monitor):
     """Log ``grad_norm``: the p-norm of the gradient over the optimizer's parameters, before clipping.
 
     Unit: loss per unit of parameter. Under float16 mixed precision, the gradient is already unscaled (infinite on a step that the
@@ -45,13 +42,10 @@ class GradNorm(Callback):
             raise ValueError(
                 f"norm_type must be > 0 (2: Euclidean, 1: sum of absolute values, inf: the largest), got {norm_type}"
             )
-        if every_n_steps is not None:  # None: the trainer's log_every_n_steps
-            check_integer("every_n_steps", every_n_steps, 1)
+        super().__init__(every_n_steps)
         self.norm_type = float(norm_type)
         self.per_layer = per_layer
-        self.every_n_steps = every_n_steps
         self._names: dict[int, str] = {}  # id of a parameter -> its name
-        self._pending: list[tuple[int, list[str], Tensor]] = []  # (step, names, values on the device), not logged yet
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -59,58 +53,16 @@ class GradNorm(Callback):
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        step, log_every = logged_step(trainer), log_every_n_steps(trainer)
-        if log_every == 0 or (step + 1) % (self.every_n_steps or log_every):
+        if not self.is_due(trainer):
             return
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not parameters:
             return
-        each = _norms([p.grad for p in parameters], self.norm_type) / grad_scale(trainer, optimizer)
+        each = each_norm([p.grad for p in parameters], self.norm_type) / grad_scale(trainer, optimizer)
         total = torch.linalg.vector_norm(each, self.norm_type).reshape(1)
         index = [id(o) for o in trainer.optimizers].index(id(optimizer))
         names = ["grad_norm" if len(trainer.optimizers) == 1 else f"grad_norm/{index}"]
         if self.per_layer:
             names += [f"grad_norm/{self._names.get(id(p), f'unnamed{i}')}" for i, p in enumerate(parameters)]
             total = torch.cat([total, each])
-        self._pending.append((step, names, total))
-
-    @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if row_is_due(trainer):
-            self._log(trainer)
-
-    @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._log(trainer)
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._log(trainer)
-
-    def _log(self, trainer: Trainer) -> None:
-        """Send the pending values to the loggers, each row with its own step."""
-        if not self._pending:
-            return
-        values = iter(
-            torch.cat([values for *_, values in self._pending]).tolist()
-        )  # the only synchronization with the device
-        rows: dict[int, dict[str, float]] = {}
-        for step, names, _ in self._pending:
-            rows.setdefault(step, {}).update({name: next(values) for name in names})
-        self._pending.clear()
-        for step, row in rows.items():
-            for logger in trainer.loggers:
-                logger.log_metrics(row, step=step)
-            trainer.callback_metrics.update({name: torch.tensor(value) for name, value in row.items()})
-
-
-@torch.no_grad()
-def _norms(grads: list[Tensor], norm_type: float) -> Tensor:
-    """Return the p-norm of each gradient, in float32 or float64, on one device: ``(number of gradients,)``."""
-    grads = [g.coalesce().values() if g.is_sparse else g for g in grads]
-    half = any(g.dtype in (torch.float16, torch.bfloat16) for g in grads)
-    each = norms(grads, norm_type, torch.float32 if half else None)
-    stacked = torch.stack([norm.to(grads[0].device) for norm in each])
-    return stacked.full_tensor() if hasattr(stacked, "full_tensor") else stacked  # sharded: a DTensor (FSDP2)
+        self.keep(trainer, names, total)

@@ -72,6 +72,16 @@ def mean_over_ranks(trainer: Trainer, value: Tensor) -> float:
     return float(trainer.strategy.reduce(value, reduce_op="mean"))
 
 
+def sum_over_ranks(trainer: Trainer, value: Tensor) -> Tensor:
+    """Return the sum of ``value`` over the ranks, on its device. Collective."""
+    return value if trainer.world_size == 1 else trainer.strategy.reduce(value.clone(), reduce_op="sum")
+
+
+def largest_over_ranks(trainer: Trainer, value: Tensor) -> Tensor:
+    """Return the largest ``value`` of the ranks, on its device. Collective."""
+    return value if trainer.world_size == 1 else trainer.strategy.reduce(value.clone(), reduce_op="max")
+
+
 # Progress --------------------------------------------------------------------------------------------------------------
 
 
@@ -88,6 +98,11 @@ def row_is_due(trainer: Trainer) -> bool:
 def log_every_n_steps(trainer: Trainer) -> int:
     """Return the trainer's argument of this name; 0 turns logging of steps off."""
     return int(getattr(trainer, "log_every_n_steps"))  # noqa: B009 (set outside the class, mypy does not see it)
+
+
+def is_window_end(trainer: Trainer) -> bool:
+    """Whether this batch is the last of its accumulation window; without accumulation, each batch is."""
+    return not trainer.fit_loop.epoch_loop._should_accumulate()
 
 
 def finished_epochs(trainer: Trainer) -> int:
@@ -154,6 +169,33 @@ def go_on_with_next_epoch(trainer: Trainer) -> None:
         loop.epoch_loop.reset_restart_stage()
 
 
+# Loading ---------------------------------------------------------------------------------------------------------------
+
+
+def watch_fetches(trainer: Trainer, before: Callable[[], None], after: Callable[[], None]) -> Callable[[], None]:
+    """Call ``before`` and ``after`` around each wait for a training batch, until the function returned is called."""
+    loop: Any = trainer.fit_loop.epoch_loop
+    held = {name: vars(loop).get(name) for name in ("_on_before_fetch", "_on_after_fetch")}
+    start, stop = loop._on_before_fetch, loop._on_after_fetch
+
+    def fetch_begins() -> None:
+        start()
+        before()
+
+    def fetch_ends() -> None:
+        after()
+        stop()
+
+    def end() -> None:
+        for name, function in held.items():
+            vars(loop).pop(name, None)
+            if function is not None:
+                setattr(loop, name, function)
+
+    loop._on_before_fetch, loop._on_after_fetch = fetch_begins, fetch_ends
+    return end
+
+
 # Modules and batches ---------------------------------------------------------------------------------------------------
 
 
@@ -193,6 +235,14 @@ def as_step_gets_it(trainer: Trainer, batch: Any) -> Any:
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module or a part of it is compiled."""
+    return any(
+        getattr(part, "_compiled_call_impl", None) is not None or hasattr(part, "_orig_mod")
+        for part in module.modules()
+    )
+
+
 def rebuild_ddp(trainer: Trainer) -> None:
     """Rebuild the DDP wrapper of the module, which synchronizes only the parameters that were trained when it was built."""
     strategy = trainer.strategy
@@ -226,6 +276,26 @@ def grad_scale(trainer: Trainer, optimizer: Optimizer) -> Tensor | float:
 def norms(tensors: list[Tensor], p: float, dtype: torch.dtype | None = None) -> list[Tensor]:
     """Return the p-norm of each tensor, computed in few kernels."""
     return list(torch._foreach_norm(tensors, p, dtype=dtype))
+
+
+@torch.no_grad()
+def each_norm(tensors: list[Tensor], p: float = 2.0) -> Tensor:
+    """Return the p-norm of each tensor, in float32 or float64, on one device: ``(number of tensors,)``."""
+    tensors = [t.coalesce().values() if t.is_sparse else t for t in tensors]
+    half = any(t.dtype in (torch.float16, torch.bfloat16) for t in tensors)
+    each = norms(tensors, p, torch.float32 if half else None)
+    stacked = torch.stack([norm.to(tensors[0].device) for norm in each])
+    return stacked.full_tensor() if hasattr(stacked, "full_tensor") else stacked  # sharded: a DTensor (FSDP2)
+
+
+def subtract_(tensors: list[Tensor], others: list[Tensor]) -> None:
+    """Subtract tensors from others in place, in few kernels."""
+    torch._foreach_sub_(tensors, others)
+
+
+def add_(tensors: list[Tensor], others: list[Tensor]) -> None:
+    """Add tensors to others in place, in few kernels."""
+    torch._foreach_add_(tensors, others)
 
 
 class StateTensors:

@@ -12,7 +12,19 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch.utils._pytree import tree_leaves
 
 import zoo
-from callbacks import EMA, GracefulStop, GradNorm, LayerFreezing, LearningCurves, LRSchedule, RandomState, Samples
+from callbacks import (
+    EMA,
+    ActivationStats,
+    GracefulStop,
+    GradientNoiseScale,
+    GradNorm,
+    LayerFreezing,
+    LearningCurves,
+    LRSchedule,
+    RandomState,
+    Samples,
+    UpdateRatio,
+)
 from datamodules import DigitsDataModule, GaussianRingDataModule, ShapesDataModule, SinusoidDataModule
 
 # Modules and data -------------------------------------------------------------------------------------------------------
@@ -100,6 +112,9 @@ CALLBACKS: dict[str, Callable[[Path], Callback]] = {
     "plateau": lambda folder: LRSchedule("plateau", patience=0, gamma=0.5, monitor="val/falls", mode="max"),
     "average": lambda folder: EMA(0.8, start_step=2),
     "norms": lambda folder: GradNorm(per_layer=True),
+    "updates": lambda folder: UpdateRatio(per_layer=True),
+    "activations": lambda folder: ActivationStats(),
+    "noise": lambda folder: GradientNoiseScale(),
     "freezing": lambda folder: LayerFreezing("head", every=1, down_to=3),
     "patience": lambda folder: LayerFreezing("head", patience=1),
     "pictures": lambda folder: Samples(num_examples=4),

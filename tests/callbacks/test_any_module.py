@@ -17,18 +17,25 @@ from torch.utils.data import DataLoader, IterableDataset
 import callbacks
 from callbacks import (
     EMA,
+    ActivationStats,
+    DataWait,
     Freezable,
     GracefulStop,
+    GradientNoiseScale,
     GradNorm,
     LayerFreezing,
     LearningCurves,
     LRSchedule,
     ModelFolder,
     NearestNeighbors,
+    PeakMemory,
     RandomState,
     Renderable,
     Sampleable,
     Samples,
+    Throughput,
+    UpdateRatio,
+    WeightNorm,
     WrongExamples,
 )
 from datamodules import DataModule, Examples
@@ -274,6 +281,7 @@ def test_every_callback_runs_over_batches_of_named_parts(tmp_path: Path) -> None
     every = [
         *(EMA(0.9), GradNorm(), GracefulStop(tmp_path), LayerFreezing("head", every=1), LearningCurves()),
         *(LRSchedule(warmup=2), ModelFolder(), NearestNeighbors(), RandomState(), Samples(), WrongExamples()),
+        *(ActivationStats(), DataWait(), GradientNoiseScale(), PeakMemory(), Throughput(), UpdateRatio(), WeightNorm()),
     ]
     assert {type(callback).__name__ for callback in every} == {
         name for name in callbacks.__all__ if issubclass(getattr(callbacks, name), Callback)
@@ -314,16 +322,23 @@ class WholeSeries(SeriesData):
 
 # of each callback, how it is built and what it asks of a module; None: nothing
 EVERY: dict[str, tuple[Any, str | None]] = {
+    "ActivationStats": (lambda folder: ActivationStats(), None),
+    "DataWait": (lambda folder: DataWait(), None),
     "EMA": (lambda folder: EMA(0.9), None),
     "GracefulStop": (GracefulStop, None),
+    "GradientNoiseScale": (lambda folder: GradientNoiseScale(), None),
     "GradNorm": (lambda folder: GradNorm(), None),
     "LayerFreezing": (lambda folder: LayerFreezing("head", every=1), "layer_groups, group_of, frozen"),
     "LearningCurves": (lambda folder: LearningCurves(), None),
     "LRSchedule": (lambda folder: LRSchedule(warmup=2), None),
     "ModelFolder": (lambda folder: ModelFolder(), "save_pretrained(folder, training)"),
     "NearestNeighbors": (lambda folder: NearestNeighbors(), "sample(count)"),
+    "PeakMemory": (lambda folder: PeakMemory(), None),
     "RandomState": (lambda folder: RandomState(), None),
     "Samples": (lambda folder: Samples(), "render(batch)"),
+    "Throughput": (lambda folder: Throughput(), None),
+    "UpdateRatio": (lambda folder: UpdateRatio(), None),
+    "WeightNorm": (lambda folder: WeightNorm(), None),
     "WrongExamples": (lambda folder: WrongExamples(), "render(batch)"),
 }
 

@@ -14,7 +14,7 @@ from torch.optim import LBFGS, SGD, Adam, Optimizer
 from torch.utils.data import DataLoader
 
 from callbacks import GradNorm
-from callbacks.grad_norm import _norms
+from callbacks.internals import each_norm
 
 BATCHES = 6
 DATA = torch.randn(BATCHES, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64).float()
@@ -183,15 +183,15 @@ def test_an_optimizer_that_calls_its_closure_again_gives_one_value_a_step() -> N
 
 def test_half_precision_gradients_are_summed_in_float32() -> None:
     grads = [torch.full((100,), 1e4, dtype=torch.float16), torch.full((100,), 1e4)]
-    assert _norms(grads, 2.0).tolist() == pytest.approx([1e5, 1e5], rel=1e-3)  # float16 ends at 65504
-    double = _norms([torch.full((3,), 1 / 3, dtype=torch.float64)], 1.0)
+    assert each_norm(grads, 2.0).tolist() == pytest.approx([1e5, 1e5], rel=1e-3)  # float16 ends at 65504
+    double = each_norm([torch.full((3,), 1 / 3, dtype=torch.float64)], 1.0)
     assert double.item() == pytest.approx(1.0, abs=1e-15)
 
 
 def test_sparse_gradients_count_each_row_once() -> None:
     embedding = nn.Embedding(5, 2, sparse=True)
     embedding(torch.tensor([1, 1, 3])).sum().backward()
-    assert _norms([embedding.weight.grad], 2.0).tolist() == pytest.approx([math.sqrt(2 * 4 + 2 * 1)])
+    assert each_norm([embedding.weight.grad], 2.0).tolist() == pytest.approx([math.sqrt(2 * 4 + 2 * 1)])
 
 
 @pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
@@ -233,7 +233,7 @@ def _sharded(rank: int, folder: str) -> None:
     whole = [torch.randn(7, 3, generator=torch.Generator().manual_seed(k)) for k in range(3)]
     sharded = [distribute_tensor(g, init_device_mesh("cpu", (2,)), [Shard(0)]) for g in whole]
     for p in (1.0, 2.0, math.inf):
-        torch.testing.assert_close(_norms(sharded, p), _norms(whole, p))
+        torch.testing.assert_close(each_norm(sharded, p), each_norm(whole, p))
     dist.destroy_process_group()
 
 

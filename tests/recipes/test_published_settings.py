@@ -13,7 +13,14 @@ from recipes.cli import catalog
 from zoo.registry import arguments_of
 
 RECIPES = {recipe.name: recipe for recipe in catalog.shipped()}
-WATCHING = {"GradNorm", "Samples", "NearestNeighbors"}  # callbacks that change nothing of the training
+MONITORS = {"GradNorm", "UpdateRatio", "WeightNorm", "ActivationStats", "GradientNoiseScale"}
+WATCHING = MONITORS | {
+    "Throughput",
+    "DataWait",
+    "PeakMemory",
+    "Samples",
+    "NearestNeighbors",
+}  # callbacks that change nothing of the training
 
 DCGAN = {  # arXiv:1511.06434, section 4: "Details of adversarial training"
     "batch_size": 128,
