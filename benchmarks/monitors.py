@@ -28,14 +28,11 @@ def monitors() -> list[Callback]:
 
 def run(device: str = "cpu") -> list[Row]:
     """The one row of this benchmark; the timed steps have one measurement and its row."""
-    options = {"warmup": 1, "device": device, "log_every_n_steps": EVERY}
-    times = alternate(
-        {
-            "with": lambda: time_fit(*large(), EVERY, callbacks=monitors(), **options),
-            "without": lambda: time_fit(*large(), EVERY, **options),
-        },
-        rounds=5,
-    )
+
+    def step(*callbacks: Callback) -> float:
+        return time_fit(*large(), EVERY, warmup=1, device=device, callbacks=callbacks, log_every_n_steps=EVERY)
+
+    times = alternate({"with": lambda: step(*monitors()), "without": lambda: step()}, rounds=5)
     slower = ratio(times["with"], times["without"])
     return [
         Row(

@@ -37,9 +37,9 @@ class ActivationStats(Monitor):
         The same over all layers.
 
     ``<name>`` is the layer whose output is activated, and the function, ``net.layer1.0.bn1.relu``; to be exact, the last module
-    with parameters of its own that ran before. Functions count as modules do (``nn.ReLU()``, ``F.relu(x)``, ``x.relu()``); those that
-    do not run in Python (in ``nn.LSTM``, ``nn.TransformerEncoder``'s fast path) or without gradients are not seen. A layer that
-    runs several times a step, a recurrent cell for instance, has one number over all of them.
+    with parameters of its own that ran before. Functions count as modules do (``nn.ReLU()``, ``F.relu(x)``, ``x.relu()``); those
+    that do not run in Python (in ``nn.LSTM``, ``nn.TransformerEncoder``'s fast path) or without gradients are not seen. A layer
+    that runs several times a step, a recurrent cell for instance, has one number over all of them.
 
     Numbers are of a whole step: all batches of an accumulation window, and all ranks (their sums are added, so every rank must run
     the same layers). A unit that is dead in one step may live in another: watch it over several.

@@ -1,6 +1,8 @@
 """Peak memory."""
 
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -11,10 +13,7 @@ from typing_extensions import override
 from callbacks.internals import largest_over_ranks
 from callbacks.monitor import Monitor
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
+resource: Any = import_module("resource") if find_spec("resource") else None  # None: Windows
 
 
 class PeakMemory(Monitor):
@@ -62,4 +61,4 @@ def peak_memory(device: torch.device) -> int | None:
     if resource is None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
