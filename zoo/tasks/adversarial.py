@@ -105,6 +105,10 @@ class AdversarialTask(SampledTask):
             )
         if task.get("layer_decay", 1.0) != 1.0:
             raise ValueError("layer_decay is of the layers of one net, and here are two: set lr and discriminator_lr")
+        if task.get("penalties"):
+            raise ValueError(
+                "penalties are terms of one loss, and here are two nets with a loss each: set weight_decay"
+            )
         if task.get("optimizer") in CLOSURE_OPTIMIZERS:
             raise ValueError(
                 f"{task['optimizer']} evaluates a loss several times a step, and here two nets change it: take Adam"

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
@@ -23,6 +24,7 @@ from zoo.optim.initializers import initialize
 from zoo.optim.optimizers import CLOSURE_OPTIMIZERS, build_optimizer, check_optimizer
 from zoo.registry import OF_NAMED_NET, arguments_of, name_of, sources_of
 from zoo.tasks.batch_norm import check_batch_norm, explained
+from zoo.tasks.penalties import Penalties
 from zoo.tasks.shared_random import generator_states, share_generators, shared_random
 
 
@@ -37,6 +39,7 @@ class TaskArguments(TypedDict, total=False):
     layer_decay: float
     init: str | None
     init_args: dict[str, Any] | None
+    penalties: dict[str, Any] | None
     weights: str | None
 
 
@@ -74,6 +77,9 @@ class Task(Model):
             times this, in (0, 1]; the head has ``lr``.
         init: Name of the net's initialization, see :func:`zoo.tasks.initialize`; None: the net's own.
         init_args: Further arguments of the initialization, e.g. ``{"std": 0.02}``.
+        penalties: Terms that the training loss gets, ``train/penalty_<name>`` in the log and no part of ``train/loss`` or of
+            ``val/loss``: a factor each for "l1", "l2", "orthogonal", "activity_l1", "activity_l2", or one for named layers,
+            ``{"activity_l1": {"weight": 1e-4, "layers": ["fc1"]}}``, see :class:`zoo.tasks.penalties.Penalties`.
         weights: Where the weights come from, see :func:`zoo.create_model`. No hyperparameter: a checkpoint of the task has
             the weights itself, and loads nothing else.
 
@@ -97,6 +103,7 @@ class Task(Model):
         layer_decay: float = 1.0,
         init: str | None = None,
         init_args: dict[str, Any] | None = None,
+        penalties: dict[str, Any] | None = None,
         weights: str | None = None,
     ) -> None:
         given: Any = net
@@ -114,6 +121,7 @@ class Task(Model):
             initialize(net, init, init_args)
         elif init_args:
             raise ValueError(f"init_args {init_args} belong to an init, and none is given")
+        wanted = Penalties(net, penalties)
         super().__init__()
         of_the_net = set(OF_NAMED_NET) - arguments_of(type(self)).keys()  # a family has its own
         self.save_hyperparameters(ignore=["net", *sources_of(type(self)), *of_the_net])
@@ -123,6 +131,7 @@ class Task(Model):
         self.build_parts()
         with real_device():  # a net may be built on the meta device, the task's own tensors never are
             self.register_task_buffers()
+        self._penalties = wanted
         self._means = RunningMeans()
         self._last_batch = (-1, -1)  # (epoch, batch): an optimizer's closure may run a batch more than once
         self._last_logged = 0  # optimizer step of the last window that was logged
@@ -193,7 +202,8 @@ class Task(Model):
         """Reset what belongs to one fit, take what the datamodule knows, and refuse what cannot be trained.
 
         Raises:
-            ValueError: Data that the net cannot take, or an optimizer that cannot accumulate gradients and has to.
+            ValueError: Data that the net cannot take, an optimizer that cannot accumulate gradients and has to, or penalties of
+                parameters that are sharded.
         """
         super().setup(stage)
         if stage != "fit":  # a checkpoint to resume from is loaded after this
@@ -203,6 +213,11 @@ class Task(Model):
             raise ValueError(
                 f"{self.hparams['optimizer']} evaluates the loss of a batch several times a step, so gradients of several batches "
                 f"cannot be accumulated: set accumulate_grad_batches=1 (got {trainer.accumulate_grad_batches}) and a larger batch"
+            )
+        if self._penalties.factors and not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+            raise ValueError(
+                f"{type(trainer.strategy).__name__} shards parameters, and penalties are of whole ones: take "
+                "--trainer.strategy ddp, or leave penalties out"
             )
         self._means.reset()
         self._last_batch, self._last_logged = (-1, -1), 0
@@ -279,14 +294,16 @@ class Task(Model):
         return shared_random(self.trainer, batch, batch_idx) if several else nullcontext()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return one batch's loss, weighted by its share of the optimizer step."""
-        with explained(self), self.shared_random(batch, batch_idx):
+        """Return one batch's loss and penalties, weighted by its share of the optimizer step."""
+        with explained(self), self.shared_random(batch, batch_idx), self._penalties.watching(self.net):
             loss, means, count = self.training_losses(batch)
         if (isinstance(count, Tensor) and count.ndim) or not isinstance(count, Tensor | int | float):
             raise TypeError(
                 f"training_losses of {type(self).__name__} must give one denominator, a number or a 0-d tensor, got {count}: write "
                 "all terms of the loss as means over the same examples, tokens or pixels"
             )
+        for name, term in self._penalties.terms(self.net, batch, count).items():
+            loss, means = loss + term, {**means, f"penalty_{name}": term}
         if self._last_batch != (here := (self.current_epoch, batch_idx)):
             self._last_batch = here
             self._means.update(means, count)
