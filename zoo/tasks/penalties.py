@@ -49,7 +49,7 @@ class Penalties:
             raise TypeError(f"penalties are factors by name, such as {{'l2': 1e-4}}, got {given!r}")
         for name, value in (given or {}).items():
             if name not in PENALTIES:
-                raise ValueError(f"unknown penalty {name!r}{suggest(name, PENALTIES)}; known: {', '.join(PENALTIES)}")
+                raise ValueError(f"penalties has no {name!r}{suggest(name, PENALTIES)}; known: {', '.join(PENALTIES)}")
             factor, layers = _parts(name, value)
             self.factors[name] = factor
             self.layers[name] = layers

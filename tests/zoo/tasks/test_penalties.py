@@ -170,7 +170,7 @@ def test_a_checkpoint_has_them() -> None:
 @pytest.mark.parametrize(
     ("given", "error", "words"),
     [
-        ({"L3": 0.1}, ValueError, "unknown penalty 'L3'"),
+        ({"L3": 0.1}, ValueError, "penalties has no 'L3'"),
         ({"orthogonl": 0.1}, ValueError, "did you mean 'orthogonal'"),
         ({"l1": -1.0}, ValueError, "penalties l1 must be 0 or above, got -1.0"),
         ({"l1": float("nan")}, ValueError, "penalties l1 must be 0 or above, got nan"),
