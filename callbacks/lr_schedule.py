@@ -75,8 +75,9 @@ class LRSchedule(Callback):
         optimizer: Index of the only optimizer to schedule, >= 0; None schedules all.
 
     Raises:
-        ValueError: An argument is out of range, missing, or not one of this schedule; the module has a scheduler of its own; the
-            run has no end, and the schedule depends on it; plateau without validation, or without the metric.
+        ValueError: An argument is out of range, missing, or not one of this schedule; the module has a scheduler of its own, or an
+            optimizer without schedule ("AdamWScheduleFree"); the run has no end, and the schedule depends on it; plateau without
+            validation, or without the metric.
 
     Example:
         >>> LRSchedule("step", milestones=[0.5, 0.75], warmup=5, interval="epoch").options
@@ -135,6 +136,12 @@ class LRSchedule(Callback):
             raise ValueError("schedule='plateau' needs a validation metric, but this run has no validation")
         if self.optimizer is not None and self.optimizer >= len(trainer.optimizers):
             raise ValueError(f"optimizer must be one of 0..{len(trainer.optimizers) - 1}, got {self.optimizer}")
+        for optimizer in trainer.optimizers if self.optimizer is None else [trainer.optimizers[self.optimizer]]:
+            if hasattr(optimizer, "train") and hasattr(optimizer, "eval"):  # so it keeps two sets of weights
+                raise ValueError(
+                    f"{type(optimizer).__name__} averages the weights in place of a schedule: drop LRSchedule (its warm-up is "
+                    "optimizer_args.warmup_steps)"
+                )
         others = [c for c in callbacks_of(trainer) if isinstance(c, LRSchedule) and c is not self]
         if others and None in (self.optimizer, *(other.optimizer for other in others)):
             raise ValueError("two LRSchedules would set the same rate: give each the index of its optimizer")

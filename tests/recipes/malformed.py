@@ -523,7 +523,7 @@ RANGES = [
     *rows("--model.", "optimizer_args", "optimizer AdamW & eps", "{eps: -1}"),
     *rows("--model.", "optimizer_args", "eps & finite", "{eps: .nan}"),
     (f"{SOFTMAX} --model.optimizer SparseAdam --model.weight_decay 0", "optimizer SparseAdam & take Adam"),
-    (f"{SOFTMAX} --model.optimizer Muon", "optimizer Muon & take AdamW"),
+    (f"{SOFTMAX} --model.optimizer Muon", "optimizer Muon & 2D parameters & take MuonAdamW"),
     (f"{SOFTMAX} --model.optimizer LBFGS", "LBFGS has no weight decay & leave weight_decay at 0"),
     (f"{SOFTMAX} --model.optimizer SGD --model.optimizer_args '{{momentum: -3}}'", "optimizer SGD & momentum"),
     (f"{SOFTMAX} --model.optimizer SGD --model.optimizer_args '{{nesterov: true}}'", "optimizer SGD & nesterov"),

@@ -1,7 +1,9 @@
 """Optimizers by name, parameter groups and initializers."""
 
 from zoo.optim.initializers import initialize
+from zoo.optim.lion import Lion
+from zoo.optim.muon import MuonAdamW
 from zoo.optim.newton import Newton
 from zoo.optim.optimizers import build_optimizer, optimizer_class, parameter_groups
 
-__all__ = ["Newton", "build_optimizer", "initialize", "optimizer_class", "parameter_groups"]
+__all__ = ["Lion", "MuonAdamW", "Newton", "build_optimizer", "initialize", "optimizer_class", "parameter_groups"]

@@ -93,7 +93,7 @@ def initialize(net: nn.Module, name: str, arguments: dict[str, Any] | None = Non
         return
     drawn: set[int] = set()
     for module in net.modules():
-        for parameter, layers in _weights(module):
+        for parameter, layers in weights_of(module):
             if id(parameter) not in drawn:
                 drawn.add(id(parameter))
                 for weight in layers:
@@ -105,7 +105,7 @@ def initialize(net: nn.Module, name: str, arguments: dict[str, Any] | None = Non
             nn.init.zeros_(module.weight.detach()[module.padding_idx])
 
 
-def _weights(module: nn.Module) -> Iterator[tuple[Tensor, Sequence[Tensor]]]:
+def weights_of(module: nn.Module) -> Iterator[tuple[Tensor, Sequence[Tensor]]]:
     """Yield the weights that a module has itself, not in its children, each with the layers that it stacks."""
     own: Any = module
     if isinstance(module, (nn.Linear, CONVOLUTIONS, nn.Embedding, nn.EmbeddingBag)):
@@ -126,7 +126,7 @@ def _weights(module: nn.Module) -> Iterator[tuple[Tensor, Sequence[Tensor]]]:
 
 
 def _biases(module: nn.Module) -> list[Tensor]:
-    """Return the biases of the layers of :func:`_weights`."""
+    """Return the biases of the layers of :func:`weights_of`."""
     own: Any = module
     if isinstance(module, _RECURRENT):
         return [p for name, p in module.named_parameters(recurse=False) if name.startswith("bias")]

@@ -21,7 +21,14 @@ from zoo.metrics.pixels import exact_dtype
 from zoo.metrics.running_means import RunningMeans
 from zoo.model import Model, comes_from_file, real_device
 from zoo.optim.initializers import initialize
-from zoo.optim.optimizers import CLOSURE_OPTIMIZERS, build_optimizer, check_optimizer
+from zoo.optim.optimizers import (
+    CLOSURE_OPTIMIZERS,
+    build_optimizer,
+    check_optimizer,
+    optimizer_class,
+    try_optimizer,
+)
+from zoo.optim.schedule_free import averaged_weights, is_schedule_free
 from zoo.registry import OF_NAMED_NET, arguments_of, name_of, sources_of
 from zoo.tasks.batch_norm import check_batch_norm, explained
 from zoo.tasks.penalties import Penalties
@@ -63,11 +70,19 @@ class Task(Model):
     drawn in a step are those that one process with the global batch would draw, see :class:`zoo.tasks.shared_random.SharedRandom`.
     What depends on the batch itself stays different: batch norm without ``sync_batchnorm``, losses that are no mean (Dice).
 
+    A schedule-free optimizer ("AdamWScheduleFree", the extra ``schedulefree``; Defazio et al. 2024, arXiv:2405.15682) trains one
+    set of weights and averages another, in place of a schedule. Validation sees the averages, the task holds them after the fit,
+    and a checkpoint holds both sets, as with ``callbacks.EMA``: whatever loads it gets the averages (``zoo.load(path,
+    average=False)`` the training weights), and a resumed run continues exactly. Statistics of batch norms are those of the training
+    weights.
+
     Args:
         net: Maps a standardized batch to the output (logits, say).
-        optimizer: Name in ``torch.optim``, "Newton", or a dotted path to a class of your own. SGD, Adam, AdamW and Adagrad step
-            with torch's fused kernel where there is one for the device and type of the parameters, but not under float16 mixed
-            precision; a resumed run goes on with the kernel that its checkpoint names.
+        optimizer: Name in ``torch.optim``, "Lion", "MuonAdamW" (Muon for the matrices of hidden layers, AdamW for the rest),
+            "Newton", "AdamWScheduleFree" (see below), or a dotted path to a class of your own. A name is tried when the task is
+            built, by one step on small tensors.
+            SGD, Adam, AdamW and Adagrad step with torch's fused kernel where there is one for the device and type of the
+            parameters, but not under float16 mixed precision; a resumed run goes on with the kernel that its checkpoint names.
         lr: Learning rate, > 0.
         weight_decay: Weight decay, >= 0, as the optimizer understands it (decoupled for AdamW, L2 for SGD).
         optimizer_args: Further arguments of the optimizer, e.g. ``{"momentum": 0.9, "nesterov": True}``. One that names ``fused``,
@@ -129,6 +144,7 @@ class Task(Model):
             self.hparams["net"] = f"{type(net).__module__}.{type(net).__qualname__}"
         self.net = net
         self.build_parts()
+        try_optimizer(**self._optimizer_arguments([part for part in self.trained_parts if hasattr(self, part)]))
         with real_device():  # a net may be built on the meta device, the task's own tensors never are
             self.register_task_buffers()
         self._penalties = wanted
@@ -139,6 +155,8 @@ class Task(Model):
             None  # of the accumulation window: the reference and the count so far
         )
         self._gradient_scale: Tensor | None = None  # to apply after the next backward pass
+        # of a schedule-free optimizer: the training weights while their averages are in place
+        self._trained: list[tuple[nn.Parameter, Tensor]] = []
         self._states_before: dict[str, Tensor] = {}  # of random generators, at the start of a fit
         # no submodule: made when evaluation starts, so a task built on the meta device leaves nothing there
         self.__dict__["metrics"] = {}
@@ -202,8 +220,8 @@ class Task(Model):
         """Reset what belongs to one fit, take what the datamodule knows, and refuse what cannot be trained.
 
         Raises:
-            ValueError: Data that the net cannot take, an optimizer that cannot accumulate gradients and has to, or penalties of
-                parameters that are sharded.
+            ValueError: Data that the net cannot take, an optimizer that cannot accumulate gradients and has to, penalties of
+                parameters that are sharded, or two averages of the weights.
         """
         super().setup(stage)
         if stage != "fit":  # a checkpoint to resume from is loaded after this
@@ -219,6 +237,9 @@ class Task(Model):
                 f"{type(trainer.strategy).__name__} shards parameters, and penalties are of whole ones: take "
                 "--trainer.strategy ddp, or leave penalties out"
             )
+        if self._is_schedule_free() and _averages(trainer):
+            raise ValueError(f"{self.hparams['optimizer']} averages the weights already: drop callbacks.EMA")
+        self._trained = []
         self._means.reset()
         self._last_batch, self._last_logged = (-1, -1), 0
         self._window = self._gradient_scale = None
@@ -234,18 +255,18 @@ class Task(Model):
 
     def configure_optimizers(self) -> Optimizer:
         """Return one optimizer of all trained parts, at a constant rate; schedules are set by ``callbacks.LRSchedule``."""
+        return build_optimizer(**self._optimizer_arguments(self.trained_parts), fused=self.may_fuse)
+
+    def _optimizer_arguments(self, parts: Iterable[str]) -> dict[str, Any]:
+        """Return trained parts and the hyperparameters as :func:`zoo.optim.build_optimizer` takes them."""
         h = self.hparams
-        return build_optimizer(
-            self.net,
-            h["optimizer"],
-            h["lr"],
-            h["weight_decay"],
-            h["optimizer_args"] or {},
-            decay_norm_and_bias=h["decay_norm_and_bias"],
-            layer_decay=h["layer_decay"],
-            others={name: getattr(self, name) for name in self.trained_parts if name != "net"},
-            fused=self.may_fuse,
-        )
+        return {
+            "net": self.net,
+            "name": h["optimizer"],
+            "arguments": h["optimizer_args"] or {},
+            **{name: h[name] for name in ("lr", "weight_decay", "decay_norm_and_bias", "layer_decay")},
+            "others": {name: getattr(self, name) for name in parts if name != "net"},
+        }
 
     @property
     def may_fuse(self) -> bool:
@@ -391,7 +412,34 @@ class Task(Model):
                     f"look for values that are not finite in the data"
                 )
 
+    def on_fit_end(self) -> None:
+        """Leave the weights that are evaluated, see :class:`Task`."""
+        self._use_averages()
+
     # Evaluation -----------------------------------------------------------------------------------------------------
+
+    def on_validation_start(self) -> None:
+        """Validate the averages of a schedule-free optimizer."""
+        if is_fitting(self):
+            self._use_averages()
+
+    def on_validation_end(self) -> None:
+        """Go on with the training weights, to the bit; callbacks and checkpoints of validation have seen the averages."""
+        if is_fitting(self):
+            with torch.no_grad():
+                for parameter, own in self._trained:
+                    parameter.copy_(own)
+            self._trained = []
+
+    def _use_averages(self) -> None:
+        if not self._trained:
+            with torch.no_grad():
+                for parameter, average in averaged_weights(self.trainer.optimizers):
+                    self._trained.append((parameter, parameter.clone()))
+                    parameter.copy_(average)
+
+    def _is_schedule_free(self) -> bool:
+        return is_schedule_free(optimizer_class(self.hparams["optimizer"]))
 
     def _start_evaluation(self) -> None:
         self.__dict__["metrics"] = {name: metric.to(self.device) for name, metric in self.build_metrics().items()}
@@ -427,6 +475,7 @@ class Task(Model):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to rebuild the module, and to continue an epoch where it stopped."""
+        self._save_both_sets(checkpoint)
         due = row_is_due(self.trainer, self._last_logged)  # callbacks save at the end of a batch, before we log it
         means = self._means.state_dict(self._sum_over_ranks, looked_at=due)
         for sums in (means["window"], means["epoch"]):
@@ -442,9 +491,29 @@ class Task(Model):
             "last_logged": self.trainer.global_step if due else self._last_logged,
         }
 
+    def _save_both_sets(self, checkpoint: dict[str, Any]) -> None:
+        """Give a checkpoint the averages of a schedule-free optimizer, with the training weights beside them."""
+        pairs = [(p, own, p) for p, own in self._trained] or [
+            (p, p, x) for p, x in averaged_weights(self.trainer.optimizers)
+        ]
+        if not pairs:
+            return
+        own, averages = {id(p): y for p, y, _ in pairs}, {id(p): x.detach() for p, _, x in pairs}
+        names = {name: id(p) for name, p in self.named_parameters(remove_duplicate=False) if id(p) in own}
+        state = checkpoint["state_dict"]
+        trained = {name: own[names[name]].detach() if name in names else value for name, value in state.items()}
+        checkpoint["ema"] = {"evaluate": True, "other": trained}  # as callbacks.EMA saves the two
+        checkpoint["state_dict"] = {
+            name: averages[names[name]] if name in names else value for name, value in state.items()
+        }
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what :meth:`on_save_checkpoint` added."""
-        if "ema" in checkpoint and is_fitting(self) and not _averages(self.trainer):
+        if not is_fitting(self):
+            self._trained = []  # the task gets other weights
+        elif "ema" in checkpoint and self._is_schedule_free():
+            checkpoint["state_dict"] = checkpoint["ema"]["other"]  # the trainer loads it next
+        elif "ema" in checkpoint and not _averages(self.trainer):
             raise ValueError("the checkpoint's weights are an average: resume with callbacks.EMA, as it was trained")
         state = checkpoint.get("zoo")
         if state is None:

@@ -14,7 +14,7 @@ NAMES.remove("Optimizer")
 DENSE = [name for name in NAMES if name not in ("SparseAdam", "Muon")]
 
 
-@pytest.mark.parametrize("name", [*DENSE, "Newton"])
+@pytest.mark.parametrize("name", [*DENSE, "Lion", "Newton"])
 def test_every_torch_optimizer_lowers_the_loss(name: str) -> None:
     net, x = nn.Linear(3, 1), torch.rand(20, 3)
     y = x @ torch.tensor([[1.0], [-2.0], [0.5]])
@@ -154,3 +154,79 @@ def test_layer_decay_gives_each_layer_group_its_rate() -> None:
     assert sum(len(g["params"]) for g in groups) == len(list(task.net.parameters()))
     with pytest.raises(ValueError, match=r"layer_decay must lie in \(0, 1\], got 0"):
         zoo.create_model("lenet5", layer_decay=0)
+
+
+# Tried when a task is built ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("SparseAdam", "optimizer SparseAdam cannot train SoftmaxRegression.*; take Adam$"),
+        ("Muon", "optimizer Muon .* 2D parameters .*; take MuonAdamW$"),
+    ],
+)
+def test_a_name_that_cannot_train_the_net_is_refused_when_the_task_is_built(
+    name: str, message: str, device: str
+) -> None:
+    with torch.device(device), pytest.raises(ValueError, match=message):
+        zoo.create_model("softmax_regression", optimizer=name)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("name", [*DENSE, "Lion", "Newton"])
+def test_a_name_that_can_is_not(name: str, device: str) -> None:
+    with torch.device(device):
+        zoo.create_model("lenet5", optimizer=name)
+
+
+def test_a_kernel_of_another_device_is_not_refused_when_the_task_is_built() -> None:
+    assert zoo.create_model("softmax_regression", optimizer="Adam", optimizer_args={"capturable": True})
+
+
+def test_one_group_is_not_several() -> None:
+    with pytest.raises(ValueError, match="LBFGS doesn't support per-parameter options"):
+        zoo.create_model("lenet5", optimizer="LBFGS", layer_decay=0.5)
+
+
+class Words(nn.Module):
+    def __init__(self, sparse: bool = True) -> None:
+        super().__init__()
+        self.words = nn.EmbeddingBag(7, 3, sparse=sparse, mode="sum")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.words(x.long())
+
+
+def test_sparse_gradients_are_tried_as_such() -> None:
+    assert zoo.ClassificationTask(Words(), 3, optimizer="SparseAdam")
+    with pytest.raises(ValueError, match=r"Adam cannot train Words: .* sparse gradients"):
+        zoo.ClassificationTask(Words(), 3, optimizer="Adam")
+    with pytest.raises(ValueError, match="SparseAdam cannot train Words"):
+        zoo.ClassificationTask(Words(sparse=False), 3, optimizer="SparseAdam")
+
+
+class Counting(torch.optim.SGD):
+    """An optimizer of one's own, which notes its steps."""
+
+    steps = 0
+
+    def step(self, closure: Any = None) -> Any:
+        Counting.steps += 1
+        return super().step(closure)
+
+
+def test_an_optimizer_of_ones_own_is_not_tried() -> None:
+    zoo.create_model("softmax_regression", optimizer=f"{__name__}.Counting")
+    assert Counting.steps == 0
+
+
+def test_trying_changes_nothing() -> None:
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    weights, random = [p.detach().clone() for p in net.parameters()], torch.get_rng_state()
+    for name in ("AdamW", "MuonAdamW", "Newton"):
+        zoo.ClassificationTask(net, 2, optimizer=name, lr=0.5)
+    assert all(torch.equal(p, w) and p.grad is None for p, w in zip(net.parameters(), weights, strict=True))
+    assert torch.equal(torch.get_rng_state(), random)
