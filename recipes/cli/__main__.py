@@ -13,6 +13,7 @@ from zoo.spelling import suggest
 # verb -> (module, summary); a module has HELP and run(), which takes the arguments after the verb and returns the exit code
 VERBS = {
     "fit": ("recipes.cli.verbs.fit", "train a recipe, test the best checkpoint, continue a run"),
+    "check": ("recipes.cli.verbs.check", "look at a recipe's data, model and plan before it is trained"),
     "finetune": (
         "recipes.cli.verbs.finetune",
         "inspect your images, images with masks or table, then train a model on them",
