@@ -101,7 +101,7 @@ def _inputs_and_targets(dataset: Any, chosen: list[int], loader: Any) -> tuple[A
         batch = loader.collate_fn(batch) if isinstance(batch, list) else batch
     else:
         batch = loader.collate_fn([dataset[i] for i in chosen])
-    parts = batch if type(batch) in (tuple, list) else (batch,)
+    parts: Any = batch if type(batch) in (tuple, list) else (batch,)
     return input_of(batch), parts[1] if len(parts) > 1 else None
 
 

@@ -38,7 +38,7 @@ def check_schedule(start: Start) -> Row:
         )
     if not start.schedules and not start.schedulers:
         return Row(name, "pass", f"a constant rate for {of}{epochs}{many}")
-    kinds = [schedule.schedule for schedule in start.schedules]
+    kinds: list[str] = [schedule.schedule for schedule in start.schedules]
     kinds += [type(config.scheduler).__name__ for config in start.schedulers]
     return Row(name, "pass", f"{', '.join(kinds)} over {of}{epochs}{many}")
 

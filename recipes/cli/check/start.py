@@ -184,7 +184,7 @@ class _Look(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         start = self.start
-        pl_module.trainer = None  # type: ignore[assignment]  # or it is copied, with the data
+        pl_module.trainer = None  # or it is copied, with the data
         start.module = copy.deepcopy(pl_module).cpu()
         pl_module.trainer = trainer
         start.device = trainer.strategy.root_device

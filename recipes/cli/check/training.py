@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from typing import cast as cast_to
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from zoo.testing.parts import cast, loss_of, num_examples, select
 _SMALL = 8  # examples that are learned by heart
 _RATES = (3e-3, 3e-2, 3e-4)  # of Adam, one after the other until one does it
 _SECONDS = 15.0  # for learning by heart, and for the gradient check half of it
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _OUTWEIGHS = 10  # times the loss, that weight decay adds
 _EPS = 1e-5  # of the central difference
 _SMALLEST, _ROUNDING = 1e-4, 1e-6  # gradients below: a share of the largest one, and what float64 rounds away
@@ -123,7 +125,7 @@ class _OutOfTime(Exception):
 
 def _without_dropout(module: nn.Module) -> None:
     for part in module.modules():
-        if isinstance(part, nn.modules.dropout._DropoutNd):
+        if isinstance(part, _DROPOUTS):
             part.p = 0.0
 
 
@@ -138,7 +140,7 @@ def _watched(twin: Any, seconds: float) -> list[float]:
         result = original(*args, **kwargs)
         loss = result[0] if method == "training_losses" else result
         loss = loss.get("loss") if isinstance(loss, dict) else loss
-        losses.append(float(loss.detach()))
+        losses.append(float(cast_to(Any, loss).detach()))
         return result
 
     vars(twin)[method] = noting
