@@ -504,7 +504,7 @@ def test_data_that_do_not_fit_are_one_line(zoo: Zoo, mine: Path) -> None:
     assert_one_line(zoo("check", "mine.yaml", "--data.features=5"), "5 channels", "6")
     assert_one_line(zoo("check", "mine.yaml", "--model.in_features=9"), "in_features", "contradicts the data")
     Path("no_data.yaml").write_text("model: {class_path: mine.Mine}\n")
-    assert_one_line(zoo("check", "no_data.yaml"), "no data")
+    assert_one_line(zoo("check", "no_data.yaml"), "no data section")
 
 
 STOCK = """

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from typing_extensions import override
 
@@ -96,6 +97,8 @@ def begin(cli: RecipeCLI) -> Start:
     """
     module: LightningModule = cli.model
     data = cli.datamodule
+    if data is None and not is_overridden("train_dataloader", module):
+        raise UserError("the recipe has no data section, so there are no data to train on: add data.class_path")
     sources = getattr(type(module), "weight_sources", ())
     arguments = dict(cli.config.model.get("init_args") or {})
     given: dict[str, Any] = dict(cli.config_init.trainer)
