@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
@@ -60,7 +60,7 @@ def optimizer_class(name: str) -> type[Optimizer]:
                 f"optimizer {name} is of the package schedulefree, which is not installed: pip install "
                 "'lightning-zoo[schedulefree]', or give another optimizer, as in zoo.load(path, optimizer='AdamW')"
             ) from error
-        return AdamWScheduleFree  # type: ignore[no-any-return]
+        return AdamWScheduleFree
     if name not in known:
         known[SCHEDULE_FREE] = Optimizer
         raise ValueError(f"unknown optimizer {name!r}{suggest(name, known)}; known: {', '.join(sorted(known))}")
@@ -302,7 +302,7 @@ def _groups_for(
     return groups
 
 
-def _sparse_parameters(net: nn.Module, others: Mapping[str, nn.Module | nn.Parameter] | None) -> list[nn.Parameter]:
+def _sparse_parameters(net: nn.Module, others: Mapping[str, nn.Module | nn.Parameter] | None) -> list[Tensor]:
     """Return the weights of embeddings that give sparse gradients, which no fused kernel takes."""
     modules = [m for part in (net, *(others or {}).values()) if isinstance(part, nn.Module) for m in part.modules()]
     return [m.weight for m in modules if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse]
@@ -320,7 +320,7 @@ def _build(
         optimizer: Any = optimizer_class(name)(groups, lr=lr, **decay, **arguments)  # type: ignore[call-arg]
         if is_schedule_free(optimizer):
             optimizer.train()
-        return optimizer  # type: ignore[no-any-return]
+        return optimizer
     except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
         raise ValueError(
             f"optimizer {name} cannot work with optimizer_args {arguments}: {error}{CURES.get(name, '')}"

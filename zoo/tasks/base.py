@@ -493,9 +493,8 @@ class Task(Model):
 
     def _save_both_sets(self, checkpoint: dict[str, Any]) -> None:
         """Give a checkpoint the averages of a schedule-free optimizer, with the training weights beside them."""
-        pairs = [(p, own, p) for p, own in self._trained] or [
-            (p, p, x) for p, x in averaged_weights(self.trainer.optimizers)
-        ]
+        pairs: list[tuple[nn.Parameter, Tensor, Tensor]] = [(p, own, p) for p, own in self._trained]
+        pairs = pairs or [(p, p, x) for p, x in averaged_weights(self.trainer.optimizers)]
         if not pairs:
             return
         own, averages = {id(p): y for p, y, _ in pairs}, {id(p): x.detach() for p, _, x in pairs}
