@@ -4,8 +4,9 @@ Everything that may change with a new version of them is here, and nowhere else 
 """
 
 from collections.abc import Collection
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
+from unittest.mock import patch
 
 import jsonargparse._parameter_resolvers
 import torch
@@ -34,6 +35,7 @@ __all__ = [
     "hide_arguments",
     "is_fitting",
     "is_last_of_window",
+    "no_capture_checks",
     "own_tensors",
     "reset_compiler",
     "row_is_due",
@@ -44,6 +46,15 @@ __all__ = [
     "tree_unflatten",
     "unscale_before_step",
 ]
+
+
+def no_capture_checks() -> ExitStack:
+    """Return a context in which optimizers do not ask a GPU whether it records a graph, which would start CUDA in this process."""
+    stack = ExitStack()
+    for name in ("_cuda_graph_capture_health_check", "_accelerator_graph_capture_health_check"):
+        if hasattr(Optimizer, name):  # by version of torch
+            stack.enter_context(patch.object(Optimizer, name, lambda self: None))
+    return stack
 
 
 def hide_arguments(cls: type, names: Collection[str]) -> None:

@@ -12,6 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from zoo.blocks.layers import layer_groups, parameters_of
+from zoo.internals import no_capture_checks
 from zoo.optim.fused import FUSED, KERNELS, can_fuse, guard
 from zoo.optim.initializers import weights_of
 from zoo.optim.lion import Lion
@@ -124,7 +125,8 @@ def try_optimizer(
             arguments = {k: v for k, v in arguments.items() if k not in kernels}
             optimizer = _build(name, [_small(group, sparse) for group in groups], lr, {}, arguments)
         try:
-            optimizer.step(lambda: torch.zeros(()))  # type: ignore[arg-type, return-value]
+            with no_capture_checks():  # a process that is forked afterwards could not use CUDA
+                optimizer.step(lambda: torch.zeros(()))  # type: ignore[arg-type, return-value]
             averaged_weights([optimizer])
         except Exception as error:
             reason = str(error).partition("\n")[0]

@@ -116,20 +116,18 @@ def duration(seconds: float) -> str:
 
 
 def _memory(start: Start) -> Row:
-    if start.peak_bytes is not None:
-        import torch
+    import torch
 
+    from callbacks.peak_memory import peak_memory
+
+    if start.peak_bytes is not None:
         peak, there = start.peak_bytes, torch.cuda.get_device_properties(start.device).total_memory
         what = "of the accelerator"
     else:
-        try:
-            import resource
-            import sys
-
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-            there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        except (ImportError, AttributeError, ValueError, OSError):
+        used = peak_memory(torch.device("cpu"))
+        if used is None or not hasattr(os, "sysconf"):
             return not_applicable("memory", "this system does not tell what a process uses")
+        peak, there = used, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         what = "of this machine"
     detail = f"{size(peak)} at most so far, {size(there)} {what}"
     if peak > 0.8 * there:
