@@ -197,3 +197,20 @@ def test_a_layer_that_does_not_exist_is_suggested() -> None:
 def test_two_nets_are_refused() -> None:
     with pytest.raises(ValueError, match="penalties are terms of one loss"):
         zoo.create_model("gan_mlp", penalties={"l1": 0.1})
+
+
+def test_strategies_that_shard_are_refused() -> None:
+    """Only with penalties; a strategy of one device or of whole copies is taken by the fits above."""
+    trainer = quiet_trainer()
+
+    def set_up(strategy: Any, penalties: dict[str, Any] | None) -> None:
+        parts = {"strategy": strategy, "precision": trainer.precision, "world_size": 1, "accumulate_grad_batches": 1}
+        task = classifier(penalties=penalties)
+        task._trainer = type("T", (), {**parts, "datamodule": None})()
+        task.setup("fit")
+
+    sharded = type("Sharded", (), {"root_device": torch.device("cpu")})()
+    set_up(sharded, None)
+    set_up(trainer.strategy, {"l2": 0.1})
+    with pytest.raises(ValueError, match="Sharded shards parameters, and penalties are of whole ones: take"):
+        set_up(sharded, {"l2": 0.1})
