@@ -41,8 +41,8 @@ class ActivationStats(Monitor):
     that do not run in Python (in ``nn.LSTM``, ``nn.TransformerEncoder``'s fast path) or without gradients are not seen. A layer
     that runs several times a step, a recurrent cell for instance, has one number over all of them.
 
-    Numbers are of a whole step: all batches of an accumulation window, and all ranks (their sums are added, so every rank must run
-    the same layers). A unit that is dead in one step may live in another: watch it over several.
+    Numbers are of a whole step: all batches of an accumulation window, and all ranks. Their sums are added, so every rank must run
+    the same layers: one that runs others waits for ever. A unit that is dead in one step may live in another: look at several.
 
     Healthy: means near 0 and deviations that neither shrink nor grow with depth (Glorot and Bengio 2010, "Understanding the
     difficulty of training deep feedforward neural networks"; He et al. 2015, arXiv:1502.01852); after a ReLU, the mean is

@@ -289,12 +289,20 @@ class Model(LightningModule):
         Args:
             x: Input in units of the data. Of float64 the mean is subtracted in float64, so that no digits are lost.
             dtype: Type in which float64 comes out; None: that of the net.
+
+        Raises:
+            ValueError: The input has another number of channels or columns than mean and deviation.
         """
         if not isinstance(x, Tensor):
             return tree_map(lambda part: self.standardize(part, dtype), x)
         if x.dtype in TOKENS:
             return x
         axis = self.standardize_axis % x.ndim if x.ndim > 1 else 0
+        if 1 < len(self.mean) != x.shape[axis]:  # one channel would be taken for all of them
+            raise ValueError(
+                f"{type(self).__name__} knows mean and deviation of {len(self.mean)} channels or columns, and axis {axis} of an "
+                f"input of shape {tuple(x.shape)} has {x.shape[axis]}: pass a batch with {len(self.mean)}; for one example, x[None]"
+            )
         shape = (-1, *[1] * (x.ndim - 1 - axis))
         x = (x - self.mean.view(shape)) / self.std.view(shape)
         if x.dtype == torch.float64:

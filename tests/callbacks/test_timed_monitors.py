@@ -61,7 +61,9 @@ def fit(clock: list[float], *callbacks: Any, **options: Any) -> Memory:
     return logger
 
 
-@pytest.mark.parametrize("options", [{}, {"num_sanity_val_steps": 2}, {"val_check_interval": 3}])
+@pytest.mark.parametrize(
+    "options", [{}, {"num_sanity_val_steps": 2}, {"val_check_interval": 3}, {"val_check_interval": 2}]
+)
 def test_waiting_is_the_share_of_loading_without_validation(clock: list[float], options: dict[str, Any]) -> None:
     logger = fit(clock, DataWait(every_n_steps=3), Throughput(every_n_steps=3), **options)
     assert [step for step, _ in logger.values("data_wait")] == [2, 5, 8, 11]

@@ -116,3 +116,20 @@ def test_captions_of_ones_own_have_several_references(tmp_cwd: Path) -> None:
     )
     assert parts["train"].images.shape == (12, 3, 32, 32)
     assert parts["train"].masks is None
+
+
+def test_an_unknown_word_of_a_reference_is_one_word_that_no_baseline_meets(tmp_cwd: Path) -> None:
+    for name, numbers in (("train", range(6)), ("val", (6, 7)), ("test", (8,))):
+        rows = ["image,caption"]
+        for i in numbers:
+            Image.new("RGB", (40, 40), (28 * i, 0, 0)).save(f"{i}.png")
+            rows.append(f"{i}.png,{'a red' if i < 5 else 'an odd'} field")
+        Path(f"{name}.csv").write_text("\n".join(rows))
+    with pytest.warns(UserWarning, match="are unknown"):
+        data = CaptionFileDataModule("train.csv", val="val.csv", test="test.csv", size=40, num_workers=0, min_count=2)
+    parts = parts_of(data)
+    assert {name: part.captions[-1] for name, part in parts.items()} == {
+        "train": ["<unk> <unk> field"],
+        "val": ["\ufffd \ufffd field"],
+        "test": ["\ufffd \ufffd field"],
+    }

@@ -83,6 +83,20 @@ def test_weight_decay_is_added_to_the_loss() -> None:
     assert training.check_regularization(start_of(net(), batch_of(), decay=-0.1)).status == "fail"
 
 
+def test_penalties_are_added_to_the_loss() -> None:
+    layers = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    model = ClassificationTask(layers, 3, penalties={"l1": 0.01, "activity_l2": {"weight": 0.1, "layers": "1"}})
+    x, y = batch_of()
+    row = training.check_regularization(start_of(model, (x, y)))
+    weights = sum(p.abs().sum().item() for p in (layers[0].weight, layers[2].weight))
+    activity = layers[:2](x).square().sum().item() / 2 / len(x)
+    assert row.more == {
+        "penalty_l1": pytest.approx(0.01 * weights),
+        "penalty_activity_l2": pytest.approx(0.1 * activity),
+    }
+    assert row.status == "pass"
+
+
 def test_a_small_batch_is_learned_by_heart() -> None:
     row = training.check_small_batch(start_of(net(), batch_of()))
     assert row.status == "pass", row
@@ -334,6 +348,7 @@ def test_planted_labels_are_found_and_the_right_ones_are_not() -> None:
     assert found.sum() >= 8
     assert (doubted & ~planted.numpy()).sum() <= 1
     assert planted.numpy()[margins.argsort()[:15]].sum() >= 13
+    assert (margins[~planted.numpy()] > 0.5).mean() > 0.9  # of a label that is right, over the best of the others
     assert accuracy == pytest.approx(0.95, abs=0.03)
     assert suspects(x, y)[1].sum() <= 1
 

@@ -1,5 +1,6 @@
 """What one uses of a model: its input, standardized as declared, and what it says of itself."""
 
+import re
 from typing import Any, NamedTuple
 
 import pytest
@@ -36,6 +37,15 @@ def test_only_numbers_are_standardized_along_the_declared_axis() -> None:
     images = Task(nn.Identity()).set_standardization([0.0, 1.0], [1.0, 2.0])
     assert images.standardize(torch.full((1, 2, 1, 1), 5.0)).flatten().tolist() == [5.0, 2.0]
     assert images.standardize(torch.full((1, 2, 1, 1), 5, dtype=torch.uint8)).flatten().tolist() == [5.0, 2.0]
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 8, 8), (1, 1, 8, 8), (3, 8, 8)])
+def test_inputs_of_other_channels_are_refused(shape: tuple[int, ...]) -> None:
+    """One channel would be broadcast without a word; an image without a batch has its height where the channels are."""
+    task = Task(nn.Identity()).set_standardization([0.0, 1.0, 2.0], [1.0, 2.0, 3.0])
+    words = f"Task knows mean and deviation of 3 channels or columns, and axis 1 of an input of shape {shape} has {shape[1]}"
+    with pytest.raises(ValueError, match=re.escape(words)):
+        task.standardize(torch.zeros(shape))
 
 
 @pytest.mark.parametrize(

@@ -243,6 +243,13 @@ class Vocabulary:
 
     # Comparing ------------------------------------------------------------------------------------------------------
 
+    def as_reference(self, text: str) -> str:
+        """Return a decoded text to compare others with: an unknown word is U+FFFD, one word that equals none that is written.
+
+        As it is decoded, ``<unk>`` would be three words to the metrics of texts, and a match where the same is written.
+        """
+        return text if self.unknown is None else text.replace(self.tokens[self.unknown], "\ufffd")
+
     def difference(self, other: "Vocabulary") -> str | None:
         """Return how another vocabulary ("here") differs, with both sizes and the first difference; None if it does not."""
         if self.description == other.description:

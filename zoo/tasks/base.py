@@ -314,9 +314,13 @@ class Task(Model):
         several = has_trainer(self) and self.trainer.world_size > 1
         return shared_random(self.trainer, batch, batch_idx) if several else nullcontext()
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return one batch's loss and penalties, weighted by its share of the optimizer step."""
-        with explained(self), self.shared_random(batch, batch_idx), self._penalties.watching(self.net):
+    def penalized_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int | Tensor]:
+        """Return :meth:`training_losses` with the task's ``penalties``: added to the loss, and each as "penalty_<name>".
+
+        Raises:
+            TypeError: ``training_losses`` gives no single denominator.
+        """
+        with self._penalties.watching(self.net):
             loss, means, count = self.training_losses(batch)
         if (isinstance(count, Tensor) and count.ndim) or not isinstance(count, Tensor | int | float):
             raise TypeError(
@@ -325,6 +329,12 @@ class Task(Model):
             )
         for name, term in self._penalties.terms(self.net, batch, count).items():
             loss, means = loss + term, {**means, f"penalty_{name}": term}
+        return loss, means, count
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return one batch's loss and penalties, weighted by its share of the optimizer step."""
+        with explained(self), self.shared_random(batch, batch_idx):
+            loss, means, count = self.penalized_losses(batch)
         if self._last_batch != (here := (self.current_epoch, batch_idx)):
             self._last_batch = here
             self._means.update(means, count)

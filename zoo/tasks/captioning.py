@@ -18,7 +18,6 @@ from zoo.tasks.base import input_of
 from zoo.tasks.writing import FORCED, WritingArguments, WritingTask, missing_parts, streams, uniform_rows
 
 EXAMPLE_LENGTH = 16  # tokens of an example where no data told theirs
-_UNKNOWN = "\ufffd"  # an unknown word where texts are compared: no vocabulary has it, and no metric divides it
 SHOWN, DRAWN = 18, 4  # images that are shown in evaluation, those of them whose attention is drawn
 
 
@@ -229,12 +228,9 @@ class CaptioningTask(WritingTask):
         return [self.text_of(row, end=end) for row in captions.tolist()]
 
     def _references(self, captions: Tensor, end: int) -> list[str]:
-        """Texts to compare with; an unknown word is one word of them, which no text has that is written."""
+        """Texts to compare with."""
         texts = self._texts(captions, end)
-        if self.vocabulary is None or self.tokenizer.unknown is None:
-            return texts
-        shown = self.vocabulary["tokens"][self.tokenizer.unknown]
-        return [text.replace(shown, _UNKNOWN) for text in texts]
+        return texts if self.vocabulary is None else [self.tokenizer.as_reference(text) for text in texts]
 
     def _first(self, caption: Tensor) -> Tensor:
         """The token that the captions of each image begin after: the end of the vocabulary, else that of any of them."""

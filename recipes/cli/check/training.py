@@ -98,8 +98,8 @@ def check_regularization(start: Start) -> Row:
     try:
         loss = _fresh_loss(start)
         twin = start.twin()
-        has_means = hasattr(twin, "training_losses")
-        means = _seeded(partial(twin.training_losses, start.batch()))[1] if has_means else {}
+        losses = getattr(twin, "penalized_losses", getattr(twin, "training_losses", None))
+        means = {} if losses is None else _seeded(partial(losses, start.batch()))[1]
     except NotApplicable as reason:
         return not_applicable(name, str(reason))
     terms = {"weight decay": start.decay} if start.decay is not None else {}

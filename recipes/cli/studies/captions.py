@@ -154,6 +154,8 @@ def _read(data: Any, name: str, loader: Any, masks: "ndarray | None") -> Part:
             )
         images.append(image)
         texts = [[vocabulary.decode(row.tolist()) for row in rows if row[0] != vocabulary.padding] for rows in y]
+        if name != "train":
+            texts = [[vocabulary.as_reference(text) for text in several] for several in texts]
         captions += texts
     return Part(torch.cat(images).numpy(), masks, captions)
 

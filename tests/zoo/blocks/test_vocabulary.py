@@ -75,6 +75,8 @@ def test_words_may_be_unknown() -> None:
     vocabulary = Vocabulary(words)
     assert vocabulary.encode(" a  big dog <unk> <end> dog") == [3, 2, 4, 2, 2, 4]
     assert vocabulary.decode([1, 3, 2, 4, 1, 0]) == "a <unk> dog"
+    assert vocabulary.as_reference("a <unk> dog <unk>") == "a \ufffd dog \ufffd"
+    assert Vocabulary(characters()).as_reference("<unk>") == "<unk>"
     assert list(vocabulary.stream([3, 4])) == ["a", " dog"]
     assert (vocabulary.num_bytes, vocabulary.num_characters) == (None, None)
     assert vocabulary.description == {**words, "tokenizer": None}
