@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from datamodules.checks import check_integer, check_share
+from datamodules.label_noise import plant
 from datamodules.sequence import SequenceDataModule
 
 _HEIGHTS = (  # of the ten digits' strokes, section 2 and figure 1 of the paper
@@ -40,7 +42,15 @@ class MNIST1DDataModule(SequenceDataModule):
     Args:
         shuffled: Whether the 40 numbers are in a random order, the same for all series: what is left of a net's advantage by
             knowing which are neighbors.
+        count: Number of series of the training part, in 1..4000, validation among them; fewer than 4,000 are drawn at random.
+        label_noise: Share of the labels of the training part, validation among them, that are replaced by another class, in
+            [0, 1). Labels of the test part are right.
+        data_seed: Seed of these two draws, which do not depend on the run's seed.
         **sequence: Arguments of :class:`~datamodules.SequenceDataModule`.
+
+    Raises:
+        ValueError: An argument is out of its range.
+        TypeError: An argument has another type.
 
     Example:
         >>> data = MNIST1DDataModule()
@@ -52,14 +62,29 @@ class MNIST1DDataModule(SequenceDataModule):
     class_names = list("0123456789")
     input_shape = (_STEPS, 1)
 
-    def __init__(self, shuffled: bool = False, **sequence: Any) -> None:
+    def __init__(
+        self,
+        shuffled: bool = False,
+        count: int = _TRAIN,
+        label_noise: float = 0.0,
+        data_seed: int = 0,
+        **sequence: Any,
+    ) -> None:
         super().__init__(**sequence)
+        check_integer("count", count, 1, _TRAIN)
+        check_share("label_noise", label_noise, "the labels of the training part")
+        check_integer("data_seed", data_seed, 0, 2**32 - 1)
         self.shuffled = shuffled
+        self.count = count
+        self.label_noise = label_noise
+        self.data_seed = data_seed
 
     @override
     def sequences(self) -> tuple[Tensor, Tensor]:
         x, y = make_mnist1d(self.shuffled)
-        return x[:_TRAIN], y[:_TRAIN]
+        drawn = torch.randperm(_TRAIN, generator=torch.Generator().manual_seed(self.data_seed))[: self.count]
+        drawn = drawn.sort()[0]  # all of them are in the order of the package
+        return x[drawn], plant(y[drawn], self.label_noise, self.data_seed, len(_HEIGHTS))[0]
 
     @override
     def test_sequences(self) -> tuple[Tensor, Tensor]:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import LRSchedule
+from datamodules.label_noise import plant
 from recipes.cli.check import checks, data, plan, training
 from recipes.cli.check.labels import suspects
 from recipes.cli.check.rows import Row, table, verdict
 from recipes.cli.check.start import Start
-from recipes.cli.studies.planted_labels import plant
 from zoo.tasks import ClassificationTask
 
 

@@ -5,10 +5,10 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from datamodules import DigitsDataModule
+from datamodules.label_noise import plant
 from recipes.cli.check.labels import suspects
 from recipes.cli.text import columns
 
@@ -33,15 +33,6 @@ class Result:
     found: int
     false: int
     accuracy: float
-
-
-def plant(y: Tensor, share: float, seed: int, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Return labels of which a share is replaced by another class, and which were, bool ``(N,)``."""
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(y), generator=generator)[: round(share * len(y))]
-    noisy = y.clone()
-    noisy[chosen] = (y[chosen] + torch.randint(1, num_classes, (len(chosen),), generator=generator)) % num_classes
-    return noisy, noisy != y
 
 
 def measure(x: Tensor, y: Tensor, share: float, seed: int) -> Result:
