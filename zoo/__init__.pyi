@@ -36,10 +36,12 @@ from .linear import MaximumLikelihood as MaximumLikelihood
 from .linear import MLPClassifier as MLPClassifier
 from .linear import MLPRegressor as MLPRegressor
 from .linear import PerceptronClassifier as PerceptronClassifier
+from .linear import RandomFeaturesClassifier as RandomFeaturesClassifier
 from .linear import SoftmaxRegressionClassifier as SoftmaxRegressionClassifier
 from .linear import draw_regions as draw_regions
 from .linear import fit_closed_form as fit_closed_form
 from .linear import fit_distribution as fit_distribution
+from .linear import least_squares as least_squares
 from .linear import linear_regions as linear_regions
 from .model import Model as Model
 from .pretrained import LoadReport as LoadReport

@@ -151,6 +151,11 @@ CASES = {
     "mlp_regression": ({}, table(10), {}),
     "perceptron": ({"in_features": 64}, (torch.randn(8, 64), torch.arange(8) % 2), {}),
     "perceptron_hinge": ({"in_features": 64}, (torch.randn(8, 64), torch.arange(8) % 2), {}),
+    "random_features": (
+        {"in_features": 64, "num_features": 128},
+        (torch.randn(8, 64, generator=torch.Generator().manual_seed(0)), torch.arange(8)),
+        {"accumulation": "the last layer is solved for, at the end of an epoch"},
+    ),
     "max_likelihood_gumbel": ({}, table(1), DENSITY),
     **{f"highway{d}": ({"in_features": 64, "depth": 8}, images(1, 8), {}) for d in (10, 20, 50, 100)},
     "lenet5": ({}, images(1, 32), {}),

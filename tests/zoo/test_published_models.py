@@ -165,6 +165,7 @@ MODELS: dict[str, dict[str, Any]] = {
             ("mobilenet_v1_25", 0.25),
         )
     },
+    "random_features": {"num_features": 400, "ridge": 0.0},
     "perceptron": {"rule": "perceptron"},
     "perceptron_hinge": {"rule": "hinge"},
     # arXiv:1603.05027: ResNet-110 of basic units, 164 and 1001 of bottlenecks (tables 1, 2 and 3)

@@ -141,6 +141,7 @@ START: dict[str, dict[str, Rule]] = {  # by the name of the model, else by its c
     "RecurrentAutoencoder": {r"start$": normal(1.0), r"^(LSTM|GRU) ": recurrent, **STOCK},
     **{f"Sequence{kind}": {r"^(RNN|LSTM|GRU) ": recurrent, **STOCK} for kind in ("Classifier", "Regressor")},
     "SeriesFCNClassifier": {r"^(Linear|Conv1d) ": stock},
+    "RandomFeaturesClassifier": STOCK,
     "SoftmaxRegressionClassifier": STOCK,
     # GPT-2's code: the matrix that ends a part of a layer is divided by sqrt(2 layers)
     "TransformerLanguageModel": {
@@ -291,6 +292,10 @@ def misfits(net: nn.Module, rules: dict[str, Rule]) -> list[str]:
             f"all of {getattr(rule, '__name__', rule)}: {flaw}" for flaw in flaws(torch.cat(parts), Draw(kind, 1.0))
         ]
     for name, buffer in net.named_buffers():
+        if name == "directions":  # of random features: on the unit sphere
+            torch.testing.assert_close(buffer.norm(dim=1), torch.ones(len(buffer)))
+            wrong += flaws(buffer[:, 0], Draw("normal", buffer.shape[1] ** -0.5))
+            continue
         start = {"running_mean": 0, "running_var": 1, "num_batches_tracked": 0}[name.rpartition(".")[2]]
         if not (buffer == start).all():
             wrong.append(f"{name} does not begin at {start}")

@@ -7,6 +7,7 @@ from zoo.linear.logistic_regression import LogisticRegression, LogisticRegressio
 from zoo.linear.max_likelihood import FittedDistribution, MaximumLikelihood, fit_distribution
 from zoo.linear.mlp import MLP, MLPClassifier, MLPRegressor
 from zoo.linear.perceptron import Perceptron, PerceptronClassifier
+from zoo.linear.random_features import RandomFeatures, RandomFeaturesClassifier, least_squares
 from zoo.linear.regions import Region, draw_regions, linear_regions
 from zoo.linear.softmax_regression import SoftmaxRegression, SoftmaxRegressionClassifier
 
@@ -27,11 +28,14 @@ __all__ = [
     "NormalEquations",
     "Perceptron",
     "PerceptronClassifier",
+    "RandomFeatures",
+    "RandomFeaturesClassifier",
     "Region",
     "SoftmaxRegression",
     "SoftmaxRegressionClassifier",
     "draw_regions",
     "fit_closed_form",
     "fit_distribution",
+    "least_squares",
     "linear_regions",
 ]

@@ -59,6 +59,7 @@ EXCEPTIONS: dict[type[zoo.Task], tuple[set[str], set[str]]] = {
         {"num_outputs"},
     ),  # the mode gives the number of outputs
     zoo.PerceptronClassifier: ({"num_classes", "mode", "rule"}, set()),  # it has two classes
+    zoo.RandomFeaturesClassifier: ({"ridge"}, set()),  # of how it is solved for
     zoo.FCNSegmenter: ({"encoder_args", "encoder_weights", "in_channels"}, set()),  # the net's encoder is a module
     zoo.UNetSegmenter: ({"encoder_args", "encoder_weights", "in_channels"}, set()),
     zoo.HybridClassifier: ({"encoder_args", "encoder_weights", "in_channels"}, set()),
