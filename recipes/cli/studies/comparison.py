@@ -31,6 +31,11 @@ def seed_all(seed: int) -> None:
 
 def fit_and_test(task: Any, data: Any, epochs: int, *callbacks: Any, metric: str = "test/acc") -> float:
     """Train the task and return a metric of the test split."""
+    return fit_and_measure(task, data, epochs, *callbacks)[metric]
+
+
+def fit_and_measure(task: Any, data: Any, epochs: int, *callbacks: Any) -> dict[str, float]:
+    """Train the task and return all metrics, of the last epoch of training and of the test split."""
     from lightning.pytorch import Trainer
 
     trainer = Trainer(
@@ -43,7 +48,9 @@ def fit_and_test(task: Any, data: Any, epochs: int, *callbacks: Any, metric: str
         enable_model_summary=False,
     )
     trainer.fit(task, datamodule=data)
-    return float(trainer.test(task, datamodule=data, verbose=False)[0][metric])
+    trained = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    tested = trainer.test(task, datamodule=data, verbose=False)[0]
+    return trained | {name: float(value) for name, value in tested.items()}
 
 
 def draw_per_class(y: "Tensor", per_class: int, num_classes: int, seed: int) -> "Tensor":
