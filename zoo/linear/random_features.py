@@ -225,10 +225,10 @@ def least_squares(features: Tensor, targets: Tensor, ridge: float = 0.0) -> Tens
 
     Example:
         >>> features, targets = torch.tensor([[1.0, 1.0]]).double(), torch.tensor([[4.0]]).double()
-        >>> least_squares(features, targets).flatten()  # of all weights that sum to 4
-        tensor([2., 2.], dtype=torch.float64)
-        >>> least_squares(features, targets, ridge=2.0).flatten()
-        tensor([1., 1.], dtype=torch.float64)
+        >>> least_squares(features, targets).flatten().float()  # of all weights that sum to 4
+        tensor([2., 2.])
+        >>> least_squares(features, targets, ridge=2.0).flatten().float()
+        tensor([1., 1.])
     """
     left, values, right = torch.linalg.svd(features, full_matrices=False)  # (B, R), (R,), (R, N)
     least = values.max() * torch.finfo(values.dtype).eps * max(features.shape)
