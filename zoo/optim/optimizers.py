@@ -18,12 +18,14 @@ from zoo.optim.initializers import weights_of
 from zoo.optim.lion import Lion
 from zoo.optim.muon import MuonAdamW
 from zoo.optim.newton import Newton
+from zoo.optim.sam import SAM, check_rho
 from zoo.optim.schedule_free import averaged_weights, is_schedule_free
 from zoo.spelling import suggest
 
-OWN: dict[str, type[Optimizer]] = {"Lion": Lion, "MuonAdamW": MuonAdamW, "Newton": Newton}
+OWN: dict[str, type[Optimizer]] = {"Lion": Lion, "MuonAdamW": MuonAdamW, "Newton": Newton, "SAM": SAM}
 SCHEDULE_FREE = "AdamWScheduleFree"  # of the package schedulefree
-CLOSURE_OPTIMIZERS = ("LBFGS", "Newton")  # they evaluate the loss several times in a step
+CLOSURE_OPTIMIZERS = ("LBFGS", "Newton", "SAM")  # they evaluate the loss several times in a step
+SAM_ARGUMENTS = ("rho", "base", "base_args")  # base: the name of the optimizer that makes the steps
 CURES = {"SparseAdam": "; take Adam", "Muon": "; take MuonAdamW"}  # what trains a net instead
 _DEVICE_ARGUMENTS = ("fused", "foreach", "capturable")  # whether there is such a kernel depends on the device
 
@@ -32,8 +34,8 @@ def optimizer_class(name: str) -> type[Optimizer]:
     """Return an optimizer class by name.
 
     Args:
-        name: Any of ``torch.optim`` ("SGD", "AdamW", "LBFGS" ...), "Lion", "MuonAdamW", "Newton", "AdamWScheduleFree" of
-            the package schedulefree, or a dotted path "package.module.Class".
+        name: Any of ``torch.optim`` ("SGD", "AdamW", "LBFGS" ...), "Lion", "MuonAdamW", "Newton", "SAM", "AdamWScheduleFree"
+            of the package schedulefree, or a dotted path "package.module.Class".
 
     Raises:
         ValueError: No such optimizer; the message suggests the closest. Or its package is not installed.
@@ -75,20 +77,48 @@ def check_optimizer(name: str, lr: float, weight_decay: float, arguments: dict[s
         ValueError: An unknown optimizer, ``lr`` not above 0, a negative ``weight_decay``, or one that the optimizer does not have.
         TypeError: An argument that the optimizer does not have.
     """
-    known = inspect.signature(optimizer_class(name)).parameters
+    known: Iterable[str] = SAM_ARGUMENTS if name == "SAM" else inspect.signature(optimizer_class(name)).parameters
     if not lr > 0:
         raise ValueError(f"lr must be above 0, got {lr}")
     if weight_decay < 0:
         raise ValueError(f"weight_decay must be 0 or above, got {weight_decay}")
-    if weight_decay and "weight_decay" not in known:
+    if weight_decay and "weight_decay" not in known and name != "SAM":
         raise ValueError(f"{name} has no weight decay: leave weight_decay at 0, got {weight_decay}")
     for argument in arguments:
         if argument in ("lr", "weight_decay", "params"):
             raise TypeError(f"optimizer_args has {argument!r}: give {argument} to the task itself")
         if argument not in known:
-            raise TypeError(f"optimizer_args: {name} has no argument {argument!r}{suggest(argument, known)}")
+            cure = "; those of the optimizer that makes the steps are in base_args" if name == "SAM" else ""
+            raise TypeError(f"optimizer_args: {name} has no argument {argument!r}{suggest(argument, known)}{cure}")
     if infinite := [k for k, v in arguments.items() if isinstance(v, float) and not math.isfinite(v)]:
         raise ValueError(f"optimizer_args {infinite[0]} must be a finite number, got {arguments[infinite[0]]}")
+    if name == "SAM":
+        _check_sam(lr, weight_decay, arguments)
+
+
+def _check_sam(lr: float, weight_decay: float, arguments: dict[str, Any]) -> None:
+    """Check what the arguments of SAM say of its base.
+
+    Raises:
+        ValueError, TypeError: As :func:`check_optimizer`, or an optimizer that cannot be a base.
+    """
+    base, base_args, own = _sam_parts(arguments)
+    check_rho(**own)
+    wrong = not isinstance(base, str) or "." in base or base in CLOSURE_OPTIMIZERS
+    if wrong or is_schedule_free(optimizer_class(base)):
+        raise ValueError(
+            f"optimizer_args base: SAM takes the name of an optimizer that steps by one gradient at one set of weights (SGD, "
+            f"AdamW, Lion, MuonAdamW ...), got {base!r}"
+        )
+    if not isinstance(base_args, Mapping):
+        raise TypeError(f"optimizer_args base_args are arguments of {base} by name, got {base_args!r}")
+    check_optimizer(base, lr, weight_decay, dict(base_args))
+
+
+def _sam_parts(arguments: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Return the name of SAM's base, the base's arguments, and SAM's own."""
+    own = {"rho": arguments["rho"]} if "rho" in arguments else {}
+    return arguments.get("base", "SGD"), arguments.get("base_args") or {}, own
 
 
 def try_optimizer(
@@ -112,6 +142,15 @@ def try_optimizer(
     Raises:
         ValueError: The optimizer refuses an argument, the groups or a parameter.
     """
+    if name == "SAM":
+        base, base_args, _ = _sam_parts(arguments)
+        try_optimizer(net, base, lr, weight_decay, base_args, decay_norm_and_bias, layer_decay, others)
+        if _sparse_parameters(net, others):
+            raise ValueError(
+                f"optimizer SAM cannot train {type(net).__name__}: its embeddings give sparse gradients; build them "
+                "with sparse=False"
+            )
+        return
     cls = optimizer_class(name)
     if cls.__module__.partition(".")[0] not in ("torch", "zoo", "schedulefree"):
         return
@@ -274,6 +313,10 @@ def build_optimizer(
     device, of their type), unless ``fused`` is False or the arguments name ``fused``, ``foreach`` or ``differentiable``. A state
     that is loaded brings its kernel along.
     """
+    if name == "SAM":
+        base, base_args, own = _sam_parts(arguments)
+        rest = (decay_norm_and_bias, layer_decay, others, fused)
+        return SAM(build_optimizer(net, base, lr, weight_decay, base_args, *rest), **own)
     cls = optimizer_class(name)
     groups = _groups_for(cls, net, lr, weight_decay, decay_norm_and_bias, layer_decay, others)
     chosen = not fused or any(kernel in arguments for kernel in KERNELS)

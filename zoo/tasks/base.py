@@ -6,10 +6,12 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
+from unittest.mock import patch
 
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -28,11 +30,12 @@ from zoo.optim.optimizers import (
     optimizer_class,
     try_optimizer,
 )
+from zoo.optim.sam import SAM
 from zoo.optim.schedule_free import averaged_weights, is_schedule_free
 from zoo.registry import OF_NAMED_NET, arguments_of, name_of, sources_of
 from zoo.tasks.batch_norm import check_batch_norm, explained
 from zoo.tasks.penalties import Penalties
-from zoo.tasks.shared_random import generator_states, share_generators, shared_random
+from zoo.tasks.shared_random import generator_states, set_generators, share_generators, shared_random
 
 
 class TaskArguments(TypedDict, total=False):
@@ -76,17 +79,22 @@ class Task(Model):
     average=False)`` the training weights), and a resumed run continues exactly. Statistics of batch norms are those of the training
     weights.
 
+    "SAM" looks at each batch twice (:class:`zoo.optim.SAM`), with the same random numbers, so with the same dropout masks. What is
+    logged, and statistics of batch norms, are of the first look; the gradient that callbacks see, and that is clipped, is that of
+    the second, the one that is applied. Penalties are part of the loss in both.
+
     Args:
         net: Maps a standardized batch to the output (logits, say).
         optimizer: Name in ``torch.optim``, "Lion", "MuonAdamW" (Muon for the matrices of hidden layers, AdamW for the rest),
-            "Newton", "AdamWScheduleFree" (see below), or a dotted path to a class of your own. A name is tried when the task is
-            built, by one step on small tensors.
+            "Newton", "SAM", "AdamWScheduleFree" (see above), or a dotted path to a class of your own. A name is tried when the
+            task is built, by one step on small tensors.
             SGD, Adam, AdamW and Adagrad step with torch's fused kernel where there is one for the device and type of the
             parameters, but not under float16 mixed precision; a resumed run goes on with the kernel that its checkpoint names.
         lr: Learning rate, > 0.
         weight_decay: Weight decay, >= 0, as the optimizer understands it (decoupled for AdamW, L2 for SGD).
         optimizer_args: Further arguments of the optimizer, e.g. ``{"momentum": 0.9, "nesterov": True}``. One that names ``fused``,
-            ``foreach`` or ``differentiable`` chooses the kernel.
+            ``foreach`` or ``differentiable`` chooses the kernel. SAM's are ``rho``, the name of the optimizer that makes the steps
+            and that optimizer's arguments: ``{"rho": 0.05, "base": "SGD", "base_args": {"momentum": 0.9}}``.
         decay_norm_and_bias: Whether weight decay acts on norms, biases and embeddings too.
         layer_decay: Layer-wise learning rate decay: each layer group (see :meth:`layer_groups`) has the rate of the one above it
             times this, in (0, 1]; the head has ``lr``.
@@ -155,6 +163,8 @@ class Task(Model):
             None  # of the accumulation window: the reference and the count so far
         )
         self._gradient_scale: Tensor | None = None  # to apply after the next backward pass
+        self.looks_again = False  # whether this is SAM's second look at a batch
+        self._first_look: tuple[Any, ...] | None = None  # SAM, the batch, its index, the random generators before
         # of a schedule-free optimizer: the training weights while their averages are in place
         self._trained: list[tuple[nn.Parameter, Tensor]] = []
         self._states_before: dict[str, Tensor] = {}  # of random generators, at the start of a fit
@@ -220,18 +230,17 @@ class Task(Model):
         """Reset what belongs to one fit, take what the datamodule knows, and refuse what cannot be trained.
 
         Raises:
-            ValueError: Data that the net cannot take, an optimizer that cannot accumulate gradients and has to, penalties of
-                parameters that are sharded, or two averages of the weights.
+            ValueError: Data that the net cannot take, an optimizer that cannot accumulate gradients and has to, SAM where its two
+                looks are not possible, penalties of parameters that are sharded, or two averages of the weights.
         """
         super().setup(stage)
         if stage != "fit":  # a checkpoint to resume from is loaded after this
             return
         trainer = self.trainer
-        if trainer.accumulate_grad_batches > 1 and self.hparams["optimizer"] in CLOSURE_OPTIMIZERS:
-            raise ValueError(
-                f"{self.hparams['optimizer']} evaluates the loss of a batch several times a step, so gradients of several batches "
-                f"cannot be accumulated: set accumulate_grad_batches=1 (got {trainer.accumulate_grad_batches}) and a larger batch"
-            )
+        if self.hparams["optimizer"] in CLOSURE_OPTIMIZERS:
+            self._refuse_accumulation_by(self.hparams["optimizer"])
+        if self.hparams["optimizer"] == "SAM":
+            self._check_sam()
         if self._penalties.factors and not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
             raise ValueError(
                 f"{type(trainer.strategy).__name__} shards parameters, and penalties are of whole ones: take "
@@ -242,11 +251,44 @@ class Task(Model):
         self._trained = []
         self._means.reset()
         self._last_batch, self._last_logged = (-1, -1), 0
-        self._window = self._gradient_scale = None
+        self._window = self._gradient_scale = self._first_look = None
         if trainer.world_size > 1:
             # Distributed strategies have put the generators back to the seed, as if building the model had drawn nothing.
             reset = "PL_GLOBAL_SEED" in os.environ and self._states_before
             share_generators(trainer, self._states_before if reset else generator_states(trainer))
+
+    def _refuse_accumulation_by(self, optimizer: str) -> None:
+        planned = [c.scheduling for c in self.trainer.callbacks if isinstance(c, GradientAccumulationScheduler)]  # type: ignore[attr-defined]
+        batches = max([self.trainer.accumulate_grad_batches, *(n for epochs in planned for n in epochs.values())])
+        if batches > 1:
+            raise ValueError(
+                f"{optimizer} evaluates the loss of a batch several times a step, so gradients of several batches cannot be "
+                f"accumulated: set accumulate_grad_batches=1 (got {batches}) and a larger batch"
+            )
+
+    def _check_sam(self) -> None:
+        """Refuse SAM where its two looks at a batch are not possible.
+
+        Raises:
+            ValueError: Optimization by hand, float16 mixed precision, or sharded parameters.
+        """
+        if not self.automatic_optimization:
+            raise ValueError(
+                f"SAM looks at a batch twice, and {type(self).__name__} makes its steps by itself (automatic_optimization=False): "
+                "take the base alone, as in optimizer='SGD'"
+            )
+        if grad_scaler(self.trainer) is not None:
+            raise ValueError(
+                "SAM cannot train in float16 mixed precision, whose scaler skips steps between its two looks: take "
+                "--trainer.precision bf16-mixed or 32-true"
+            )
+        strategy: Any = self.trainer.strategy
+        whole = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)
+        if not whole:
+            raise ValueError(
+                f"{type(strategy).__name__} shards parameters, and SAM takes the norm of the gradient of whole ones: take "
+                "--trainer.strategy ddp"
+            )
 
     def configure_callbacks(self) -> Sequence[Callback] | Callback:
         """Remember the states of the random generators: the first hook that is called, before strategies reset them."""
@@ -333,6 +375,9 @@ class Task(Model):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return one batch's loss and penalties, weighted by its share of the optimizer step."""
+        sam = next((optimizer for optimizer in self.trainer.optimizers if isinstance(optimizer, SAM)), None)
+        if sam is not None and not self.looks_again:
+            self._first_look = sam, batch, batch_idx, generator_states(self.trainer)
         with explained(self), self.shared_random(batch, batch_idx):
             loss, means, count = self.penalized_losses(batch)
         if self._last_batch != (here := (self.current_epoch, batch_idx)):
@@ -372,8 +417,13 @@ class Task(Model):
         return loss * (mine / reference).to(loss.dtype)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Run the backward pass; at the end of an accumulation window, rescale the gradient, see :meth:`training_step`."""
+        """Run the backward pass; at the end of an accumulation window, rescale the gradient, see :meth:`training_step`.
+
+        SAM's second look at the batch is here, too.
+        """
         super().backward(loss, *args, **kwargs)
+        if self._first_look is not None:
+            self._look_again()
         if self._gradient_scale is None:
             return
         scale, self._gradient_scale = self._gradient_scale, None
@@ -382,6 +432,26 @@ class Task(Model):
         for parameter in self.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(scale)
+
+    def _look_again(self) -> None:
+        """Replace the gradient by the one that SAM applies.
+
+        All within the backward pass of the first look: hooks around it, those before the step, and clipping come once a step. The
+        second look draws what the first drew, logs nothing, and what it changes in buffers (statistics of batch norms) is put back.
+        """
+        (sam, batch, batch_idx, states), self._first_look = cast(Any, self._first_look), None
+        buffers = [(buffer, buffer.clone()) for buffer in self.buffers()]
+        set_generators(self.trainer, states)
+        self.looks_again = True
+        try:
+            with sam.perturbed(), patch.object(self, "log", _log_nothing):
+                sam.zero_grad()
+                super().backward(cast(Tensor, self.trainer.strategy.training_step(batch, batch_idx)))
+        finally:
+            self.looks_again = False
+            with torch.no_grad():
+                for buffer, own in buffers:
+                    buffer.copy_(own)
 
     def _sum_over_ranks(self, value: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(value, reduce_op="sum")
@@ -542,6 +612,10 @@ def net_is_missing(cls: type, net: str) -> TypeError:
         f"{cls.__name__} was given its net, a {net}, from outside, and no file holds a net: build it again and give it, "
         f"{cls.__name__}.load_from_checkpoint(path, net=net)"
     )
+
+
+def _log_nothing(*args: Any, **kwargs: Any) -> None:
+    """Take the place of ``log``."""
 
 
 def check_monitor(monitor: str, example: str) -> None:

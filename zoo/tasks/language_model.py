@@ -213,7 +213,8 @@ class LanguageModelTask(Task):
     def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int | Tensor]:
         """Return the mean cross-entropy in nats, and the number of tokens that count."""
         x, y, *weight = batch
-        logits, self._after = self._logits(x, self._before)
+        logits, after = self._logits(x, self._before)
+        self._after = self._after if self.looks_again else after  # of the weights, not of perturbed ones
         loss, count = weighted_mean(*self._losses(logits, y, *weight))
         return loss, {"loss": loss}, count
 

@@ -201,7 +201,11 @@ def generator_states(trainer: Trainer) -> dict[str, Tensor]:
 
 def share_generators(trainer: Trainer, states: dict[str, Tensor]) -> None:
     """Give the global generators of all processes the states of the first process."""
-    states = trainer.strategy.broadcast(states)
+    set_generators(trainer, trainer.strategy.broadcast(states))
+
+
+def set_generators(trainer: Trainer, states: dict[str, Tensor]) -> None:
+    """Put the global generators of this process into the states that :func:`generator_states` has returned."""
     for device in (torch.device("cpu"), trainer.strategy.root_device):
         if device.type in states:
             default_generator(device).set_state(states[device.type])

@@ -203,6 +203,17 @@ def test_an_optimizer_that_looks_several_times_starts_from_the_same_state() -> N
     assert len(set(seen)) == 2  # one for each batch
 
 
+def test_the_states_that_go_on_are_those_of_the_weights_not_of_sams_second_look() -> None:
+    """With steps of no length, the second batch starts where that of a single look does."""
+    losses = []
+    for name, args in (("SGD", None), ("SAM", {"rho": 2.0})):
+        logs = Memory()
+        fitted(model(lr=1e-30, optimizer=name, optimizer_args=args), Batches(segments(lanes(8), 4)), logger=logs)
+        losses.append(logs.values("train/loss_step"))
+    assert len(losses[0]) == 2
+    assert losses[0] == losses[1]
+
+
 # Validation -------------------------------------------------------------------------------------------------------------
 
 
