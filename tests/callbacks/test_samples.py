@@ -353,3 +353,14 @@ def test_with_a_datamodule_in_any_precision(precision: Any, tmp_path: Path) -> N
 def test_bad_arguments(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be >= 1, got 0"):
         Samples(**{name: 0})
+
+
+def test_one_of_two_processes_draws_a_fit_without_validation(tmp_path: Path) -> None:
+    """The confusion of the examples shown is that of one process: the other one has no such picture to wait for."""
+    data = MoonsDataModule(count=40, val_fraction=0, batch_size=4)
+    trainer = quiet_trainer(Samples(), ranks=2, max_epochs=1, default_root_dir=tmp_path)
+    trainer.fit(MLPClassifier(2, 2, [4]), datamodule=data)
+    assert sorted(path.name for path in tmp_path.rglob("*.png")) == [
+        "epoch_0001_confusion.png",
+        "epoch_0001_regions.png",
+    ]

@@ -492,6 +492,7 @@ class ClassificationTask(Task):
         if last is None or not last.update_called:
             last, which = self._mode.metrics(None).get("confusion"), " shown"
             if last is not None:
+                last.distributed_available_fn = lambda: False  # one process draws, and would wait for the others
                 last.to(y.device).update(decided, y.long())
         return {} if last is None else _confusion_pictures(last.compute().cpu(), self.label_names, which)
 
