@@ -16,6 +16,7 @@ from .peak_memory import PeakMemory as PeakMemory
 from .random_state import RandomState as RandomState
 from .samples import Samples as Samples
 from .throughput import Throughput as Throughput
+from .training_diagnostics import TrainingDiagnostics as TrainingDiagnostics
 from .update_ratio import UpdateRatio as UpdateRatio
 from .weight_norm import WeightNorm as WeightNorm
 from .wrong_examples import WrongExamples as WrongExamples

@@ -298,6 +298,11 @@ def add_(tensors: list[Tensor], others: list[Tensor]) -> None:
     torch._foreach_add_(tensors, others)
 
 
+def has_grad_scaler(trainer: Trainer) -> bool:
+    """Whether float16's scaler looks after gradients that are not finite."""
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
+
+
 class StateTensors:
     """The tensors of a module's state dict, by key; building it takes longer than many an update of them.
 

@@ -74,8 +74,15 @@ class Monitor(Callback):
 
     def log_pending(self, trainer: Trainer) -> None:
         """Send the pending values to the loggers, each row with its own step."""
+        for step, row in self.take_pending().items():
+            for logger in trainer.loggers:
+                logger.log_metrics(row, step=step)
+            trainer.callback_metrics.update({name: torch.tensor(value) for name, value in row.items()})
+
+    def take_pending(self) -> dict[int, dict[str, float]]:
+        """Return the pending values by step and name, and keep them no longer."""
         if not self._pending:
-            return
+            return {}
         values = iter(
             torch.cat([values for *_, values in self._pending]).tolist()
         )  # the only synchronization with the device
@@ -83,10 +90,7 @@ class Monitor(Callback):
         for step, names, _ in self._pending:
             rows.setdefault(step, {}).update({name: next(values) for name in names})
         self._pending.clear()
-        for step, row in rows.items():
-            for logger in trainer.loggers:
-                logger.log_metrics(row, step=step)
-            trainer.callback_metrics.update({name: torch.tensor(value) for name, value in row.items()})
+        return rows
 
 
 class TimedMonitor(Monitor):

@@ -34,6 +34,7 @@ from callbacks import (
     Sampleable,
     Samples,
     Throughput,
+    TrainingDiagnostics,
     UpdateRatio,
     WeightNorm,
     WrongExamples,
@@ -282,6 +283,7 @@ def test_every_callback_runs_over_batches_of_named_parts(tmp_path: Path) -> None
         *(EMA(0.9), GradNorm(), GracefulStop(tmp_path), LayerFreezing("head", every=1), LearningCurves()),
         *(LRSchedule(warmup=2), ModelFolder(), NearestNeighbors(), RandomState(), Samples(), WrongExamples()),
         *(ActivationStats(), DataWait(), GradientNoiseScale(), PeakMemory(), Throughput(), UpdateRatio(), WeightNorm()),
+        TrainingDiagnostics(),
     ]
     assert {type(callback).__name__ for callback in every} == {
         name for name in callbacks.__all__ if issubclass(getattr(callbacks, name), Callback)
@@ -337,6 +339,7 @@ EVERY: dict[str, tuple[Any, str | None]] = {
     "RandomState": (lambda folder: RandomState(), None),
     "Samples": (lambda folder: Samples(), "render(batch)"),
     "Throughput": (lambda folder: Throughput(), None),
+    "TrainingDiagnostics": (lambda folder: TrainingDiagnostics(), None),
     "UpdateRatio": (lambda folder: UpdateRatio(), None),
     "WeightNorm": (lambda folder: WeightNorm(), None),
     "WrongExamples": (lambda folder: WrongExamples(), "render(batch)"),

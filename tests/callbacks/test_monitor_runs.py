@@ -15,6 +15,7 @@ from callbacks import (
     GradNorm,
     PeakMemory,
     Throughput,
+    TrainingDiagnostics,
     UpdateRatio,
     WeightNorm,
 )
@@ -22,7 +23,7 @@ from callbacks import (
 
 def monitors(**options: Any) -> list[Callback]:
     kinds = [ActivationStats, DataWait, GradientNoiseScale, GradNorm, PeakMemory, Throughput, UpdateRatio, WeightNorm]
-    return [kind(**options) for kind in kinds]
+    return [*(kind(**options) for kind in kinds), TrainingDiagnostics(**options)]
 
 
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before")

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+ACTIVE = 0.01  # variance of a code's number over the examples from which on it is active
+
 
 class ActiveUnits(Metric):
     """Number of code dimensions whose variance over the examples is above 0.01 (Burda et al. 2016, arXiv:1509.00519).
@@ -24,4 +26,4 @@ class ActiveUnits(Metric):
 
     def compute(self) -> Tensor:
         count, total, squares = self.sums
-        return ((squares / count - (total / count).square()) > 0.01).sum().float()
+        return ((squares / count - (total / count).square()) > ACTIVE).sum().float()

@@ -193,6 +193,31 @@ class AdversarialTask(SampledTask):
         self._means.update(means, count)
         return loss.detach()
 
+    # Diagnostics ----------------------------------------------------------------------------------------------------
+
+    @property
+    def unfit_diagnoses(self) -> tuple[str, ...]:
+        """Two losses play against each other: neither has to fall, and one of a Wasserstein distance may be negative."""
+        return (
+            *("loss exploded", "plateau from initialization", "rate too low", "rate too high", "underfit", "overfit"),
+            *("validation too easy", "saturation"),
+        )
+
+    def diagnostic_numbers(self, batch: Any) -> dict[str, float]:
+        """Return ``sample_diversity``: mean distance of samples of the same class over that of real examples, 1 at most."""
+        x, y = self._parts(batch)
+        if len(x) < 2:
+            return {}
+        made = self._make(self.noise(len(x)), y)
+        same = torch.ones(len(x), len(x), dtype=torch.bool, device=x.device) if y is None else y[:, None] == y
+        pairs = same.triu(diagonal=1)
+        if not pairs.any():
+            return {}
+        apart = [
+            float(torch.cdist(flat, flat)[pairs].mean()) for flat in (made.flatten(1).float(), x.flatten(1).float())
+        ]
+        return {"sample_diversity": min(1.0, apart[0] / apart[1])} if apart[1] > 0 else {}
+
     def _parts(self, batch: Any) -> tuple[Tensor, Tensor | None]:
         x, y = (batch, None) if isinstance(batch, Tensor) else (batch[0], batch[1])
         return x, y if self.net.num_classes else None

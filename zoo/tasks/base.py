@@ -214,6 +214,25 @@ class Task(Model):
         """Return the smallest training loss in nats that a perfect net can reach; above 0 where targets are not certain."""
         return 0.0
 
+    # What callbacks.TrainingDiagnostics asks ------------------------------------------------------------------------
+
+    @property
+    def unfit_diagnoses(self) -> tuple[str, ...]:
+        """Names of what :class:`callbacks.TrainingDiagnostics` looks for and what makes no sense for this task."""
+        return ()
+
+    def diagnostic_numbers(self, batch: Any) -> dict[str, float]:
+        """Return numbers of a validation batch that only this kind of task knows, each in [0, 1]; none by default.
+
+        Called in evaluation mode, without gradients. ``sample_diversity``, ``active_share``, ``attention_movement``,
+        ``forced_accuracy`` and ``written_accuracy`` are understood.
+        """
+        return {}
+
+    def loss_in_evaluation(self, batch: Any) -> Tensor | None:
+        """Return the loss of a training batch as it is in evaluation mode; None where a batch by itself has none."""
+        return self.training_losses(batch)[1].get("loss")
+
     # The forward pass -----------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Any:

@@ -126,6 +126,11 @@ class ForecastingTask(RegressionTask):
         mae, _ = weighted_mean((residuals.detach() * self.target_std).abs(), *weight)
         return loss, {"loss": loss, "mae": mae}, count
 
+    @property
+    def unfit_diagnoses(self) -> tuple[str, ...]:
+        """The end of a series, which validates, may well be unlike its beginning."""
+        return ("distribution mismatch",)
+
     def build_metrics(self) -> dict[str, Metric]:
         """Return loss (standardized), RMSE and MAE (the series' unit), and the error relative to the seasonal naive forecast's."""
         return {

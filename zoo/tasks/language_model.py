@@ -218,6 +218,10 @@ class LanguageModelTask(Task):
         loss, count = weighted_mean(*self._losses(logits, y, *weight))
         return loss, {"loss": loss}, count
 
+    def loss_in_evaluation(self, batch: Any) -> Tensor | None:
+        """Return the loss of a batch of windows; batches that continue each other have none by themselves."""
+        return None if getattr(batch[0], "starts", None) is not None else super().loss_in_evaluation(batch)
+
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
         self._evaluated = None

@@ -13,7 +13,7 @@ from zoo.drawing import images
 from zoo.internals import has_trainer, is_fitting
 from zoo.losses.means import counted, weighted_mean
 from zoo.losses.variational import kl_to_standard_normal
-from zoo.metrics.codes import ActiveUnits
+from zoo.metrics.codes import ACTIVE, ActiveUnits
 from zoo.model import Makes
 from zoo.tasks.base import TaskArguments, input_of
 from zoo.tasks.generative import COLUMNS, SIDE, CodingTask, Output
@@ -189,6 +189,23 @@ class VariationalTask(CodingTask):
         self._range_is_known = True
 
     # Evaluation -----------------------------------------------------------------------------------------------------
+
+    @property
+    def unfit_diagnoses(self) -> tuple[str, ...]:
+        """A bound may be of any sign, and its size is that of the data's entropy."""
+        return (
+            "loss exploded",
+            "plateau from initialization",
+            "rate too low",
+            "rate too high",
+            "underfit",
+            "validation too easy",
+        )
+
+    def diagnostic_numbers(self, batch: Any) -> dict[str, float]:
+        """Return ``active_share``: of the numbers of the code, the share whose posterior mean varies by more than 0.01."""
+        x, y = batch[:2]
+        return {"active_share": float((self.codes(x, y).var(dim=0) > ACTIVE).double().mean())} if len(x) > 1 else {}
 
     def build_metrics(self) -> dict[str, Metric]:
         """Return the bound and its terms; outside of a fit the importance-weighted one too."""

@@ -330,6 +330,33 @@ class WritingTask(Task):
         written = {} if missing_parts(self.net) else self.written_metrics()
         return {"loss": NatsPer(dtype), "perplexity": Perplexity(dtype), "acc": Accuracy(), **written}
 
+    def diagnostic_numbers(self, batch: Any) -> dict[str, float]:
+        """Return what tells whether the net reads and whether it can do without the true text.
+
+        ``attention_movement``: by how much of its weight attention differs from one step of a text to the next, half the sum of the
+        absolute differences. ``forced_accuracy`` and ``written_accuracy``: share of the tokens that are right where the true ones
+        are read, and where the net reads its own.
+        """
+        x, y, *_ = batch
+        y = y if y.ndim == 2 else y[:, 0]  # the first of several captions
+        known = y != self.padding
+        numbers: dict[str, float] = {}
+        if self.has_attention:
+            weights = self.attention(x)
+            weights = weights if weights.ndim == 3 else weights[:, 0]  # (B, T, S)
+            moved = (weights[:, 1:] - weights[:, :-1]).abs().sum(dim=2) / 2
+            steps = known[:, 1:]
+            if steps.any():
+                numbers["attention_movement"] = float(moved[steps].double().mean())
+        if not missing_parts(self.net) and known.any():
+            logits = self(x)
+            forced = (logits if logits.ndim == 3 else logits[:, 0]).argmax(dim=-1)
+            made = self._write(*self._start(batch), beam=1).tokens[:, 0, : y.shape[1]]
+            made = F.pad(made, (0, y.shape[1] - made.shape[1]), value=self.padding)
+            for name, tokens in (("forced", forced), ("written", made)):
+                numbers[f"{name}_accuracy"] = float((tokens == y)[known].double().mean())
+        return numbers
+
     def _update_forced(self, metrics: dict[str, Metric], logits: Tensor, y: Tensor, weight: Sequence[Tensor]) -> Tensor:
         """Add targets that are read as they are to the metrics of them; return the weights of their tokens ``(..., T)``."""
         losses, counts = self._losses(_at_least_float32(logits), y, weight)
