@@ -138,7 +138,7 @@ class TrainingDiagnostics(Callback):
         weights = _weights_of(pl_module)
         self._weights = {name: weight.numel() for name, weight in weights.items()}
         if trainer.global_step == 0:
-            self._look_at_start(pl_module, weights)
+            self._look_at_start(pl_module, weights if _is_whole(trainer) else {})
             self._inputs = InputStatistics()
         if not trainer.enable_validation:
             missing = [name for name in OF_VALIDATION if name in self._names]
@@ -345,7 +345,9 @@ class TrainingDiagnostics(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
+        self._read_losses()
         return {
+            "of_row": self._of_row,
             "diagnoses": [dataclasses.asdict(diagnosis) for diagnosis in self.diagnoses],
             "record": dataclasses.asdict(self.record),
             "since_validation": self._since_validation,
@@ -358,7 +360,7 @@ class TrainingDiagnostics(Callback):
         record.rows = [Row(**row) for row in state_dict["record"]["rows"]]
         record.validations = [Validation(**each) for each in state_dict["record"]["validations"]]
         self.record = record
-        self._since_validation = state_dict["since_validation"]
+        self._since_validation, self._of_row = state_dict["since_validation"], state_dict["of_row"]
 
     # Where a value was first not finite -----------------------------------------------------------------------------
 
@@ -372,7 +374,7 @@ class TrainingDiagnostics(Callback):
         floats = [leaf for leaf in leaves(batch) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         if any(not bool(leaf.isfinite().all()) for leaf in floats):
             return "the batch has values that are not finite"
-        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+        if not _is_whole(trainer):
             return "the loss is not finite"
         layer = self._layer_of(module, batch)
         return (
@@ -405,6 +407,11 @@ class TrainingDiagnostics(Callback):
             for part, name, buffer in buffers:
                 setattr(part, name, buffer)
         return found[0] if found else None
+
+
+def _is_whole(trainer: Trainer) -> bool:
+    """Whether each process has the whole parameters."""
+    return isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
 
 
 class _Kept(Monitor):

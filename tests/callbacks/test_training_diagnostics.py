@@ -189,7 +189,7 @@ def test_it_is_said_once_and_written(tmp_path: Path, caplog: pytest.LogCaptureFi
 def test_a_resumed_run_knows_what_was_said(tmp_path: Path) -> None:
     path = tmp_path / "middle.ckpt"
     whole = TrainingDiagnostics(every_n_steps=1)
-    fit_patterns(whole, SaveOnce(path, PATTERN_BATCHES + 2), epochs=3)
+    fit_patterns(whole, SaveOnce(path, PATTERN_BATCHES + 2), epochs=3, log_every_n_steps=2)  # in the middle of a row
     rest = TrainingDiagnostics(every_n_steps=1)
     state = torch.load(path, weights_only=True)["callbacks"]
     (key,) = [key for key in state if "TrainingDiagnostics" in key]
@@ -197,7 +197,7 @@ def test_a_resumed_run_knows_what_was_said(tmp_path: Path) -> None:
     rest.load_state_dict(state[key])
     assert said(rest) == ["overfit"]
     resumed = TrainingDiagnostics(every_n_steps=1)
-    fit_patterns(resumed, ckpt=path, epochs=3, seed=1)
+    fit_patterns(resumed, ckpt=path, epochs=3, seed=1, log_every_n_steps=2)
     assert [r.loss for r in resumed.record.rows] == pytest.approx([r.loss for r in whole.record.rows])
     assert [v.train_loss for v in resumed.record.validations] == pytest.approx(
         [v.train_loss for v in whole.record.validations]
