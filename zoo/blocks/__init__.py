@@ -5,6 +5,7 @@ from zoo.blocks.adversaries import Adversaries, WithClass
 from zoo.blocks.attention import KeysValues, MultiHeadAttention
 from zoo.blocks.classifier import Classifier
 from zoo.blocks.convnet import ConvNet, Features, FullyConvolutional
+from zoo.blocks.dropout import DropoutKind, VanillaDropout
 from zoo.blocks.flat import flatten_features
 from zoo.blocks.highway import HighwayLayer
 from zoo.blocks.kernels import kernel
@@ -38,6 +39,7 @@ __all__ = [
     "Classifier",
     "ConvNet",
     "Dropout",
+    "DropoutKind",
     "FeatureMap",
     "Features",
     "FeedForward",
@@ -61,6 +63,7 @@ __all__ = [
     "Style",
     "TokenNorm",
     "TransformerLayer",
+    "VanillaDropout",
     "Vocabulary",
     "WithClass",
     "at_end",

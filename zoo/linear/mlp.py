@@ -6,7 +6,15 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks import Activation, Classifier, build_activation, expansion, flatten_features
+from zoo.blocks import (
+    Activation,
+    Classifier,
+    DropoutKind,
+    VanillaDropout,
+    build_activation,
+    expansion,
+    flatten_features,
+)
 from zoo.registry import register
 from zoo.tasks import ClassificationArguments, ClassificationTask, RegressionArguments, RegressionTask
 
@@ -30,13 +38,14 @@ class MLPLayer(nn.Module):
         norm: Norm,
         dropout: float,
         bias: bool = True,
+        dropout_kind: DropoutKind = "inverted",
     ) -> None:
         super().__init__()
         units = width * expansion(activation, pieces)
         self.linear = nn.Linear(in_features, units, bias)
         self.norm = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}[norm](units)
         self.activation = build_activation(activation, pieces)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = {"inverted": nn.Dropout, "vanilla": VanillaDropout}[dropout_kind](dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.activation(self.norm(self.linear(x))))
@@ -58,6 +67,7 @@ class MLP(Classifier):
             equal); or "dense", each layer and the output take the input and the outputs of all hidden layers before them.
         bias: Whether the linear maps have a bias.
         output_activation: Activation of the outputs, as for the hidden units but "maxout".
+        dropout_kind: "inverted", scaled in training, or "vanilla", scaled in evaluation; see :class:`zoo.blocks.VanillaDropout`.
 
     Shape:
         ``(B, ...)`` with D numbers an example -> ``(B, K)``.
@@ -78,6 +88,7 @@ class MLP(Classifier):
         skip: Skip = "none",
         bias: bool = True,
         output_activation: Activation = "identity",
+        dropout_kind: DropoutKind = "inverted",
     ) -> None:
         super().__init__()
         if any(width < 1 for width in widths):
@@ -85,6 +96,7 @@ class MLP(Classifier):
         for name, value, known in (
             ("norm", norm, ("none", "batch", "layer")),
             ("skip", skip, ("none", "residual", "dense")),
+            ("dropout_kind", dropout_kind, ("inverted", "vanilla")),
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
@@ -100,7 +112,7 @@ class MLP(Classifier):
         self.skip = skip
         layers, size = [], in_features
         for width in widths:
-            layers.append(MLPLayer(size, width, activation, pieces, norm, dropout, bias))
+            layers.append(MLPLayer(size, width, activation, pieces, norm, dropout, bias, dropout_kind))
             size = size + width if skip == "dense" else width
         self.layers = nn.ModuleList(layers)
         self.num_features = size
@@ -133,6 +145,7 @@ class MLPClassifier(ClassificationTask):
         dropout: float = 0.0,
         skip: Skip = "none",
         bias: bool = True,
+        dropout_kind: DropoutKind = "inverted",
         **task: Unpack[ClassificationArguments],
     ) -> None:
         widths = list(widths)  # a hyperparameter is as JSON gives it back
@@ -146,6 +159,7 @@ class MLPClassifier(ClassificationTask):
             dropout=dropout,
             skip=skip,
             bias=bias,
+            dropout_kind=dropout_kind,
         )
         super().__init__(net, num_classes, **task)
 
@@ -169,6 +183,7 @@ class MLPRegressor(RegressionTask):
         skip: Skip = "none",
         bias: bool = True,
         output_activation: Activation = "identity",
+        dropout_kind: DropoutKind = "inverted",
         **task: Unpack[RegressionArguments],
     ) -> None:
         widths = list(widths)
@@ -183,6 +198,7 @@ class MLPRegressor(RegressionTask):
             skip=skip,
             bias=bias,
             output_activation=output_activation,
+            dropout_kind=dropout_kind,
         )
         super().__init__(net, num_outputs, **task)
         self.standardizes_target = isinstance(net.output_activation, nn.Identity)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zoo.blocks import VanillaDropout
 from zoo.drawing.figures import new_figure, to_image
 from zoo.linear.mlp import MLP, MLPLayer
 
@@ -77,6 +78,7 @@ def linear_regions(net: MLP, window: Sequence[tuple[float, float]] = ((-1.0, 1.0
             for part in parts:
                 center = part.mean(dim=0)
                 side = torch.where(w @ center + b > 0, torch.ones_like(b), torch.full_like(b, slope))
+                side = side * _evaluation_scale(layer)
                 hidden, shift = side.unsqueeze(1) * w, side * b
                 if net.skip == "dense":
                     hidden, shift = torch.cat([weight, hidden]), torch.cat([bias, shift])
@@ -153,6 +155,11 @@ def _slope(layer: MLPLayer) -> float:
     raise TypeError(
         f"linear regions exist for activation relu, leaky_relu, prelu or identity, got {type(activation).__name__}"
     )
+
+
+def _evaluation_scale(layer: MLPLayer) -> float:
+    """Factor that dropout applies to the units in evaluation."""
+    return 1 - layer.dropout.p if isinstance(layer.dropout, VanillaDropout) else 1.0
 
 
 def _tensors(linear: nn.Linear) -> tuple[Tensor, Tensor]:

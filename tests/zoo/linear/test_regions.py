@@ -69,6 +69,7 @@ OPTIONS = [
     {"norm": "batch"},
     {"skip": "dense"},
     {"skip": "residual"},
+    {"skip": "residual", "dropout": 0.3, "dropout_kind": "vanilla"},
 ]
 
 
