@@ -1,4 +1,5 @@
 from .activation_stats import ActivationStats as ActivationStats
+from .batch_norm_reestimation import BatchNormReestimation as BatchNormReestimation
 from .contract import Freezable as Freezable
 from .contract import Renderable as Renderable
 from .contract import Sampleable as Sampleable
@@ -10,6 +11,7 @@ from .gradient_noise_scale import GradientNoiseScale as GradientNoiseScale
 from .layer_freezing import LayerFreezing as LayerFreezing
 from .learning_curves import LearningCurves as LearningCurves
 from .lr_schedule import LRSchedule as LRSchedule
+from .max_norm import MaxNorm as MaxNorm
 from .model_folder import ModelFolder as ModelFolder
 from .nearest_neighbors import NearestNeighbors as NearestNeighbors
 from .peak_memory import PeakMemory as PeakMemory

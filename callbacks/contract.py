@@ -6,6 +6,9 @@ attributes are used where they exist:
 - ``monitor``: the metric that decides which checkpoint is best, and its mode, such as ``("val/loss", "min")``; or None.
 - ``class_names``: names of the classes 0..K-1, or None.
 
+:class:`~callbacks.BatchNormReestimation` calls ``forward`` with ``statistics_args(batch, number)`` or ``forward_args(batch)``,
+where a module has them.
+
 ``callbacks.ModelFolder`` wants ``save_pretrained(folder, training)``, ``callbacks.WrongExamples`` a ``predict_step`` besides
 ``render``.
 """

@@ -273,6 +273,15 @@ def grad_scale(trainer: Trainer, optimizer: Optimizer) -> Tensor | float:
     return scaler._get_scale_async() if scaler and getattr(optimizer, "_step_supports_amp_scaling", False) else 1.0
 
 
+def is_skipped(optimizer: Optimizer) -> Tensor | None:
+    """Return whether float16's scaler skips this step of a fused optimizer, on its device; None if it does not say so.
+
+    Such an optimizer is called all the same, and looks by itself; any other is not called.
+    """
+    found = getattr(optimizer, "found_inf", None)
+    return None if found is None else found > 0
+
+
 def norms(tensors: list[Tensor], p: float, dtype: torch.dtype | None = None) -> list[Tensor]:
     """Return the p-norm of each tensor, computed in few kernels."""
     return list(torch._foreach_norm(tensors, p, dtype=dtype))

@@ -18,6 +18,7 @@ import callbacks
 from callbacks import (
     EMA,
     ActivationStats,
+    BatchNormReestimation,
     DataWait,
     Freezable,
     GracefulStop,
@@ -26,6 +27,7 @@ from callbacks import (
     LayerFreezing,
     LearningCurves,
     LRSchedule,
+    MaxNorm,
     ModelFolder,
     NearestNeighbors,
     PeakMemory,
@@ -250,6 +252,13 @@ def test_wrong_examples_of_named_parts_and_of_any_module(tmp_path: Path) -> None
 class Translates(Own):
     """Targets of several tensors: nothing to tell right from wrong, nothing to compare."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(2)
+
+    def forward(self, x: Series) -> Tensor:
+        return self.norm(super().forward(x))
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self(batch[0]).square().mean()
 
@@ -283,7 +292,7 @@ def test_every_callback_runs_over_batches_of_named_parts(tmp_path: Path) -> None
         *(EMA(0.9), GradNorm(), GracefulStop(tmp_path), LayerFreezing("head", every=1), LearningCurves()),
         *(LRSchedule(warmup=2), ModelFolder(), NearestNeighbors(), RandomState(), Samples(), WrongExamples()),
         *(ActivationStats(), DataWait(), GradientNoiseScale(), PeakMemory(), Throughput(), UpdateRatio(), WeightNorm()),
-        TrainingDiagnostics(),
+        *(BatchNormReestimation(), MaxNorm(), TrainingDiagnostics()),
     ]
     assert {type(callback).__name__ for callback in every} == {
         name for name in callbacks.__all__ if issubclass(getattr(callbacks, name), Callback)
@@ -325,6 +334,7 @@ class WholeSeries(SeriesData):
 # of each callback, how it is built and what it asks of a module; None: nothing
 EVERY: dict[str, tuple[Any, str | None]] = {
     "ActivationStats": (lambda folder: ActivationStats(), None),
+    "BatchNormReestimation": (lambda folder: BatchNormReestimation(), "forward(x)"),
     "DataWait": (lambda folder: DataWait(), None),
     "EMA": (lambda folder: EMA(0.9), None),
     "GracefulStop": (GracefulStop, None),
@@ -333,6 +343,7 @@ EVERY: dict[str, tuple[Any, str | None]] = {
     "LayerFreezing": (lambda folder: LayerFreezing("head", every=1), "layer_groups, group_of, frozen"),
     "LearningCurves": (lambda folder: LearningCurves(), None),
     "LRSchedule": (lambda folder: LRSchedule(warmup=2), None),
+    "MaxNorm": (lambda folder: MaxNorm(0.2), None),
     "ModelFolder": (lambda folder: ModelFolder(), "save_pretrained(folder, training)"),
     "NearestNeighbors": (lambda folder: NearestNeighbors(), "sample(count)"),
     "PeakMemory": (lambda folder: PeakMemory(), None),

@@ -99,6 +99,13 @@ class SampledTask(GenerativeTask):
         z = self.noise(len(batch[0]))
         return (z, batch[1]) if self.conditional else (z,)
 
+    def statistics_args(self, batch: Any, number: int) -> tuple[Any, ...]:
+        """Return what :meth:`forward` takes for the statistics of batch norms: as :meth:`forward_args`, with other noise for each
+        number of a batch, and other noise than samples have ("standing statistics": Brock et al. 2019, arXiv:1809.11096).
+        """
+        _, *classes = self.forward_args(batch)
+        return (self.noise(len(batch[0]), seed=2**31 + number), *classes)
+
     def example_inputs(self, batch_size: int = 1) -> tuple[Any, ...]:
         z = torch.zeros(batch_size, self.net.latent_dim, device=self.mean.device, dtype=self.net_dtype)
         classes = torch.zeros(batch_size, dtype=torch.long, device=self.mean.device)
