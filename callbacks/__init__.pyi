@@ -1,5 +1,6 @@
 from .activation_stats import ActivationStats as ActivationStats
 from .batch_norm_reestimation import BatchNormReestimation as BatchNormReestimation
+from .batch_size_schedule import BatchSizeSchedule as BatchSizeSchedule
 from .contract import Freezable as Freezable
 from .contract import Renderable as Renderable
 from .contract import Sampleable as Sampleable

@@ -66,6 +66,19 @@ class Sampleable(Protocol):
         """Return examples ``(count, ...)`` in units of the data."""
 
 
+@runtime_checkable
+class Growable(Protocol):
+    """A datamodule whose training batches can grow (:class:`~callbacks.BatchSizeSchedule`)."""
+
+    batch_size: int
+
+    def use_batch_sizes(self, of_epoch: Any) -> None:
+        """Let ``train_dataloader`` give batches of ``of_epoch(epoch)`` examples of each process; None: of ``batch_size``."""
+
+    def count_batches(self, batch_size: int) -> int:
+        """Return the number of batches of a training epoch, of this process, with that many examples in a batch."""
+
+
 def check_defines(module: LightningModule, callback: str, *methods: str) -> None:
     """Refuse a module that lacks what a callback calls.
 

@@ -196,6 +196,17 @@ def watch_fetches(trainer: Trainer, before: Callable[[], None], after: Callable[
     return end
 
 
+def reload_training_batches(trainer: Trainer) -> None:
+    """Have the next epoch ask for its training batches anew."""
+    trainer.fit_loop._combined_loader = None
+
+
+def limited(trainer: Trainer, batches: int) -> int:
+    """Return how many batches of an epoch the trainer takes (``limit_train_batches``)."""
+    limit: Any = getattr(trainer, "limit_train_batches")  # noqa: B009 (set outside the class, mypy does not see it)
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+
+
 # Modules and batches ---------------------------------------------------------------------------------------------------
 
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 from typing_extensions import override
 
 from callbacks.checks import is_better
 from callbacks.internals import callbacks_of, finished_epochs, is_fit_validation, mean_over_ranks, trained_batches
+from callbacks.run_length import run_length
 
 Schedule = Literal[
     "constant", "step", "exponential", "cosine", "linear", "inverse_time", "one_cycle", "inverse_sqrt", "plateau"
@@ -37,8 +37,8 @@ class LRSchedule(Callback):
     """Set the learning rate of every optimizer, or of one, before each step: its own rate times a factor.
 
     The factor is a function of the time n, which counts optimizer steps (``interval="step"``) or epochs from 0. N is the length of
-    the run as the trainer will run it (epochs, accumulation, ``limit_train_batches``, ``max_steps``). During the w counts of
-    warm-up the factor is (n + 1) / w; afterwards, with t = n - w and T = N - w:
+    the run as the trainer will run it (epochs, accumulation, ``limit_train_batches``, ``max_steps``, growing batches). During the w
+    counts of warm-up the factor is (n + 1) / w; afterwards, with t = n - w and T = N - w:
 
     - constant: 1
     - step: gamma ^ (number of milestones <= n)
@@ -240,21 +240,6 @@ class LRSchedule(Callback):
                     group["betas"] = (momentum, *group["betas"][1:])
                 elif "momentum" in group:
                     group["momentum"] = momentum
-
-
-def run_length(trainer: Trainer, interval: Literal["step", "epoch"]) -> float:
-    """Return the number of optimizer steps (in manual optimization: batches) or epochs of the run, infinite without an end."""
-    accumulation = next((c for c in callbacks_of(trainer) if isinstance(c, GradientAccumulationScheduler)), None)
-    max_steps, max_epochs = (math.inf if m in (-1, None) else m for m in (trainer.max_steps, trainer.max_epochs))
-    batches = trainer.num_training_batches
-    if math.isinf(batches) or max_steps == max_epochs == math.inf:
-        return max_steps if interval == "step" else max_epochs
-    epochs = steps = 0
-    while epochs < max_epochs and steps < max_steps:
-        every = accumulation.get_accumulate_grad_batches(epochs) if accumulation else trainer.accumulate_grad_batches
-        steps += math.ceil(batches / every)  # the last window of an epoch steps even if it is shorter
-        epochs += 1
-    return min(steps, max_steps) if interval == "step" else epochs
 
 
 def _now(trainer: Trainer, interval: str) -> int:

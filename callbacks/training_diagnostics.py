@@ -34,6 +34,7 @@ from callbacks.internals import (
     run_folder,
 )
 from callbacks.monitor import Monitor
+from callbacks.run_length import run_length
 from callbacks.update_ratio import UpdateRatio
 
 _KEPT = 4  # training batches whose loss is measured again in evaluation mode
@@ -234,7 +235,7 @@ class TrainingDiagnostics(Callback):
         for old in self.record.rows[1:][-SAMPLES : -SAMPLES + 1]:  # details are of the first row and the last ones
             old.gradients, old.dead, old.saturated = {}, {}, {}
         self.record.rows.append(row)
-        total = trainer.estimated_stepping_batches
+        total = run_length(trainer, "step")
         self.record.share_done = trainer.global_step / total if math.isfinite(total) else math.nan
         bad = [name for name, value in gradients.items() if not math.isfinite(value)]
         if bad and not self.record.not_finite and not has_grad_scaler(trainer):

@@ -2,13 +2,14 @@
 
 import copy
 import os
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Sampler
 from typing_extensions import override
 
 from datamodules.checks import check_integer, check_share
@@ -85,6 +86,7 @@ class DataModule(LightningDataModule):
         self._parts: dict[str, Examples] = {}  # by "train", "val", "test"
         self._seed = 0
         self._resume: tuple[int, int] | None = None  # (epoch, batches done in it) of a checkpoint
+        self._batch_sizes: Callable[[int], int] | None = None  # of each epoch, see use_batch_sizes
 
     # What a subclass defines ----------------------------------------------------------------------------------------
 
@@ -247,9 +249,43 @@ class DataModule(LightningDataModule):
         dataset = self._part("train").for_training(training)
         overfits = getattr(self.trainer, "overfit_batches", 0) > 0  # Lightning will replace our sampler
         hook = DataModule.make_sampler if overfits else type(self).make_sampler
-        make = partial(hook, self, dataset, seed=self._seed, **replica)
+        sized = self._sized(self._size_in(epoch))
+        make = partial(hook, sized, dataset, seed=self._seed, **replica)
         sampler = EpochSampler(make, dataset, training, start=start, **replica)
-        return self._loader(dataset, sampler, None if sampler.yields_batches else self.batch_size)
+        return self._loader(dataset, sampler, None if sampler.yields_batches else sized.batch_size)
+
+    def use_batch_sizes(self, of_epoch: Callable[[int], int] | None) -> None:
+        """Let training batches have another size in some epochs (:class:`callbacks.BatchSizeSchedule`).
+
+        It holds for loaders that are asked for afterwards. Evaluation keeps ``batch_size``.
+
+        Args:
+            of_epoch: The number of examples in a batch of each process in an epoch, from 0; None: ``batch_size`` in all.
+        """
+        self._batch_sizes = of_epoch
+
+    def count_batches(self, batch_size: int) -> int:
+        """Return the number of batches of a training epoch with that many examples in a batch of each process.
+
+        Raises:
+            TypeError: The sampler is a stream, without a length.
+        """
+        sized, dataset = self._sized(batch_size), self._part("train")
+        sampler: Any = type(self).make_sampler(
+            sized, dataset, seed=self._seed, epoch=0, start=0, **self._replica_kwargs()
+        )
+        return len(sampler) if isinstance(sampler, BatchSampler) else -(-len(sampler) // batch_size)
+
+    def _size_in(self, epoch: int) -> int:
+        return self.batch_size if self._batch_sizes is None else self._batch_sizes(epoch)
+
+    def _sized(self, batch_size: int) -> Self:
+        """Return itself, or a copy with another batch size."""
+        if batch_size == self.batch_size:
+            return self
+        other = copy.copy(self)
+        other.batch_size = batch_size
+        return other
 
     @override
     def val_dataloader(self) -> Any:
@@ -329,7 +365,7 @@ class DataModule(LightningDataModule):
             "seed": self._seed,
             "epoch": finished_epochs(self.trainer),
             "batch": trained_batches_of_epoch(self.trainer),
-            "global_batch": self.batch_size * self._replica_kwargs()["num_replicas"],
+            "global_batch": self._size_in(finished_epochs(self.trainer)) * self._replica_kwargs()["num_replicas"],
             "data": self.data_identity,
         }
 
@@ -343,7 +379,7 @@ class DataModule(LightningDataModule):
                 f"the checkpoint was saved on other data: {saved}, now it is {self.data_identity}: resume with the same files, "
                 f"val_fraction and split_seed, or start a new run"
             )
-        now = self.batch_size * self._replica_kwargs()["num_replicas"]
+        now = self._size_in(state_dict["epoch"]) * self._replica_kwargs()["num_replicas"]
         if state_dict["batch"] and state_dict["global_batch"] != now:
             raise ValueError(
                 f"the checkpoint was saved in the middle of an epoch with a global batch (batch_size x processes) of "

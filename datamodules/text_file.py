@@ -1,7 +1,7 @@
 """Texts to learn to continue: your own files, or a text in memory."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -114,6 +114,14 @@ class TextDataModule(DataModule):
     def vocab_size(self) -> int:
         """Number of tokens V of the vocabulary."""
         return size_of(self.vocabulary)
+
+    @override
+    def use_batch_sizes(self, of_epoch: Callable[[int], int] | None) -> None:
+        if of_epoch is not None and self.order == "lanes":
+            raise ValueError(
+                "order='lanes' cuts a text into as many lanes as a batch has rows, so batches cannot grow: take order='shuffled'"
+            )
+        super().use_batch_sizes(of_epoch)
 
     @property
     @override

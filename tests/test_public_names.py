@@ -25,7 +25,7 @@ def test_the_names_of_the_stub_are_those_of_the_package(package: str) -> None:
     ("package", "name", "hint"),
     [
         ("callbacks", "GradNrom", "; did you mean 'GradNorm'?"),
-        ("callbacks", "xyz", "; it has ActivationStats, BatchNormReestimation, DataWait, EMA, "),
+        ("callbacks", "xyz", "; it has ActivationStats, BatchNormReestimation, BatchSizeSchedule, DataWait, EMA, "),
         ("datamodules", "DigitDataModule", "; did you mean 'DigitsDataModule'?"),
     ],
 )

@@ -19,6 +19,7 @@ from callbacks import (
     EMA,
     ActivationStats,
     BatchNormReestimation,
+    BatchSizeSchedule,
     DataWait,
     Freezable,
     GracefulStop,
@@ -292,7 +293,7 @@ def test_every_callback_runs_over_batches_of_named_parts(tmp_path: Path) -> None
         *(EMA(0.9), GradNorm(), GracefulStop(tmp_path), LayerFreezing("head", every=1), LearningCurves()),
         *(LRSchedule(warmup=2), ModelFolder(), NearestNeighbors(), RandomState(), Samples(), WrongExamples()),
         *(ActivationStats(), DataWait(), GradientNoiseScale(), PeakMemory(), Throughput(), UpdateRatio(), WeightNorm()),
-        *(BatchNormReestimation(), MaxNorm(), TrainingDiagnostics()),
+        *(BatchNormReestimation(), BatchSizeSchedule([1]), MaxNorm(), TrainingDiagnostics()),
     ]
     assert {type(callback).__name__ for callback in every} == {
         name for name in callbacks.__all__ if issubclass(getattr(callbacks, name), Callback)
@@ -335,6 +336,7 @@ class WholeSeries(SeriesData):
 EVERY: dict[str, tuple[Any, str | None]] = {
     "ActivationStats": (lambda folder: ActivationStats(), None),
     "BatchNormReestimation": (lambda folder: BatchNormReestimation(), "forward(x)"),
+    "BatchSizeSchedule": (lambda folder: BatchSizeSchedule([1]), None),
     "DataWait": (lambda folder: DataWait(), None),
     "EMA": (lambda folder: EMA(0.9), None),
     "GracefulStop": (GracefulStop, None),
@@ -378,7 +380,7 @@ def test_a_plain_module_is_served_or_refused_before_training(name: str, tmp_path
         return
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)
-    assert module.steps == trainer.global_step == 2 * (48 // 9)
+    assert module.steps == trainer.global_step == 48 // 9 + 48 // (18 if name == "BatchSizeSchedule" else 9)
     assert not any(torch.equal(value, start[key]) for key, value in module.state_dict().items())
     assert (tmp_path / "curves.png").is_file() == (name == "LearningCurves")
 
