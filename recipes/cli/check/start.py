@@ -9,21 +9,18 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from typing_extensions import override
 
-from callbacks import LayerFreezing, LRSchedule
+from callbacks import LRSchedule
 from datamodules.decode import BadImageError
 from recipes.cli.errors import UserError, causes, message, one_line
-from recipes.cli.run.building import RecipeCLI, as_list
-from recipes.cli.run.hooks import NoProfiler, leave_out_empty_hooks
+from recipes.cli.run.building import RecipeCLI
+from recipes.cli.run.trying import callbacks_of, check_has_data, quiet_trainer
 from zoo.testing.parts import map_tensors
 
 _STEPS, _SECONDS = 30, 5.0  # of training, whichever is reached first
 _KEPT = 8  # batches that are looked at
-_OURS = (GradientAccumulationScheduler, LayerFreezing)  # callbacks that change what a step is
 
 
 @dataclass
@@ -97,32 +94,12 @@ def begin(cli: RecipeCLI) -> Start:
     """
     module: LightningModule = cli.model
     data = cli.datamodule
-    if data is None and not is_overridden("train_dataloader", module):
-        raise UserError("the recipe has no data section, so there are no data to train on: add data.class_path")
+    check_has_data(cli)
     sources = getattr(type(module), "weight_sources", ())
     arguments = dict(cli.config.model.get("init_args") or {})
-    given: dict[str, Any] = dict(cli.config_init.trainer)
-    start = Start(data or module, any(arguments.get(name) for name in sources), given.get("devices"))
-    users = as_list(given.pop("callbacks", None))
-    look = _Look(start, [callback for callback in users if isinstance(callback, LRSchedule)])
-    leave_out_empty_hooks([look])
-    trainer = Trainer(
-        **{
-            **{name: value for name, value in given.items() if name not in ("plugins", "barebones", "max_time")},
-            "default_root_dir": None,
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "profiler": NoProfiler(),
-            "fast_dev_run": False,
-            "num_sanity_val_steps": 2,
-            "devices": 1,
-            "num_nodes": 1,
-            "strategy": "auto",
-        },
-        callbacks=[*(callback for callback in users if isinstance(callback, _OURS)), look],
-    )
+    start = Start(data or module, any(arguments.get(name) for name in sources), cli.config_init.trainer.get("devices"))
+    look = _Look(start, [callback for callback in callbacks_of(cli) if isinstance(callback, LRSchedule)])
+    trainer = quiet_trainer(cli, look, num_sanity_val_steps=2)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:

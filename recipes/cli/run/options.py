@@ -25,7 +25,7 @@ LOGGERS = ("csv", "tensorboard", "wandb", "wandb-offline", "none")
 
 # the options of each verb that are not a recipe's, for suggestions
 OPTIONS_OF = {
-    "fit": ("--logger", "--resume", "--runs", "--fast"),
+    "fit": ("--logger", "--resume", "--runs", "--fast", "--find-lr", "--find-batch-size"),
     "validate": ("--logger", "--ckpt", "--runs"),
     "test": ("--logger", "--ckpt", "--runs"),
 }

@@ -1,6 +1,14 @@
-"""``zoo fit``: train a recipe, test the best checkpoint, or continue a run."""
+"""``zoo fit``: train a recipe, test the best checkpoint, or continue a run; or find a learning rate or a batch size for it."""
 
-from recipes.cli.run.process import OVERRIDES_HELP, run_verb
+import math
+from pathlib import Path
+from typing import Any
+
+from recipes.cli import catalog
+from recipes.cli.console import Console, NoCaches, captured_logs
+from recipes.cli.errors import OK, UserError
+from recipes.cli.run.options import Parser, split_word
+from recipes.cli.run.process import OVERRIDES_HELP, exiting_at_once, restored_process_state, run_verb
 
 HELP = f"""zoo fit RECIPE [options]: train, test the best checkpoint, compare it with what the recipe expects.
 
@@ -10,15 +18,101 @@ HELP = f"""zoo fit RECIPE [options]: train, test the best checkpoint, compare it
                         or a run folder, a version, a checkpoint; what is given beside it is recorded, or refused by name
   --runs FOLDER         where run folders are made (default: runs)
   --fast                mixed bfloat16 where this machine has it; sums and parameters stay 32-bit, results differ slightly
+  --find-lr             train nothing, but try growing learning rates, draw the losses, and suggest one (docs/steps.md)
+  --find-batch-size     train nothing, but try batch sizes up to what memory allows, and tell how fast each is
 {OVERRIDES_HELP.format(verb="fit")}
 Examples:
   zoo fit cnn/lenet_digits
   zoo fit cnn/lenet_digits --model.lr 0.01 --trainer.max_epochs 5
   zoo fit cnn/lenet_digits --resume
   zoo fit --resume runs/cnn/lenet_digits/version_0 --trainer.max_epochs 40
+  zoo fit cnn/lenet_digits --find-lr
 """
+_FINDERS = ("--find-lr", "--find-batch-size")
 
 
 def run(args: list[str]) -> int:
     """Run the verb ``fit``."""
+    if any(arg.partition("=")[0] in _FINDERS for arg in args):
+        return _find(args)
     return run_verb("fit", args)
+
+
+def _find(args: list[str]) -> int:
+    """Try rates or batch sizes, and print what is suggested."""
+    parser = Parser("zoo fit")
+    parser.add_argument("-c", "--config", action="append", default=[])
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--fast", action="store_true")
+    for option in _FINDERS:
+        parser.add_argument(option, action="store_true")
+    parser.add_argument("--resume", nargs="?", const="")
+    parser.add_argument("--logger")
+    word, args = split_word(args)
+    options, overrides = parser.parse_known_args(args)
+    chosen = [option for option in _FINDERS if getattr(options, option[2:].replace("-", "_"))]
+    if len(chosen) > 1:
+        raise UserError(f"{' and '.join(chosen)}: give one of the two; the batch size first, as the rate depends on it")
+    for name in ("resume", "logger"):
+        if getattr(options, name) is not None:
+            raise UserError(f"{chosen[0]} trains nothing that could be continued or logged: leave --{name} out")
+    recipes = [catalog.find(text) for text in ([] if word is None else [word]) + options.config]
+    if not recipes:
+        raise UserError(f"no recipe given: zoo fit NAME {chosen[0]} (`zoo recipes` lists them)")
+    console = Console()
+    with restored_process_state():
+        with NoCaches(), exiting_at_once():
+            from recipes.cli.run.building import RecipeCLI
+            from recipes.cli.run.fast import fast_options
+            from recipes.cli.run.options import OPTIONS_OF
+        with captured_logs(console):
+            fast = fast_options() if options.fast else []
+            configs = [f"--config={recipe.path}" for recipe in recipes]
+            cli = RecipeCLI([*configs, *fast, *overrides], overrides, verb_options=OPTIONS_OF["fit"])
+            if chosen[0] == "--find-lr":
+                _find_rate(cli, recipes[0], options.runs)
+            else:
+                _find_batch_size(cli)
+    return OK
+
+
+def _find_rate(cli: Any, recipe: catalog.Recipe, runs: Path) -> None:
+    from recipes.cli.finders.lr_range import draw, range_test
+    from recipes.cli.run.building import arguments_of
+
+    curve = range_test(cli)
+    name = next((name for name in ("lr", "learning_rate") if name in arguments_of(cli.config.model.class_path)), None)
+    used = getattr(cli.model, "hparams", {}).get(name)
+    ended = "where the loss diverged" if curve.diverged else "the end of the range"
+    print(f"steps        {len(curve.rates)}, from a rate of {curve.rates[0]:.1e} to {curve.rates[-1]:.1e}, {ended}")
+    low = f"{curve.smoothed[curve.lowest]:.4g} (smoothed) at a rate of {curve.rates[curve.lowest]:.1e}"
+    print(f"lowest loss  {low}; {curve.losses[0]:.4g} at first")
+    if curve.suggestion is None:
+        print("suggested    none: the loss falls nowhere by more than it varies, so these few steps do not tell")
+    else:
+        option = f"--model.{name} {curve.suggestion:g}" if name else f"{curve.suggestion:g}"
+        print(f"suggested    a tenth of that rate: {option}" + (f" (now {used:g})" if used else ""))
+    path = runs / recipe.name / "lr_range.png"
+    draw(curve, path, f"{recipe.name}: learning rate range test", used)
+    print(f"picture      {path}")
+
+
+def _find_batch_size(cli: Any) -> None:
+    from recipes.cli.check.plan import size
+    from recipes.cli.finders.batch_size import find
+    from recipes.cli.text import columns
+
+    tried = find(cli)
+    rows: list[tuple[object, ...]] = [("batch size", "memory", "examples/s", "")]
+    for each in tried:
+        measured = ("", "") if math.isnan(each.bytes) else (size(each.bytes), f"{each.speed:,.0f}")
+        rows.append((each.size, *measured, each.problem))
+    print(columns(rows))
+    good = [each for each in tried if each.fits]
+    if not good:
+        raise UserError("no batch size fits: take a smaller model, or smaller inputs")
+    most, top = max(each.size for each in good), max(each.speed for each in good)
+    enough = min(each.size for each in good if each.speed >= 0.9 * top)
+    print(f"\nlargest      --data.batch_size {most}")
+    print(f"fast enough  --data.batch_size {enough}: the smallest within 10% of the most examples a second")
+    print("Another batch size wants another learning rate: --find-lr with it.")
