@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import LayerFreezing, LRSchedule
 from recipes.cli.errors import UserError
-from recipes.cli.finders.batch_size import Memory, Tried, find, is_out_of_memory, next_size
+from recipes.cli.finders import batch_size
+from recipes.cli.finders.batch_size import Clock, Memory, Tried, is_out_of_memory, next_size
 from recipes.cli.finders.lr_range import Curve, range_test
 from zoo.optim.newton import Newton
 from zoo.tasks import ClassificationTask
@@ -28,6 +29,10 @@ CPU: dict[str, Any] = {"accelerator": "cpu", "max_epochs": 2}
 def recipe(model: Any, data: Any = None, **trainer: Any) -> Any:
     """What the finders read of a recipe."""
     return SimpleNamespace(model=model, datamodule=data, config_init=SimpleNamespace(trainer={**CPU, **trainer}))
+
+
+def find(cli: Any, memory: Memory) -> list[Tried]:
+    return list(batch_size.find(cli, memory))
 
 
 class Data(LightningDataModule):
@@ -150,8 +155,14 @@ def rates_of_a_schedule(module: Parabola) -> Any:
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
 
 
+def plateau_without_validation(module: Parabola) -> Any:
+    optimizer = torch.optim.SGD([{"params": [module.w]}, {"params": [module.v], "lr": 0.01}], lr=0.1)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss"}}
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("build", [None, rates_of_a_schedule])
+@pytest.mark.parametrize("build", [None, rates_of_a_schedule, plateau_without_validation])
 def test_rates_grow_from_step_to_step_and_keep_their_ratios(
     accumulate: int, build: Callable[[Parabola], Any] | None
 ) -> None:
@@ -292,6 +303,12 @@ def test_each_size_makes_a_whole_step_and_one_batch_more() -> None:
     assert len(model.rates) >= 6
 
 
+def test_the_speed_is_that_of_all_batches_but_the_first() -> None:
+    clock = Clock()
+    clock.seconds, clock.examples = [9.0, 1.0, 2.0], [16, 16, 4]
+    assert clock.speed == pytest.approx(20 / 3)
+
+
 def test_everything_is_trained_when_memory_is_measured() -> None:
     wanted: list[bool] = []
 
@@ -349,7 +366,7 @@ def test_batch_sizes_are_printed_and_nothing_is_left(zoo: Zoo) -> None:
     assert result.code == 0, result.err
     assert not list(Path().iterdir())
     rows = [line.split() for line in result.out.splitlines()]
-    assert [row[0] for row in rows[2:5]] == ["512", "1024", "1293"]
+    assert [row[0] for row in rows[1:4]] == ["512", "1024", "1293"]
     assert "--data.batch_size 1293" in result.out
 
 

@@ -4,7 +4,7 @@ import gc
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +47,7 @@ class Tried:
         return not self.problem
 
 
-class _Clock(Trial):
+class Clock(Trial):
     """Times the steps and ends training."""
 
     def __init__(self) -> None:
@@ -142,8 +142,8 @@ def next_size(tried: Mapping[int, Tried], largest: int, limit: float) -> int | N
     return wanted if wanted - most >= max(1, most // 8) or most < wanted == largest else None
 
 
-def find(cli: RecipeCLI, memory: Memory | None = None) -> list[Tried]:
-    """Train a few steps of copies of a recipe's model, with one batch size after the other.
+def find(cli: RecipeCLI, memory: Memory | None = None) -> Iterator[Tried]:
+    """Train a few steps of copies of a recipe's model, with one batch size after the other, and give each as it is done.
 
     All is trained, also what ``callbacks.LayerFreezing`` would thaw later on.
 
@@ -165,8 +165,8 @@ def find(cli: RecipeCLI, memory: Memory | None = None) -> list[Tried]:
     size: int | None = min(data.batch_size, largest)
     while size is not None:
         tried[size], limit = _try(cli, size, memory or Memory(), first=not tried)
+        yield tried[size]
         size = next_size(tried, largest, limit)
-    return list(tried.values())
 
 
 def _number_of_examples(cli: RecipeCLI) -> int:
@@ -183,7 +183,7 @@ def _number_of_examples(cli: RecipeCLI) -> int:
 
 def _try(cli: RecipeCLI, size: int, memory: Memory, first: bool) -> tuple[Tried, float]:
     """Return what a size needs, and the bytes that may be used."""
-    clock = _Clock()
+    clock = Clock()
     with copied(cli) as (module, data):
         data.batch_size = size
         trainer = quiet_trainer(

@@ -100,15 +100,14 @@ def _find_rate(cli: Any, recipe: catalog.Recipe, runs: Path) -> None:
 def _find_batch_size(cli: Any) -> None:
     from recipes.cli.check.plan import size
     from recipes.cli.finders.batch_size import find
-    from recipes.cli.text import columns
 
-    tried = find(cli)
-    rows: list[tuple[object, ...]] = [("batch size", "memory", "examples/s", "")]
-    for each in tried:
+    good = []
+    for i, each in enumerate(find(cli)):
+        if i == 0:
+            print(f"{'batch size':>10}  {'memory':>9}  {'examples/s':>10}")
         measured = ("", "") if math.isnan(each.bytes) else (size(each.bytes), f"{each.speed:,.0f}")
-        rows.append((each.size, *measured, each.problem))
-    print(columns(rows))
-    good = [each for each in tried if each.fits]
+        print(f"{each.size:>10}  {measured[0]:>9}  {measured[1]:>10}  {each.problem}".rstrip(), flush=True)
+        good += [each] if each.fits else []
     if not good:
         raise UserError("no batch size fits: take a smaller model, or smaller inputs")
     most, top = max(each.size for each in good), max(each.speed for each in good)
