@@ -22,7 +22,7 @@ from recipes.cli.run.trying import Enough, Trial, check_has_data, copied, quiet_
 from zoo.testing.parts import num_examples
 
 SHARE = 0.8  # of the memory that may be used
-_STEPS = 4  # batches of each size, the first of which is not timed
+_FEWEST, _MOST, _SECONDS = 4, 20, 1.0  # batches of each size: at least, and at most if they take less than a second
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,14 @@ class Clock(Trial):
             torch.cuda.synchronize(pl_module.device)
         self.seconds.append(time.perf_counter() - self._then)
         # a batch after the first step: the states of the optimizer and the activations together
-        if len(self.seconds) >= max(_STEPS, 2 * trainer.accumulate_grad_batches):
+        needed = max(_FEWEST, 2 * trainer.accumulate_grad_batches)
+        if len(self.seconds) >= (needed if sum(self.seconds) >= _SECONDS else max(needed, _MOST)):
             raise Enough
 
     @property
     def speed(self) -> float:
-        """Examples a second, without the first batch, which sets up what all others use."""
-        return sum(self.examples[1:]) / sum(self.seconds[1:])
+        """Examples a second of the fastest batch: others wait for what else the machine does."""
+        return max(examples / seconds for examples, seconds in zip(self.examples, self.seconds, strict=True))
 
 
 class Memory:

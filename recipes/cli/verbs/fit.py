@@ -104,9 +104,9 @@ def _find_batch_size(cli: Any) -> None:
     good = []
     for i, each in enumerate(find(cli)):
         if i == 0:
-            print(f"{'batch size':>10}  {'memory':>9}  {'examples/s':>10}")
+            print(f"{'batch size':>10}  {'memory':>10}  {'examples/s':>10}")
         measured = ("", "") if math.isnan(each.bytes) else (size(each.bytes), f"{each.speed:,.0f}")
-        print(f"{each.size:>10}  {measured[0]:>9}  {measured[1]:>10}  {each.problem}".rstrip(), flush=True)
+        print(f"{each.size:>10}  {measured[0]:>10}  {measured[1]:>10}  {each.problem}".rstrip(), flush=True)
         good += [each] if each.fits else []
     if not good:
         raise UserError("no batch size fits: take a smaller model, or smaller inputs")
