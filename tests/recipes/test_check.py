@@ -568,3 +568,11 @@ def test_a_warm_up_that_does_not_end_is_a_row(zoo: Zoo, mine: Path) -> None:
     result = zoo("check", "late.yaml")
     assert result.code == 2
     assert "fail  schedule            warmup of 1000 steps does not end within the run of 25" in result.out
+
+
+def test_a_batch_that_grows_makes_fewer_steps(zoo: Zoo) -> None:
+    growth = ["--trainer.callbacks+=callbacks.BatchSizeSchedule", "--trainer.callbacks.milestones=[0.5]"]
+    result = zoo("check", "linear/softmax_digits", "--trainer.max_epochs=4", *growth, "--json")
+    assert result.code == 0, result.err
+    (row,) = [row for row in json.loads(result.out)["checks"] if row["check"] == "schedule"]
+    assert "60 steps (4 epochs of 20 batches)" in row["detail"]

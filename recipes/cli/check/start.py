@@ -13,6 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from callbacks import LRSchedule
+from callbacks.run_length import run_length
 from datamodules.decode import BadImageError
 from recipes.cli.errors import UserError, causes, message, one_line
 from recipes.cli.run.building import RecipeCLI
@@ -192,17 +193,8 @@ class _Look(Callback):
     def _measure_length(self, trainer: Any) -> None:
         start = self.start
         start.epoch_batches = trainer.num_training_batches
-        max_steps, max_epochs = (math.inf if m in (-1, None) else m for m in (trainer.max_steps, trainer.max_epochs))
-        if math.isinf(start.epoch_batches):
-            start.steps, start.epochs = max_steps, math.inf
-        else:
-            each = math.ceil(start.epoch_batches / trainer.accumulate_grad_batches)
-            start.steps = (
-                trainer.estimated_stepping_batches if max_steps < math.inf or max_epochs < math.inf else math.inf
-            )
-            start.epochs = min(
-                max_epochs, math.ceil(start.steps / max(each, 1)) if start.steps < math.inf else math.inf
-            )
+        start.steps = run_length(trainer, "step")
+        start.epochs = math.inf if math.isinf(start.epoch_batches) else run_length(trainer, "epoch")
         start.val_batches = sum(trainer.num_val_batches)
         if start.val_batches and start.epochs < math.inf:
             start.validations = start.epochs / (trainer.check_val_every_n_epoch or 1)

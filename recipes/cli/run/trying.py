@@ -12,15 +12,16 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from typing_extensions import override
 
-from callbacks import LayerFreezing
+from callbacks import BatchSizeSchedule, LayerFreezing
 from recipes.cli.errors import UserError
 from recipes.cli.run.building import RecipeCLI, as_list
 from recipes.cli.run.hooks import NoProfiler, leave_out_empty_hooks
 
-STEP_CALLBACKS: tuple[type[Callback], ...] = (
+STEP_CALLBACKS: tuple[type[Callback], ...] = (  # callbacks that change what a step is
+    BatchSizeSchedule,
     GradientAccumulationScheduler,
     LayerFreezing,
-)  # callbacks that change what a step is
+)
 
 
 def callbacks_of(cli: RecipeCLI) -> list[Callback]:
