@@ -132,6 +132,12 @@ class BatchSizeSchedule(Callback):
                 "or train longer"
             )
         fewest, every = self.batches_of(trainer, self._epochs[-1]), trainer.val_check_interval
+        if not fewest:
+            limit = trainer.limit_train_batches  # type: ignore[attr-defined]
+            raise ValueError(
+                f"limit_train_batches={limit} leaves no batch of an epoch when the batch has grown to "
+                f"{self.size_of(self._epochs[-1]) * trainer.world_size} examples: give a larger share, or fewer milestones"
+            )
         if isinstance(every, int) and trainer.check_val_every_n_epoch is not None and every > fewest:
             raise ValueError(
                 f"val_check_interval is {every} batches, and an epoch will have {fewest} when the batch has grown: give a share "

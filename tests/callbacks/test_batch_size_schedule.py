@@ -184,6 +184,12 @@ def test_the_next_fit_has_its_own_sizes() -> None:
             {"val_check_interval": 6},
             "val_check_interval is 6 batches, and an epoch will have 3 when the batch has grown",
         ),
+        (
+            [2],
+            8,
+            {"limit_train_batches": 0.9},
+            "limit_train_batches=0.9 leaves no batch of an epoch when the batch has grown to 40",
+        ),
         ([2], 2, {"overfit_batches": 2}, "overfit_batches repeats the same batches, which cannot grow"),
         ([0.5, 0.55], 2, {}, r"milestones \[0.5, 0.55\] are epochs \[3, 3\] of a run of 6, some of them the same"),
     ],

@@ -261,6 +261,17 @@ def test_the_largest_batch_is_the_training_set() -> None:
     assert [each.size for each in find(recipe(Parabola(), Zeros(10)), Stand())] == [10]
 
 
+def test_data_that_ignore_their_batch_size_are_refused() -> None:
+    class Fixed(Zeros):
+        def train_dataloader(self) -> Any:
+            return DataLoader(super().train_dataloader().dataset, 16)
+
+    with pytest.raises(
+        UserError, match=r"Fixed makes batches of 16 whatever it says \(now 32\): let train_dataloader read"
+    ):
+        find(recipe(Parabola(), Fixed(100)), Stand())
+
+
 @pytest.mark.parametrize("start", [16, 512])
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
 def test_memory_that_runs_out_is_between_the_sizes_that_are_tried(start: int, error: Exception) -> None:
@@ -385,6 +396,13 @@ def test_batch_sizes_are_printed_and_nothing_is_left(zoo: Zoo) -> None:
         (("fit", RECIPE, "--find-lr", "--model.optimizer=LBFGS", "--model.weight_decay=0"), ("LBFGS", "line")),
         (("fit", "data.yaml", "--find-lr"), ("no data section",)),
         (("fit", "data.yaml", "--find-batch-size"), ("no data section",)),
+        (
+            (
+                *("fit", RECIPE, "--find-batch-size", "--trainer.callbacks+=callbacks.BatchSizeSchedule"),
+                *("--trainer.callbacks.milestones=[0.5, 0.75]", "--trainer.callbacks.factor=4"),
+            ),
+            ("BatchSizeSchedule grows it by 16", "divide what is found by 16"),
+        ),
     ],
 )
 def test_bad_input_is_one_line(zoo: Zoo, args: tuple[str, ...], words: tuple[str, ...]) -> None:

@@ -15,10 +15,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from typing_extensions import override
 
+from callbacks import BatchSizeSchedule
 from callbacks.peak_memory import peak_memory
 from recipes.cli.errors import UserError, message, one_line
 from recipes.cli.run.building import RecipeCLI
-from recipes.cli.run.trying import Enough, Trial, check_has_data, copied, quiet_trainer
+from recipes.cli.run.trying import Enough, Trial, callbacks_of, check_has_data, copied, quiet_trainer
 from zoo.testing.parts import num_examples
 
 SHARE = 0.8  # of the memory that may be used
@@ -153,13 +154,20 @@ def find(cli: RecipeCLI, memory: Memory | None = None) -> Iterator[Tried]:
         memory: Tells what is in use.
 
     Raises:
-        UserError: The recipe has no data, or data without a batch size that could be changed, or without an end.
+        UserError: The recipe has no data, or data without a batch size that could be changed, or without an end; or it has a
+            schedule of the batch size.
     """
     check_has_data(cli)
     data: Any = cli.datamodule
     if not isinstance(getattr(data, "batch_size", None), int):
         raise UserError(
             f"--find-batch-size sets data.batch_size, and {'the module' if data is None else type(data).__name__} has none"
+        )
+    if growth := [callback for callback in callbacks_of(cli) if isinstance(callback, BatchSizeSchedule)]:
+        times = growth[0].factor ** len(growth[0].milestones)
+        raise UserError(
+            f"--find-batch-size finds one size, and BatchSizeSchedule grows it by {times} in the end: leave the callback out, and "
+            f"divide what is found by {times}"
         )
     largest = _number_of_examples(cli)
     tried: dict[int, Tried] = {}
@@ -210,6 +218,11 @@ def _try(cli: RecipeCLI, size: int, memory: Memory, first: bool) -> tuple[Tried,
             if isinstance(error, ValueError) and not first:  # such as more lanes than a text has
                 return Tried(size, math.nan, math.nan, f"refused: {one_line(message(error))}"), limit
             raise
+        if max(clock.examples) < size:
+            raise UserError(
+                f"--find-batch-size sets data.batch_size, and {type(data).__name__} makes batches of {max(clock.examples)} "
+                f"whatever it says (now {size}): let train_dataloader read self.batch_size"
+            )
         used = memory.used(device)
     return Tried(size, used, clock.speed, "" if used <= limit else f"above {SHARE:.0%} of the memory"), limit
 

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from typing_extensions import override
 
-from callbacks import BatchSizeSchedule, LayerFreezing
+from callbacks import BatchSizeSchedule, LayerFreezing, MaxNorm
 from recipes.cli.errors import UserError
 from recipes.cli.run.building import RecipeCLI, as_list
 from recipes.cli.run.hooks import NoProfiler, leave_out_empty_hooks
@@ -21,6 +21,7 @@ STEP_CALLBACKS: tuple[type[Callback], ...] = (  # callbacks that change what a s
     BatchSizeSchedule,
     GradientAccumulationScheduler,
     LayerFreezing,
+    MaxNorm,
 )
 
 
