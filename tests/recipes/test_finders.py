@@ -185,22 +185,25 @@ def test_losses_are_those_of_gradient_descent_until_they_diverge(accumulate: int
     np.testing.assert_allclose(curve.losses, expected, rtol=1e-4)
     assert curve.diverged
     assert 20 < len(curve.losses) < 120
-    assert curve.rates[curve.lowest] > 2 / k  # from there on the first weight grows
+    assert curve.rates[curve.floor] > 2 / k  # from there on the first weight grows
     assert curve.suggestion is not None
     assert 0.02 / k < curve.suggestion < 2 / k
 
 
-def test_the_rate_is_a_tenth_of_that_of_the_smallest_smoothed_loss() -> None:
-    rates = [10 ** (i / 10 - 6) for i in range(60)]
-    losses = [2 + 0.01 * (-1) ** i for i in range(25)] + [2 - 0.05 * i for i in range(25)] + [5.0] * 10
+def test_the_rate_is_a_tenth_of_that_where_the_floor_of_the_loss_begins() -> None:
+    rates = [10 ** (i / 10 - 6) for i in range(70)]
+    losses = [2 + 0.01 * (-1) ** i for i in range(25)] + [2 - 0.1 * i for i in range(10)] + [1.0] * 30 + [5.0] * 5
     curve = Curve(rates, losses)
     mean, smoothed = 0.0, []
     for i, loss in enumerate(losses):
         mean = 0.9 * mean + 0.1 * loss
         smoothed.append(mean / (1 - 0.9 ** (i + 1)))
     np.testing.assert_allclose(curve.smoothed, smoothed)
-    assert curve.lowest == int(np.argmin(smoothed)) == 49
-    assert curve.suggestion == float(f"{rates[49] / 10:.1e}")
+    start, low = np.mean(losses[:20]), min(smoothed[20:])
+    fallen = [(start - each) / (start - low) for each in smoothed]
+    floor = next(i for i in range(20, 70) if fallen[i] >= 0.95)
+    assert curve.floor == floor < int(np.argmin(smoothed))
+    assert curve.suggestion == float(f"{rates[floor] / 10:.1e}")
 
 
 def test_noise_alone_suggests_nothing() -> None:
@@ -363,7 +366,7 @@ def test_the_rate_is_printed_and_drawn_and_no_run_is_left(zoo: Zoo) -> None:
     assert files == [Path("out", RECIPE, "lr_range.png")]
     assert files[0].read_bytes().startswith(b"\x89PNG")
     lines = result.out.splitlines()
-    assert [line.split()[0] for line in lines] == ["steps", "lowest", "suggested", "picture"]
+    assert [line.split()[0] for line in lines] == ["steps", "loss", "suggested", "picture"]
     option, rate = lines[2].partition("--model.lr ")[1:]
     assert option
     assert 1e-5 < float(rate.split()[0]) < 1

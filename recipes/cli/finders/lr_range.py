@@ -1,8 +1,9 @@
 """The range test of the learning rate: Smith 2017, "Cyclical Learning Rates for Training Neural Networks", arXiv:1506.01186.
 
 The rate grows exponentially from step to step, until the loss diverges. The rate that is suggested is a tenth of the one at which
-the smoothed loss is smallest, where it still falls (Gugger 2018, "How do you find a good learning rate",
+the smoothed loss reaches its floor, where it still falls (Gugger 2018, "How do you find a good learning rate",
 https://sgugger.github.io/how-do-you-find-a-good-learning-rate.html; fastai's ``lr_find`` calls the rule ``minimum``).
+The floor begins where 95% of the fall are done: on a flat one, the smallest loss may be anywhere.
 """
 
 import math
@@ -25,6 +26,7 @@ LOW, HIGH, STEPS = 1e-7, 10.0, 120
 _SMOOTHING = 0.9  # of the loss
 _DIVERGED = 4.0  # times its fall so far, or twice its smallest value
 _FLAT = 20  # steps at the beginning, whose rates change nothing: what the loss is, and how much it varies
+_FLOOR = 0.95  # share of the fall
 _CLEAR = 5.0  # standard deviations of the smoothed loss that a fall has to exceed
 _NO_LENGTH = {"LBFGS": "searches along a line in each step", "Newton": "takes whole steps from the curvature"}
 
@@ -53,26 +55,28 @@ class Curve:
         return means
 
     @property
-    def lowest(self) -> int:
-        """The step of the smallest smoothed loss, after those at the beginning, of which few are averaged."""
+    def floor(self) -> int:
+        """The first step at which 95% of the whole fall of the smoothed loss are done."""
         smoothed = self.smoothed
-        return min(range(_FLAT, len(smoothed)), key=smoothed.__getitem__)
+        low = min(smoothed[_FLAT:])  # of those before, few are averaged
+        done = low + (1 - _FLOOR) * max(0.0, statistics.mean(self.losses[:_FLAT]) - low)
+        return next(i for i in range(_FLAT, len(smoothed)) if smoothed[i] <= done)
 
     @property
     def suggestion(self) -> float | None:
-        """A tenth of the rate of :attr:`lowest`, to two digits; None if the loss falls nowhere by more than its noise.
+        """A tenth of the rate of :attr:`floor`, to two digits; None if the loss falls nowhere by more than its noise.
 
         Example:
             >>> rates = [10 ** (i / 10 - 6) for i in range(60)]
             >>> Curve(rates, [2.0] * 30 + [1.0] * 20 + [9.0] * 10).suggestion
-            0.0079
+            0.004
             >>> Curve(rates, [2.0, 1.0] * 30).suggestion is None
             True
         """
         flat = self.losses[:_FLAT]
         noise = statistics.stdev(flat) * math.sqrt((1 - _SMOOTHING) / (1 + _SMOOTHING))
-        fall = statistics.mean(flat) - self.smoothed[self.lowest]
-        return float(f"{self.rates[self.lowest] / 10:.1e}") if fall > _CLEAR * noise else None
+        fall = statistics.mean(flat) - self.smoothed[self.floor]
+        return float(f"{self.rates[self.floor] / 10:.1e}") if fall > _CLEAR * noise else None
 
 
 class _Sweep(Trial):

@@ -85,8 +85,8 @@ def _find_rate(cli: Any, recipe: catalog.Recipe, runs: Path) -> None:
     used = getattr(cli.model, "hparams", {}).get(name)
     ended = "where the loss diverged" if curve.diverged else "the end of the range"
     print(f"steps        {len(curve.rates)}, from a rate of {curve.rates[0]:.1e} to {curve.rates[-1]:.1e}, {ended}")
-    low = f"{curve.smoothed[curve.lowest]:.4g} (smoothed) at a rate of {curve.rates[curve.lowest]:.1e}"
-    print(f"lowest loss  {low}; {curve.losses[0]:.4g} at first")
+    floor = f"{curve.smoothed[curve.floor]:.4g} (smoothed), its floor, from a rate of {curve.rates[curve.floor]:.1e} on"
+    print(f"loss         {curve.losses[0]:.4g} at first; {floor}")
     if curve.suggestion is None:
         print("suggested    none: the loss falls nowhere by more than it varies, so these few steps do not tell")
     else:
