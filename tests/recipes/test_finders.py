@@ -370,7 +370,8 @@ def test_the_rate_is_printed_and_drawn_and_no_run_is_left(zoo: Zoo) -> None:
     option, rate = lines[2].partition("--model.lr ")[1:]
     assert option
     assert 1e-5 < float(rate.split()[0]) < 1
-    again = zoo("fit", "--find-lr", "-c", RECIPE, "--runs=out")
+    growing = "--trainer.callbacks=[{class_path: callbacks.BatchSizeSchedule, init_args: {milestones: [0.5]}}]"
+    again = zoo("fit", "--find-lr", "-c", RECIPE, "--runs=out", growing)
     assert again.out == result.out
     assert_one_line(zoo("fit", RECIPE, "--runs=out", "--resume"), "no run of")
 

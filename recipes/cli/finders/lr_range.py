@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 from typing_extensions import override
 
+from callbacks import LayerFreezing
 from recipes.cli.errors import UserError
 from recipes.cli.run.building import RecipeCLI
 from recipes.cli.run.trying import Enough, Trial, check_has_data, copied, quiet_trainer
@@ -178,6 +180,7 @@ def range_test(cli: RecipeCLI, low: float = LOW, high: float = HIGH, steps: int 
         trainer = quiet_trainer(
             cli,
             sweep,
+            keep=(GradientAccumulationScheduler, LayerFreezing),
             max_epochs=-1,
             max_steps=steps,
             limit_val_batches=0,
