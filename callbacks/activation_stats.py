@@ -141,15 +141,15 @@ class ActivationStats(Monitor):
         name, layer = self._layer
         y = output.detach()
         y = y.float() if y.dtype in (torch.float16, torch.bfloat16) else y
-        variance, mean = torch.var_mean(y, correction=0)
+        mean, square = y.mean(), torch.linalg.vector_norm(y).square() / y.numel()  # a tenth of the time of var_mean
         bounded = BOUNDED.get(function)
         saturated = (bounded(y).abs() > SATURATED).to(mean.dtype).mean() if bounded else torch.zeros_like(mean)
-        each = torch.stack([torch.ones_like(mean), mean, variance + mean.square(), saturated])
+        each = torch.stack([torch.ones_like(mean), mean, square, saturated])
         sums = (each if y.device.type == "mps" else each.double()) * y.numel()
         parts = [sums]
         if function in RECTIFIED:
             units = 1 if y.ndim > 2 and (isinstance(layer, CHANNELS_FIRST) or _is_map(layer, y)) else y.ndim - 1
-            parts.append((y.movedim(units, 0).flatten(1).amax(1) > 0).to(sums.dtype))  # units first: (units, values)
+            parts.append((y.amax([d for d in range(y.ndim) if d != units]) > 0).to(sums.dtype))
         key = f"{name}.{function}"
         known = self._found.get(key)
         if known is not None and [len(part) for part in known] == [len(part) for part in parts]:
