@@ -133,7 +133,7 @@ class BatchSizeSchedule(Callback):
             )
         fewest, every = self.batches_of(trainer, self._epochs[-1]), trainer.val_check_interval
         if not fewest:
-            limit = trainer.limit_train_batches  # type: ignore[attr-defined]
+            limit = trainer.limit_train_batches
             raise ValueError(
                 f"limit_train_batches={limit} leaves no batch of an epoch when the batch has grown to "
                 f"{self.size_of(self._epochs[-1]) * trainer.world_size} examples: give a larger share, or fewer milestones"

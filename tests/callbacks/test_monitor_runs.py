@@ -21,6 +21,11 @@ from callbacks import (
 )
 
 
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a trainer without a folder writes into the current one
+
+
 def monitors(**options: Any) -> list[Callback]:
     kinds = [ActivationStats, DataWait, GradientNoiseScale, GradNorm, PeakMemory, Throughput, UpdateRatio, WeightNorm]
     return [*(kind(**options) for kind in kinds), TrainingDiagnostics(**options)]

@@ -1,5 +1,6 @@
 """The study of double descent: a small sweep through its own fits, its table and its picture."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,13 @@ def test_the_study_prints_its_table(
     assert {"40", "400", "1,600"} <= rows.keys()
     assert " 0.0 (0.0-0.0)" in rows["400"]
     assert Path("double_descent.png").is_file()
+
+
+def test_a_study_leaves_the_log_as_it_was() -> None:
+    """Otherwise later fits of the process say nothing."""
+    logger = logging.getLogger("lightning.pytorch")
+    before = logger.level
+    levels: list[int] = []
+    run_quietly(lambda: levels.append(logger.level))
+    assert levels == [logging.WARNING]
+    assert logger.level == before != logging.WARNING

@@ -90,7 +90,7 @@ class Memory:
             torch.cuda.reset_peak_memory_stats(device)
         else:
             with suppress(OSError):  # Linux alone; elsewhere a peak stays, and the search ends lower than it could
-                Path("/proc/self/clear_refs").write_text("5")
+                Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
     def used(self, device: torch.device) -> float:
         """Return the bytes that were in use at most.
@@ -110,7 +110,7 @@ class Memory:
             return float(torch.cuda.get_device_properties(device).total_memory)
         whole = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         with suppress(OSError, ValueError):  # no such file, or "max"
-            return min(whole, float(Path("/sys/fs/cgroup/memory.max").read_text()))
+            return min(whole, float(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
         return whole
 
 

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from recipes.cli.console import Console, NoCaches, captured_logs
@@ -17,9 +18,20 @@ def run_quietly(work: Callable[[], None]) -> None:
     with restored_process_state():
         with NoCaches(), exiting_at_once():
             import lightning.pytorch  # noqa: F401 (sets up its log, which is captured from then on)
-        with captured_logs(Console()):
-            logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        with captured_logs(Console()), warnings_only():
             work()
+
+
+@contextmanager
+def warnings_only() -> Iterator[None]:
+    """Show no log line of Lightning's that is less than a warning."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def seed_all(seed: int) -> None:
