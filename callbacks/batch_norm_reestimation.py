@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from callbacks.internals import (
     as_step_gets_it,
     forward_context,
     gather_objects,
+    has_whole_parameters,
     is_compiled,
     is_fit_validation,
     leaves,
@@ -66,7 +66,7 @@ class BatchNormReestimation(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+        if not has_whole_parameters(trainer):
             raise TypeError(
                 f"{type(trainer.strategy).__name__} shards parameters, so no rank can run the net by itself: BatchNormReestimation "
                 "works on a single device and with ddp"

@@ -3,12 +3,11 @@
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from callbacks.checks import check_integer, is_better
-from callbacks.internals import is_fit_validation, mean_over_ranks, rebuild_ddp
+from callbacks.internals import has_whole_parameters, is_fit_validation, mean_over_ranks, rebuild_ddp
 
 # Number of trained layer groups counted from the head, "head", "all", or the name of the lowest layer that is trained.
 Layers = int | str
@@ -85,7 +84,7 @@ class LayerFreezing(Callback):
                 f"{type(module).__name__} must define {', '.join(missing or ['freeze(below)'])} to be frozen by LayerFreezing: see "
                 "callbacks.Freezable"
             )
-        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+        if not has_whole_parameters(trainer):
             raise TypeError(
                 f"{type(trainer.strategy).__name__} shards parameters, and a shard cannot be frozen in part: LayerFreezing works "
                 "on a single device and with ddp"

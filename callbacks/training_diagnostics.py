@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from callbacks.internals import (
     fetched_batches_of_epoch,
     forward_context,
     has_grad_scaler,
+    has_whole_parameters,
     is_fit_validation,
     keeping_modes,
     leaves,
@@ -139,7 +139,7 @@ class TrainingDiagnostics(Callback):
         weights = _weights_of(pl_module)
         self._weights = {name: weight.numel() for name, weight in weights.items()}
         if trainer.global_step == 0:
-            self._look_at_start(pl_module, weights if _is_whole(trainer) else {})
+            self._look_at_start(pl_module, weights if has_whole_parameters(trainer) else {})
             self._inputs = InputStatistics()
         if not trainer.enable_validation:
             missing = [name for name in OF_VALIDATION if name in self._names]
@@ -375,7 +375,7 @@ class TrainingDiagnostics(Callback):
         floats = [leaf for leaf in leaves(batch) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         if any(not bool(leaf.isfinite().all()) for leaf in floats):
             return "the batch has values that are not finite"
-        if not _is_whole(trainer):
+        if not has_whole_parameters(trainer):
             return "the loss is not finite"
         layer = self._layer_of(module, batch)
         return (
@@ -408,11 +408,6 @@ class TrainingDiagnostics(Callback):
             for part, name, buffer in buffers:
                 setattr(part, name, buffer)
         return found[0] if found else None
-
-
-def _is_whole(trainer: Trainer) -> bool:
-    """Whether each process has the whole parameters."""
-    return isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
 
 
 class _Kept(Monitor):

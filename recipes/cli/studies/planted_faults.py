@@ -4,7 +4,6 @@
 """
 
 import argparse
-import logging
 import tempfile
 import time
 import warnings
@@ -34,6 +33,7 @@ from datamodules import (
     WineDataModule,
     XORDataModule,
 )
+from recipes.cli.studies.comparison import warnings_only
 from recipes.cli.text import columns
 
 SEEDS = (2, 3)
@@ -543,15 +543,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--fault", choices=NAMES, action="append", help="only this one")
     arguments = parser.parse_args(argv)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     results = []
-    for each in FAULTS:
-        if each.name not in (arguments.fault or NAMES):
-            continue
-        for seed in arguments.seeds:
-            results.append(measure(each, seed))
-            said = ", ".join(results[-1].found) or "nothing"
-            print(f"{each.name:28} {each.family:12} seed {seed} {results[-1].seconds:5.1f} s: {said}", flush=True)
+    with warnings_only():
+        for each in FAULTS:
+            if each.name not in (arguments.fault or NAMES):
+                continue
+            for seed in arguments.seeds:
+                results.append(measure(each, seed))
+                said = ", ".join(results[-1].found) or "nothing"
+                print(f"{each.name:28} {each.family:12} seed {seed} {results[-1].seconds:5.1f} s: {said}", flush=True)
     print(f"\n{table(results)}")
 
 
