@@ -145,6 +145,24 @@ def test_the_steps_of_training_modes_and_random_numbers_are_those_of_a_run_witho
     assert not any(norm._forward_pre_hooks for norm in modules[1].net)
 
 
+class Noisy(nn.Module):
+    """Draws noise in evaluation mode, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0.1 * torch.randn_like(x)
+
+
+def test_a_net_that_draws_in_evaluation_mode_leaves_no_draw_behind() -> None:
+    weights = []
+    for callbacks in ([], [BatchNormReestimation()]):
+        seed_everything(0, verbose=False)
+        x = torch.randn(16, 3)
+        net = nn.Sequential(Noisy(), nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
+        fit(module := Own(net, x), TensorDataset(x), 4, *callbacks)
+        weights.append(module.net[1].weight.detach().clone())
+    assert torch.equal(*weights)
+
+
 def test_a_shared_layer_pools_all_that_it_sees_and_one_without_statistics_is_none() -> None:
     class Shared(nn.Module):
         def __init__(self) -> None:
