@@ -38,6 +38,7 @@ ROOMS: dict[str, set[str]] = {
     "encoders": CREATE | {"create"},
     "tasks": TASKS,
     **{room: TASKS | {"tasks", "encoders"} | FAMILIES for room in FAMILIES},
+    "uncertainty": {"internals", "blocks", "metrics", "model"},
     "protocol": set(),
     "testing": TASKS | {"tasks", "protocol"},
     "__init__": {*LIGHT, "registry"},

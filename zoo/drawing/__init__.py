@@ -5,6 +5,7 @@ from zoo.drawing.colors import palette
 from zoo.drawing.figures import decision_regions, fitted_curve, forecasts, heatmap, image_grid, predicted_against_true
 from zoo.drawing.images import clouds, codes, image_rows, image_wall
 from zoo.drawing.masks import mask_rows, overlay
+from zoo.drawing.reliability import reliability_diagram
 
 __all__ = [
     "captioned_images",
@@ -21,5 +22,6 @@ __all__ = [
     "overlay",
     "palette",
     "predicted_against_true",
+    "reliability_diagram",
     "word_maps",
 ]

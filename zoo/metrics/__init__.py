@@ -1,5 +1,6 @@
 """Metrics of our own, torchmetrics objects: exact however examples are spread over batches and processes."""
 
+from zoo.metrics.calibration import CalibrationError, Reliability
 from zoo.metrics.captions import AttributesRight, CIDErD, caption_metrics
 from zoo.metrics.codes import ActiveUnits
 from zoo.metrics.labels import Accuracy, ConfusionMatrix, DecisionMetric, LabelConfusion, MacroF1, TopKAccuracy
@@ -18,6 +19,7 @@ __all__ = [
     "AttributesRight",
     "BitsPer",
     "CIDErD",
+    "CalibrationError",
     "ConfusionMatrix",
     "DecisionMetric",
     "EvaluationLoss",
@@ -28,6 +30,7 @@ __all__ = [
     "NatsPer",
     "Perplexity",
     "RelativeError",
+    "Reliability",
     "RunningMeans",
     "Shares",
     "TopKAccuracy",
