@@ -12,6 +12,7 @@ from .gradient_noise_scale import GradientNoiseScale as GradientNoiseScale
 from .layer_freezing import LayerFreezing as LayerFreezing
 from .learning_curves import LearningCurves as LearningCurves
 from .lr_schedule import LRSchedule as LRSchedule
+from .magnitude_pruning import MagnitudePruning as MagnitudePruning
 from .max_norm import MaxNorm as MaxNorm
 from .model_folder import ModelFolder as ModelFolder
 from .nearest_neighbors import NearestNeighbors as NearestNeighbors

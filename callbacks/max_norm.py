@@ -1,28 +1,18 @@
 """Max-norm regularization."""
 
-import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from callbacks.internals import has_whole_parameters, is_skipped
-
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-LAYERS = (nn.Linear, nn.Bilinear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
-RECURRENT = (nn.RNNBase, nn.RNNCellBase)
-ATTENTION = (
-    "in_proj_weight",
-    "q_proj_weight",
-    "k_proj_weight",
-    "v_proj_weight",
-)  # of nn.MultiheadAttention and its like
+from callbacks.layer_weights import TRANSPOSED, check_layers, layer_weights
 
 
 class MaxNorm(Callback):
@@ -58,12 +48,8 @@ class MaxNorm(Callback):
             raise TypeError(f"max_norm must be a number > 0, got {max_norm!r}")
         if not 0 < max_norm < math.inf:
             raise ValueError(f"max_norm must be a finite number > 0, got {max_norm}")
-        if layers is not None and (isinstance(layers, str) or not all(isinstance(layer, str) for layer in layers)):
-            raise TypeError(f"layers must be a list of names, such as ['fc1'], got {layers!r}")
-        if layers is not None and not layers:
-            raise ValueError("layers names none: leave it out for all layers")
         self.max_norm = float(max_norm)
-        self.layers = None if layers is None else list(layers)
+        self.layers = check_layers(layers)
         self._kinds: dict[
             int, tuple[bool, int]
         ] = {}  # id of a weight -> whether it is of a transposed convolution, groups
@@ -79,7 +65,7 @@ class MaxNorm(Callback):
                 f"{type(trainer.strategy).__name__} shards parameters, and the norm is that of whole units: MaxNorm works on a "
                 "single device and with ddp"
             )
-        self._weights(pl_module)
+        layer_weights(pl_module, self.layers, "MaxNorm")
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -98,7 +84,7 @@ class MaxNorm(Callback):
         # not at the start of training, so that callbacks which measure the step itself (UpdateRatio) have their hooks before
         self._kinds = {
             id(weight): (isinstance(layer, TRANSPOSED), int(getattr(layer, "groups", 1)))
-            for layer, weight in self._weights(pl_module)
+            for layer, weight in layer_weights(pl_module, self.layers, "MaxNorm")
         }
         for index, optimizer in enumerate(trainer.optimizers):
             self._handles += [
@@ -133,62 +119,6 @@ class MaxNorm(Callback):
                 transposed, groups = self._kinds[id(weight)]
                 scale = (self.max_norm / _norms(weight, transposed, groups)).clamp(max=1)  # of a norm of 0, infinite
                 weight.mul_(scale if skipped is None else torch.where(skipped, 1, scale))
-
-    def _weights(self, module: LightningModule) -> list[tuple[nn.Module, Tensor]]:
-        """Return the weights of the layers, each once with the first layer that has it."""
-        if self.layers is None:
-            parts: list[nn.Module] = [module]
-        else:
-            parts = [_named(module, layer) for layer in self.layers]
-            for name, part in zip(self.layers, parts, strict=True):
-                if next(_units(part), None) is None:
-                    raise ValueError(
-                        f"MaxNorm: layer {name!r} of {type(module).__name__}, a {type(part).__name__}, has no weights of units: "
-                        "name linear, convolutional, recurrent or attention layers"
-                    )
-        embeddings = {
-            id(weight) for layer in module.modules() if isinstance(layer, nn.Embedding) for weight in layer.parameters()
-        }
-        found: dict[int, tuple[nn.Module, Tensor]] = {}
-        for part in parts:
-            for layer, weight in _units(part):
-                if id(weight) not in embeddings:
-                    found.setdefault(id(weight), (layer, weight))
-        if not found:
-            raise ValueError(
-                f"MaxNorm: {type(module).__name__} has no linear, convolutional, recurrent or attention layer with weights of its "
-                "own: leave MaxNorm out"
-            )
-        return list(found.values())
-
-
-def _named(module: LightningModule, name: str) -> nn.Module:
-    """Return the part of a module, or of its ``net``, that has a name.
-
-    Raises:
-        ValueError: There is none.
-    """
-    owners = [owner for owner in (getattr(module, "net", None), module) if isinstance(owner, nn.Module)]
-    for owner in owners:
-        if (part := dict(owner.named_modules(remove_duplicate=False)).get(name)) is not None:
-            return part
-    known = [known for known, part in owners[0].named_modules() if known and next(_units(part), None) is not None]
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f", did you mean {close[0]!r}?" if close else ""
-    raise ValueError(
-        f"MaxNorm: {type(module).__name__} has no layer {name!r}{hint}; those with weights are {', '.join(known[:5])}"
-        f"{' ...' if len(known) > 5 else ''}"
-    )
-
-
-def _units(part: nn.Module) -> Iterator[tuple[nn.Module, Tensor]]:
-    """Yield the weights whose rows are units, with the layer that has them; a parametrized one is no parameter."""
-    for layer in part.modules():
-        for name, weight in layer.named_parameters(recurse=False):
-            of_layer = isinstance(layer, LAYERS) and name == "weight"
-            of_cell = isinstance(layer, RECURRENT) and name.startswith("weight_")
-            if of_layer or of_cell or name in ATTENTION:
-                yield layer, weight
 
 
 def _norms(weight: Tensor, transposed: bool, groups: int) -> Tensor:

@@ -13,7 +13,7 @@ from kit import Patterns, PatternTask, SaveEverywhere, quiet_trainer, same_weigh
 from lightning.pytorch import Callback, seed_everything
 
 import zoo
-from callbacks import EMA, GradNorm, LRSchedule, RandomState, Samples, WrongExamples
+from callbacks import EMA, GradNorm, LRSchedule, MagnitudePruning, RandomState, Samples, WrongExamples
 from zoo.decoding import beam_search, greedy, sample
 from zoo.internals import tree_leaves, tree_map
 
@@ -87,12 +87,13 @@ class Waits(Callback):
 
 
 def fit(folder: Path, epochs: int = 2, ckpt: Path | None = None, *more: Callback, **options: Any) -> PatternTask:
-    """A fit with all that may happen in one: augmentation, accumulation, clipping, an average of the weights, pictures."""
+    """A fit with all that may happen in one: augmentation, accumulation, clipping, an average of the weights, pruning, pictures."""
     seed_everything(5, verbose=False)
     task = PatternTask(norm=False)  # behind one, a bias has a gradient of rounding errors alone
     ours = [RandomState(), LRSchedule(), EMA(0.5), GradNorm(), Samples(every_n_epochs=2), WrongExamples()]
     trainer = quiet_trainer(
         *ours,
+        MagnitudePruning(0.5),
         *more,
         max_epochs=epochs,
         default_root_dir=folder,
@@ -121,6 +122,7 @@ def test_a_fit_on_the_gpu_is_that_of_the_cpu(tmp_path: Path) -> None:
     if not real():  # whose dropout draws others
         assert same
         torch.testing.assert_close(dict(there.state_dict()), dict(here.state_dict()), rtol=1e-4, atol=1e-6)
+    assert (there.state_dict()["net.10.weight"] == 0).float().mean() > 0.4
     files = sorted(p.relative_to(tmp_path / "cpu") for p in (tmp_path / "cpu").rglob("*.*"))
     assert files == sorted(p.relative_to(tmp_path / "gpu") for p in (tmp_path / "gpu").rglob("*.*"))
 

@@ -28,6 +28,7 @@ from callbacks import (
     LayerFreezing,
     LearningCurves,
     LRSchedule,
+    MagnitudePruning,
     MaxNorm,
     ModelFolder,
     NearestNeighbors,
@@ -293,7 +294,7 @@ def test_every_callback_runs_over_batches_of_named_parts(tmp_path: Path) -> None
         *(EMA(0.9), GradNorm(), GracefulStop(tmp_path), LayerFreezing("head", every=1), LearningCurves()),
         *(LRSchedule(warmup=2), ModelFolder(), NearestNeighbors(), RandomState(), Samples(), WrongExamples()),
         *(ActivationStats(), DataWait(), GradientNoiseScale(), PeakMemory(), Throughput(), UpdateRatio(), WeightNorm()),
-        *(BatchNormReestimation(), BatchSizeSchedule([1]), MaxNorm(), TrainingDiagnostics()),
+        *(BatchNormReestimation(), BatchSizeSchedule([1]), MagnitudePruning(0.5), MaxNorm(), TrainingDiagnostics()),
     ]
     assert {type(callback).__name__ for callback in every} == {
         name for name in callbacks.__all__ if issubclass(getattr(callbacks, name), Callback)
@@ -345,6 +346,7 @@ EVERY: dict[str, tuple[Any, str | None]] = {
     "LayerFreezing": (lambda folder: LayerFreezing("head", every=1), "layer_groups, group_of, frozen"),
     "LearningCurves": (lambda folder: LearningCurves(), None),
     "LRSchedule": (lambda folder: LRSchedule(warmup=2), None),
+    "MagnitudePruning": (lambda folder: MagnitudePruning(0.5), None),
     "MaxNorm": (lambda folder: MaxNorm(0.2), None),
     "ModelFolder": (lambda folder: ModelFolder(), "save_pretrained(folder, training)"),
     "NearestNeighbors": (lambda folder: NearestNeighbors(), "sample(count)"),

@@ -12,12 +12,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from callbacks import LRSchedule
+from callbacks import LRSchedule, MagnitudePruning
 from callbacks.run_length import run_length
 from datamodules.decode import BadImageError
 from recipes.cli.errors import UserError, causes, message, one_line
 from recipes.cli.run.building import RecipeCLI
-from recipes.cli.run.trying import callbacks_of, check_has_data, quiet_trainer
+from recipes.cli.run.trying import STEP_CALLBACKS, callbacks_of, check_has_data, quiet_trainer
 from zoo.testing.parts import map_tensors
 
 _STEPS, _SECONDS = 30, 5.0  # of training, whichever is reached first
@@ -100,7 +100,7 @@ def begin(cli: RecipeCLI) -> Start:
     arguments = dict(cli.config.model.get("init_args") or {})
     start = Start(data or module, any(arguments.get(name) for name in sources), cli.config_init.trainer.get("devices"))
     look = _Look(start, [callback for callback in callbacks_of(cli) if isinstance(callback, LRSchedule)])
-    trainer = quiet_trainer(cli, look, num_sanity_val_steps=2)
+    trainer = quiet_trainer(cli, look, keep=(*STEP_CALLBACKS, MagnitudePruning), num_sanity_val_steps=2)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:
