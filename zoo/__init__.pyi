@@ -62,6 +62,7 @@ from .seq2seq import RecurrentSeq2Seq as RecurrentSeq2Seq
 from .tasks import AdversarialTask as AdversarialTask
 from .tasks import CaptioningTask as CaptioningTask
 from .tasks import ClassificationTask as ClassificationTask
+from .tasks import DistillationTask as DistillationTask
 from .tasks import ForecastingTask as ForecastingTask
 from .tasks import LanguageModelTask as LanguageModelTask
 from .tasks import ReconstructionTask as ReconstructionTask

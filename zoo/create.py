@@ -229,7 +229,7 @@ def use_weights(module: Model, weights: str | Weights, name: str | None = None) 
     """
     if isinstance(weights, str):
         _check_init(module.hparams, weights)
-        weights = backbones.find(weights, name or name_of(module), module.net)
+        weights = backbones.find(weights, name or module.net_by_name or name_of(module), module.net)
     source = weights
     check_standardization(source.rest, type(module).statistics, source.origin)
     own = module.state_dict()

@@ -3,7 +3,7 @@
 Everything that may change with a new version of them is here, and nowhere else in ``zoo``.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 from unittest.mock import patch
@@ -28,6 +28,7 @@ __all__ = [
     "NORMS",
     "TorchDispatchMode",
     "TorchFunctionMode",
+    "apply_to",
     "assert_on_device",
     "default_generator",
     "grad_scaler",
@@ -129,3 +130,8 @@ def sizes_of_one_are_sizes() -> AbstractContextManager[Any]:
 def reset_compiler() -> None:
     """Forget what torch has compiled."""
     torch._dynamo.reset()
+
+
+def apply_to(module: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
+    """Move or cast the tensors of a module as ``nn.Module._apply`` does those of another."""
+    module._apply(function)

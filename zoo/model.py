@@ -109,6 +109,7 @@ class Model(LightningModule):
             nothing opens them for a file, whose model has all its tensors in it.
         other_sources: Arguments that name another file, folder or repository, which is used and not kept. They are no
             hyperparameters either: a model that is loaded has none until it is given one.
+        training_sources: Those of ``other_sources`` that a fit alone uses: evaluating a checkpoint does not open them.
         sample_options: Options of ``zoo sample`` that this model takes beside the number of samples and the seed.
         output_meaning: What :meth:`outputs` gives, for who reads an exported file.
     """
@@ -131,6 +132,7 @@ class Model(LightningModule):
     filled_arguments: ClassVar[tuple[str, ...]] = ()
     weight_sources: ClassVar[tuple[str, ...]] = ("weights",)
     other_sources: ClassVar[tuple[str, ...]] = ()
+    training_sources: ClassVar[tuple[str, ...]] = ()
     sample_options: tuple[str, ...] = ()
     output_meaning: str = "what the model's forward gives"
     __signature__: ClassVar[inspect.Signature]

@@ -21,6 +21,7 @@ class Entry:
 
 _ENTRIES: dict[str, Entry] = {}
 _BY_NET: list[type] = []  # the class that takes a net by name
+_TASKS: dict[str, Entry] = {}  # others that do: their name tells nothing of a net, so they are no models to list
 OF_NAMED_NET = (
     "net",
     "net_args",
@@ -73,6 +74,11 @@ def register_by_net(cls: type) -> None:
     _BY_NET[:] = [cls]
 
 
+def register_task(name: str, cls: type) -> None:
+    """Register another class that takes a net by name, for the files of its models; :func:`list_models` does not list it."""
+    _TASKS[name] = Entry(name, cls, {})
+
+
 def is_registered_net(cls: type, net: Any, argument: str = "net") -> bool:
     """Return whether somebody registered a model of this class with this net: then its class may be imported for a file."""
     return any(entry.cls is cls and entry.preset.get(argument) == net for entry in _ENTRIES.values())
@@ -88,7 +94,7 @@ def get(name: str) -> Entry:
         _complete()
     if name not in _ENTRIES and re.fullmatch(r"(timm|torchvision|hf|zoo)/.+|[^/\s]+\.[^/\s]+", name):
         return Entry(name, _BY_NET[0], {"net": name})
-    return registered(name)
+    return _TASKS[name] if name in _TASKS else registered(name)
 
 
 def registered(name: str) -> Entry:
@@ -123,6 +129,8 @@ def name_of(module: Any) -> str | None:
         entries = [e for e in entries if all(module.hparams.get(k) == v for k, v in e.preset.items())]
         named = module.net_by_name
         entries += [] if entries or named is None else [Entry(named, type(module), {"net": named})]
+    tasks = [entry for entry in _TASKS.values() if entry.cls is type(module)]
+    entries += [] if tasks and module.net_by_name is None else tasks
     # the longest preset that agrees with the module; any of its class is enough to rebuild it
     wrong = {e.name: sum(module.hparams.get(k) != v for k, v in e.preset.items()) for e in entries}
     entries.sort(key=lambda entry: (wrong[entry.name], -len(entry.preset)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ _DRAWS = {
     *(draw for name, draw in vars(nn.init).items() if name.endswith("_") and not name.startswith("_")),
     *(Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_),
 }
+# what is built within the innermost ``at_most``: a model that is built from another file on the way is counted there
+_counted: ContextVar[dict[str, int] | None] = ContextVar("counted", default=None)
 
 
 class _NoDraws(TorchFunctionMode):
@@ -57,6 +60,8 @@ def at_most(tensors: Collection[Tensor]) -> Iterator[None]:
     built = dict.fromkeys(limits, 0)
 
     def add(**counts: int) -> None:
+        if _counted.get() is not built:
+            return
         for name, more in counts.items():
             built[name] += more
             if built[name] > limits[name]:
@@ -70,8 +75,10 @@ def at_most(tensors: Collection[Tensor]) -> Iterator[None]:
             lambda module, name, p: add(tensors=1, numbers=0 if p is None else p.numel())
         ),
     )
+    token = _counted.set(built)
     try:
         yield
     finally:
+        _counted.reset(token)
         for hook in hooks:
             hook.remove()

@@ -2,6 +2,7 @@
 
 - Pixels: cross-entropy, Dice and focal loss, and weighted sums of them (:class:`PixelLoss`, of :class:`PixelSums`).
 - Adversarial training: minimax, non-saturating, least-squares and Wasserstein losses; the gradient penalty.
+- Distillation: divergence from a teacher's softened probabilities, distance to its features.
 - Variational bounds: the Kullback-Leibler divergence from a standard normal.
 - Means over examples, labels or tokens with weights.
 
@@ -15,6 +16,7 @@ Example:
 """
 
 from zoo.losses.adversarial import discriminator_loss, generator_loss, gradient_penalty_of
+from zoo.losses.distillation import feature_losses, soft_losses
 from zoo.losses.means import counted, weighted_mean
 from zoo.losses.pixels import PixelLoss, PixelSums
 from zoo.losses.variational import kl_to_standard_normal
@@ -24,8 +26,10 @@ __all__ = [
     "PixelSums",
     "counted",
     "discriminator_loss",
+    "feature_losses",
     "generator_loss",
     "gradient_penalty_of",
     "kl_to_standard_normal",
+    "soft_losses",
     "weighted_mean",
 ]

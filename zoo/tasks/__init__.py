@@ -5,6 +5,7 @@ from zoo.tasks.adversarial import AdversarialArguments, AdversarialTask
 from zoo.tasks.base import Task, TaskArguments
 from zoo.tasks.captioning import CaptioningArguments, CaptioningTask
 from zoo.tasks.classification import ClassificationArguments, ClassificationTask, ClassifierArguments
+from zoo.tasks.distillation import DistillationArguments, DistillationTask
 from zoo.tasks.forecasting import ForecastingArguments, ForecastingTask
 from zoo.tasks.language_model import LanguageModelTask
 from zoo.tasks.reconstruction import ReconstructionArguments, ReconstructionTask
@@ -21,6 +22,8 @@ __all__ = [
     "ClassificationArguments",
     "ClassificationTask",
     "ClassifierArguments",
+    "DistillationArguments",
+    "DistillationTask",
     "ForecastingArguments",
     "ForecastingTask",
     "LanguageModelTask",

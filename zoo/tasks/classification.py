@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from itertools import islice
-from typing import Any, Literal, Self, Unpack
+from typing import Any, ClassVar, Literal, Self, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -241,7 +241,7 @@ class ClassificationTask(Task):
     class_weight: Tensor
     training_arguments = (*Task.training_arguments, "top_k")
     training_buffers = ("class_weight",)
-    filled_arguments = ("net_args", "preprocessing")
+    filled_arguments: ClassVar[tuple[str, ...]] = ("net_args", "preprocessing")
     _named: tuple[str, dict[str, Any] | None] | None = None  # the net's full name and arguments
 
     def __init__(
@@ -383,9 +383,14 @@ class ClassificationTask(Task):
 
     def training_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], int | Tensor]:
         """Return the mean cross-entropy, and that of auxiliary heads by their weight; each of them and the accuracy are logged."""
-        x, y, *rest = batch
+        return self.label_losses(*self._outputs(batch[0]), batch)
+
+    def label_losses(
+        self, logits: Tensor, auxiliary: list[Tensor], batch: Any
+    ) -> tuple[Tensor, dict[str, Tensor], int | Tensor]:
+        """Return :meth:`training_losses` of logits, and those of auxiliary heads, that the net gave for a batch."""
+        _, y, *rest = batch
         weight = rest[0] if rest else None
-        logits, auxiliary = self._outputs(x)
         loss, count = weighted_mean(self.example_losses(logits, y, training=True), weight)
         with torch.no_grad():
             rows = None if weight is None else weight.flatten(1).mean(dim=1) if weight.ndim > 1 else weight

@@ -15,7 +15,7 @@ from zoo.testing.parts import gap_of, inputs_of, outputs_of, row_of, size_of
 def why_not_rebuilt(module: Any) -> str | None:
     """Return why a module cannot be rebuilt from its hyperparameters; None if it can."""
     arguments = arguments_of(type(module))
-    if "net" in arguments:
+    if "net" in arguments and getattr(module, "net_by_name", None) is None:
         return "the net was given from outside: only its owner can rebuild it"
     if not module.hparams and any(p.kind is not p.VAR_POSITIONAL for p in arguments.values()):
         return f"{type(module).__name__} keeps no hyperparameters: call save_hyperparameters() in its constructor"

@@ -192,9 +192,14 @@ class RecipeCLI(LightningCLI):
         for name, value in self._values_to_fill(linked_values(self.datamodule)).items():
             model[f"init_args.{name}"] = value
         if self.saved_hparams:
-            for name in getattr(import_class(model.class_path), "weight_sources", ()):
+            cls = import_class(model.class_path)
+            # the checkpoint has the weights, and an evaluation does not train
+            for name in (
+                *getattr(cls, "weight_sources", ()),
+                *(() if self.resume else getattr(cls, "training_sources", ())),
+            ):
                 if f"init_args.{name}" in model:
-                    model[f"init_args.{name}"] = None  # the checkpoint has them
+                    model[f"init_args.{name}"] = None
         tensors = self.checkpoint.get("state_dict") if is_model(import_class(model.class_path)) else None
         with at_most(tensors.values()) if tensors else nullcontext():
             self.model = self._build("model", model)

@@ -28,6 +28,7 @@ RESUMABLE = _NEUTRAL | {
     "data.batch_size",  # on other devices; in mid-epoch the data module refuses another global batch
     "data.path",  # the data may be moved: their fingerprint must be the same
     "data.root",
+    "model.teacher",  # may be moved, too: the digest of its tensors must be the same
     "trainer.accumulate_grad_batches",
     "trainer.callbacks",
     "trainer.check_val_every_n_epoch",

@@ -21,6 +21,7 @@ from zoo.tasks.writing import WritingArguments, WritingTask
 ARGUMENTS: dict[type[zoo.Task], Any] = {
     tasks.Task: tasks.TaskArguments,
     tasks.ClassificationTask: tasks.ClassificationArguments,
+    tasks.DistillationTask: tasks.DistillationArguments,
     tasks.RegressionTask: tasks.RegressionArguments,
     tasks.ForecastingTask: tasks.ForecastingArguments,
     tasks.LanguageModelTask: tasks.TaskArguments,
