@@ -33,6 +33,10 @@ VERBS = {
         "recipes.cli.studies.transfer_digits",
         "measure the worth of transfer: digits 5-9 after 0-4, from few labels",
     ),
+    "lottery": (
+        "recipes.cli.studies.lottery_ticket",
+        "measure lottery tickets: pruned nets, set back and trained again",
+    ),
     "pretrain": ("recipes.cli.studies.pretrain_then_classify", "measure the worth of unlabeled digits"),
     "baselines": ("recipes.cli.studies.baselines", "measure scikit-learn's plain methods on a recipe's data"),
 }

@@ -46,13 +46,22 @@ def fit_and_test(task: Any, data: Any, epochs: int, *callbacks: Any, metric: str
     return fit_and_measure(task, data, epochs, *callbacks)[metric]
 
 
-def fit_and_measure(task: Any, data: Any, epochs: int, *callbacks: Any) -> dict[str, float]:
-    """Train the task and return all metrics, of the last epoch of training and of the test split."""
+def fit_and_measure(task: Any, data: Any, epochs: int, *callbacks: Any, max_steps: int = -1) -> dict[str, float]:
+    """Train the task and return all metrics, of the last epoch of training and of the test split.
+
+    Args:
+        task: The task.
+        data: Its datamodule.
+        epochs: Number of epochs.
+        callbacks: Callbacks of the training.
+        max_steps: Number of steps at which training ends even within an epoch, -1 for none.
+    """
     from lightning.pytorch import Trainer
 
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=epochs,
+        max_steps=max_steps,
         callbacks=list(callbacks),
         logger=False,
         enable_checkpointing=False,
