@@ -48,6 +48,7 @@ class LearningCurves(Callback):
         self.dirpath, self.filename = dirpath, filename
         self.curves: dict[str, tuple[list[float], list[float]]] = {}  # name -> (times, values)
         self.unit = "epoch"  # of times: epochs done, with a fraction
+        self.best_from = 0.0  # time from which on values may be the best
         self._path: Path | None = None
         self._trained = False  # whether there is anything new to draw
         self._rates: dict[str, float] = {}
@@ -64,7 +65,11 @@ class LearningCurves(Callback):
         self._row_at = self._epoch_at = None
         self._trained = False
         if trainer.global_step == 0:  # a checkpoint to resume from is loaded after this
-            self.curves = {}
+            self.curves, self.best_from = {}, 0.0
+
+    def forget_best(self, trainer: Trainer) -> None:
+        """Mark the best value from now on: values so far are of another net."""
+        self.best_from = self._now(trainer)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -127,7 +132,8 @@ class LearningCurves(Callback):
     @override
     def state_dict(self) -> dict[str, Any]:
         # tensors: a checkpoint is saved object by object, and every number of a list is one
-        return {"curves": {name: torch.tensor(points, dtype=torch.float64) for name, points in self.curves.items()}}
+        curves = {name: torch.tensor(points, dtype=torch.float64) for name, points in self.curves.items()}
+        return {"curves": curves, "best_from": self.best_from}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -135,6 +141,7 @@ class LearningCurves(Callback):
             name: tuple(torch.as_tensor(points, dtype=torch.float64).tolist())
             for name, points in state_dict["curves"].items()
         }
+        self.best_from = state_dict.get("best_from", 0.0)
 
     def _now(self, trainer: Trainer) -> float:
         if self.unit == "epoch":
@@ -166,7 +173,7 @@ class LearningCurves(Callback):
         name, mode = getattr(pl_module, "monitor", None) or (None, None)
         with warning_only(f"LearningCurves could not draw {self._path}"):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            draw(self.curves, self._path, type(pl_module).__name__, name, mode, self.unit)
+            draw(self.curves, self._path, type(pl_module).__name__, name, mode, self.unit, self.best_from)
 
 
 def draw(
@@ -176,6 +183,7 @@ def draw(
     monitor: str | None = None,
     mode: str | None = None,
     unit: str = "epoch",
+    best_from: float = 0.0,
 ) -> None:
     """Draw curves into a PNG. Values that are not finite are left out; without any others, there is no picture.
 
@@ -186,6 +194,7 @@ def draw(
         monitor: Name of the curve whose best value is marked.
         mode: Whether the best value is the "min" or the "max".
         unit: Unit of the times.
+        best_from: Time from which on a value may be the best.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # the object interface: no display, no global state
     from matplotlib.figure import Figure
@@ -214,8 +223,9 @@ def draw(
         for name in names:
             xs, ys = curves[name]
             axes.plot(xs, ys, **_style(name, len(xs), single=len(names) == 1))
-        if monitor in names:
-            x, y = (min if mode == "min" else max)(finite[monitor], key=lambda point: point[1])
+        rivals = [point for point in finite[monitor] if point[0] >= best_from] if monitor in names else []
+        if rivals:
+            x, y = (min if mode == "min" else max)(rivals, key=lambda point: point[1])
             axes.plot(
                 x, y, "*", color=VAL, ms=13, mec="black", mew=0.8, label=f"best {y:.4g} ({unit} {x:.4g})", zorder=5
             )

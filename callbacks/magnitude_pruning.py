@@ -18,6 +18,7 @@ from callbacks.checks import check_integer
 from callbacks.ema import EMA
 from callbacks.internals import callbacks_of, has_whole_parameters, is_fitting, set_callbacks
 from callbacks.layer_weights import check_layers, computed_weights, layer_weights, named_parts
+from callbacks.learning_curves import LearningCurves
 from callbacks.max_norm import MaxNorm
 from callbacks.run_length import run_length
 
@@ -38,8 +39,9 @@ class MagnitudePruning(Callback):
     the list: its norm is that of the weights that are left.
 
     Which weights are pruned stands in the callback's own entry of a checkpoint, not in buffers of the module: a resumed run
-    continues exactly, and the model has no further keys. At each round ``ModelCheckpoint`` and ``EarlyStopping`` forget what was
-    best before, so that ``best.ckpt`` is of a net that has been through all rounds.
+    continues exactly, and the model has no further keys. At each round ``ModelCheckpoint``, ``EarlyStopping`` and
+    :class:`~callbacks.LearningCurves` forget what was best before, so that ``best.ckpt`` is of a net that has been through all
+    rounds.
 
     Logs ``sparsity``, the share of these weights that are pruned, at the end of each epoch (``sparsity/0``, ``sparsity/1`` ... of
     several callbacks with layers of their own). All ranks prune alike.
@@ -199,7 +201,7 @@ class MagnitudePruning(Callback):
                 for name, average in callback.average.items():
                     if (mask := self._masks.get(id(places.get(name)))) is not None:
                         average.masked_fill_(mask, 0)
-            _forget_best(callback)
+            _forget_best(callback, trainer)
         rank_zero_info(
             f"MagnitudePruning: epoch {trainer.current_epoch + 1} begins with {self.share_pruned():.2%} of the weights pruned"
         )
@@ -299,9 +301,11 @@ def _without(mask: Tensor, gradient: Tensor) -> Tensor:
     return gradient.masked_fill(mask, 0)
 
 
-def _forget_best(callback: Callback) -> None:
+def _forget_best(callback: Callback, trainer: Trainer) -> None:
     """Let a callback find the best metric anew: what it has seen was a net with more weights."""
     if isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
         callback.best_k_models, callback.best_model_path, callback.best_model_score = {}, "", None
     elif isinstance(callback, EarlyStopping):
         callback.best_score = torch.tensor(-math.inf if callback.mode == "max" else math.inf)
+    elif isinstance(callback, LearningCurves):
+        callback.forget_best(trainer)

@@ -263,6 +263,24 @@ def test_what_the_picture_shows(drawn: list[Any], tmp_path: Path) -> None:
     assert norm.get_legend() is None
 
 
+def test_what_was_best_before_may_be_forgotten(drawn: list[Any], tmp_path: Path) -> None:
+    """Also by a run that resumes after that."""
+
+    class Forgets(Callback):
+        def on_train_batch_start(
+            self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+        ) -> None:
+            if trainer.global_step == 2 * BATCHES:
+                next(c for c in trainer.callbacks if isinstance(c, LearningCurves)).forget_best(trainer)  # type: ignore[attr-defined]
+
+    curves = LearningCurves(tmp_path)
+    fit(curves, Forgets(), SaveOnce(tmp_path / "x.ckpt", 2 * BATCHES + 1))
+    fit(LearningCurves(tmp_path), ckpt=tmp_path / "x.ckpt")
+    assert [figure.get_suptitle() for figure in drawn] == ["Scripted  ·  best val/acc 0.625"] * 2
+    fit(curves)  # another run
+    assert drawn[-1].get_suptitle() == "Scripted  ·  best val/acc 0.75"
+
+
 def test_one_panel_if_that_is_all_there_is(drawn: list[Any], tmp_path: Path) -> None:
     draw({"train/loss": ([1.0, 2.0], [3.0, float("nan")])}, tmp_path / "x.png", monitor="val/loss", mode="min")
     draw({"val/loss": ([1.0, 2.0, 3.0], [float("nan"), 2.0, 3.0])}, tmp_path / "x.png", monitor="val/loss", mode="min")

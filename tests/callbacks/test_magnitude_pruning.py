@@ -27,7 +27,7 @@ from torch.optim import LBFGS, SGD, Adam, AdamW, Optimizer, Rprop
 from torch.utils.data import DataLoader
 
 import zoo
-from callbacks import EMA, GradNorm, LayerFreezing, MagnitudePruning, MaxNorm, UpdateRatio
+from callbacks import EMA, GradNorm, LayerFreezing, LearningCurves, MagnitudePruning, MaxNorm, UpdateRatio
 from zoo.optim.muon import MuonAdamW
 from zoo.optim.sam import SAM
 
@@ -565,13 +565,14 @@ class Worsens(PatternTask):
 
 def test_the_best_checkpoint_is_of_the_last_round(tmp_path: Path) -> None:
     best = ModelCheckpoint(tmp_path, "best", monitor="val/worse", enable_version_counter=False)
-    stop = EarlyStopping("val/worse", patience=2)
+    stop, curves = EarlyStopping("val/worse", patience=2), LearningCurves(tmp_path)
     _, trainer = fit_patterns(
-        MagnitudePruning(0.8, start_epoch=2, rounds=2, every=1), best, stop, task=Worsens(), epochs=9
+        MagnitudePruning(0.8, start_epoch=2, rounds=2, every=1), best, stop, curves, task=Worsens(), epochs=9
     )
     saved = torch.load(tmp_path / "best.ckpt", weights_only=True)
     assert (saved["epoch"], float(best.best_model_score or 0)) == (3, 3.0)  # of the epochs 3, 4, 5
     assert zeros(saved["state_dict"]) > 0.79
+    assert curves.best_from == 3 + 1 / PATTERN_BATCHES  # while the first batch of the epoch 3 is trained
     assert trainer.current_epoch == 6  # two epochs without a new best after that of the last round
 
 
