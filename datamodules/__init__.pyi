@@ -3,6 +3,7 @@ from .arrays import TableDataModule as TableDataModule
 from .augment import Augmentation as Augmentation
 from .austen import AustenDataModule as AustenDataModule
 from .base import DataModule as DataModule
+from .base import use_fold as use_fold
 from .bundled_series import CO2DataModule as CO2DataModule
 from .bundled_series import NileDataModule as NileDataModule
 from .bundled_series import SunspotsDataModule as SunspotsDataModule

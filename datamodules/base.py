@@ -2,7 +2,9 @@
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, Literal, Self
 
@@ -17,7 +19,42 @@ from datamodules.examples import Examples
 from datamodules.internals import finished_epochs, is_fitting, trained_batches_of_epoch
 from datamodules.loader import ResumableLoader
 from datamodules.samplers import EpochSampler, EvaluationSampler, TrainingEpoch, TrainSampler
-from datamodules.splits import held_out
+from datamodules.splits import fold, held_out
+
+_FOLD: ContextVar[tuple[int, int] | None] = ContextVar("fold", default=None)
+
+
+@contextmanager
+def use_fold(number: int, of: int) -> Iterator[None]:
+    """Let datamodules that are built in the block validate on one of k folds of their training part, in place of ``val_fraction``.
+
+    The other k - 1 folds train. The test part stays what it is. Folds are stratified by class where there are classes, chosen by
+    ``split_seed``, disjoint, and together the whole training part. Statistics, encodings and vocabularies are those of the training
+    part that a fold leaves. ``zoo fit RECIPE --folds 5`` trains on each fold in turn.
+
+    Args:
+        number: Which fold validates, in 1..of.
+        of: Number of folds k, at least 2.
+
+    Raises:
+        ValueError: An argument is out of its range. When the data are set up: a class has fewer than k examples; or the validation
+            part is given by itself, or comes later in time, as that of a series.
+
+    Example:
+        >>> from datamodules import DigitsDataModule
+        >>> with use_fold(2, 5):
+        ...     data = DigitsDataModule()
+        >>> data.setup("fit")
+        >>> data.data_identity
+        'fingerprint ee3addc8b216752c (1149 train / 288 val)'
+    """
+    check_integer("of", of, 2)
+    check_integer("number", number, 1, of)
+    token = _FOLD.set((number, of))
+    try:
+        yield
+    finally:
+        _FOLD.reset(token)
 
 
 class DataModule(LightningDataModule):
@@ -87,6 +124,8 @@ class DataModule(LightningDataModule):
         self._seed = 0
         self._resume: tuple[int, int] | None = None  # (epoch, batches done in it) of a checkpoint
         self._batch_sizes: Callable[[int], int] | None = None  # of each epoch, see use_batch_sizes
+        self._fold = _FOLD.get()
+        self._has_folds = False  # whether the validation part was chosen by hold_out
 
     # What a subclass defines ----------------------------------------------------------------------------------------
 
@@ -195,6 +234,11 @@ class DataModule(LightningDataModule):
         if stage in ("fit", "validate", None) and "train" not in self._parts:
             examples = self.examples("train")
             validates = self.validation_mask(examples)
+            if self._fold is not None and not self._has_folds:
+                raise ValueError(
+                    f"{type(self).__name__} has no folds, because its validation part is given by itself or comes later in time: "
+                    "train without folds, or give it one training part of examples in any order"
+                )
             self.fingerprint = examples.fingerprint(validates)
             self._parts["train"] = self.ready(examples.subset(~validates))
             self._parts["val"] = self.ready(examples.subset(validates))
@@ -208,9 +252,29 @@ class DataModule(LightningDataModule):
 
     def validation_mask(self, examples: Examples) -> Tensor:
         """Return the mask ``(N,)`` of the examples of the training part that validate."""
-        return held_out(
-            "val_fraction", self.val_fraction, len(examples), self.split_seed, self._checked_labels(examples)
-        )
+        return self.hold_out(len(examples), self._checked_labels(examples))
+
+    def hold_out(self, count: int, labels: Tensor | None = None, things: str = "examples") -> Tensor:
+        """Return a mask ``(count,)`` that is True for the things that validate: ``val_fraction`` of them, or a fold.
+
+        Args:
+            count: Number of examples, or of other things that stay together, such as images with several captions.
+            labels: Classes to stratify by, int64 ``(count,)``; None does not stratify.
+            things: What they are, for the error.
+
+        Raises:
+            ValueError: There are too few (of a class) for both parts.
+        """
+        if self._fold is None:
+            return held_out("val_fraction", self.val_fraction, count, self.split_seed, labels, things)
+        self._has_folds = True
+        return fold(*self._fold, count, self.split_seed, labels, self.class_names)
+
+    def holds_out(self, part: Literal["val", "test"]) -> bool:
+        """Return whether a part is split off the training part; for subclasses that have a ``test_fraction``."""
+        if part == "val":
+            return self._fold is not None or self.val_fraction > 0
+        return getattr(self, "test_fraction", 0) > 0
 
     def _checked_labels(self, examples: Examples) -> Tensor | None:
         """Return the :meth:`labels`.

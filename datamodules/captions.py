@@ -441,11 +441,14 @@ class TextCaptionDataModule(CaptionDataModule):
 
     def _split(self, parts: dict[str, Captioned]) -> dict[str, Captioned]:
         """Return all parts, those that are none yet split off the training part."""
-        for name, share, seed in (("test", self.test_fraction, 0), ("val", self.val_fraction, self.split_seed)):
-            if name in parts or not share:
+        for name in ("test", "val"):
+            if name in parts or not self.holds_out(name):
                 continue
             pictures, captions = parts["train"]
-            held = held_out(f"{name}_fraction", share, len(pictures), seed, things="images")
+            if name == "val":
+                held = self.hold_out(len(pictures), things="images")
+            else:
+                held = held_out("test_fraction", self.test_fraction, len(pictures), 0, things="images")
             for part, chosen in ((name, held), ("train", ~held)):
                 parts[part] = Captioned(pictures.subset(chosen), list(compress(captions, chosen.tolist())))
         return parts

@@ -271,12 +271,16 @@ class TextPairDataModule(PairDataModule):
 
     def _split(self, parts: dict[str, Pairs]) -> dict[str, Pairs]:
         """Return all parts, those that are none yet split off the training part."""
-        for name, share, seed in (("test", self.test_fraction, 0), ("val", self.val_fraction, self.split_seed)):
-            if name in parts or not share:
+        for name in ("test", "val"):
+            if name in parts or not self.holds_out(name):
                 continue
             sources, targets = parts["train"]
             number = {source: i for i, source in enumerate(dict.fromkeys(sources))}
-            chosen = held_out(f"{name}_fraction", share, len(number), seed, things="different sources").tolist()
+            if name == "val":
+                mask = self.hold_out(len(number), things="different sources")
+            else:
+                mask = held_out("test_fraction", self.test_fraction, len(number), 0, things="different sources")
+            chosen = mask.tolist()
             held = [chosen[number[source]] for source in sources]
             for part, wanted in ((name, True), ("train", False)):
                 kept = [is_held is wanted for is_held in held]

@@ -55,6 +55,44 @@ def held_out(
     return torch.from_numpy(chosen)
 
 
+def fold(
+    number: int, of: int, count: int, seed: int, labels: Tensor | None = None, names: list[str] | None = None
+) -> Tensor:
+    """Return the mask of one of several equal, disjoint parts of the examples, as in k-fold cross-validation.
+
+    Args:
+        number: Which part, in 1..of.
+        of: Number of parts k.
+        count: Number of examples N.
+        seed: Seed of the choice.
+        labels: Classes to stratify by, int64 ``(N,)``; None does not stratify.
+        names: Names of the classes, for the error.
+
+    Returns:
+        Bool ``(N,)``, True for the examples of the part. Each example is in one of the k parts. Sizes of parts differ by one at
+        most, without labels; and so does the number of a class in them.
+
+    Raises:
+        ValueError: There are fewer than k examples, or fewer than k of a class.
+    """
+    from sklearn.model_selection import KFold, StratifiedKFold
+
+    counts = np.bincount(labels.numpy()) if labels is not None else np.array([count])
+    few = [k for k in np.flatnonzero(counts) if counts[k] < of]
+    if few or count < of:
+        of_class = "" if labels is None else f" of class {names[few[0]] if names else few[0]!r}"
+        raise ValueError(
+            f"{of} folds need {of} examples{of_class}, and there {'is' if counts[few[0]] == 1 else 'are'} {counts[few[0]]}: take "
+            f"fewer folds, or add examples"
+        )
+    kind = KFold if labels is None else StratifiedKFold
+    parts = kind(of, shuffle=True, random_state=seed).split(np.empty(count), labels)
+    _, chosen = list(parts)[number - 1]
+    mask = torch.zeros(count, dtype=torch.bool)
+    mask[torch.from_numpy(chosen)] = True
+    return mask
+
+
 def _shares(counts: np.ndarray, total: int, random: np.random.RandomState) -> np.ndarray:
     """Return how many of each class make ``total`` examples, in proportion to their counts; ties are broken at random."""
     exact = counts / counts.sum() * total

@@ -108,7 +108,7 @@ class TextTableDataModule(DataModule):
         if not other:
             tests = held_out("test_fraction", test_fraction, len(y[0]), 0, y[0])
         rest = ~tests
-        validates = held_out("val_fraction", val_fraction, int(rest.sum()), split_seed, y[0][rest])
+        validates = self.hold_out(int(rest.sum()), y[0][rest])
         trains = rest.masked_scatter(rest, ~validates)
         train = [each for each, is_one in zip(texts[0], trains.tolist(), strict=True) if is_one]
         self.vocabulary = vocabulary_of(

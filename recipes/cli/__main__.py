@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from importlib import import_module
 
 from recipes.cli.console import any_text_prints
@@ -20,6 +21,8 @@ VERBS = {
     ),
     "validate": ("recipes.cli.verbs.validate", "measure a checkpoint on the validation data"),
     "test": ("recipes.cli.verbs.test", "measure a checkpoint on the test data"),
+    "tune": ("recipes.cli.verbs.tune", "try values of a recipe's options, write the best recipe"),
+    "compare": ("recipes.cli.verbs.compare", "what runs measured, side by side, over their seeds or folds"),
     "predict": (
         "recipes.cli.verbs.predict",
         "images, rows, series or texts in; labels, values, pictures, forecasts out",
@@ -59,12 +62,13 @@ def main(argv: list[str] | None = None) -> int:
     """
     args = list(sys.argv[1:] if argv is None else argv)
     with any_text_prints():
-        return _run([arg for arg in args if arg != "--debug"], debug="--debug" in args)
+        return guarded(_dispatch, [arg for arg in args if arg != "--debug"], debug="--debug" in args)
 
 
-def _run(args: list[str], debug: bool) -> int:
+def guarded(work: Callable[[list[str]], int], args: list[str], debug: bool = False) -> int:
+    """Call ``work`` and return an exit code, whatever happens, with errors reported as the command line does."""
     try:
-        return _dispatch(args)
+        return work(args)
     except SystemExit as stop:
         return _code(stop)
     except KeyboardInterrupt:

@@ -11,8 +11,9 @@ from zoo.spelling import suggest
 
 PACKAGE = Path(__file__).resolve().parents[1]  # recipes/
 _BOUND = re.compile(r"^([\w/]+)\s*(>=|<=)\s*([-+.\deE]+)")
-_FIELD = re.compile(  # of a header; the last three in a run's config.yaml, where other comments may begin with these words
-    r"(run|expect|takes|recipe|data(?= +fingerprint)|changed(?= +(?:model|data|trainer)\b)|logger(?= +(?:tensorboard|wandb)))"
+_FIELD = re.compile(  # of a header; the last four in a run's config.yaml, where other comments may begin with these words
+    r"(run|expect|takes|recipe|data(?= +fingerprint)|changed(?= +(?:model|data|trainer)\b)|logger(?= +(?:tensorboard|wandb))"
+    r"|fold(?= +\d+ of \d+$))"
     r"\s+(.*)"
 )
 _NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")  # a path below runs/ that cannot leave it
@@ -31,6 +32,7 @@ class Recipe:
         data: In a run's ``config.yaml``, the fingerprint of the data it was trained on.
         changed: In a run's ``config.yaml``, the keys whose values are not the recipe's: "data.size, trainer.max_epochs".
         logger: In a run's ``config.yaml``, the logger that a resumed run continues with; "" is metrics.csv alone.
+        fold: In a run's ``config.yaml``, the fold of the training data that validates: "2 of 5".
     """
 
     name: str
@@ -41,6 +43,7 @@ class Recipe:
     data: str = ""
     changed: str = ""
     logger: str = ""
+    fold: str = ""
 
     @property
     def title(self) -> str:
@@ -62,7 +65,7 @@ class Recipe:
     def header(self) -> str:
         """Return the comment lines that :func:`read` understands, without ``run``."""
         lines = [f"# {self.summary}"] if self.summary else []
-        names = ("expect", "takes", "data", "changed", "logger")
+        names = ("expect", "takes", "data", "changed", "logger", "fold")
         fields = {"recipe": self.name, **{name: getattr(self, name) for name in names}}
         return "\n".join([*lines, *(f"#   {key:<7} {value}" for key, value in fields.items() if value)]) + "\n"
 
@@ -91,7 +94,7 @@ def read(path: Path, name: str) -> Recipe:
             f"the name of a recipe may have letters, digits, _, -, . and single slashes, and names a folder below runs/; the "
             f"line `recipe` of {path} has {given[:80]!r}: change it, or leave the line out"
         )
-    values = (fields.get(key, "") for key in ("summary", "expect", "takes", "data", "changed", "logger"))
+    values = (fields.get(key, "") for key in ("summary", "expect", "takes", "data", "changed", "logger", "fold"))
     return Recipe(given, path, *values)
 
 

@@ -40,16 +40,17 @@ class Console:
 
     Args:
         silent: Whether to print and log nothing, as processes other than rank zero do.
+        quiet: Whether to print nothing, and log.
     """
 
-    def __init__(self, silent: bool = False) -> None:
-        self.silent = silent
+    def __init__(self, silent: bool = False, quiet: bool = False) -> None:
+        self.silent, self.quiet = silent, quiet
         self._pending = io.StringIO()  # logged before the file is known
         self._file: Path | None = None
 
     def print(self, text: str, error: bool = False) -> None:
         """Print one or more lines to stdout, or with ``error`` to stderr, and log them."""
-        if not self.silent:
+        if not (self.silent or self.quiet):
             print(text, file=sys.stderr if error else sys.stdout, flush=True)
         self.log(text)
 

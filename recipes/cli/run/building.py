@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from importlib import import_module
 from itertools import pairwise
@@ -19,6 +19,8 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
+from datamodules import DataModule, use_fold
+from recipes.cli import catalog
 from recipes.cli.errors import UserError, message
 from recipes.cli.run.changes import check_length, check_resumable, contradiction, differences, shown
 from recipes.cli.run.checks import check_callbacks, check_seed, check_trainer
@@ -55,6 +57,7 @@ class RecipeCLI(LightningCLI):
 
     Attributes:
         datamodule: The datamodule, or None.
+        fold: The fold that validates, "2 of 5"; "" if the datamodule chooses by itself.
         model: The model.
         config_init: Its ``trainer`` holds the trainer's arguments, with callbacks built.
     """
@@ -137,7 +140,9 @@ class RecipeCLI(LightningCLI):
     def _check_yaml(self, args: list[str]) -> None:
         """Check the files, and the values that are YAML of their own; remember the files' content."""
         pairs = [arg.partition("=")[::2] for arg in args]
-        self._files = [read_recipe(Path(value)) for option, value in pairs if option == "--config"]
+        paths = [Path(value) for option, value in pairs if option == "--config"]
+        self._files = [read_recipe(path) for path in paths]
+        self.fold = next((fold for path in paths if (fold := catalog.read(path, "recipe").fold)), "")
         for option, value in [*pairwise(args), *pairs]:
             if value[:1] in ("[", "{"):
                 read_yaml(value, option)
@@ -187,7 +192,8 @@ class RecipeCLI(LightningCLI):
     @override
     def instantiate_classes(self) -> None:
         data = self.config.get("data")
-        self.datamodule = self._build("data", data) if data else None
+        with self._folded():
+            self.datamodule = self._build("data", data) if data else None
         model = self.config.model.clone()
         for name, value in self._values_to_fill(linked_values(self.datamodule)).items():
             model[f"init_args.{name}"] = value
@@ -208,6 +214,18 @@ class RecipeCLI(LightningCLI):
         check_callbacks(
             as_list(self.config_init.trainer.get("callbacks")), as_list(self.config.trainer.get("callbacks"))
         )
+
+    def _folded(self) -> AbstractContextManager[None]:
+        """Build the data of a run that validates on a fold of its training part."""
+        if not self.fold:
+            return nullcontext()
+        cls = import_class(self.config.data.class_path) if self.config.get("data") else None
+        if not (isinstance(cls, type) and issubclass(cls, DataModule)):
+            raise UserError(
+                f"folds are for data that are a datamodules.DataModule, and {getattr(cls, '__name__', 'the recipe')} is none"
+            )
+        number, _, of = self.fold.split()
+        return use_fold(int(number), int(of))
 
     def _build(self, key: str, config: Namespace) -> Any:
         try:
@@ -270,9 +288,15 @@ class RecipeCLI(LightningCLI):
         names = {option.removeprefix("init_args.").partition(".")[0].rstrip("+") for option in options} - self._filled
         return {name: value for name, value in self._init_args(self.given, "model").items() if name in names}
 
-    def config_text(self) -> str:
-        """Return the configuration as YAML that can be run again: without the values that come from the data."""
+    def config_text(self, seed: int | None = None) -> str:
+        """Return the configuration as YAML that can be run again: without the values that come from the data.
+
+        Args:
+            seed: The seed of the run in place of the recipe's.
+        """
         config = copy.deepcopy(self.plain)
+        if seed is not None:
+            config["seed_everything"] = seed
         for name in self._filled:
             config["model"].get("init_args", {}).pop(name, None)
         config["trainer"] = {k: v for k, v in config["trainer"].items() if v is not None and k not in _RESERVED}

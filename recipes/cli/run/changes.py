@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Timer
 
+from recipes.cli.catalog import Recipe
 from recipes.cli.errors import UserError, one_line
 from recipes.cli.run.internals import epochs_of
 
@@ -85,6 +86,13 @@ def _covers(names: set[str], key: str) -> bool:
 def changed_keys(changes: Mapping[str, Any]) -> list[str]:
     """Return the keys that make another run of a recipe: its bound does not hold for it. The seed is none of them."""
     return [key for key in changes if key != "seed_everything" and not _covers(_NEUTRAL, key)]
+
+
+def recorded_changes(recipe: Recipe, changes: Mapping[str, Any]) -> list[str]:
+    """Return the keys to record in a run's ``config.yaml`` as other than the recipe's, those recorded there before included."""
+    if not recipe.bound:
+        return []
+    return list(dict.fromkeys([*filter(None, recipe.changed.split(", ")), *changed_keys(changes)]))
 
 
 def check_resumable(changes: Mapping[str, tuple[Any, Any]]) -> None:

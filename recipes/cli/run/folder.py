@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import json
 import os
 import re
 import shlex
@@ -11,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes.cli.errors import UserError
+from recipes.cli.errors import UserError, one_line
 from zoo.writing import replacing
 
 CONFIG, METRICS, LOG, CHECKPOINTS = "config.yaml", "metrics.csv", "log.txt", "checkpoints"
+RESULTS = "results.json"  # of a run that has ended: its best value and what was measured on the test data
 BEST, LAST = "best.ckpt", "last.ckpt"
 FOLDER_VARIABLE = "ZOO_RUN_FOLDER"  # tells the folder to the processes that rank zero starts
 
@@ -44,7 +46,7 @@ class Run:
 
     def discard(self) -> None:
         """Remove the folders created for this run, unless it has a checkpoint."""
-        if not self.created or any((self.folder / CHECKPOINTS).glob("*.ckpt")):
+        if not self.created or any(self.folder.rglob("*.ckpt")):
             return
         shutil.rmtree(self.folder, ignore_errors=True)
         for path in reversed(self.created):
@@ -52,8 +54,13 @@ class Run:
                 path.rmdir()
 
 
-def create_run(root: Path, recipe: str) -> Run:
+def create_run(root: Path, recipe: str, kind: str = "version") -> Run:
     """Create the next ``version_N`` of a recipe; two runs that start at once get two folders.
+
+    Args:
+        root: The folder of all runs.
+        recipe: Name of the recipe.
+        kind: "version", or what a folder of several runs is called.
 
     Raises:
         UserError: The folder cannot be created.
@@ -63,13 +70,14 @@ def create_run(root: Path, recipe: str) -> Run:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         while True:
-            folder = parent / f"version_{1 + max((_number(path) for path in parent.iterdir()), default=-1)}"
+            folder = parent / f"{kind}_{1 + max((version(path, kind) for path in parent.iterdir()), default=-1)}"
             try:
                 folder.mkdir()
             except FileExistsError:
                 continue  # another run was faster
             run = Run(folder, recipe, (*missing, folder))
-            (folder / CHECKPOINTS).mkdir()
+            if kind == "version":
+                (folder / CHECKPOINTS).mkdir()
             return run
     except OSError as error:
         Run(parent / "none", recipe, tuple(missing)).discard()
@@ -78,16 +86,38 @@ def create_run(root: Path, recipe: str) -> Run:
         ) from error
 
 
+def write_results(folder: Path, results: dict[str, Any]) -> None:
+    """Write how a run has ended."""
+    with replacing(folder / RESULTS) as temporary:
+        temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """Return how a run has ended; None if it has not.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    path = folder / RESULTS
+    if not path.is_file():
+        return None
+    try:
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {"metrics": {**results["metrics"]}, "best": results["best"], **results}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({one_line(str(error))}): remove it, and continue the run") from None
+
+
 def newest_run(root: Path, recipe: str) -> Path | None:
     """Return the newest run of a recipe that can be resumed or tested; None without one."""
     runs = [path for path in (root / recipe).glob("version_*") if (path / CONFIG).is_file() and _has_checkpoint(path)]
-    return max(runs, key=_number, default=None)
+    return max(runs, key=version, default=None)
 
 
 def newer_runs(root: Path, recipe: str, run: Path | None) -> list[Path]:
     """Return the folders of a recipe after that of a run, or all: killed before their first checkpoint, or of evaluations."""
-    folders = [path for path in (root / recipe).glob("version_*") if run is None or _number(path) > _number(run)]
-    return sorted(folders, key=_number)
+    folders = [path for path in (root / recipe).glob("version_*") if run is None or version(path) > version(run)]
+    return sorted(folders, key=version)
 
 
 def find_run(text: str, root: Path, recipe: str | None) -> Path:
@@ -134,8 +164,9 @@ def recipe_name(folder: Path, root: Path) -> str:
     return parent.relative_to(root).as_posix() if parent.is_relative_to(root) and parent != root else parent.name
 
 
-def _number(path: Path) -> int:
-    match = re.fullmatch(r"version_(\d+)", path.name)
+def version(path: Path, kind: str = "version") -> int:
+    """Return the number N of a folder ``version_N``, or of another kind; -1 for other names."""
+    match = re.fullmatch(rf"{kind}_(\d+)", path.name)
     return int(match[1]) if match else -1
 
 

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
     from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.loggers import Logger, WandbLogger
+    from optuna import Study, Trial
+    from optuna.distributions import BaseDistribution
 
 
 @dataclass(frozen=True)
@@ -127,3 +129,16 @@ def tree_leaves(tree: Any) -> list[Any]:
     from torch.utils._pytree import tree_leaves
 
     return tree_leaves(tree)
+
+
+def trial_of(study: "Study", number: int) -> "Trial":
+    """Return a trial of optuna's to report to, by its number, whichever process has begun it."""
+    from optuna import Trial
+
+    return Trial(study, study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
+
+
+def draw_rest(trial: "Trial", distributions: "Mapping[str, BaseDistribution]") -> None:
+    """Draw the values that a trial of optuna's lacks, because its process was killed before it had all."""
+    for name, distribution in distributions.items():
+        trial._suggest(name, distribution)

@@ -25,7 +25,18 @@ LOGGERS = ("csv", "tensorboard", "wandb", "wandb-offline", "none")
 
 # the options of each verb that are not a recipe's, for suggestions
 OPTIONS_OF = {
-    "fit": ("--logger", "--resume", "--runs", "--fast", "--find-lr", "--find-batch-size"),
+    "fit": ("--logger", "--resume", "--runs", "--fast", "--find-lr", "--find-batch-size", "--seeds", "--folds"),
+    "tune": (
+        "--space",
+        "--method",
+        "--trials",
+        "--seeds",
+        "--no-prune",
+        "--jobs",
+        "--resume",
+        "--runs",
+        "--wandb-sweep",
+    ),
     "validate": ("--logger", "--ckpt", "--runs"),
     "test": ("--logger", "--ckpt", "--runs"),
 }
@@ -75,6 +86,9 @@ class Options:
         checkpoint: The checkpoint to resume from or to evaluate.
         fast: Whether to add the trainer options that are fastest on this machine; given options take precedence.
         notes: What the user should know of how the recipe and the run were selected, printed when the run starts.
+        folder: The folder of a new run, which has its ``config.yaml``; None: the next version of the recipe.
+        tests: Whether a fit ends with a test of its best checkpoint.
+        callbacks: Further callbacks of a fit.
     """
 
     verb: str
@@ -87,6 +101,9 @@ class Options:
     checkpoint: Path | None = None
     fast: bool = False
     notes: list[str] = field(default_factory=list)
+    folder: Path | None = None
+    tests: bool = True
+    callbacks: list[Any] = field(default_factory=list)
 
 
 def parse(verb: str, args: list[str]) -> Options:

@@ -21,7 +21,7 @@ from recipes.cli.console import Console
 from recipes.cli.errors import Crash, MachineError, UserError, causes, disk_full, message, one_line
 from recipes.cli.run import loggers
 from recipes.cli.run.building import RecipeCLI, as_list
-from recipes.cli.run.changes import changed_keys
+from recipes.cli.run.changes import recorded_changes
 from recipes.cli.run.checkpoints import AtomicCheckpointIO, Best, Last, check_fits, load
 from recipes.cli.run.checks import MonitorCheck, missing_monitors
 from recipes.cli.run.fast import fast_options
@@ -33,9 +33,11 @@ from recipes.cli.run.folder import (
     LAST,
     LOG,
     METRICS,
+    RESULTS,
     Run,
     create_run,
     is_main_process,
+    write_results,
 )
 from recipes.cli.run.hooks import NoProfiler, leave_out_empty_hooks, look_for_cuda_once
 from recipes.cli.run.internals import attach_loggers, forks, return_progress
@@ -103,10 +105,7 @@ class Session:
         self.module: LightningModule = cli.model
         self.detector = StartDetector(self._attach_loggers, self._record)
         self._recorded = False
-        recipe, changes = options.recipe, changed_keys(cli.changes)
-        self._changed = (
-            list(dict.fromkeys([*filter(None, recipe.changed.split(", ")), *changes])) if recipe.bound else []
-        )
+        self._changed = recorded_changes(options.recipe, cli.changes)
         self.run = self._run_folder()
         try:
             self.metrics, self._loggers = self._build_loggers()
@@ -129,6 +128,8 @@ class Session:
             return Run(Path(folder), options.recipe.name)
         if options.resumed is not None:
             run = Run(options.resumed, options.recipe.name)
+        elif options.folder is not None:
+            run = Run(options.folder, options.recipe.name)
         else:
             run = create_run(options.runs, options.recipe.name)
         os.environ[FOLDER_VARIABLE] = str(run.folder.resolve())
@@ -161,6 +162,7 @@ class Session:
         self._write_config(self.run, getattr(self.cli.datamodule, "data_identity", None))
         if self.resumed_at is None:
             return
+        (self.run.folder / RESULTS).unlink(missing_ok=True)  # it goes on
         self.console.open_log(self.run.folder / LOG)
         for orphan in (self.run.folder / CHECKPOINTS).glob(".*.tmp"):  # left by a kill while saving
             orphan.unlink()
@@ -210,11 +212,12 @@ class Session:
 
     def _callbacks(self, saves: bool, bars: bool) -> list[Callback]:
         callbacks: list[Callback] = []
-        if bars and not self.console.silent and self.console.is_terminal():
+        if bars and not (self.console.silent or self.console.quiet) and self.console.is_terminal():
             callbacks.append(Progress())
         if self.options.verb != "fit":
             return callbacks
         callbacks += [MonitorCheck(), EpochLines(self.console), RandomState()]
+        callbacks += self.options.callbacks
         if self.cli.config_init.trainer.log_every_n_steps is None:
             callbacks.append(LogInterval())
         if self.run is not None:
@@ -258,9 +261,25 @@ class Session:
             self._record()
         seconds = time.monotonic() - begin
         best = self._best()
-        results = self._test(best)
+        results = self._test(best) if self.options.tests else {}
+        if self.run is not None and self.trainer.is_global_zero:
+            write_results(self.run.folder, self._ended(results, seconds))
         self.console.print(fit_summary(self.options, self.run, self.trainer, best, results, seconds, self._changed))
         return 0
+
+    def _ended(self, results: dict[str, float], seconds: float) -> dict[str, Any]:
+        """Return how the fit has ended, as plain data."""
+        best = next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, Best)), None)
+        score = None if best is None or best.best_model_score is None else float(best.best_model_score)
+        return {
+            "metrics": results,
+            "best": None
+            if best is None or score is None
+            else {"name": best.monitor, "value": score, "mode": best.mode},
+            "epochs": self.trainer.current_epoch,
+            "steps": self.trainer.global_step,
+            "seconds": round(seconds, 3),
+        }
 
     def _best(self) -> Path | None:
         """Return the checkpoint to test: the best one, or without validation the last; None if nothing was saved."""

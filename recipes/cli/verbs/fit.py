@@ -7,6 +7,7 @@ from typing import Any
 from recipes.cli import catalog
 from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import OK, UserError
+from recipes.cli.many import repeats
 from recipes.cli.run.options import Parser, split_word
 from recipes.cli.run.process import OVERRIDES_HELP, exiting_at_once, restored_process_state, run_verb
 
@@ -17,6 +18,9 @@ HELP = f"""zoo fit RECIPE [options]: train, test the best checkpoint, compare it
   --resume [RUN]        continue a run in its own folder, with its own config.yaml: the newest of the recipe that has a checkpoint,
                         or a run folder, a version, a checkpoint; what is given beside it is recorded, or refused by name
   --runs FOLDER         where run folders are made (default: runs)
+  --seeds K             train K runs with seeds s, s + 1 ..., s that of the recipe; tell mean, deviation and range of their metrics
+  --folds K             train K runs, each of which validates on another of K folds of the training part, stratified by class
+                        (--resume with either, or with their folder, goes on at the first run that is unfinished)
   --fast                mixed bfloat16 where this machine has it; sums and parameters stay 32-bit, results differ slightly
   --find-lr             train nothing, but try growing learning rates, draw the losses, and suggest one (docs/steps.md)
   --find-batch-size     train nothing, but try batch sizes up to what memory allows, and tell how fast each is
@@ -27,6 +31,7 @@ Examples:
   zoo fit cnn/lenet_digits --resume
   zoo fit --resume runs/cnn/lenet_digits/version_0 --trainer.max_epochs 40
   zoo fit cnn/lenet_digits --find-lr
+  zoo fit cnn/lenet_digits --seeds 3
 """
 _FINDERS = ("--find-lr", "--find-batch-size")
 
@@ -35,6 +40,8 @@ def run(args: list[str]) -> int:
     """Run the verb ``fit``."""
     if any(arg.partition("=")[0] in _FINDERS for arg in args):
         return _find(args)
+    if repeats.asked(args):
+        return repeats.run(args)
     return run_verb("fit", args)
 
 

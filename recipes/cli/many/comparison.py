@@ -1,0 +1,159 @@
+"""What several runs measured: mean and spread over seeds or folds, and the paired test of two groups of runs."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from recipes.cli import catalog
+from recipes.cli.errors import UserError
+from recipes.cli.run.folder import CONFIG, read_results
+from recipes.cli.text import columns
+
+_RUN = re.compile(r"(seed|fold)_(\d+)")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one recipe that differ in their seed or fold, or a single run.
+
+    Args:
+        folder: The folder that was given.
+        kind: "seeds", "folds" or "run".
+        results: How each has ended, by "seed_0" or "fold_1"; a single run is called "run".
+        data: The data that each was trained on.
+        unfinished: Names of the runs that have not ended.
+    """
+
+    folder: Path
+    kind: str
+    results: dict[str, dict[str, Any]]
+    data: dict[str, str]
+    unfinished: tuple[str, ...] = ()
+
+    def values(self) -> dict[str, dict[str, float]]:
+        """Return the numbers of each metric by run: the best of what was monitored, then what was measured at the end."""
+        table: dict[str, dict[str, float]] = {}
+        for name, result in self.results.items():
+            best = result["best"]
+            measured = {f"best {best['name']}": best["value"]} if best else {}
+            for metric, value in {**measured, **result["metrics"]}.items():
+                table.setdefault(metric, {})[name] = value
+        return table
+
+    @property
+    def count(self) -> str:
+        """The number of runs: "3 seeds", "1 run"."""
+        kind = self.kind.removesuffix("s") if len(self.results) == 1 else self.kind
+        return f"{len(self.results)} {kind}"
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """Return the runs of a group, in order of their seeds or folds; none if the folder is no group."""
+    found = [(match[1], int(match[2]), path) for path in folder.glob("*") if (match := _RUN.fullmatch(path.name))]
+    return [path for _, _, path in sorted(found) if (path / CONFIG).is_file()]
+
+
+def read_group(folder: Path) -> Group:
+    """Read the results of a group of runs, or of a single run.
+
+    Raises:
+        UserError: The folder is neither, or no run in it has ended.
+    """
+    paths = runs_in(folder)
+    kind = f"{paths[0].name.partition('_')[0]}s" if paths else "run"
+    if not paths and not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} is no run and no group of runs: give a folder that zoo fit has made")
+    named = {path.name: path for path in paths} or {"run": folder}
+    results = {name: each for name, path in named.items() if (each := read_results(path)) is not None}
+    if not results:
+        resume = f"zoo fit --resume {folder}"
+        raise UserError(
+            f"no run in {folder} has ended: continue with {resume}"
+            if paths
+            else f"the run {folder} has not ended: continue it with {resume}"
+        )
+    data = {name: catalog.read(named[name] / CONFIG, "recipe").data for name in results}
+    return Group(folder, kind, results, data, tuple(name for name in named if name not in results))
+
+
+def table(group: Group) -> str:
+    """Return a table with a row for each run, and their mean, standard deviation and range."""
+    values = group.values()
+    rows: list[list[str]] = [["run", *values]]
+    rows += [[name, *(number(each.get(name)) for each in values.values())] for name in group.results]
+    if len(group.results) > 1:
+        for name, function in (("mean", fmean), ("std", stdev), ("min", min), ("max", max)):
+            complete = [[*each.values()] for each in values.values()]
+            rows.append([name, *(number(function(each)) if len(each) > 1 else "" for each in complete)])
+    return columns(rows)
+
+
+def number(value: float | None) -> str:
+    """Return a number with four decimals, a small one with four digits; None as an empty text."""
+    if value is None:
+        return ""
+    return f"{value:.4f}" if value == 0 or not math.isfinite(value) or abs(value) >= 0.001 else f"{value:.4g}"
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The paired test of two groups.
+
+    Args:
+        mean: Mean of the differences.
+        low, high: Its 95% confidence interval.
+        p: Two-sided p-value of no difference; nan where all differences are equal.
+        pairs: Number of pairs.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    pairs: int
+
+
+def paired_test(differences: Sequence[float], folds: bool) -> Paired:
+    """Return Student's paired t-test of n differences, with n - 1 degrees of freedom.
+
+    Folds share most of their training data, so their differences vary less than those of independent data would: the variance of
+    the mean is ``(1 / k + 1 / (k - 1)) s^2`` in place of ``s^2 / k``, as Nadeau and Bengio 2003, "Inference for the generalization
+    error", Machine Learning 52, section 3 corrects it, with the share of validation to training examples, 1 / (k - 1).
+
+    Args:
+        differences: Of the two groups' numbers, by seed or fold, at least 2.
+        folds: Whether they are of folds.
+    """
+    from scipy import stats
+
+    n = len(differences)
+    mean, deviation = fmean(differences), stdev(differences)
+    if deviation == 0:
+        return Paired(mean, mean, mean, math.nan, n)
+    error = deviation * math.sqrt(1 / n + (1 / (n - 1) if folds else 0))
+    reach = float(stats.t.ppf(0.975, n - 1)) * error
+    return Paired(mean, mean - reach, mean + reach, float(2 * stats.t.sf(abs(mean) / error, n - 1)), n)
+
+
+def why_not_paired(one: Group, other: Group) -> str:
+    """Return why two groups have no pairs, or an empty text if they have some."""
+    shared = [name for name in one.results if name in other.results]
+    if "run" in (one.kind, other.kind):
+        return "a single run has no spread: train several with --seeds or --folds"
+    if one.kind != other.kind:
+        return f"one has {one.kind}, the other {other.kind}"
+    if len(shared) < 2:
+        return f"they have {len(shared)} of their {one.kind} in common, and a test needs 2"
+    if any(one.data[name] != other.data[name] for name in shared):
+        name = next(name for name in shared if one.data[name] != other.data[name])
+        return f"they were trained on other data: {one.data[name]}, and {other.data[name]}"
+    return ""
+
+
+def differences(one: Mapping[str, float], other: Mapping[str, float]) -> list[float]:
+    """Return the differences, other - one, of the runs that both have."""
+    return [other[name] - value for name, value in one.items() if name in other]

@@ -1,0 +1,118 @@
+"""One run of many, in a folder that has its ``config.yaml``: begun, continued where it was stopped, or left as it is done.
+
+``python -m recipes.cli.many.one FOLDER`` does so in a process of its own, where a run starts further processes.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recipes.cli import catalog
+from recipes.cli.console import Console, NoCaches, captured_logs
+from recipes.cli.errors import Crash, UserError
+from recipes.cli.run.folder import BEST, CHECKPOINTS, CONFIG, LAST, is_main_process, read_results
+from recipes.cli.run.options import Options
+from recipes.cli.run.process import exiting_at_once, logged_exit, restored_process_state
+from recipes.cli.yaml_files import read_recipe
+
+
+def check_launcher() -> None:
+    """Refuse to be started by a launcher of several processes: each of the runs starts its own.
+
+    Raises:
+        UserError: It is.
+    """
+    if not is_main_process() or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "many runs start their processes by themselves: give --trainer.devices, and run zoo without a launcher"
+        )
+
+
+def run_one(folder: Path, console: Console, tests: bool = True, callbacks: Sequence[Any] = ()) -> dict[str, Any]:
+    """Train the run of a folder, unless it is done, and return how it ended.
+
+    Args:
+        folder: It has the run's ``config.yaml``. What a run left there that was killed before its first checkpoint is removed.
+        console: Output.
+        tests: Whether to test the best checkpoint.
+        callbacks: Further callbacks.
+
+    Raises:
+        Crash, Exception: The run failed.
+    """
+    results = read_results(folder)
+    if results is not None:
+        return results
+    if _launches(read_recipe(folder / CONFIG).get("trainer") or {}):
+        _in_its_own_process(folder, console, tests, callbacks)
+    else:
+        _here(folder, console, tests, callbacks)
+    results = read_results(folder)
+    if results is None:
+        raise RuntimeError(f"the run {folder} ended without results")
+    return results
+
+
+def _here(folder: Path, console: Console, tests: bool, callbacks: Sequence[Any]) -> None:
+    with restored_process_state():
+        with NoCaches(), exiting_at_once():
+            from recipes.cli.run.session import train_or_evaluate
+        with captured_logs(console), logged_exit(console):
+            train_or_evaluate(_options(folder, tests, callbacks), console)
+
+
+def _options(folder: Path, tests: bool, callbacks: Sequence[Any]) -> Options:
+    recipe = catalog.read(folder / CONFIG, "recipe")
+    options = Options(
+        "fit", recipe, [folder / CONFIG], logger=recipe.logger or None, tests=tests, callbacks=[*callbacks]
+    )
+    saved = [folder / CHECKPOINTS / name for name in (LAST, BEST)]
+    if checkpoint := next((path for path in saved if path.is_file()), None):
+        options.resumed, options.checkpoint = folder, checkpoint
+        return options
+    if is_main_process():
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != CONFIG:
+                path.unlink()
+        (folder / CHECKPOINTS).mkdir()
+    options.folder = folder
+    return options
+
+
+def _launches(trainer: dict[str, Any]) -> bool:
+    """Whether a fit starts its further processes by calling the program again."""
+    strategy = trainer.get("strategy", "auto")
+    forks = isinstance(strategy, str) and any(word in strategy for word in ("fork", "spawn", "notebook"))
+    return not forks and (trainer.get("devices", 1) not in (1, "1") or trainer.get("num_nodes", 1) > 1)
+
+
+def _in_its_own_process(folder: Path, console: Console, tests: bool, callbacks: Sequence[Any]) -> None:
+    words = [str(folder), *(["--no-test"] * (not tests)), *(word for each in callbacks for word in each.words)]
+    output = subprocess.DEVNULL if console.quiet else None
+    done = subprocess.run([sys.executable, "-m", "recipes.cli.many.one", *words], stdout=output, check=False)
+    if done.returncode < 0 or done.returncode >= 128:
+        raise SystemExit(done.returncode if done.returncode > 0 else 128 - done.returncode)
+    if done.returncode:
+        raise Crash from RuntimeError(f"the run {folder} failed with exit code {done.returncode}, see above")
+
+
+def main(args: list[str]) -> int:
+    """Train the run of a folder; the same in each of its processes."""
+    from recipes.cli.many.study import reporter
+
+    folder, *words = args
+    callbacks = [reporter(words[-2:])] if len(words) > 1 else []
+    _here(Path(folder), Console(silent=not is_main_process()), "--no-test" not in words, callbacks)
+    return 0
+
+
+if __name__ == "__main__":
+    from recipes.cli.__main__ import guarded
+
+    sys.exit(guarded(main, sys.argv[1:]))

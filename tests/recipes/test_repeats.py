@@ -1,0 +1,310 @@
+"""``zoo fit --seeds`` and ``--folds``, and ``zoo compare``: each run is the one that would be trained by itself."""
+
+import csv
+import json
+import math
+import shutil
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from cli_kit import RECIPE, SHORT, Zoo, assert_one_line
+from scipy import stats
+
+from recipes.cli.many.comparison import number, paired_test
+
+QUICK = ("--trainer.max_epochs=2", *SHORT)
+SEEDS, FOLDS = Path("runs", RECIPE, "seeds_0"), Path("runs", RECIPE, "folds_0")
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+
+
+def results(run: Path) -> dict[str, Any]:
+    return json.loads((run / "results.json").read_text())
+
+
+def table(text: str) -> dict[str, dict[str, float]]:
+    """The numbers of a printed table, by row and column, where the columns are of runs and metrics."""
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("run "))
+    edges = [i for i, c in enumerate(lines[start + 1]) if c == "-" and (i == 0 or lines[start + 1][i - 1] == " ")]
+    cut = [[line[a:b].strip() for a, b in zip(edges, [*edges[1:], None], strict=True)] for line in lines[start:]]
+    names = cut[0][1:]
+    return {row[0]: dict(zip(names, map(float, row[1:]), strict=True)) for row in cut[2:] if row[0]}
+
+
+@pytest.fixture(scope="module")
+def repeated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three seeds from 4 on, and three folds."""
+    from recipes.cli.__main__ import main
+
+    folder = tmp_path_factory.mktemp("repeated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("sys.argv", ["zoo"])
+        assert main(["fit", RECIPE, "--seeds", "3", "--seed_everything=4", *QUICK]) == 0
+        assert main(["fit", RECIPE, "--folds=3", *QUICK]) == 0
+    return folder
+
+
+@pytest.fixture
+def here(repeated: Path, tmp_cwd: Path) -> Path:
+    shutil.copytree(repeated / "runs", tmp_cwd / "runs")
+    return tmp_cwd
+
+
+def test_each_seed_is_the_run_that_is_trained_by_itself(zoo: Zoo, here: Path) -> None:
+    assert [path.name for path in sorted(SEEDS.iterdir())] == ["seed_4", "seed_5", "seed_6"]
+    assert zoo("fit", RECIPE, "--seed_everything=5", *QUICK).code == 0
+    alone = Path("runs", RECIPE, "version_0")
+    assert same(weights(SEEDS / "seed_5"), weights(alone))
+    assert not same(weights(SEEDS / "seed_4"), weights(alone))
+    assert results(SEEDS / "seed_5")["metrics"] == results(alone)["metrics"]
+    assert rows(SEEDS / "seed_5") == rows(alone)
+    configs = [yaml.safe_load((run / "config.yaml").read_text()) for run in (SEEDS / "seed_5", alone)]
+    assert configs[0] == configs[1]
+
+
+def test_the_table_has_each_run_and_the_spread(zoo: Zoo, here: Path) -> None:
+    printed = table(zoo("compare", SEEDS).out)
+    for metric in ("test/acc", "test/loss"):
+        values = [results(SEEDS / f"seed_{seed}")["metrics"][metric] for seed in (4, 5, 6)]
+        assert [printed[f"seed_{seed}"][metric] for seed in (4, 5, 6)] == pytest.approx(values, abs=5e-5)
+        spread = {"mean": fmean(values), "std": stdev(values), "min": min(values), "max": max(values)}
+        assert {name: printed[name][metric] for name in spread} == pytest.approx(spread, abs=5e-5)
+    best = [results(SEEDS / f"seed_{seed}")["best"] for seed in (4, 5, 6)]
+    assert {each["name"] for each in best} == {"val/loss"}
+    assert printed["mean"]["best val/loss"] == pytest.approx(fmean(each["value"] for each in best), abs=5e-5)
+
+
+def test_folds_are_validated_once_each_and_the_test_part_stays(zoo: Zoo, here: Path) -> None:
+    headers = [(FOLDS / f"fold_{k}" / "config.yaml").read_text() for k in (1, 2, 3)]
+    for k, header in enumerate(headers, start=1):
+        assert f"#   fold    {k} of 3\n" in header
+        assert "(958 train / 479 val)" in header
+        assert "seed_everything: 0\n" in header
+        assert "trainer.max_epochs" in header
+    assert len({header.partition("fingerprint ")[2][:16] for header in headers}) == 3
+    count = 360  # of the official test part
+    for k in (1, 2, 3):
+        right = results(FOLDS / f"fold_{k}")["metrics"]["test/acc"] * count
+        assert right == pytest.approx(round(right), abs=1e-3), "a share of the whole official test part"
+    means = [weights(FOLDS / f"fold_{k}")["mean"].item() for k in (1, 2, 3)]
+    assert len(set(means)) == 3, "of its own training part"
+
+
+def test_a_fold_is_validated_and_resumed_on_its_own_data(zoo: Zoo, here: Path) -> None:
+    run = FOLDS / "fold_2"
+    before = results(run)
+    again = zoo("validate", run)
+    assert again.code == 0
+    assert ["val/loss", f"{before['best']['value']:.4f}"] in [line.split() for line in again.out.splitlines()]
+    longer = zoo("fit", "--resume", run, "--trainer.max_epochs=3")
+    assert longer.code == 0, longer.err
+    assert results(run)["epochs"] == 3
+    assert "fold    2 of 3" in (run / "config.yaml").read_text()
+
+
+STOPPER = """
+import os, signal
+from lightning.pytorch import Callback
+
+class StopIn(Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if os.environ.get("STOP_IN") == f"{os.path.basename(trainer.default_root_dir)} {trainer.global_step}":
+            os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize("kind", ["seeds", pytest.param("folds", marks=pytest.mark.slow)])
+def test_resume_goes_on_at_the_first_that_is_unfinished(
+    zoo: Zoo, repeated: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The second is stopped in its second epoch; of the third there is what a kill before the first checkpoint leaves."""
+    group, options = {"seeds": (SEEDS, ("--seed_everything=4",)), "folds": (FOLDS, ())}[kind]
+    names = [path.name for path in sorted((repeated / group).iterdir())]
+    Path("stopper_of_many.py").write_text(STOPPER)
+    monkeypatch.setenv("STOP_IN", f"{names[1]} 4")
+    stopped = zoo("fit", RECIPE, f"--{kind}=3", *options, *QUICK, "--trainer.callbacks+=stopper_of_many.StopIn")
+    assert stopped.code == 143
+    assert f"stopped in {names[1]} of 3 {kind}; continue with: zoo fit --resume {group}" in stopped.out
+    stamp = (group / names[0] / "checkpoints/last.ckpt").stat().st_mtime_ns
+    shutil.copyfile(group / names[0] / "metrics.csv", group / names[2] / "metrics.csv")
+    (group / names[2] / "checkpoints").mkdir()
+    monkeypatch.delenv("STOP_IN")
+    done = zoo("fit", RECIPE, "--resume", f"--{kind}=3")
+    assert done.code == 0, done.err
+    assert f"{names[0]}, 1 of 3: done before" in done.out
+    assert f"{RECIPE} resumes at step 5" in done.out
+    assert (group / names[0] / "checkpoints/last.ckpt").stat().st_mtime_ns == stamp
+    for name in names:
+        assert same(weights(group / name), weights(repeated / group / name)), name
+        assert results(group / name)["metrics"] == results(repeated / group / name)["metrics"]
+        assert rows(group / name) == rows(repeated / group / name)
+
+
+def test_a_run_that_stops_says_how_to_go_on(zoo: Zoo, here: Path) -> None:
+    (SEEDS / "seed_5" / "results.json").unlink()
+    for name in ("best.ckpt", "last.ckpt"):
+        (SEEDS / "seed_5" / "checkpoints" / name).write_bytes(b"no checkpoint")
+    stopped = zoo("fit", "--resume", SEEDS)
+    assert_one_line(stopped, "last.ckpt", started=True)
+    assert f"stopped in seed_5 of 3 seeds; continue with: zoo fit --resume {SEEDS}" in stopped.out
+    compared = zoo("compare", SEEDS)
+    assert "A  runs/linear/softmax_digits/seeds_0: 2 seeds" in compared.out
+    assert "not ended, and left out: seed_5" in compared.out
+
+
+def test_a_setup_that_fails_leaves_no_folder(zoo: Zoo, tmp_cwd: Path) -> None:
+    Path("few.csv").write_text("a,label\n" + "".join(f"{i},{'xxxxxy'[i % 6]}\n" for i in range(18)))
+    data = ("--data=datamodules.CSVDataModule", "--data.path=few.csv", "--data.target=label", "--data.test_fraction=0")
+    refused = zoo("fit", "linear/mlp_wine", "--folds=5", *data)
+    assert_one_line(refused, "5 folds need 5 examples of class 'y', and there are 3", started=True)
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--seeds=1",), ("--seeds must be 2 or more, got 1",)),
+        (("--folds=0",), ("--folds must be 2 or more, got 0",)),
+        (("--seeds=x",), ("--seeds must be a whole number, got x",)),
+        (("--seeds=2", "--folds=2"), ("give one of the two",)),
+        (("--seeds=2", "--modle.lr=1"), ("--modle.lr",)),
+        (("--seeds=2", "--trainer.fast_dev_run=true"), ("fast_dev_run",)),
+        (("--seeds=2", "--resume"), ("no seeds of", "leave --resume out")),
+        (("--folds=2", "--resume=runs"), ("no group of runs 'runs'",)),
+    ],
+)
+def test_bad_input_is_one_line(zoo: Zoo, args: tuple[str, ...], words: tuple[str, ...]) -> None:
+    assert_one_line(zoo("fit", RECIPE, *args), *words)
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ((RECIPE, "--seeds=2", "--resume", SEEDS), ("has 3 seeds, not 2 seeds",)),
+        ((RECIPE, "--folds=3", "--resume", SEEDS), ("has 3 seeds, not 3 folds",)),
+        (("linear/mlp_wine", "--resume", SEEDS), ("is of linear/softmax_digits, not of linear/mlp_wine",)),
+        (("--resume", SEEDS, "--model.lr=1"), ("leave --model.lr out",)),
+        (("--resume", SEEDS, "--logger=tensorboard"), ("leave --logger out",)),
+        (("-c", FOLDS / "fold_1/config.yaml", "--folds=3"), ("is the configuration of one fold",)),
+    ],
+)
+def test_a_group_continues_as_it_is(zoo: Zoo, here: Path, args: tuple[str, ...], words: tuple[str, ...]) -> None:
+    assert_one_line(zoo("fit", *args), *words)
+
+
+def test_a_launcher_of_several_processes_is_refused(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert_one_line(zoo("fit", RECIPE, "--seeds=2"), "run zoo without a launcher")
+
+
+def test_data_without_folds_are_refused(zoo: Zoo, tmp_cwd: Path) -> None:
+    refused = zoo("fit", "recurrent/gru_austen", "--folds=2", "--trainer.limit_train_batches=1")
+    assert_one_line(refused, "AustenDataModule has no folds", started=True)
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+def test_folds_on_two_processes_are_those_on_one(zoo: Zoo, here: Path) -> None:
+    assert (
+        zoo(
+            "fit",
+            RECIPE,
+            "--folds=3",
+            *QUICK,
+            "--trainer.devices=2",
+            "--trainer.strategy=ddp_fork",
+            "--data.batch_size=32",
+        ).code
+        == 0
+    )
+    for k in (1, 3):
+        one, two = (weights(folder / f"fold_{k}") for folder in (FOLDS, FOLDS.with_name("folds_1")))
+        for key in one:
+            assert torch.allclose(one[key], two[key], atol=1e-6), key
+        metrics = [results(folder / f"fold_{k}")["metrics"] for folder in (FOLDS, FOLDS.with_name("folds_1"))]
+        assert metrics[0] == pytest.approx(metrics[1], abs=1e-6)
+
+
+# zoo compare --------------------------------------------------------------------------------------------------------
+
+
+def test_the_paired_test_is_students() -> None:
+    one, two = np.array([0.91, 0.93, 0.90, 0.95]), np.array([0.93, 0.94, 0.93, 0.96])
+    test = paired_test([*(two - one)], folds=False)
+    expected = stats.ttest_rel(two, one)
+    interval = expected.confidence_interval(0.95)
+    assert test.p == pytest.approx(float(expected.pvalue), rel=1e-9)
+    assert (test.low, test.high) == pytest.approx((float(interval.low), float(interval.high)), rel=1e-9)
+    assert (test.mean, test.pairs) == (pytest.approx(0.0175), 4)
+
+
+def test_of_folds_the_variance_is_corrected() -> None:
+    """Nadeau and Bengio: t = mean / sqrt((1 / k + validation / training) s^2), here 1 / 5 + 1 / 4."""
+    differences = [0.01, 0.03, 0.02, 0.00, 0.04]
+    t = np.mean(differences) / math.sqrt((1 / 5 + 1 / 4) * np.var(differences, ddof=1))
+    assert paired_test(differences, folds=True).p == pytest.approx(2 * float(stats.t.sf(t, 4)), rel=1e-9)
+    assert paired_test(differences, folds=True).p > paired_test(differences, folds=False).p
+    assert math.isnan(paired_test([0.5, 0.5], folds=False).p)
+
+
+def test_two_groups_are_compared_pair_by_pair(zoo: Zoo, here: Path) -> None:
+    assert zoo("fit", RECIPE, "--seeds=3", "--seed_everything=4", *QUICK, "--model.lr=0.003").code == 0
+    other = SEEDS.with_name("seeds_1")
+    compared = zoo("compare", SEEDS, other)
+    assert compared.code == 0
+    pairs = [(results(SEEDS / f"seed_{s}"), results(other / f"seed_{s}")) for s in (4, 5, 6)]
+    losses = [b["metrics"]["test/loss"] - a["metrics"]["test/loss"] for a, b in pairs]
+    test = paired_test(losses, folds=False)
+    line = next(
+        line
+        for line in compared.out.splitlines()
+        if line.startswith("test/loss") and " to " in line and line.endswith("3")
+    )
+    assert line.split() == [
+        "test/loss",
+        f"{test.mean:.4f}",
+        f"{test.low:.4f}",
+        "to",
+        f"{test.high:.4f}",
+        number(test.p),
+        "3",
+    ]
+    values = [b["metrics"]["test/loss"] for _, b in pairs]
+    assert f"{fmean(values):.4f} ({min(values):.4f} to {max(values):.4f})" in compared.out
+    three = zoo("compare", SEEDS, other, FOLDS, SEEDS / "seed_4")
+    assert "C - A  not tested: one has seeds, the other folds" in three.out
+    assert "D - A  not tested: a single run has no spread" in three.out
+
+
+def test_groups_of_other_data_are_not_tested(zoo: Zoo, here: Path) -> None:
+    assert zoo("fit", RECIPE, "--seeds=3", "--seed_everything=4", *QUICK, "--data.split_seed=1").code == 0
+    assert (
+        "B - A  not tested: they were trained on other data: " in zoo("compare", SEEDS, SEEDS.with_name("seeds_1")).out
+    )
+
+
+def test_what_cannot_be_compared_is_one_line(zoo: Zoo, here: Path) -> None:
+    assert_one_line(zoo("compare", "runs"), "runs is no run and no group of runs")
+    assert_one_line(zoo("compare", SEEDS, SEEDS), "a run is given twice")
+    (SEEDS / "seed_4/results.json").write_text("{")
+    assert_one_line(zoo("compare", SEEDS), "results.json is damaged")
+    (SEEDS / "seed_4/results.json").unlink()
+    assert_one_line(zoo("compare", SEEDS / "seed_4"), "has not ended", "zoo fit --resume")
