@@ -243,6 +243,18 @@ def test_folds_on_two_processes_are_those_on_one(zoo: Zoo, here: Path) -> None:
         assert metrics[0] == pytest.approx(metrics[1], abs=1e-6)
 
 
+@pytest.mark.slow
+def test_seeds_on_two_processes_of_their_own_are_those_on_one(zoo: Zoo, here: Path) -> None:
+    """With the strategy ddp a run calls the program again, for its second process."""
+    two = (*QUICK, "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=32")
+    done = zoo("fit", RECIPE, "--seeds=2", "--seed_everything=4", *two)
+    assert done.code == 0, done.err
+    for seed in (4, 5):
+        one, other = (weights(folder / f"seed_{seed}") for folder in (SEEDS, SEEDS.with_name("seeds_1")))
+        for key in one:
+            assert torch.allclose(one[key], other[key], atol=1e-6), key
+
+
 # zoo compare --------------------------------------------------------------------------------------------------------
 
 

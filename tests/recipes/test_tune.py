@@ -1,4 +1,4 @@
-"""``zoo tune``: trials are the runs that would be trained by themselves, none is done twice or lost, none looks at the test data."""
+"""``zoo tune``: trials are the runs that would be trained alone, none is done twice or lost, none looks at the test data."""
 
 import csv
 import itertools
@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import optuna
 import pytest
 import yaml
 from cli_kit import RECIPE, SHORT, Zoo, assert_one_line
@@ -43,7 +44,8 @@ def trials(study: Path = STUDY) -> list[Any]:
 def test_a_space_has_ranges_and_choices(tmp_cwd: Path) -> None:
     read = read_space(
         space(
-            "model.lr: {low: 1e-3, high: 1, log: true}\nmodel.width: {low: 2, high: 8}\nmodel.widths: [[4], [8, 4], null, 1e-2]\n"
+            "model.lr: {low: 1e-3, high: 1, log: true}\nmodel.width: {low: 2, high: 8}\n"
+            "model.widths: [[4], [8, 4], null, 1e-2]\n"
         )
     )
     assert read == {
@@ -104,7 +106,7 @@ def test_a_bad_space_is_refused(zoo: Zoo, text: str, words: tuple[str, ...]) -> 
 @pytest.mark.parametrize(
     ("text", "args", "words"),
     [
-        ("model.lrr: [0.1]", (), ("the space's model.lrr", "did you mean --model.lr?")),
+        ("model.lrr: [0.1]", (), ("the space's model.lrr", "did you mean 'lr'?")),
         ("model.lr: [0.1, -1]", (), ("the space's model.lr", "lr must be")),
         ("model.lr: {low: -1, high: 1}", (), ("the space's model.lr", "lr must be")),
         ("trainer.logger: [true]", (), ("trainer.logger is set by --logger",)),
@@ -114,7 +116,7 @@ def test_a_bad_space_is_refused(zoo: Zoo, text: str, words: tuple[str, ...]) -> 
         ("model.lr: [0.1]", ("--trials=0",), ("--trials must be 1 or more",)),
         ("model.lr: [0.1]", ("--seeds=0",), ("--seeds must be 1 or more",)),
         ("model.lr: [0.1]", ("--jobs=0",), ("--jobs must be 1 or more",)),
-        ("model.lr: [0.1]", ("--trails=3",), ("--trails", "did you mean --trials?")),
+        ("model.lr: [0.1]", ("--trails=3",), ("--trails", "did you mean '--trials'?")),
         ("model.lr: [0.1]", ("--model.monitor=test/acc",), ("test/acc",)),
         ("model.lr: [0.1]", ("--model.monitor=train/loss",), ("train/loss",)),
         ("model.lr: [0.1]", ("--data.val_fraction=0",), ("no validation data",)),
@@ -142,14 +144,14 @@ def test_space_and_recipe_must_be_given(zoo: Zoo) -> None:
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a grid of two rates and two batch sizes, each of two seeds."""
+    """A folder with a grid of two rates, each of two seeds."""
     from recipes.cli.__main__ import main
 
     folder = tmp_path_factory.mktemp("tuned")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("sys.argv", ["zoo"])
-        space("model.lr: [0.0001, 0.1]\ndata.batch_size: [32, 64]\n")
+        space("data.batch_size: [32]\nmodel.lr: [0.0001, 0.1]\n")
         assert (
             main(["tune", RECIPE, "--space=space.yaml", "--method=grid", "--seeds=2", "--seed_everything=7", *QUICK])
             == 0
@@ -168,17 +170,15 @@ def test_a_trial_is_the_mean_of_its_runs_and_each_is_that_of_zoo_fit(zoo: Zoo, h
     done = trials()
     assert [(t.params["model.lr"], t.params["data.batch_size"]) for t in done] == [
         (0.0001, 32),
-        (0.0001, 64),
         (0.1, 32),
-        (0.1, 64),
     ]
     for trial in done:
         runs = [results(STUDY / f"trial_{trial.number}/seed_{seed}") for seed in (7, 8)]
         assert trial.value == fmean(run["best"]["value"] for run in runs)
         assert {run["best"]["name"] for run in runs} == {"val/loss"}
-    options = ("--model.lr=0.1", "--data.batch_size=64", "--seed_everything=8")
+    options = ("--model.lr=0.1", "--data.batch_size=32", "--seed_everything=8")
     assert zoo("fit", RECIPE, *QUICK, *options).code == 0
-    assert results(Path("runs", RECIPE, "version_0"))["best"] == results(STUDY / "trial_3/seed_8")["best"]
+    assert results(Path("runs", RECIPE, "version_0"))["best"] == results(STUDY / "trial_1/seed_8")["best"]
 
 
 def test_the_best_recipe_reproduces_the_best_trial(zoo: Zoo, here: Path) -> None:
@@ -196,7 +196,7 @@ def test_the_best_recipe_reproduces_the_best_trial(zoo: Zoo, here: Path) -> None
 
 def test_no_trial_looks_at_the_test_data(here: Path) -> None:
     runs = [*STUDY.glob("trial_*/seed_*")]
-    assert len(runs) == 8
+    assert len(runs) == 4
     for run in runs:
         assert results(run)["metrics"] == {}
         header = (run / "metrics.csv").read_text().splitlines()[0]
@@ -208,7 +208,7 @@ def test_no_trial_looks_at_the_test_data(here: Path) -> None:
 def test_the_table_has_the_best_first_with_seeds_and_spread(zoo: Zoo, here: Path) -> None:
     again = zoo("tune", RECIPE, "--resume")
     assert again.code == 0, again.err
-    assert "4 trials" in again.out
+    assert "2 trials" in again.out
     lines = again.out.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("trial  mean (range) of 2 seeds"))
     order = sorted(trials(), key=lambda trial: trial.value)
@@ -220,8 +220,8 @@ def test_the_table_has_the_best_first_with_seeds_and_spread(zoo: Zoo, here: Path
             f"({low:.4f}",
             "to",
             f"{high:.4f})",
-            f"{trial.params['model.lr']:.4g}",
             str(trial.params["data.batch_size"]),
+            f"{trial.params['model.lr']:.4g}",
         ]
     assert (STUDY / "tune.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -291,23 +291,48 @@ def test_a_stopped_study_ends_as_one_that_was_not(zoo: Zoo, monkeypatch: pytest.
     assert len({t.params["model.lr"] for t in trials()}) == 4, "a new draw, not the first one again"
 
 
+def add_trials(loss: float, count: int = 5) -> None:
+    """Add trials that have ended, each with this loss in all epochs."""
+    study = open_study(STUDY / "study.db")
+    first = study.get_trials()[0]
+    for _ in range(count):
+        study.add_trial(
+            optuna.trial.create_trial(
+                value=loss,
+                params=first.params,
+                distributions=first.distributions,
+                intermediate_values=dict.fromkeys(range(3), loss),
+                user_attrs={"measured": [loss]},
+            )
+        )
+
+
 def test_a_hopeless_trial_is_pruned(zoo: Zoo) -> None:
-    rates = space("model.lr: [0.1, 0.09, 0.08, 0.07, 0.06, 0.000001, 0.05]\n")
-    tuned = zoo("tune", RECIPE, "--space", rates, "--method=grid", "--seeds=2", *QUICK, "--trainer.max_epochs=3")
-    assert tuned.code == 0, tuned.err
-    done = trials()
-    assert [t.state.name for t in done] == [*["COMPLETE"] * 5, "PRUNED", "COMPLETE"]
-    assert "1 pruned" in tuned.out
-    assert not (STUDY / "trial_5/seed_1").exists()
-    assert results(STUDY / "trial_5/seed_0")["epochs"] == 1
-    for trial in done:  # what the first run measured, epoch by epoch
-        lines = (STUDY / f"trial_{trial.number}/seed_0/metrics.csv").read_text().splitlines()
-        values = [float(row["val/loss"]) for row in csv.DictReader(lines) if row["val/loss"]]
-        assert [*trial.intermediate_values.values()] == pytest.approx(values, rel=1e-6)
-    shutil.rmtree("runs")
-    kept = zoo("tune", RECIPE, "--space", rates, "--method=grid", "--no-prune", *QUICK, "--trainer.limit_val_batches=1")
-    assert kept.code == 0, kept.err
-    assert {t.state.name for t in trials()} == {"COMPLETE"}
+    """Worse than the median of five others after its first epoch; its second run is not trained."""
+    rates = space("model.lr: {low: 1e-3, high: 1e-2, log: true}\n")
+    options = ("--method=random", "--seeds=2", "--trials=1", "--trainer.max_epochs=3", *SHORT)
+    assert zoo("tune", RECIPE, "--space", rates, *options).code == 0
+    lines = (STUDY / "trial_0/seed_0/metrics.csv").read_text().splitlines()
+    values = [float(row["val/loss"]) for row in csv.DictReader(lines) if row["val/loss"]]
+    assert [*trials()[0].intermediate_values.values()] == pytest.approx(values, rel=1e-6), "epoch by epoch"
+    add_trials(loss=0.01)
+    pruned = zoo("tune", RECIPE, "--resume", "--trials=7")
+    assert pruned.code == 0, pruned.err
+    assert trials()[-1].state.name == "PRUNED"
+    assert results(STUDY / "trial_6/seed_0")["epochs"] == 1
+    assert not (STUDY / "trial_6/seed_1").exists()
+    assert "trial 6   pruned at val/loss" in pruned.out
+    assert "7 trials, 1 pruned" in pruned.out
+
+
+@pytest.mark.parametrize(("loss", "option"), [(99.0, ()), (0.01, ("--no-prune",))])
+def test_a_trial_that_is_not_hopeless_is_not_pruned(zoo: Zoo, loss: float, option: tuple[str, ...]) -> None:
+    rates = space("model.lr: {low: 1e-3, high: 1e-2, log: true}\n")
+    assert zoo("tune", RECIPE, "--space", rates, "--method=random", "--trials=1", *option, *QUICK).code == 0
+    add_trials(loss)
+    assert zoo("tune", RECIPE, "--resume", "--trials=7").code == 0
+    assert trials()[-1].state.name == "COMPLETE"
+    assert results(STUDY / "trial_6/seed_0")["epochs"] == 2
 
 
 def test_trials_that_fail_are_told_and_left_out(zoo: Zoo) -> None:
@@ -360,6 +385,7 @@ def test_two_processes_never_take_the_same_trial(tmp_cwd: Path, method: Any) -> 
         lock.release()
 
 
+@pytest.mark.slow
 def test_tpe_looks_where_it_has_been_good(tmp_cwd: Path) -> None:
     """Of a parabola in log(lr) around 0.01, later trials are nearer to it than random ones."""
     distances = {}
@@ -374,15 +400,15 @@ def test_tpe_looks_where_it_has_been_good(tmp_cwd: Path) -> None:
         distances[method] = fmean(late)
         assert plan_of(study).method == method
         assert ended(study)[0].value == min(t.value for t in study.get_trials())
-    assert distances["tpe"] < 0.5 * distances["random"], distances
+    assert distances["tpe"] < 0.75 * distances["random"], distances
 
 
+@pytest.mark.slow
 def test_importance_is_that_of_the_option_that_matters(tmp_cwd: Path) -> None:
     from recipes.cli.many.pictures import draw, importances_of
 
-    study = study_of(
-        Path("study"), "random", "model.a: {low: 0.0, high: 1.0}\nmodel.b: {low: 0.0, high: 1.0}\nmodel.c: [x, y]\n", 40
-    )
+    text = "model.a: {low: 0.0, high: 1.0}\nmodel.b: {low: 0.0, high: 1.0}\nmodel.c: [x, y]\n"
+    study = study_of(Path("study"), "random", text, 30)
     read = read_space(Path("study/space.yaml"))
     while (taken := _take(study, Path("study"), read)) is not None:
         trial, lock = taken
@@ -396,6 +422,36 @@ def test_importance_is_that_of_the_option_that_matters(tmp_cwd: Path) -> None:
     assert sum(shares.values()) == pytest.approx(1)
     assert draw(study, read, Path("tune.png")) == shares
     assert Path("tune.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.slow
+def test_jobs_share_a_study(zoo: Zoo) -> None:
+    """Real processes: each trial is trained once, and its values are those of one process."""
+    rates = space("model.lr: [0.2, 0.1, 0.05]\n")
+    args = (RECIPE, "--space", rates, "--method=grid", "--no-prune", *QUICK)
+    assert zoo("tune", *args, "--runs=one").code == 0
+    assert zoo("tune", *args, "--jobs=2").code == 0
+    one, two = trials(Path("one", RECIPE, "tune_0")), trials()
+    assert [(t.params, t.values, t.state) for t in two] == [(t.params, t.values, t.state) for t in one]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp"])
+def test_trials_on_two_processes_are_those_on_one(zoo: Zoo, strategy: str) -> None:
+    """The hopeless one is pruned by what rank zero is told, on all ranks; with ddp, each run is a process of its own."""
+    rates = space("model.lr: {low: 1e-3, high: 1e-2, log: true}\n")
+    args = (RECIPE, "--space", rates, "--method=random", "--trials=1", *QUICK)
+    assert zoo("tune", *args, "--runs=one").code == 0
+    two = zoo("tune", *args, "--trainer.devices=2", f"--trainer.strategy={strategy}", "--data.batch_size=32")
+    assert two.code == 0, two.err
+    one, other = trials(Path("one", RECIPE, "tune_0"))[0], trials()[0]
+    assert other.user_attrs["measured"] == pytest.approx(one.user_attrs["measured"], rel=1e-5)
+    assert other.intermediate_values == pytest.approx(one.intermediate_values, rel=1e-5)
+    assert len(one.intermediate_values) == 2
+    add_trials(loss=0.01)
+    assert zoo("tune", RECIPE, "--resume", "--trials=7").code == 0
+    assert trials()[-1].state.name == "PRUNED"
+    assert results(STUDY / "trial_6/seed_0")["epochs"] == 1
 
 
 # W&B sweeps ---------------------------------------------------------------------------------------------------------
@@ -416,6 +472,7 @@ def commands(sweep: dict[str, Any]) -> list[list[str]]:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["grid", "tpe"])
 def test_each_command_of_a_sweep_runs(zoo: Zoo, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")

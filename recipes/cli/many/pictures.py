@@ -1,5 +1,6 @@
 """The picture of a study: how important each option is, and the values of the trials by each."""
 
+import contextlib
 import math
 import warnings
 from pathlib import Path
@@ -28,9 +29,10 @@ def importances_of(study: optuna.Study) -> dict[str, float]:
     if len(trials) < 4 or len({trial.value for trial in trials}) < 2:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.suppress(RuntimeError):  # no tree sees a difference
         warnings.simplefilter("ignore")
         return optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return {}
 
 
 def draw(study: optuna.Study, space: Space, path: Path) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The trials of ``zoo tune``: drawn, trained, pruned, and continued after a kill; by any number of processes at once."""
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -92,7 +93,11 @@ def _sampler(plan: Plan, number: int) -> BaseSampler:
     One sampler for all would repeat its draws after a kill, or in another process.
     """
     seed = (plan.seed * 1_000_003 + number) % 2**32
-    return RandomSampler(seed) if plan.method != "tpe" else TPESampler(seed=seed, multivariate=True, constant_liar=True)
+    if plan.method != "tpe":
+        return RandomSampler(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # older versions call two of these arguments experimental
+        return TPESampler(seed=seed, multivariate=True, constant_liar=True)
 
 
 def _train(study: optuna.Study, trial: optuna.Trial, folder: Path, space: Space, say: Callable[[str], None]) -> None:
