@@ -304,7 +304,7 @@ def test_every_argument_of_the_trainer_is_taken_or_refused_on_resume() -> None:
     taken = {key.removeprefix("trainer.") for key in RESUMABLE if key.startswith("trainer.")}
     assert taken | REFUSED.keys() == inspect.signature(Trainer.__init__).parameters.keys() - {"self"}
     assert not taken & REFUSED.keys()
-    assert RESUMABLE - TAKEN.keys() == {"data.download", "data.path", "data.root", "trainer.callbacks"}
+    assert RESUMABLE - TAKEN.keys() == {"data.download", "data.path", "data.root", "model.teacher", "trainer.callbacks"}
 
 
 def test_what_a_resumed_run_takes_is_recorded(zoo: Zoo, trained: Path) -> None:
