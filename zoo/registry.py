@@ -63,8 +63,8 @@ def register(name: str, cls: type, /, **preset: Any) -> None:
             f"{cls.__name__} has an argument 'weights' of another meaning than that of create_model(name, weights=...): rename it"
         )
     entry = Entry(name, cls, preset)
-    if _ENTRIES.get(name, entry) != entry:
-        raise ValueError(f"the model name {name!r} is taken by {_ENTRIES[name].cls.__name__}: choose another")
+    if (taken := _ENTRIES.get(name) or _TASKS.get(name)) not in (None, entry):
+        raise ValueError(f"the model name {name!r} is taken by {taken.cls.__name__}: choose another")
     check_arguments(cls, preset)
     _ENTRIES[name] = entry
 

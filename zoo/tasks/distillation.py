@@ -308,7 +308,7 @@ class DistillationTask(ClassificationTask):
         super().on_load_checkpoint(checkpoint)
 
 
-register_task("distillation", DistillationTask)
+register_task("distillation_task", DistillationTask)
 
 
 def _model_in(name: str) -> str:

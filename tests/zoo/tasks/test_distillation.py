@@ -297,6 +297,18 @@ def test_files_hold_the_student_and_want_no_teacher(tmp_path: Path) -> None:
     torch.testing.assert_close(plain(images()), task(images()))
 
 
+def test_the_name_in_its_files_is_taken_and_no_model_to_list(tmp_path: Path) -> None:
+    """A class of one's own may register a student by its own name."""
+    task = student(None)
+    assert zoo.registry.name_of(task) == "distillation_task"
+    assert "distillation_task" not in zoo.list_models()
+    with pytest.raises(
+        ValueError, match="the model name 'distillation_task' is taken by DistillationTask: choose another"
+    ):
+        zoo.register("distillation_task", ClassificationTask, net="resnet20")
+    assert zoo.registry.name_of(DistillationTask(nn.Linear(2, 3), 3)) is None  # nobody could build its net
+
+
 def test_a_loaded_student_learns_again_with_a_teacher(teacher: str, tmp_path: Path) -> None:
     task = student(teacher, **LAYERS)
     folder = task.save_pretrained(tmp_path / "folder")
