@@ -23,6 +23,7 @@ VERBS = {
     "test": ("recipes.cli.verbs.test", "measure a checkpoint on the test data"),
     "tune": ("recipes.cli.verbs.tune", "try values of a recipe's options, write the best recipe"),
     "compare": ("recipes.cli.verbs.compare", "what runs measured, side by side, over their seeds or folds"),
+    "calibrate": ("recipes.cli.verbs.calibrate", "measure how far a classifier's probabilities can be trusted"),
     "predict": (
         "recipes.cli.verbs.predict",
         "images, rows, series or texts in; labels, values, pictures, forecasts out",

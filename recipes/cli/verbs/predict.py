@@ -15,6 +15,7 @@ from recipes.cli.verbs.forecasts import forecast
 from recipes.cli.verbs.named_model import MODEL_HELP, find_model, load_model
 from recipes.cli.verbs.notes import Notes
 from recipes.cli.verbs.texts import batches_of, texts_of
+from recipes.cli.verbs.uncertain import UNCERTAIN_HELP, add_options, uncertain
 from recipes.cli.verbs.written import DRAWN, draw_attention, unfolded, writing_options, written_texts
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from zoo import Model
 
 _SHOWN = 30  # letters of a text in a table
+_FOUR_DIGITS = ("probability", "score", "entropy", "disagreement")
 
 HELP = f"""zoo predict MODEL INPUT... [options]: predict for images, CSV rows, series or texts; forecast; translate; caption.
 
@@ -39,6 +41,7 @@ HELP = f"""zoo predict MODEL INPUT... [options]: predict for images, CSV rows, s
                     of a forecaster a file: the forecasts as CSV, written as the input is
   --label K         class of the images for a conditional autoencoder: its name or index
   --top K           show the K most probable labels
+{UNCERTAIN_HELP.rstrip()}
   --beam K          of a translator or captioner: follow K hypotheses at once (default: as many as in training), and show the K
                     best texts
   --best N          of a translator or captioner: show the N best texts, at most K (default: K where --beam K is given, else 1)
@@ -57,6 +60,7 @@ Examples:
   zoo predict lenet5_digits three.png
   zoo predict runs/cnn/lenet_digits/version_0 three.png
   zoo predict best.ckpt photos/ --top 3 --json
+  zoo predict runs/cnn/lenet_digits/version_0 three.png --conformal 0.05
   zoo predict runs/linear/mlp_wine/version_0 wines.csv
   zoo predict runs/segmentation/unet_folder/version_0 photos/ -o masks
   zoo predict runs/recurrent/forecaster_csv/version_0 sales.csv -o forecast.csv
@@ -92,6 +96,7 @@ def run(args: list[str]) -> int:
     parser.add_argument("--encoding")
     parser.add_argument("--decimal")
     parser.add_argument("--thousands")
+    add_options(parser)
     options = parser.parse_args(args)
     if options.top < 1 or options.batch_size < 1:
         raise UserError("--top and --batch-size must be 1 or more")
@@ -101,6 +106,7 @@ def run(args: list[str]) -> int:
     console = Console()
     with captured_logs(console):
         model = _model(word, options.features)
+        options.uncertain = uncertain(model, word, options, console)
         options.writing = writing_options(model, options)
         if model.reads != "text":  # whose inputs need not be files
             options.inputs = [_existing(word) for word in options.inputs]
@@ -119,6 +125,8 @@ def run(args: list[str]) -> int:
     else:
         read = ("source",) if "beam" in model.predict_options else ("text", "continuation")
         print(_table([_cells(each) for row in rows for each in unfolded(row)], read))
+        if options.uncertain is not None and options.uncertain.remark:
+            print(f"\n{options.uncertain.remark}")
         if options.attention is not None:
             print(f"\nattention in {options.attention}")
         if options.output is not None:
@@ -299,6 +307,8 @@ def _rows(model: "Model", options: argparse.Namespace, notes: Notes) -> Iterator
             if options.features:
                 net: Any = model.net
                 predictions = [{"features": values} for values in net(model.standardize(x)).flatten(1).tolist()]
+            elif options.uncertain is not None:
+                predictions = _plain(model, options.uncertain.predict(x), options.top, origins, pictures)
             else:
                 batch = x if label is None else (x, torch.full((len(x),), label, device=x.device))
                 output = model.predict_step(batch, 0, **options.writing)
@@ -378,6 +388,8 @@ def _labels(model: "Model", output: dict[str, Any], top: int) -> list[dict[str, 
     rows = []
     for i, label in enumerate(output["label"]):
         row = {"label": label, "probability": float(output["probability"][i])}
+        row |= {name: float(output[name][i]) for name in ("entropy", "disagreement") if name in output}
+        row |= {"set": output["set"][i]} if "set" in output else {}
         if top > 1:
             pairs = zip(classes[i].tolist(), values[i].tolist(), strict=True)
             row["top"] = [{"label": names[k], "probability": p} for k, p in pairs]
@@ -408,9 +420,11 @@ def _cells(row: dict[str, Any]) -> dict[str, Any]:
     if shares := cells.pop("shares", None):
         ranked = sorted(shares.items(), key=lambda pair: -pair[1])
         cells["share of pixels"] = "  ".join(f"{name} {share:.4f}" for name, share in ranked if share)
+    if "set" in cells:
+        cells["set"] = ", ".join(cells["set"]) or "none"
     for key, number in cells.items():
         if isinstance(number, float):
-            cells[key] = f"{number:.4f}" if key in ("probability", "score") else f"{number:.6g}"
+            cells[key] = f"{number:.4f}" if key in _FOUR_DIGITS else f"{number:.6g}"
     for key in ("source", "text", "continuation"):
         if key in cells:
             cells[key] = cells[key].replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")

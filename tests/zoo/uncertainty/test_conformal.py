@@ -6,8 +6,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from zoo.uncertainty import conformal_scores, conformal_sets, conformal_threshold
@@ -16,6 +14,11 @@ from zoo.uncertainty import conformal_scores, conformal_sets, conformal_threshol
 @pytest.fixture(scope="module")
 def digits() -> tuple[Tensor, Tensor]:
     """Probabilities ``(N, 10)`` and labels of digits that a model of 300 others has not seen."""
+    from sklearn.datasets import (
+        load_digits,
+    )  # after Lightning: it makes float | int of what Lightning has as int | float
+    from sklearn.linear_model import LogisticRegression
+
     x, y = load_digits(return_X_y=True)
     x = x / 16
     order = np.random.default_rng(0).permutation(len(x))
