@@ -97,13 +97,15 @@ def test_folds_replace_train_and_val_alone_and_have_their_own_statistics() -> No
 
 
 def test_outside_of_the_block_nothing_is_changed() -> None:
-    with use_fold(2, 5):
+    before = DigitsDataModule()
+    with use_fold(2, 5), use_fold(1, 3):
         pass
-    one, other = DigitsDataModule(), DigitsDataModule()
+    after = DigitsDataModule()
     with use_fold(1, 3):
-        one.setup("fit")  # built outside
-    other.setup("fit")
-    assert one.fingerprint == other.fingerprint
+        before.setup("fit")  # built outside
+    after.setup("fit")
+    assert before.fingerprint == after.fingerprint
+    assert before.data_identity == "fingerprint " + str(after.fingerprint) + " (1293 train / 144 val)"
 
 
 def test_encodings_of_a_table_and_a_vocabulary_are_of_the_folds_training_part(tmp_path: Path) -> None:

@@ -4,7 +4,11 @@ import csv
 import itertools
 import json
 import math
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,6 +25,7 @@ from recipes.cli.many.sweep import sweep_text
 from recipes.cli.many.trials import _take
 
 QUICK = ("--trainer.max_epochs=2", *SHORT)
+ROOT = Path(__file__).parents[2]
 STUDY = Path("runs", RECIPE, "tune_0")
 
 
@@ -289,6 +294,31 @@ def test_a_stopped_study_ends_as_one_that_was_not(zoo: Zoo, monkeypatch: pytest.
     assert more.code == 0
     assert len(trials()) == 4
     assert len({t.params["model.lr"] for t in trials()}) == 4, "a new draw, not the first one again"
+
+
+@pytest.mark.slow
+def test_a_killed_study_ends_as_one_that_was_not(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGKILL in the second epoch of a trial, of a real process."""
+    Path("stopper_of_trials.py").write_text(STOPPER.replace("SIGTERM", "SIGKILL"))
+    wide = space("model.lr: {low: 1e-3, high: 1, log: true}\n")
+    args = (
+        "--space",
+        str(wide),
+        "--method=random",
+        "--trials=2",
+        *QUICK,
+        "--trainer.callbacks+=stopper_of_trials.StopIn",
+    )
+    assert zoo("tune", RECIPE, *args, "--runs=whole").code == 0
+    environment = {**os.environ, "STOP_IN": "trial_0 seed_0 5", "PYTHONPATH": str(ROOT)}
+    killed = subprocess.run([sys.executable, "-m", "recipes.cli", "tune", RECIPE, *args], env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert [t.state.name for t in trials()] == ["RUNNING"]
+    assert (STUDY / "trial_0/seed_0/checkpoints/last.ckpt").is_file()
+    assert zoo("tune", RECIPE, "--resume").code == 0
+    whole = trials(Path("whole", RECIPE, "tune_0"))
+    assert [(t.params, t.values, t.state) for t in trials()] == [(t.params, t.values, t.state) for t in whole]
+    assert [t.intermediate_values for t in trials()] == [t.intermediate_values for t in whole]
 
 
 def add_trials(loss: float, count: int = 5) -> None:
