@@ -97,7 +97,8 @@ def test_folds_are_validated_once_each_and_the_test_part_stays(zoo: Zoo, here: P
         assert f"#   fold    {k} of 3\n" in header
         assert "(958 train / 479 val)" in header
         assert "seed_everything: 0\n" in header
-        assert "trainer.max_epochs" in header
+        assert "#   changed trainer." in header
+        assert ", data.val_fraction\n" in header
     assert len({header.partition("fingerprint ")[2][:16] for header in headers}) == 3
     count = 360  # of the official test part
     for k in (1, 2, 3):

@@ -92,7 +92,8 @@ def recorded_changes(recipe: Recipe, changes: Mapping[str, Any]) -> list[str]:
     """Return the keys to record in a run's ``config.yaml`` as other than the recipe's, those recorded there before included."""
     if not recipe.bound:
         return []
-    return list(dict.fromkeys([*filter(None, recipe.changed.split(", ")), *changed_keys(changes)]))
+    fold = ["data.val_fraction"] if recipe.fold else []  # a fold validates in its place
+    return list(dict.fromkeys([*filter(None, recipe.changed.split(", ")), *changed_keys(changes), *fold]))
 
 
 def check_resumable(changes: Mapping[str, tuple[Any, Any]]) -> None:
