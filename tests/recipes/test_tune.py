@@ -365,6 +365,17 @@ def test_a_trial_that_is_not_hopeless_is_not_pruned(zoo: Zoo, loss: float, optio
     assert results(STUDY / "trial_6/seed_0")["epochs"] == 2
 
 
+def test_no_trial_is_pruned_in_the_first_fifth_of_its_epochs(zoo: Zoo) -> None:
+    """Ten epochs, of which the rate grows in the first: the last chance to be spared is after the second."""
+    rates = space("model.lr: {low: 1e-3, high: 1e-2, log: true}\n")
+    options = ("--method=random", "--trials=1", "--trainer.max_epochs=10", "--trainer.limit_train_batches=1")
+    assert zoo("tune", RECIPE, "--space", rates, *options, "--trainer.log_every_n_steps=1").code == 0
+    add_trials(loss=0.01)
+    assert zoo("tune", RECIPE, "--resume", "--trials=7").code == 0
+    assert trials()[-1].state.name == "PRUNED"
+    assert results(STUDY / "trial_6/seed_0")["epochs"] == 3
+
+
 def test_trials_that_fail_are_told_and_left_out(zoo: Zoo) -> None:
     """A rate at which the loss is no number; and when the first three fail, it ends."""
     fails = "model.lr: [1e+30, 0.1]\n"
@@ -387,7 +398,7 @@ def test_trials_that_fail_are_told_and_left_out(zoo: Zoo) -> None:
 def study_of(folder: Path, method: Any, text: str, count: int) -> Any:
     folder.mkdir()
     space(text, str(folder / "space.yaml"))
-    create_study(folder, Plan(method, count, 1, 3, "val/loss", "min", False))
+    create_study(folder, Plan(method, count, 1, 3, "val/loss", "min", False, 0))
     return open_study(folder / "study.db")
 
 

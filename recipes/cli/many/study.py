@@ -33,6 +33,7 @@ class Plan:
         seed: First seed of the runs, and the seed of the draws.
         monitor, mode: The validation metric, and whether "min" or "max" is best.
         prunes: Whether a trial is stopped that is worse, in its first run, than the median of the others at the same epoch.
+        spared: Number of epochs at the start of a run at which no trial is stopped: a warm-up tells little of its end.
     """
 
     method: Method
@@ -42,6 +43,7 @@ class Plan:
     monitor: str
     mode: str
     prunes: bool
+    spared: int
 
 
 class Reporter(Callback):
@@ -120,7 +122,8 @@ def open_study(database: Path) -> optuna.Study:
         raise UserError(f"{database} is not the database of a study: {one_line(message(error))}") from error
     study.pruner = optuna.pruners.NopPruner()
     if study.user_attrs.get("prunes"):
-        study.pruner = optuna.pruners.MedianPruner(n_startup_trials=_UNPRUNED, n_min_trials=_UNPRUNED)
+        spared = study.user_attrs["spared"]
+        study.pruner = optuna.pruners.MedianPruner(_UNPRUNED, n_warmup_steps=spared, n_min_trials=_UNPRUNED)
     return study
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 METHODS = ("grid", "random", "tpe")
 _TRIALS = 20
 _SHOWN = 5  # trials in the table
+_SPARED = 5  # in the first fifth of its epochs, no trial is pruned
 
 HELP = f"""zoo tune RECIPE --space FILE [options]: train trials of a recipe, write the best as a recipe of its own.
 
@@ -41,7 +42,7 @@ HELP = f"""zoo tune RECIPE --space FILE [options]: train trials of a recipe, wri
   --trials N        number of trials (default: {_TRIALS}; of a grid all points)
   --seeds K         train each trial K times, with seeds s, s + 1 ...; its value is the mean (default: 1)
   --no-prune        train every trial to its end; else one stops that is worse, in its first run, than the median of the
-                    others at the same epoch
+                    others at the same epoch, after a fifth of the epochs
   --jobs N          train N trials at once, in processes of their own (default: 1)
   --resume [STUDY]  continue the newest study of the recipe, or the one in a folder; with --trials N to another number.
                     Several processes may work on a study: run the same command in each
@@ -179,7 +180,8 @@ def _begin(options: Any, overrides: list[str], recipes: list[catalog.Recipe]) ->
     first = seed if isinstance(seed, int) and not isinstance(seed, bool) else 0
     method = next(name for name in METHODS if name == (options.method or "tpe"))
     count = options.trials or (len(points) if points else _TRIALS)
-    plan = Plan(method, count, options.seeds or 1, first, name, mode, not options.no_prune)
+    spared = max(0, cli.config_init.trainer.max_epochs or 0) // _SPARED
+    plan = Plan(method, count, options.seeds or 1, first, name, mode, not options.no_prune, spared)
     study = create_run(options.runs, recipes[0].name, "tune")
     try:
         recipe = replace(recipes[0], changed=", ".join(recorded_changes(recipes[0], cli.changes)))
