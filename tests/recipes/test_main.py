@@ -8,9 +8,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import yaml
 from cli_kit import Zoo, assert_one_line
 
 from recipes.cli.__main__ import VERBS
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("args", [[], ["--help"], ["-h"], ["help"]])
@@ -108,3 +111,18 @@ def test_interrupt_before_training_exits_with_130(zoo: Zoo, monkeypatch: pytest.
 
     monkeypatch.setattr("recipes.cli.verbs.recipes.run", interrupted)
     assert zoo("recipes").code == 130
+
+
+def test_a_whole_number_stays_one_whatever_was_imported_before(tmp_cwd: Path) -> None:
+    """Python keeps one object for ``float | int`` and ``int | float``: the one that was written first."""
+    code = (
+        "import sklearn.linear_model, datamodules; datamodules.DigitsDataModule()\n"
+        "from recipes.cli.__main__ import main\n"
+        "words = ['--trainer.limit_train_batches=1', '--trainer.overfit_batches=1', '--trainer.limit_val_batches=0.5']\n"
+        "raise SystemExit(main(['fit', 'linear/softmax_digits', '--print_config', *words]))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    trainer = yaml.safe_load(done.stdout)["trainer"]
+    values = [trainer[f"{name}_batches"] for name in ("limit_train", "overfit", "limit_val")]
+    assert [(value, type(value)) for value in values] == [(1, int), (1, int), (0.5, float)]

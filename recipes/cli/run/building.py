@@ -24,6 +24,7 @@ from recipes.cli import catalog
 from recipes.cli.errors import UserError, message
 from recipes.cli.run.changes import check_length, check_resumable, contradiction, differences, shown
 from recipes.cli.run.checks import check_callbacks, check_seed, check_trainer
+from recipes.cli.run.internals import whole_numbers_first
 from recipes.cli.run.parse_errors import reduce_parse_error, unwrap
 from recipes.cli.yaml_files import check_section, read_recipe, read_yaml
 from zoo import registry
@@ -33,6 +34,7 @@ from zoo.create import OtherVocabulary
 from zoo.model import VOCABULARIES
 from zoo.pretrained.schema import check_hyperparameters
 
+whole_numbers_first(Trainer.__init__)
 # trainer arguments that options of the command line replace
 _RESERVED = {"logger": "--logger", "default_root_dir": "--runs"}
 _CLASS_OPTIONS = ("--model", "--data", "--trainer", "--trainer.callbacks")  # the parser reads a file there as YAML
