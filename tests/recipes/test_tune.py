@@ -392,6 +392,19 @@ def test_trials_that_fail_are_told_and_left_out(zoo: Zoo) -> None:
     assert_one_line(ended_early, "the first 3 trials have all failed", started=True)
 
 
+def test_a_value_that_is_no_number_fails_its_trial(zoo: Zoo, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A metric of one's own may be."""
+    from recipes.cli.many import trials as module
+
+    broken = {"best": {"name": "val/loss", "value": math.nan, "mode": "min"}}
+    monkeypatch.setattr(module, "run_one", lambda *_, **__: broken)
+    rates = space("model.lr: [0.1]\n")
+    assert_one_line(
+        zoo("tune", RECIPE, "--space", rates, "--method=grid"), "no trial of", "has ended with a value", started=True
+    )
+    assert trials(STUDY.with_name("tune_1"))[0].state.name == "FAIL"
+
+
 # Several processes, and what optuna is asked ------------------------------------------------------------------------
 
 
