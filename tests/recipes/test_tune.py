@@ -567,6 +567,8 @@ def test_a_sweep_has_the_distribution_of_the_space() -> None:
     }
     made = yaml.safe_load(sweep_text(entries, "random", 3, "val/acc", "max", ["-c", "r"]))
     assert made["metric"]["goal"] == "maximize"
+    assert made["command"][:4] == ["${program}", "fit", "-c", "r"]
+    assert "--trainer.limit_test_batches=0" in made["command"]
     assert [entry.get("distribution") for entry in made["parameters"].values()] == [
         "log_uniform_values",
         "uniform",
