@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from statistics import fmean, stdev
@@ -166,7 +167,7 @@ def test_a_run_that_stops_says_how_to_go_on(zoo: Zoo, here: Path) -> None:
     assert_one_line(stopped, "last.ckpt", started=True)
     assert f"stopped in seed_5 of 3 seeds; continue with: zoo fit --resume {SEEDS}" in stopped.out
     compared = zoo("compare", SEEDS)
-    assert "A  runs/linear/softmax_digits/seeds_0: 2 seeds" in compared.out
+    assert "A  runs/linear/softmax_digits/seeds_0: 2 seeds of linear/softmax_digits" in compared.out
     assert "not ended, and left out: seed_5" in compared.out
 
 
@@ -187,6 +188,8 @@ def test_a_setup_that_fails_leaves_no_folder(zoo: Zoo, tmp_cwd: Path) -> None:
         (("--seeds=2", "--folds=2"), ("give one of the two",)),
         (("--seeds=2", "--modle.lr=1"), ("--modle.lr",)),
         (("--seeds=2", "--trainer.fast_dev_run=true"), ("fast_dev_run",)),
+        (("--seeds=2", "--seed_everything=4294967295"), ("go beyond 4294967295",)),
+        (("--seeds=2", "--find-lr"), ("leave --seeds out",)),
         (("--seeds=2", "--resume"), ("no seeds of", "leave --resume out")),
         (("--folds=2", "--resume=runs"), ("no group of runs 'runs'",)),
     ],
@@ -307,6 +310,51 @@ def test_two_groups_are_compared_pair_by_pair(zoo: Zoo, here: Path) -> None:
     assert "D - A  not tested: a single run has no spread" in three.out
 
 
+def test_what_runs_differ_in_is_said(zoo: Zoo, here: Path) -> None:
+    assert zoo("fit", "--resume", SEEDS / "seed_5", "--trainer.max_epochs=3").code == 0
+    out = zoo("compare", SEEDS).out
+    assert "its runs differ in trainer.max_epochs" in out
+    assert f"3 seeds of {RECIPE}, other than the recipe in " in out
+
+
+def test_numbers_that_are_not_finite_are_shown(zoo: Zoo, here: Path) -> None:
+    for name, value in (("seed_4", "Infinity"), ("seed_5", "NaN")):
+        text = (SEEDS / name / "results.json").read_text()
+        changed = re.sub(r'"test/loss": [\d.]+', f'"test/loss": {value}', text)
+        assert changed != text
+        (SEEDS / name / "results.json").write_text(changed)
+    assert {"inf", "nan"} <= set(zoo("compare", SEEDS).out.split())
+    shutil.copytree(SEEDS, "other")
+    assert zoo("compare", SEEDS, "other").code == 0
+
+
+def test_where_a_single_run_is_wanted_a_group_is_named(zoo: Zoo, here: Path) -> None:
+    for words in (
+        ("test", SEEDS),
+        ("validate", SEEDS),
+        ("predict", SEEDS, SEEDS / "seed_4/config.yaml"),
+        ("test", RECIPE),
+    ):
+        assert_one_line(zoo(*words), "is a group of 3 runs: give one of them, such as ")
+
+
+def test_a_group_is_found_by_its_name(zoo: Zoo, here: Path) -> None:
+    for words in (
+        ("--resume", f"{RECIPE}/seeds_0"),
+        (RECIPE, "--resume", "seeds_0"),
+        ("-c", RECIPE, "--resume=folds_0"),
+    ):
+        done = zoo("fit", *words)
+        assert done.code == 0, done.err
+        assert "3 of 3: done before" in done.out
+
+
+def test_a_fold_is_not_validated_on_examples_that_it_was_trained_on(zoo: Zoo, here: Path) -> None:
+    refused = zoo("validate", RECIPE, "--ckpt", FOLDS / "fold_1")
+    assert_one_line(refused, "trained on the other folds than 1 of 3", f"leave {RECIPE} out")
+    assert zoo("test", RECIPE, "--ckpt", FOLDS / "fold_1").code == 0
+
+
 def test_groups_of_other_data_are_not_tested(zoo: Zoo, here: Path) -> None:
     assert zoo("fit", RECIPE, "--seeds=3", "--seed_everything=4", *QUICK, "--data.split_seed=1").code == 0
     assert (
@@ -318,6 +366,8 @@ def test_what_cannot_be_compared_is_one_line(zoo: Zoo, here: Path) -> None:
     assert_one_line(zoo("compare", "runs"), "runs is no run and no group of runs")
     assert_one_line(zoo("compare", SEEDS, SEEDS), "a run is given twice")
     (SEEDS / "seed_4/results.json").write_text("{")
+    assert_one_line(zoo("compare", SEEDS), "results.json is damaged")
+    (SEEDS / "seed_4/results.json").write_text('{"metrics": {}, "best": 3}')
     assert_one_line(zoo("compare", SEEDS), "results.json is damaged")
     (SEEDS / "seed_4/results.json").unlink()
     assert_one_line(zoo("compare", SEEDS / "seed_4"), "has not ended", "zoo fit --resume")

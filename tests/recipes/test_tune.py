@@ -50,20 +50,20 @@ def test_a_space_has_ranges_and_choices(tmp_cwd: Path) -> None:
     read = read_space(
         space(
             "model.lr: {low: 1e-3, high: 1, log: true}\nmodel.width: {low: 2, high: 8}\n"
-            "model.widths: [[4], [8, 4], null, 1e-2]\n"
+            "model.widths: [[4], [8, 4], null, 1e-2, '32']\n"
         )
     )
     assert read == {
         "model.lr": Range(0.001, 1, log=True),
         "model.width": Range(2, 8),
-        "model.widths": Choices(([4], [8, 4], None, 0.01)),
+        "model.widths": Choices(([4], [8, 4], None, 0.01, "32")),
     }
     assert [read[key].distribution().to_internal_repr(4) for key in ("model.lr", "model.width")] == [4.0, 4]
     assert read["model.width"].distribution() != Range(2.0, 8.0).distribution()
-    for drawn, value in zip(read["model.widths"].points(), ([4], [8, 4], None, 0.01), strict=True):
+    for drawn, value in zip(read["model.widths"].points(), ([4], [8, 4], None, 0.01, "32"), strict=True):
         values = values_of({"model.widths": read["model.widths"]}, {"model.widths": drawn})
         assert values == {"model.widths": value}
-        assert yaml.safe_load(as_options(values)[0].partition("=")[2]) == value
+        assert yaml.safe_load(as_options(values)[0].partition("=")[2]) == (32 if value == "32" else value)
 
 
 def test_a_grid_has_each_point_once_and_equal_steps(tmp_cwd: Path) -> None:
@@ -98,8 +98,10 @@ def test_a_grid_has_each_point_once_and_equal_steps(tmp_cwd: Path) -> None:
         ("model.lr: {low: .nan, high: 1}", ("model.lr.low must be a number, got nan",)),
         ("lr: [1]", ("an option is model.NAME",)),
         ("seed_everything: [1, 2]", ("give --seeds K",)),
-        ("data.val_fraction: [0.1, 0.2]", ("measured on other data",)),
-        ("data.init_args.split_seed: [1, 2]", ("measured on other data",)),
+        ("data.val_fraction: [0.1, 0.2]", ("measured in other ways",)),
+        ("data.init_args.split_seed: [1, 2]", ("measured in other ways",)),
+        ("model.monitor: [val/loss, val/acc]", ("measured in other ways",)),
+        ("trainer.limit_val_batches: [1, 2]", ("measured in other ways",)),
         ("model.lr: [1]\nmodel.lr: [2]", ("'model.lr' twice",)),
     ],
 )
@@ -116,6 +118,9 @@ def test_a_bad_space_is_refused(zoo: Zoo, text: str, words: tuple[str, ...]) -> 
         ("model.lr: {low: -1, high: 1}", (), ("the space's model.lr", "lr must be")),
         ("trainer.logger: [true]", (), ("trainer.logger is set by --logger",)),
         ("model.lr: [0.1]", ("--model.lr=1",), ("--model.lr is in the space, too",)),
+        ("model.lr: [0.1]", ("--model.init_args.lr=1",), ("--model.init_args.lr is in the space, too",)),
+        ("model.lr: [0.1]", ("--logger=tensorboard",), ("zoo tune has no --logger",)),
+        ("model.lr: [0.1]", ("--seeds=2", "--seed_everything=4294967295"), ("go beyond 4294967295",)),
         ("model.lr: {low: 1e-3, high: 1}", ("--method=grid",), ("a grid needs points", "steps: 5")),
         ("model.lr: [0.1]", ("--method=bayes",), ("--method must be one of grid, random, tpe",)),
         ("model.lr: [0.1]", ("--trials=0",), ("--trials must be 1 or more",)),
@@ -238,6 +243,7 @@ def test_the_table_has_the_best_first_with_seeds_and_spread(zoo: Zoo, here: Path
         ((RECIPE, "--resume", "--seeds=3"), ("--seeds 2, not 3",)),
         ((RECIPE, "--resume", "--method=tpe"), ("--method grid, not tpe",)),
         ((RECIPE, "--resume", "--space=other.yaml"), ("other.yaml is another space",)),
+        ((RECIPE, "--resume", "--no-prune"), ("is a study that prunes",)),
         ((RECIPE, "--resume", "--model.weight_decay=1"), ("leave --model.weight_decay out",)),
     ],
 )
@@ -247,8 +253,27 @@ def test_a_study_continues_as_it_is(zoo: Zoo, here: Path, args: tuple[str, ...],
 
 
 def test_what_is_no_study_is_one_line(zoo: Zoo, here: Path) -> None:
+    (STUDY / "recipe.yaml").unlink()
+    assert_one_line(zoo("tune", "--resume", STUDY), "lacks the study's recipe.yaml: put it back")
+    (STUDY / "recipe.yaml").write_text("model: {}\n")
     (STUDY / "study.db").write_bytes(b"no database at all")
-    assert_one_line(zoo("tune", "--resume", STUDY), "study.db is not the database of a study")
+    assert_one_line(zoo("tune", "--resume", STUDY), "study.db is not the database of a study", "begin a new study")
+
+
+def test_the_space_of_a_study_stays_what_it_was(zoo: Zoo, here: Path) -> None:
+    """The file in its folder is a copy."""
+    space("model.lr: [SGD]\n", str(STUDY / "space.yaml"))
+    assert zoo("tune", RECIPE, "--resume").code == 0
+
+
+def test_a_run_of_the_best_recipe_is_not_compared_with_the_recipes_bound(zoo: Zoo, here: Path) -> None:
+    fitted = zoo("fit", STUDY / "best.yaml")
+    assert "not compared, " in fitted.out
+    assert "model.lr" in fitted.out.partition("not compared, ")[2].splitlines()[0]
+    tested = zoo("test", RECIPE)
+    assert tested.code == 0
+    assert ": met" not in tested.out
+    assert "not compared, " in tested.out
 
 
 STOPPER = """
@@ -278,8 +303,10 @@ def test_a_stopped_study_ends_as_one_that_was_not(zoo: Zoo, monkeypatch: pytest.
         "--trainer.callbacks+=stopper_of_trials.StopIn",
     )
     assert zoo("tune", *args, "--runs=whole").code == 0
+    monkeypatch.setenv("STOP_IN", "trial_0 seed_0 2")
+    assert zoo("tune", *args).code == 143, "in the first run of all"
     monkeypatch.setenv("STOP_IN", "trial_1 seed_0 4")
-    stopped = zoo("tune", *args)
+    stopped = zoo("tune", RECIPE, "--resume")
     assert stopped.code == 143
     assert f"stopped; continue with: zoo tune --resume {STUDY}" in stopped.out
     monkeypatch.delenv("STOP_IN")
@@ -392,6 +419,50 @@ def test_trials_that_fail_are_told_and_left_out(zoo: Zoo) -> None:
     assert_one_line(ended_early, "the first 3 trials have all failed", started=True)
 
 
+BROKEN = """
+from zoo import SoftmaxRegressionClassifier
+
+class Broken(SoftmaxRegressionClassifier):
+    def __init__(self, fails: str = "", **task):
+        super().__init__(**task)
+    def training_step(self, batch, batch_idx=0):
+        if self.hparams["fails"]:
+            raise {"key": KeyError, "run": RuntimeError}[self.hparams["fails"]]("in the first step")
+        return super().training_step(batch, batch_idx)
+"""
+
+
+def test_a_trial_that_breaks_down_does_not_end_the_study(zoo: Zoo) -> None:
+    """Whatever the error, also in the first step."""
+    Path("broken_model.py").write_text(BROKEN)
+    fails = space("model.fails: [key, run, '']\n")
+    model = ("--model=broken_model.Broken", "--model.lr=0.01", "--model.monitor=val/loss")
+    tuned = zoo("tune", RECIPE, "--space", fails, "--method=grid", *model, *QUICK)
+    assert tuned.code == 0, tuned.err
+    assert [t.state.name for t in trials()] == ["FAIL", "FAIL", "COMPLETE"]
+    assert "trial 1   failed: RuntimeError: in the first step" in tuned.out
+
+
+def test_a_trial_of_the_same_values_is_not_trained_again(zoo: Zoo, here: Path) -> None:
+    study = open_study(STUDY / "study.db")
+    study.set_user_attr("method", "random")
+    more = zoo("tune", RECIPE, "--resume", "--trials=5")
+    assert more.code == 0, more.err
+    values: dict[Any, Any] = {}
+    for trial in trials():
+        assert values.setdefault(trial.params["model.lr"], trial.value) == trial.value
+    assert len(values) == 2
+    assert more.out.count("has the values of trial") == 3
+    assert not [*(STUDY / "trial_4").glob("seed_*")]
+
+
+def test_a_fold_is_not_tuned(zoo: Zoo, here: Path) -> None:
+    text = (STUDY / "recipe.yaml").read_text()
+    Path("fold.yaml").write_text("#   fold    1 of 3\n" + text)
+    refused = zoo("tune", "fold.yaml", "--space", space("model.lr: [0.1]\n"))
+    assert_one_line(refused, "is the configuration of one fold")
+
+
 def test_a_value_that_is_no_number_fails_its_trial(zoo: Zoo, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A metric of one's own may be."""
     from recipes.cli.many import trials as module
@@ -411,7 +482,7 @@ def test_a_value_that_is_no_number_fails_its_trial(zoo: Zoo, here: Path, monkeyp
 def study_of(folder: Path, method: Any, text: str, count: int) -> Any:
     folder.mkdir()
     space(text, str(folder / "space.yaml"))
-    create_study(folder, Plan(method, count, 1, 3, "val/loss", "min", False, 0))
+    create_study(folder, Plan(method, count, 1, 3, "val/loss", "min", False, 0), text)
     return open_study(folder / "study.db")
 
 

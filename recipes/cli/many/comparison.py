@@ -1,7 +1,6 @@
 """What several runs measured: mean and spread over seeds or folds, and the paired test of two groups of runs."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,9 @@ from typing import Any
 
 from recipes.cli import catalog
 from recipes.cli.errors import UserError
-from recipes.cli.run.folder import CONFIG, read_results
+from recipes.cli.run.folder import CONFIG, read_results, runs_in
 from recipes.cli.text import columns
-
-_RUN = re.compile(r"(seed|fold)_(\d+)")
+from recipes.cli.yaml_files import read_recipe
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,9 @@ class Group:
         results: How each has ended, by "seed_0" or "fold_1"; a single run is called "run".
         data: The data that each was trained on.
         unfinished: Names of the runs that have not ended.
+        recipe: Name of the recipe.
+        changed: Options whose values are not the recipe's.
+        differ: Options, apart from the seed, in which the runs differ.
     """
 
     folder: Path
@@ -33,6 +34,9 @@ class Group:
     results: dict[str, dict[str, Any]]
     data: dict[str, str]
     unfinished: tuple[str, ...] = ()
+    recipe: str = ""
+    changed: str = ""
+    differ: tuple[str, ...] = ()
 
     def values(self) -> dict[str, dict[str, float]]:
         """Return the numbers of each metric by run: the best of what was monitored, then what was measured at the end."""
@@ -49,12 +53,6 @@ class Group:
         """The number of runs: "3 seeds", "1 run"."""
         kind = self.kind.removesuffix("s") if len(self.results) == 1 else self.kind
         return f"{len(self.results)} {kind}"
-
-
-def runs_in(folder: Path) -> list[Path]:
-    """Return the runs of a group, in order of their seeds or folds; none if the folder is no group."""
-    found = [(match[1], int(match[2]), path) for path in folder.glob("*") if (match := _RUN.fullmatch(path.name))]
-    return [path for _, _, path in sorted(found) if (path / CONFIG).is_file()]
 
 
 def read_group(folder: Path) -> Group:
@@ -76,8 +74,22 @@ def read_group(folder: Path) -> Group:
             if paths
             else f"the run {folder} has not ended: continue it with {resume}"
         )
-    data = {name: catalog.read(named[name] / CONFIG, "recipe").data for name in results}
-    return Group(folder, kind, results, data, tuple(name for name in named if name not in results))
+    recipes = {name: catalog.read(named[name] / CONFIG, "recipe") for name in results}
+    first = next(iter(recipes.values()))
+    data = {name: recipe.data for name, recipe in recipes.items()}
+    unfinished = tuple(name for name in named if name not in results)
+    differ = _differences([named[name] for name in results])
+    return Group(folder, kind, results, data, unfinished, first.name, first.changed, differ)
+
+
+def _differences(runs: Sequence[Path]) -> tuple[str, ...]:
+    """Return the options in which the configurations of runs differ, apart from the seed."""
+    configs = [{**read_recipe(run / CONFIG), "seed_everything": None} for run in runs]
+    if all(config == configs[0] for config in configs):
+        return ()
+    from recipes.cli.run.changes import differences
+
+    return tuple(dict.fromkeys(key for config in configs for key in differences(configs[0], config)))
 
 
 def table(group: Group) -> str:
@@ -86,10 +98,15 @@ def table(group: Group) -> str:
     rows: list[list[str]] = [["run", *values]]
     rows += [[name, *(number(each.get(name)) for each in values.values())] for name in group.results]
     if len(group.results) > 1:
-        for name, function in (("mean", fmean), ("std", stdev), ("min", min), ("max", max)):
+        for name, function in (("mean", fmean), ("std", deviation_of), ("min", min), ("max", max)):
             complete = [[*each.values()] for each in values.values()]
             rows.append([name, *(number(function(each)) if len(each) > 1 else "" for each in complete)])
     return columns(rows)
+
+
+def deviation_of(values: Sequence[float]) -> float:
+    """Return the standard deviation of two or more numbers; nan if one of them is not finite."""
+    return stdev(values) if all(map(math.isfinite, values)) else math.nan
 
 
 def number(value: float | None) -> str:
@@ -106,7 +123,7 @@ class Paired:
     Args:
         mean: Mean of the differences.
         low, high: Its 95% confidence interval.
-        p: Two-sided p-value of no difference; nan where all differences are equal.
+        p: Two-sided p-value of no difference; nan where all differences are equal, or one is not finite.
         pairs: Number of pairs.
     """
 
@@ -131,9 +148,9 @@ def paired_test(differences: Sequence[float], folds: bool) -> Paired:
     from scipy import stats
 
     n = len(differences)
-    mean, deviation = fmean(differences), stdev(differences)
-    if deviation == 0:
-        return Paired(mean, mean, mean, math.nan, n)
+    mean, deviation = fmean(differences), deviation_of(differences)
+    if deviation == 0 or math.isnan(deviation):
+        return Paired(mean, mean + deviation, mean + deviation, math.nan, n)
     error = deviation * math.sqrt(1 / n + (1 / (n - 1) if folds else 0))
     reach = float(stats.t.ppf(0.975, n - 1)) * error
     return Paired(mean, mean - reach, mean + reach, float(2 * stats.t.sf(abs(mean) / error, n - 1)), n)

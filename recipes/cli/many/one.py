@@ -32,6 +32,23 @@ def check_launcher() -> None:
         )
 
 
+def check_seeds(first: int, count: int) -> None:
+    """Refuse seeds that no generator takes, before the first run.
+
+    Raises:
+        UserError: The last one is too large.
+    """
+    if first + count > 2**32:
+        raise UserError(
+            f"{count} seeds from {first} on go beyond {2**32 - 1}, the largest: give a smaller --seed_everything"
+        )
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment of a process of ours: none of the user's modules in the current folder hides ours."""
+    return {**os.environ, "PYTHONSAFEPATH": "1"}
+
+
 def run_one(folder: Path, console: Console, tests: bool = True, callbacks: Sequence[Any] = ()) -> dict[str, Any]:
     """Train the run of a folder, unless it is done, and return how it ended.
 
@@ -95,7 +112,8 @@ def _launches(trainer: dict[str, Any]) -> bool:
 def _in_its_own_process(folder: Path, console: Console, tests: bool, callbacks: Sequence[Any]) -> None:
     words = [str(folder), *(["--no-test"] * (not tests)), *(word for each in callbacks for word in each.words)]
     output = subprocess.DEVNULL if console.quiet else None
-    done = subprocess.run([sys.executable, "-m", "recipes.cli.many.one", *words], stdout=output, check=False)
+    command = [sys.executable, "-m", "recipes.cli.many.one", *words]
+    done = subprocess.run(command, stdout=output, check=False, env=child_environment())
     if done.returncode < 0 or done.returncode >= 128:
         raise SystemExit(done.returncode if done.returncode > 0 else 128 - done.returncode)
     if done.returncode:

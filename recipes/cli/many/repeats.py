@@ -8,9 +8,9 @@ from pathlib import Path
 from recipes.cli import catalog
 from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import OK, UserError
-from recipes.cli.many.comparison import read_group, runs_in, table
-from recipes.cli.many.one import check_launcher, run_one
-from recipes.cli.run.folder import CONFIG, Run, create_run, read_results, version
+from recipes.cli.many.comparison import read_group, table
+from recipes.cli.many.one import check_launcher, check_seeds, run_one
+from recipes.cli.run.folder import CONFIG, Run, create_run, read_results, runs_in, version
 from recipes.cli.run.options import OPTIONS_OF, Parser, check_logger, split_word
 from recipes.cli.run.process import exiting_at_once, restored_process_state
 
@@ -24,8 +24,14 @@ def asked(args: list[str]) -> bool:
         return True
     if "--resume" not in options:
         return False
-    value = args[options.index("--resume")].partition("=")[2] or [*args, ""][options.index("--resume") + 1]
-    return bool(value) and bool(runs_in(Path(value)))
+    at = {name: options.index(name) for name in ("--resume", "--runs", "-c", "--config") if name in options}
+    given = {name: args[i].partition("=")[2] or [*args, ""][i + 1] for name, i in at.items()}
+    root, recipe = (
+        Path(given.get("--runs", "runs")),
+        split_word(args)[0] or given.get("-c") or given.get("--config") or "",
+    )
+    value = given["--resume"]
+    return bool(value) and any(runs_in(place) for place in (Path(value), root / value, root / recipe / value))
 
 
 def run(args: list[str]) -> int:
@@ -99,6 +105,7 @@ def _begin(
             changed=", ".join(recorded_changes(recipes[0], cli.changes)),
             logger=logger if logger and logger not in ("csv", "none") else "",
         )
+        check_seeds(first, count if kind == "seeds" else 1)
         seeds = [first + i for i in range(count)] if kind == "seeds" else [first]
         texts = {seed: cli.config_text(seed) for seed in seeds}
     group = create_run(runs, recipe.name, kind)

@@ -16,12 +16,16 @@ from zoo.spelling import suggest
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")  # PyYAML takes 1e-3 for a text
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # PyYAML takes 1e-3 for a text
 _RANGE = ("low", "high", "log", "steps")
 _FORM = "{low: 0.001, high: 0.1, log: true} or a list of choices"
 _MOST_POINTS = 100_000
-# what they change is on which examples a trial is measured, so that trials could not be compared
-_OF_THE_SPLIT = ("val_fraction", "split_seed", "test_fraction", "val", "test")
+# what they change is how a trial is measured, or on which examples, so that trials could not be compared
+_OF_THE_MEASURE = {
+    "model": ("monitor",),
+    "data": ("val_fraction", "split_seed", "test_fraction", "val", "test"),
+    "trainer": ("limit_val_batches", "overfit_batches", "fast_dev_run"),
+}
 
 
 @dataclass(frozen=True)
@@ -112,14 +116,23 @@ def read_space(path: Path) -> Space:
     if not path.is_file():
         raise UserError(f"no such space file: {path}")
     try:
-        content = read_yaml(path.read_text(encoding="utf-8"), str(path))
+        return parse_space(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a text file: a space is a YAML file") from None
+
+
+def parse_space(text: str, source: str) -> Space:
+    """Return the space of a YAML text; ``source`` is what it is, for messages.
+
+    Raises:
+        UserError: See :func:`read_space`.
+    """
+    content = read_yaml(text, source)
     if not isinstance(content, dict) or not content:
         raise UserError(
-            f"{path} must be a mapping of options to {_FORM}, such as `model.lr: {{low: 0.001, high: 0.1, log: true}}`"
+            f"{source} must be a mapping of options to {_FORM}, such as `model.lr: {{low: 0.001, high: 0.1, log: true}}`"
         )
-    return {str(key): _entry(f"{path}: {key}", str(key), value) for key, value in content.items()}
+    return {str(key): _entry(f"{source}: {key}", str(key), value) for key, value in content.items()}
 
 
 def _entry(where: str, key: str, value: Any) -> Range | Choices:
@@ -130,8 +143,8 @@ def _entry(where: str, key: str, value: Any) -> Range | Choices:
                 f"{where}: the seed is no setting to choose by its result: give --seeds K, which takes the mean over K"
             )
         raise UserError(f"{where}: an option is model.NAME, data.NAME or trainer.NAME")
-    if section == "data" and name.removeprefix("init_args.") in _OF_THE_SPLIT:
-        raise UserError(f"{where}: trials would be measured on other data, and could not be compared: leave it out")
+    if name.removeprefix("init_args.") in _OF_THE_MEASURE[section]:
+        raise UserError(f"{where}: trials would be measured in other ways, and could not be compared: leave it out")
     if isinstance(value, list):
         return _choices(where, value)
     if isinstance(value, dict):

@@ -12,7 +12,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from optuna.trial import FrozenTrial, TrialState
 from typing_extensions import override
 
-from recipes.cli.errors import UserError, message, one_line
+from recipes.cli.errors import UserError
+from recipes.cli.many.comparison import number
+from recipes.cli.many.space import Space, parse_space
 from recipes.cli.run.internals import trial_of
 
 Method = Literal["grid", "random", "tpe"]
@@ -102,12 +104,22 @@ def _storage(database: Path) -> optuna.storages.RDBStorage:
     )
 
 
-def create_study(folder: Path, plan: Plan) -> None:
-    """Create the database of a study."""
+def create_study(folder: Path, plan: Plan, space: str) -> None:
+    """Create the database of a study; there is none before it is whole.
+
+    Args:
+        folder: The study's.
+        plan: What it is about.
+        space: The text of its space.
+    """
     direction: Literal["minimize", "maximize"] = "minimize" if plan.mode == "min" else "maximize"
-    study = optuna.create_study(storage=_storage(folder / DATABASE), study_name=_NAME, direction=direction)
-    for name, value in vars(plan).items():
+    unfinished = folder / f".{DATABASE}"
+    storage = _storage(unfinished)
+    study = optuna.create_study(storage=storage, study_name=_NAME, direction=direction)
+    for name, value in {**vars(plan), "space": space}.items():
         study.set_user_attr(name, value)
+    storage.engine.dispose()
+    unfinished.replace(folder / DATABASE)
 
 
 def open_study(database: Path) -> optuna.Study:
@@ -118,8 +130,11 @@ def open_study(database: Path) -> optuna.Study:
     """
     try:
         study = optuna.load_study(study_name=_NAME, storage=_storage(database))
+        plan_of(study)
     except Exception as error:
-        raise UserError(f"{database} is not the database of a study: {one_line(message(error))}") from error
+        raise UserError(
+            f"{database} is not the database of a study of zoo tune, or is damaged: begin a new study"
+        ) from error
     study.pruner = optuna.pruners.NopPruner()
     if study.user_attrs.get("prunes"):
         spared = study.user_attrs["spared"]
@@ -130,6 +145,11 @@ def open_study(database: Path) -> optuna.Study:
 def plan_of(study: optuna.Study) -> Plan:
     """Return the plan of a study."""
     return Plan(**{name: study.user_attrs[name] for name in Plan.__dataclass_fields__})
+
+
+def space_of(study: optuna.Study) -> Space:
+    """Return the space of a study."""
+    return parse_space(study.user_attrs["space"], SPACE)
 
 
 def extend(study: optuna.Study, trials: int) -> None:
@@ -149,8 +169,8 @@ def ended(study: optuna.Study) -> list[FrozenTrial]:
 
 def spread(measured: Sequence[float]) -> str:
     """Return the mean and, of several numbers, their range."""
-    mean = f"{fmean(measured):.4f}"
-    return mean if len(measured) == 1 else f"{mean} ({min(measured):.4f} to {max(measured):.4f})"
+    mean = number(fmean(measured))
+    return mean if len(measured) == 1 else f"{mean} ({number(min(measured))} to {number(max(measured))})"
 
 
 def shown(value: Any) -> str:

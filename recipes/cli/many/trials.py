@@ -15,10 +15,10 @@ from optuna.trial import TrialState
 
 from recipes.cli import catalog
 from recipes.cli.console import Console, captured_logs
-from recipes.cli.errors import Crash, UserError, disk_full, message, one_line
+from recipes.cli.errors import Crash, MachineError, UserError, disk_full, message, one_line
 from recipes.cli.many.one import run_one
-from recipes.cli.many.space import Space, as_options, grid, read_space, values_of
-from recipes.cli.many.study import DATABASE, RECIPE, SPACE, Plan, Reporter, open_study, plan_of, shown, spread
+from recipes.cli.many.space import Space, as_options, grid, values_of
+from recipes.cli.many.study import DATABASE, RECIPE, Plan, Reporter, open_study, plan_of, shown, space_of, spread
 from recipes.cli.run.building import RecipeCLI
 from recipes.cli.run.changes import recorded_changes
 from recipes.cli.run.folder import CHECKPOINTS, CONFIG
@@ -39,12 +39,13 @@ def work(folder: Path, say: Callable[[str], None]) -> None:
     Raises:
         UserError: The first trials have all failed.
     """
-    space = read_space(folder / SPACE)
     study = open_study(folder / DATABASE)
+    space = space_of(study)
     while (taken := _take(study, folder, space)) is not None:
         trial, lock = taken
         try:
-            _train(study, trial, folder, space, say)
+            if not _repeat(study, trial, say):
+                _train(study, trial, folder, space, say)
         finally:
             lock.release()
         _check_failures(study)
@@ -100,6 +101,18 @@ def _sampler(plan: Plan, number: int) -> BaseSampler:
         return TPESampler(seed=seed, multivariate=True, constant_liar=True)
 
 
+def _repeat(study: optuna.Study, trial: optuna.Trial, say: Callable[[str], None]) -> bool:
+    """Give a trial the result of an earlier one of the same values, which it would reach again; return whether there is one."""
+    states = (TrialState.COMPLETE, TrialState.PRUNED)
+    for other in study.get_trials(deepcopy=False, states=states):
+        if other.params == trial.params:
+            trial.set_user_attr("measured", other.user_attrs.get("measured", []))
+            study.tell(trial, other.value if other.state == TrialState.COMPLETE else None, other.state)
+            say(f"{f'trial {trial.number}':<9} has the values of trial {other.number}, and so its result")
+            return True
+    return False
+
+
 def _train(study: optuna.Study, trial: optuna.Trial, folder: Path, space: Space, say: Callable[[str], None]) -> None:
     """Train the runs of a trial, and tell the study its value, or that it was pruned or has failed."""
     plan, values = plan_of(study), values_of(space, trial.params)
@@ -121,17 +134,20 @@ def _train(study: optuna.Study, trial: optuna.Trial, folder: Path, space: Space,
                 raise UserError(
                     "there is no validation, so nothing to compare trials by: give the recipe validation data"
                 )
+            if results["best"]["name"] != plan.monitor:
+                raise UserError(f"the run is measured by {results['best']['name']}, the others by {plan.monitor}")
             measured.append(results["best"]["value"])
             if i == 0 and trial_of(study, trial.number).user_attrs.get("pruned"):
                 state = TrialState.PRUNED
                 break
         if not all(map(math.isfinite, measured)):
             state, text = TrialState.FAIL, f"{plan.monitor} is not finite"
-    except (UserError, ValueError, TypeError, OSError, Crash) as error:
-        if disk_full(error) is not None:
+    except Exception as error:
+        if disk_full(error) is not None or isinstance(error, MachineError):
             raise
         cause = error.__cause__ if isinstance(error, Crash) and error.__cause__ else error
-        state, text = TrialState.FAIL, one_line(message(cause))  # type: ignore[arg-type]
+        kind = "" if isinstance(cause, UserError) else f"{type(cause).__name__}: "
+        state, text = TrialState.FAIL, kind + one_line(message(cause))  # type: ignore[arg-type]
     for checkpoint in place.rglob(f"{CHECKPOINTS}/*.ckpt"):  # large, and made again by training again
         checkpoint.unlink()
     trial.set_user_attr("measured", measured)
@@ -168,5 +184,5 @@ def recipe_text(folder: Path, values: dict[str, Any], seed: int, summary: str = 
         cli = RecipeCLI([f"--config={folder / RECIPE}", *options], options)
     recipe = replace(recipe, changed=", ".join(recorded_changes(recipe, cli.changes)))
     if summary:
-        recipe = replace(recipe, summary=summary, expect="", takes="", changed="")
+        recipe = replace(recipe, summary=summary, takes="")
     return recipe.header() + cli.config_text(seed)

@@ -226,7 +226,7 @@ class RecipeCLI(LightningCLI):
             raise UserError(
                 f"folds are for data that are a datamodules.DataModule, and {getattr(cls, '__name__', 'the recipe')} is none"
             )
-        number, _, of = self.fold.split()
+        number, _, of = self.fold.split()[:3]
         return use_fold(int(number), int(of))
 
     def _build(self, key: str, config: Namespace) -> Any:

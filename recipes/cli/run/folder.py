@@ -103,9 +103,31 @@ def read_results(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {"metrics": {**results["metrics"]}, "best": results["best"], **results}
+        _, best = {**results["metrics"]}, results["best"]
+        if best is not None:
+            _ = best["name"], float(best["value"]), best["mode"]
+        return results
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({one_line(str(error))}): remove it, and continue the run") from None
+
+
+_OF_GROUP = re.compile(r"(seed|fold)_(\d+)")
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """Return the runs of a group, in order of their seeds or folds; none if the folder is no group."""
+    found = [(match[1], int(match[2]), path) for path in folder.glob("*") if (match := _OF_GROUP.fullmatch(path.name))]
+    return [path for _, _, path in sorted(found) if (path / CONFIG).is_file()]
+
+
+def no_single_run(folder: Path) -> str:
+    """Return what to say where a run is wanted and a folder is a group of runs; empty if it is none."""
+    runs = runs_in(folder)
+    return (
+        f"{folder} is a group of {len(runs)} runs: give one of them, such as {shlex.quote(str(runs[0]))}"
+        if runs
+        else ""
+    )
 
 
 def newest_run(root: Path, recipe: str) -> Path | None:
@@ -131,6 +153,8 @@ def find_run(text: str, root: Path, recipe: str | None) -> Path:
         folder = place.parent.parent if place.suffix == ".ckpt" and place.is_file() else place
         if (folder / CONFIG).is_file():
             return folder
+        if what := no_single_run(folder):
+            raise UserError(what)
         if (folder / CHECKPOINTS).is_dir() and not _has_checkpoint(folder):
             raise UserError(f"the run {folder} was ended before it began: start a new one")
     if Path(text).suffix == ".ckpt" and Path(text).is_file():

@@ -16,7 +16,18 @@ from typing_extensions import override
 
 from recipes.cli import catalog
 from recipes.cli.errors import UserError
-from recipes.cli.run.folder import BEST, CONFIG, LAST, checkpoint_of, find_run, newer_runs, newest_run, recipe_name
+from recipes.cli.run.folder import (
+    BEST,
+    CONFIG,
+    LAST,
+    checkpoint_of,
+    find_run,
+    newer_runs,
+    newest_run,
+    no_single_run,
+    recipe_name,
+    runs_in,
+)
 from recipes.cli.yaml_files import read_recipe
 from zoo.spelling import suggest
 
@@ -163,6 +174,11 @@ def parse(verb: str, args: list[str]) -> Options:
     if recipe is not None:
         # the recipe's bound is for its own runs, as they are
         trained = catalog.read(run / CONFIG, recipe.name) if run is not None else None
+        if trained is not None and trained.fold and verb == "validate":
+            raise UserError(
+                f"{run} was trained on the other folds than {trained.fold}, and so on validation examples of {recipe.name}: leave "
+                f"{recipe.name} out, then it is validated on its own fold"
+            )
         same = trained is not None and trained.name == recipe.name
         recipe = replace(recipe, changed=trained.changed) if trained and same else replace(recipe, expect="")
         return Options(verb, recipe, [r.path for r in recipes], **options)
@@ -214,6 +230,9 @@ def _run(text: str, root: Path, recipe: catalog.Recipe | None, usage: str, notes
     without = newer_runs(root, recipe.name, newest)
     if newest is None:
         why = f" ({without[-1].name} ended before its first one)" if without else ""
+        groups = sorted(path for path in (root / recipe.name).glob("*s_*") if runs_in(path))
+        if groups:
+            raise UserError(f"no run of {recipe.name} by itself in {root}: {no_single_run(groups[-1])}")
         raise UserError(
             f"no run of {recipe.name} with a checkpoint in {root}{why}: train one with zoo fit -c {recipe.name}"
         )

@@ -37,7 +37,10 @@ def run(args: list[str]) -> int:
     if len({group.folder.resolve() for group in groups}) < len(groups):
         raise UserError("a run is given twice: give each once")
     for letter, group in zip(_letters(len(groups)), groups, strict=True):
-        print(f"{letter}  {group.folder}: {group.count}")
+        changed = f", other than the recipe in {group.changed}" if group.changed else ""
+        print(f"{letter}  {group.folder}: {group.count} of {group.recipe}{changed}")
+        if group.differ:
+            print(f"   its runs differ in {', '.join(group.differ)}")
         if group.unfinished:
             print(
                 f"   not ended, and left out: {', '.join(group.unfinished)}; continue with zoo fit --resume {group.folder}"

@@ -54,15 +54,18 @@ def _find(args: list[str]) -> int:
     for option in _FINDERS:
         parser.add_argument(option, action="store_true")
     parser.add_argument("--resume", nargs="?", const="")
-    parser.add_argument("--logger")
+    for name in ("logger", "seeds", "folds"):
+        parser.add_argument(f"--{name}")
     word, args = split_word(args)
     options, overrides = parser.parse_known_args(args)
     chosen = [option for option in _FINDERS if getattr(options, option[2:].replace("-", "_"))]
     if len(chosen) > 1:
         raise UserError(f"{' and '.join(chosen)}: give one of the two; the batch size first, as the rate depends on it")
-    for name in ("resume", "logger"):
+    for name in ("resume", "logger", "seeds", "folds"):
         if getattr(options, name) is not None:
-            raise UserError(f"{chosen[0]} trains nothing that could be continued or logged: leave --{name} out")
+            raise UserError(
+                f"{chosen[0]} trains nothing that could be continued, logged or repeated: leave --{name} out"
+            )
     recipes = [catalog.find(text) for text in ([] if word is None else [word]) + options.config]
     if not recipes:
         raise UserError(f"no recipe given: zoo fit NAME {chosen[0]} (`zoo recipes` lists them)")

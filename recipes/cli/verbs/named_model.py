@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from recipes.cli import catalog, index
 from recipes.cli.errors import UserError
-from recipes.cli.run.folder import BEST, CHECKPOINTS, CONFIG, LAST, checkpoint_of, newest_run
+from recipes.cli.run.folder import BEST, CHECKPOINTS, CONFIG, LAST, checkpoint_of, newest_run, no_single_run
 from recipes.cli.run.process import importable_current_folder
 from recipes.cli.yaml_files import read_recipe
 from zoo.pretrained import bundled
@@ -72,6 +72,8 @@ def _in_folder(path: Path) -> Path:
         return path
     if (path / CHECKPOINTS).is_dir():
         return checkpoint_of(path, "", (BEST, LAST))
+    if what := no_single_run(path):
+        raise UserError(what)
     newest = newest_run(path.parent, path.name)
     raise UserError(
         f"{path} is neither a run folder (no checkpoints/) nor written by save_pretrained (no config.json)"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from recipes.cli import catalog
 from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import OK, UserError, message
-from recipes.cli.many.one import check_launcher
+from recipes.cli.many.one import check_launcher, check_seeds, child_environment
 from recipes.cli.many.space import Space, as_options, grid, read_space
 from recipes.cli.run.folder import Run, create_run, version
 from recipes.cli.run.options import OPTIONS_OF, Parser, split_word
@@ -81,8 +81,7 @@ def run(args: list[str]) -> int:
             with _helpers(study.folder, options.jobs - 1):
                 trials.work(study.folder, lambda line: print(line, flush=True))
         except BaseException:
-            if study.created and not any(study.folder.glob("trial_*/seed_*/results.json")):
-                shutil.rmtree(study.folder, ignore_errors=True)
+            if study.created and not any(study.folder.glob("trial_*")):
                 study.discard()
             else:
                 print(
@@ -133,9 +132,13 @@ def _checked(recipes: list[catalog.Recipe], overrides: list[str], space: Space) 
     with NoCaches(), exiting_at_once():
         from recipes.cli.run.building import RecipeCLI
     configs = [f"--config={recipe.path}" for recipe in recipes]
+    inside = {key.replace(".init_args.", ".") for key in space}
     for option in overrides:
-        if (name := option.partition("=")[0].removeprefix("--")) in space:
+        name = option.partition("=")[0].removeprefix("--")
+        if name.replace(".init_args.", ".") in inside:
             raise UserError(f"--{name} is in the space, too: leave it out of one of the two")
+        if name in ("logger", "fast"):
+            raise UserError(f"zoo tune has no --{name}, but zoo fit best.yaml has: leave it out")
     with captured_logs(Console(silent=True)):
         cli = RecipeCLI([*configs, *overrides], overrides, verb_options=OPTIONS_OF["tune"])
         for key, entry in space.items():
@@ -145,6 +148,8 @@ def _checked(recipes: list[catalog.Recipe], overrides: list[str], space: Space) 
                     RecipeCLI([*configs, *overrides, *probe], [*overrides, *probe])
                 except (UserError, ValueError, TypeError, OSError) as error:
                     raise UserError(f"the space's {key}: {message(error)}") from error
+    if cli.fold:
+        raise UserError(f"{recipes[0].path} is the configuration of one fold: give the recipe itself")
     if cli.config_init.trainer.fast_dev_run:
         raise UserError("trainer.fast_dev_run saves nothing to compare trials by: leave it out")
     monitor = getattr(cli.model, "monitor", None)
@@ -179,7 +184,8 @@ def _begin(options: Any, overrides: list[str], recipes: list[catalog.Recipe]) ->
     seed = cli.config.seed_everything
     first = seed if isinstance(seed, int) and not isinstance(seed, bool) else 0
     method = next(name for name in METHODS if name == (options.method or "tpe"))
-    count = options.trials or (len(points) if points else _TRIALS)
+    count = _count(options.trials, points)
+    check_seeds(first, options.seeds or 1)
     spared = max(0, cli.config_init.trainer.max_epochs or 0) // _SPARED
     plan = Plan(method, count, options.seeds or 1, first, name, mode, not options.no_prune, spared)
     study = create_run(options.runs, recipes[0].name, "tune")
@@ -187,7 +193,7 @@ def _begin(options: Any, overrides: list[str], recipes: list[catalog.Recipe]) ->
         recipe = replace(recipes[0], changed=", ".join(recorded_changes(recipes[0], cli.changes)))
         (study.folder / RECIPE).write_text(recipe.header() + cli.config_text(), encoding="utf-8")
         shutil.copyfile(options.space, study.folder / SPACE)
-        create_study(study.folder, plan)
+        create_study(study.folder, plan, options.space.read_text(encoding="utf-8"))
     except BaseException:
         study.discard()
         raise
@@ -195,13 +201,18 @@ def _begin(options: Any, overrides: list[str], recipes: list[catalog.Recipe]) ->
     return study
 
 
+def _count(trials: int | None, points: list[Any] | None) -> int:
+    """Return the number of trials: of a grid, all of its points at most."""
+    return (trials or _TRIALS) if points is None else min(trials or len(points), len(points))
+
+
 def _described(plan: "Plan") -> str:
     runs = f" of {plan.seeds} seeds" if plan.seeds > 1 else ""
-    return f"{plan.trials} trials{runs}, {plan.method}, by {plan.monitor} ({plan.mode})"
+    return f"{plan.trials} trial{'s' * (plan.trials != 1)}{runs}, {plan.method}, by {plan.monitor} ({plan.mode})"
 
 
 def _continue(options: Any, overrides: list[str], recipes: list[catalog.Recipe]) -> Run:
-    from recipes.cli.many.study import DATABASE, RECIPE, SPACE, extend, open_study, plan_of
+    from recipes.cli.many.study import DATABASE, RECIPE, SPACE, extend, open_study, plan_of, space_of
 
     name = recipes[0].name if recipes else None
     if options.resume:
@@ -219,6 +230,8 @@ def _continue(options: Any, overrides: list[str], recipes: list[catalog.Recipe])
         folder = max(found, key=lambda path: version(path, "tune"), default=None)
         if folder is None:
             raise UserError(f"no study of {name} in {options.runs} to continue: leave --resume out")
+    if not (folder / RECIPE).is_file():
+        raise UserError(f"{folder} lacks the study's {RECIPE}: put it back, or begin a new study")
     of = catalog.read(folder / RECIPE, "recipe").name
     if name is not None and name != of:
         raise UserError(f"{folder} is a study of {of}, not of {name}: leave {name} out, or give {of}")
@@ -226,7 +239,7 @@ def _continue(options: Any, overrides: list[str], recipes: list[catalog.Recipe])
         raise UserError(f"--resume continues a study with its own recipe: leave {overrides[0].partition('=')[0]} out")
     study = open_study(folder / DATABASE)
     plan = plan_of(study)
-    if options.space is not None and read_space(options.space) != read_space(folder / SPACE):
+    if options.space is not None and read_space(options.space) != space_of(study):
         raise UserError(
             f"{options.space} is another space than the study's, {folder / SPACE}: leave --space out, or begin a new study"
         )
@@ -235,6 +248,8 @@ def _continue(options: Any, overrides: list[str], recipes: list[catalog.Recipe])
             raise UserError(
                 f"{folder} is a study with --{option} {has}, not {given}: leave --{option} out, or begin a new study"
             )
+    if options.no_prune and plan.prunes:
+        raise UserError(f"{folder} is a study that prunes: leave --no-prune out, or begin a new study")
     if options.trials is not None:
         extend(study, options.trials)
     print(f"{of}: goes on with {_described(plan_of(study))}, in {folder}", flush=True)
@@ -245,11 +260,15 @@ def _continue(options: Any, overrides: list[str], recipes: list[catalog.Recipe])
 def _helpers(folder: Path, count: int) -> Iterator[None]:
     """Let further processes train trials of a study as well; they end with this one."""
     command = [sys.executable, "-m", "recipes.cli.many.worker", str(folder)]
-    helpers = [subprocess.Popen(command) for _ in range(count)]
+    helpers = [subprocess.Popen(command, env=child_environment()) for _ in range(count)]
     try:
         yield
         for helper in helpers:
-            helper.wait()
+            if helper.wait():
+                print(
+                    f"warning: one of the processes ended with exit code {helper.returncode}, see above",
+                    file=sys.stderr,
+                )
     finally:
         for helper in helpers:
             if helper.poll() is None:
@@ -263,12 +282,12 @@ def _helpers(folder: Path, count: int) -> Iterator[None]:
 def _report(folder: Path) -> int:
     from recipes.cli.many.pictures import draw
     from recipes.cli.many.space import values_of
-    from recipes.cli.many.study import DATABASE, SPACE, ended, open_study, plan_of, shown, spread
+    from recipes.cli.many.study import DATABASE, ended, open_study, plan_of, shown, space_of, spread
     from recipes.cli.many.trials import recipe_text
     from zoo.writing import replacing
 
     study = open_study(folder / DATABASE)
-    plan, space, best = plan_of(study), read_space(folder / SPACE), ended(study)
+    plan, space, best = plan_of(study), space_of(study), ended(study)
     states = [trial.state.name for trial in study.get_trials(deepcopy=False)]
     counts = [
         f"{states.count(name)} {word}" for name, word in (("PRUNED", "pruned"), ("FAIL", "failed")) if name in states
@@ -320,7 +339,7 @@ def _write_sweep(options: Any, overrides: list[str], recipes: list[catalog.Recip
         ),
         *overrides,
     ]
-    count = options.trials or (len(points) if points else _TRIALS)
+    count = _count(options.trials, points)
     text = sweep_text(space, options.method or "tpe", count, name, mode, command)
     options.wandb_sweep.parent.mkdir(parents=True, exist_ok=True)
     options.wandb_sweep.write_text(text, encoding="utf-8")
