@@ -27,7 +27,15 @@ from recipes.cli.run.folder import Run
 from recipes.cli.run.progress import EpochLines, LogInterval
 from recipes.cli.run.summary import verdict
 
-OURS = {"config.yaml", "metrics.csv", "curves.png", "log.txt", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+OURS = {
+    "config.yaml",
+    "metrics.csv",
+    "results.json",
+    "curves.png",
+    "log.txt",
+    "checkpoints/best.ckpt",
+    "checkpoints/last.ckpt",
+}
 OURS |= {"samples/epoch_0001_confusion.png", "samples/epoch_0001_examples.png"}
 EVERY_LOGGER = """
 import json, os, sys

@@ -476,6 +476,19 @@ def test_a_value_that_is_no_number_fails_its_trial(zoo: Zoo, here: Path, monkeyp
     assert trials(STUDY.with_name("tune_1"))[0].state.name == "FAIL"
 
 
+def test_a_trial_that_is_measured_by_something_else_fails(
+    zoo: Zoo, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models of several classes may monitor other metrics."""
+    from recipes.cli.many import trials as module
+
+    other = {"best": {"name": "val/acc", "value": 0.5, "mode": "max"}}
+    monkeypatch.setattr(module, "run_one", lambda *_, **__: other)
+    tuned = zoo("tune", RECIPE, "--space", space("model.lr: [0.1]\n"), "--method=grid")
+    assert_one_line(tuned, "no trial of", started=True)
+    assert "failed: the run is measured by val/acc, the others by val/loss" in tuned.out
+
+
 # Several processes, and what optuna is asked ------------------------------------------------------------------------
 
 

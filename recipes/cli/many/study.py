@@ -135,10 +135,8 @@ def open_study(database: Path) -> optuna.Study:
         raise UserError(
             f"{database} is not the database of a study of zoo tune, or is damaged: begin a new study"
         ) from error
-    study.pruner = optuna.pruners.NopPruner()
-    if study.user_attrs.get("prunes"):
-        spared = study.user_attrs["spared"]
-        study.pruner = optuna.pruners.MedianPruner(_UNPRUNED, n_warmup_steps=spared, n_min_trials=_UNPRUNED)
+    spared = study.user_attrs["spared"]
+    study.pruner = optuna.pruners.MedianPruner(_UNPRUNED, n_warmup_steps=spared, n_min_trials=_UNPRUNED)
     return study
 
 
