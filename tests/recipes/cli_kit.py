@@ -1,7 +1,10 @@
 """Helpers of the command line's tests."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 RECIPE = "linear/softmax_digits"
 SHORT = ("--trainer.limit_train_batches=3", "--trainer.log_every_n_steps=1")
@@ -20,6 +23,11 @@ class Result:
 
 
 Zoo = Callable[..., Result]
+
+
+def results(run: Path) -> dict[str, Any]:
+    """How a run has ended, of its results.json."""
+    return json.loads((run / "results.json").read_text())
 
 
 def assert_one_line(result: Result, *words: str, code: int = 2, started: bool = False) -> None:

@@ -5,17 +5,18 @@ import json
 import math
 import re
 import shutil
+import sys
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from cli_kit import RECIPE, SHORT, Zoo, assert_one_line
+from cli_kit import RECIPE, SHORT, Zoo, assert_one_line, results
 from scipy import stats
 
+from recipes.cli.many import one
 from recipes.cli.many.comparison import number, paired_test
 
 QUICK = ("--trainer.max_epochs=2", *SHORT)
@@ -32,10 +33,6 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 
 def rows(run: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
-
-
-def results(run: Path) -> dict[str, Any]:
-    return json.loads((run / "results.json").read_text())
 
 
 def table(text: str) -> dict[str, dict[str, float]]:
@@ -245,6 +242,17 @@ def test_folds_on_two_processes_are_those_on_one(zoo: Zoo, here: Path) -> None:
             assert torch.allclose(one[key], two[key], atol=1e-6), key
         metrics = [results(folder / f"fold_{k}")["metrics"] for folder in (FOLDS, FOLDS.with_name("folds_1"))]
         assert metrics[0] == pytest.approx(metrics[1], abs=1e-6)
+
+
+def test_a_run_in_its_own_process_wants_no_optuna(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an extra, for tuning alone."""
+    for name in [name for name in sys.modules if name.startswith(("optuna", "recipes.cli.many.study"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    before = results(SEEDS / "seed_5")["metrics"]
+    (SEEDS / "seed_5/results.json").unlink()
+    assert one.main([str(SEEDS / "seed_5")]) == 0
+    assert results(SEEDS / "seed_5")["metrics"] == before
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import json
 import math
 import os
 import shutil
@@ -16,7 +15,7 @@ from typing import Any
 import optuna
 import pytest
 import yaml
-from cli_kit import RECIPE, SHORT, Zoo, assert_one_line
+from cli_kit import RECIPE, SHORT, Zoo, assert_one_line, results
 
 from recipes.cli.errors import UserError
 from recipes.cli.many.space import Choices, Range, as_options, grid, read_space, values_of
@@ -33,10 +32,6 @@ def space(text: str, name: str = "space.yaml") -> Path:
     path = Path(name)
     path.write_text(text)
     return path
-
-
-def results(run: Path) -> dict[str, Any]:
-    return json.loads((run / "results.json").read_text())
 
 
 def trials(study: Path = STUDY) -> list[Any]:

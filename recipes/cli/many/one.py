@@ -122,10 +122,12 @@ def _in_its_own_process(folder: Path, console: Console, tests: bool, callbacks: 
 
 def main(args: list[str]) -> int:
     """Train the run of a folder; the same in each of its processes."""
-    from recipes.cli.many.study import reporter
-
     folder, *words = args
-    callbacks = [reporter(words[-2:])] if len(words) > 1 else []
+    callbacks = []
+    if len(words) > 1:  # of a trial; other runs do without optuna, which is an extra
+        from recipes.cli.many.study import reporter
+
+        callbacks.append(reporter(words[-2:]))
     _here(Path(folder), Console(silent=not is_main_process()), "--no-test" not in words, callbacks)
     return 0
 

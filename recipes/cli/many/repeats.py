@@ -98,8 +98,7 @@ def _begin(
             raise UserError(f"trainer.fast_dev_run saves nothing that --{kind} could compare: leave it out")
         if kind == "folds" and cli.fold:
             raise UserError(f"{recipes[0].path} is the configuration of one fold: give the recipe itself")
-        seed = cli.config.seed_everything
-        first = seed if isinstance(seed, int) and not isinstance(seed, bool) else 0
+        first = cli.first_seed
         recipe = replace(
             recipes[0],
             changed=", ".join(recorded_changes(recipes[0], cli.changes)),

@@ -217,6 +217,12 @@ class RecipeCLI(LightningCLI):
             as_list(self.config_init.trainer.get("callbacks")), as_list(self.config.trainer.get("callbacks"))
         )
 
+    @property
+    def first_seed(self) -> int:
+        """The seed of the first of several runs: that of the recipe, 0 if it draws its own."""
+        seed = self.config.seed_everything
+        return seed if isinstance(seed, int) and not isinstance(seed, bool) else 0
+
     def _folded(self) -> AbstractContextManager[None]:
         """Build the data of a run that validates on a fold of its training part."""
         if not self.fold:

@@ -181,8 +181,7 @@ def _begin(options: Any, overrides: list[str], recipes: list[catalog.Recipe]) ->
     space = read_space(options.space)
     points = grid(space) if options.method == "grid" else None
     cli, (name, mode) = _checked(recipes, overrides, space)
-    seed = cli.config.seed_everything
-    first = seed if isinstance(seed, int) and not isinstance(seed, bool) else 0
+    first = cli.first_seed
     method = next(name for name in METHODS if name == (options.method or "tpe"))
     count = _count(options.trials, points)
     check_seeds(first, options.seeds or 1)
