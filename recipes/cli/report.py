@@ -14,7 +14,13 @@ _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse"
 
 def report() -> str:
     """Return the environment, one fact per line."""
-    facts = {
+    first, *rest = facts().items()
+    return "\n".join([" ".join(first), *(f"  {name:<13} {value}" for name, value in rest)])
+
+
+def facts() -> dict[str, str]:
+    """Return the version, those of the packages, and facts about the machine."""
+    return {
         "lightning-zoo": zoo_version(),
         "Python": f"{platform.python_version()} ({sys.executable})",
         "system": platform.platform(),
@@ -23,8 +29,6 @@ def report() -> str:
         "CPU": f"{_cores()} cores",
         "memory": _memory(),
     }
-    first, *rest = facts.items()
-    return "\n".join([" ".join(first), *(f"  {name:<13} {value}" for name, value in rest)])
 
 
 def _version(name: str) -> str:

@@ -142,7 +142,8 @@ def test_two_processes_train_in_one_run_folder(tmp_cwd: Path) -> None:
     assert out.count("run folder") == 1
     assert [path.name for path in RUN.parent.iterdir()] == ["version_0"]
     names = {path.name for path in RUN.iterdir()}
-    assert names == {"config.yaml", "metrics.csv", "curves.png", "log.txt", "results.json", "checkpoints", "samples"}
+    files = {".lock", "config.yaml", "metrics.csv", "curves.png", "log.txt", "results.json", "run.json"}
+    assert names == {*files, "checkpoints", "samples"}
     assert {path.name for path in (RUN / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
 
 

@@ -31,6 +31,8 @@ OURS = {
     "config.yaml",
     "metrics.csv",
     "results.json",
+    "run.json",
+    ".lock",
     "curves.png",
     "log.txt",
     "checkpoints/best.ckpt",

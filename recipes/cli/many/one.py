@@ -90,6 +90,7 @@ def _options(folder: Path, tests: bool, callbacks: Sequence[Any]) -> Options:
     saved = [folder / CHECKPOINTS / name for name in (LAST, BEST)]
     if checkpoint := next((path for path in saved if path.is_file()), None):
         options.resumed, options.checkpoint = folder, checkpoint
+        options.command = ["fit", "--resume", str(folder)]
         return options
     if is_main_process():
         for path in folder.iterdir():
@@ -99,6 +100,7 @@ def _options(folder: Path, tests: bool, callbacks: Sequence[Any]) -> Options:
                 path.unlink()
         (folder / CHECKPOINTS).mkdir()
     options.folder = folder
+    options.command = ["fit", "-c", str(folder / CONFIG)]
     return options
 
 

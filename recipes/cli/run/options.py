@@ -100,6 +100,7 @@ class Options:
         folder: The folder of a new run, which has its ``config.yaml``; None: the next version of the recipe.
         tests: Whether a fit ends with a test of its best checkpoint.
         callbacks: Further callbacks of a fit.
+        command: The arguments of ``zoo``, for ``run.json``.
     """
 
     verb: str
@@ -115,6 +116,7 @@ class Options:
     folder: Path | None = None
     tests: bool = True
     callbacks: list[Any] = field(default_factory=list)
+    command: list[str] = field(default_factory=list)
 
 
 def parse(verb: str, args: list[str]) -> Options:
@@ -123,6 +125,7 @@ def parse(verb: str, args: list[str]) -> Options:
     Raises:
         UserError: An argument is unknown, missing or contradicts another one.
     """
+    command = [verb, *args]
     parser = Parser(f"zoo {verb}")
     parser.add_argument("-c", "--config", action="append", default=[])
     parser.add_argument("--logger")
@@ -143,7 +146,13 @@ def parse(verb: str, args: list[str]) -> Options:
         for r, text in zip(recipes, known.config, strict=True)
         if text == r.name and Path(text).is_file()
     ]
-    options: dict[str, Any] = {"overrides": overrides, "logger": known.logger, "runs": known.runs, "notes": notes}
+    options: dict[str, Any] = {
+        "overrides": overrides,
+        "logger": known.logger,
+        "runs": known.runs,
+        "notes": notes,
+        "command": command,
+    }
     if verb == "fit" and known.resume is None:
         if recipe is None:
             raise UserError("no recipe given: zoo fit -c NAME (`zoo recipes` lists them)")

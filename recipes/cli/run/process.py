@@ -19,6 +19,7 @@ from recipes.cli.errors import Crash, MachineError
 from recipes.cli.run.folder import is_main_process
 from recipes.cli.run.internals import exit_at_once
 from recipes.cli.run.options import Parser, parse, split_word
+from recipes.cli.run.record import how_stopped
 
 # the last part of these verbs' help
 OVERRIDES_HELP = """  --debug               show the traceback of any error
@@ -80,9 +81,8 @@ def logged_exit(console: Console) -> Iterator[None]:
         raise
     except SystemExit as stop:
         if (path := getattr(stop, "path", None)) is not None:
-            how = "Ctrl-C" if stop.code == 128 + signal.SIGINT else "SIGTERM"
             run = shlex.quote(os.path.relpath(path.parent.parent))
-            console.print(f"stopped by {how} and saved; resume with: zoo fit --resume {run}")
+            console.print(f"stopped by {how_stopped(stop)} and saved; resume with: zoo fit --resume {run}")
         raise
 
 

@@ -16,14 +16,16 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from callbacks import GracefulStop, LearningCurves, RandomState
+from callbacks.graceful_stop import Stopped
 from datamodules.decode import BadImageError
 from recipes.cli.console import Console
-from recipes.cli.errors import Crash, MachineError, UserError, causes, disk_full, message, one_line
+from recipes.cli.errors import TERMINATED, Crash, MachineError, UserError, causes, disk_full, message, one_line
 from recipes.cli.run import loggers
 from recipes.cli.run.building import RecipeCLI, as_list
 from recipes.cli.run.changes import recorded_changes
 from recipes.cli.run.checkpoints import AtomicCheckpointIO, Best, Last, check_fits, load
 from recipes.cli.run.checks import MonitorCheck, missing_monitors
+from recipes.cli.run.environment import environment
 from recipes.cli.run.fast import fast_options
 from recipes.cli.run.folder import (
     BEST,
@@ -41,9 +43,11 @@ from recipes.cli.run.folder import (
 )
 from recipes.cli.run.hooks import NoProfiler, leave_out_empty_hooks, look_for_cuda_once
 from recipes.cli.run.internals import attach_loggers, forks, return_progress
+from recipes.cli.run.lock import Lock
 from recipes.cli.run.loggers import MetricsLogger, RowCount
 from recipes.cli.run.options import OPTIONS_OF, Options
 from recipes.cli.run.progress import EpochLines, LogInterval, Progress, StartDetector
+from recipes.cli.run.record import State, begun, ended, how_stopped, is_gone, read_record, write_record
 from recipes.cli.run.summary import evaluation_table, fit_summary
 from zoo.writing import replacing
 
@@ -55,6 +59,18 @@ def train_or_evaluate(options: Options, console: Console) -> int:
         Crash: Training failed after it had begun; the cause is the failure.
         Exception: Parsing, building or setup failed.
     """
+    lock = None
+    if options.resumed is not None and is_main_process():
+        record = read_record(options.resumed)
+        lock = Lock(options.resumed, killed=record is not None and is_gone(record))
+    try:
+        return _train_or_evaluate(options, console)
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _train_or_evaluate(options: Options, console: Console) -> int:
     look_for_cuda_once()
     checkpoint = load(options.checkpoint) if options.checkpoint else None
     fast = fast_options() if options.fast else []
@@ -105,6 +121,8 @@ class Session:
         self.module: LightningModule = cli.model
         self.detector = StartDetector(self._attach_loggers, self._record)
         self._recorded = False
+        self._begin = time.monotonic()
+        self._lock: Lock | None = None  # of a new run
         self._changed = recorded_changes(options.recipe, cli.changes)
         self.run = self._run_folder()
         try:
@@ -133,14 +151,24 @@ class Session:
         else:
             run = create_run(options.runs, options.recipe.name)
         os.environ[FOLDER_VARIABLE] = str(run.folder.resolve())
+        before = None if self.resumed_at is None else read_record(run.folder)
+        self._entry = begun(before, options.command, environment())
         if self.resumed_at is None:
             try:
+                self._lock = Lock(run.folder)
                 self.console.open_log(run.folder / LOG)
                 self._write_config(run)
+                write_record(run.folder, self._entry)
             except BaseException:
+                self._release()
                 run.discard()
                 raise
         return run
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def _write_config(self, run: Run, data: str | None = None) -> None:
         logger = self.options.logger
@@ -163,6 +191,7 @@ class Session:
         if self.resumed_at is None:
             return
         (self.run.folder / RESULTS).unlink(missing_ok=True)  # it goes on
+        write_record(self.run.folder, self._entry)
         self.console.open_log(self.run.folder / LOG)
         for orphan in (self.run.folder / CHECKPOINTS).glob(".*.tmp"):  # left by a kill while saving
             orphan.unlink()
@@ -339,7 +368,31 @@ class Session:
 
     @contextlib.contextmanager
     def cleaning_up(self) -> Iterator[None]:
-        """Leave no empty run folder, no process group and no W&B run behind, and report known failures in one line."""
+        """Leave no empty run folder, no lock, no process group and no W&B run behind, and tell in the run folder how it ended."""
+        try:
+            with self._explained():
+                yield
+        except BaseException as error:
+            self._write_end(*how_ended(error))
+            raise
+        else:
+            self._write_end("done", "")
+        finally:
+            loggers.finish()
+            self._release()
+            os.environ.pop(FOLDER_VARIABLE, None)
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+
+    def _write_end(self, state: State, message: str) -> None:
+        if self.run is None or not is_main_process() or not (self._recorded or self.detector.started):
+            return
+        with contextlib.suppress(OSError):  # a full disk: the failure itself is reported
+            write_record(self.run.folder, ended(self._entry, state, message, time.monotonic() - self._begin))
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Report known failures in one line, and discard a run that has not begun."""
         try:
             yield
         except Exception as error:
@@ -371,11 +424,6 @@ class Session:
             if not self.detector.started:
                 self._discard()
             raise
-        finally:
-            loggers.finish()
-            os.environ.pop(FOLDER_VARIABLE, None)
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                torch.distributed.destroy_process_group()
 
     def _explain_monitor(self, error: Exception) -> None:
         """Name the monitored metric that an error is about, and those that are logged.
@@ -392,4 +440,18 @@ class Session:
         if self.run is not None:
             loggers.finish()
             self.console.close_log()
+            self._release()
             self.run.discard()
+
+
+def how_ended(error: BaseException) -> tuple[State, str]:
+    """Return the state of a run that an exception has ended, and what to say of it."""
+    if isinstance(error, Crash):
+        cause = error.__cause__ or error
+        return "failed", one_line(f"{type(cause).__name__}: {cause}")
+    if isinstance(error, Exception):
+        return "failed", one_line(str(error))
+    if isinstance(error, Stopped):
+        return "stopped", f"by {how_stopped(error)}"
+    terminated = isinstance(error, SystemExit) and error.code == TERMINATED
+    return "stopped", f"by {'SIGTERM' if terminated else 'Ctrl-C'}, not saved"
