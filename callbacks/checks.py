@@ -17,6 +17,19 @@ def check_integer(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name} must be >= {least}, got {value}")
 
 
+def check_seconds(name: str, value: Any) -> None:
+    """Check that an argument is a number of seconds above 0.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is not above 0, or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, got {value!r}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a number of seconds above 0, got {value}")
+
+
 def is_better(value: float, best: float | None, mode: str) -> bool:
     """Return whether a metric is better than the best so far, None before there is one; nan never is.
 

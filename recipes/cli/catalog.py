@@ -11,11 +11,12 @@ from zoo.spelling import suggest
 
 PACKAGE = Path(__file__).resolve().parents[1]  # recipes/
 _BOUND = re.compile(r"^([\w/]+)\s*(>=|<=)\s*([-+.\deE]+)")
-_FIELD = re.compile(  # of a header; the last four in a run's config.yaml, where other comments may begin with these words
+_FIELD = re.compile(  # of a header; those from `data` on in a run's config.yaml, where other comments may begin with these words
     r"(run|expect|takes|recipe|data(?= +fingerprint)|changed(?= +(?:model|data|trainer)\b)|logger(?= +(?:tensorboard|wandb))"
-    r"|fold(?= +\d+ of \d+$))"
+    r"|fold(?= +\d+ of \d+$)|saving(?= +every ))"
     r"\s+(.*)"
 )
+_NAMES = ("expect", "takes", "data", "changed", "logger", "fold", "saving")  # in the order of Recipe's
 _NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")  # a path below runs/ that cannot leave it
 
 
@@ -33,6 +34,7 @@ class Recipe:
         changed: In a run's ``config.yaml``, the keys whose values are not the recipe's: "data.size, trainer.max_epochs".
         logger: In a run's ``config.yaml``, the logger that a resumed run continues with; "" is metrics.csv alone.
         fold: In a run's ``config.yaml``, the fold of the training data that validates: "2 of 5".
+        saving: In a run's ``config.yaml``, when it saves and what is kept: "every 10m, keep 2".
     """
 
     name: str
@@ -44,6 +46,7 @@ class Recipe:
     changed: str = ""
     logger: str = ""
     fold: str = ""
+    saving: str = ""
 
     @property
     def title(self) -> str:
@@ -65,8 +68,7 @@ class Recipe:
     def header(self) -> str:
         """Return the comment lines that :func:`read` understands, without ``run``."""
         lines = [f"# {self.summary}"] if self.summary else []
-        names = ("expect", "takes", "data", "changed", "logger", "fold")
-        fields = {"recipe": self.name, **{name: getattr(self, name) for name in names}}
+        fields = {"recipe": self.name, **{name: getattr(self, name) for name in _NAMES}}
         return "\n".join([*lines, *(f"#   {key:<7} {value}" for key, value in fields.items() if value)]) + "\n"
 
 
@@ -94,7 +96,7 @@ def read(path: Path, name: str) -> Recipe:
             f"the name of a recipe may have letters, digits, _, -, . and single slashes, and names a folder below runs/; the "
             f"line `recipe` of {path} has {given[:80]!r}: change it, or leave the line out"
         )
-    values = (fields.get(key, "") for key in ("summary", "expect", "takes", "data", "changed", "logger", "fold"))
+    values = (fields.get(key, "") for key in ("summary", *_NAMES))
     return Recipe(given, path, *values)
 
 

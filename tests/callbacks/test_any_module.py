@@ -25,6 +25,7 @@ from callbacks import (
     GracefulStop,
     GradientNoiseScale,
     GradNorm,
+    IntervalCheckpoint,
     LayerFreezing,
     LearningCurves,
     LRSchedule,
@@ -291,7 +292,14 @@ class Translations(SeriesData):
 
 def test_every_callback_runs_over_batches_of_named_parts(tmp_path: Path) -> None:
     every = [
-        *(EMA(0.9), GradNorm(), GracefulStop(tmp_path), LayerFreezing("head", every=1), LearningCurves()),
+        *(
+            EMA(0.9),
+            GradNorm(),
+            GracefulStop(tmp_path / "saved"),
+            IntervalCheckpoint(tmp_path / "saved", steps=1),
+            LayerFreezing("head", every=1),
+            LearningCurves(),
+        ),
         *(LRSchedule(warmup=2), ModelFolder(), NearestNeighbors(), RandomState(), Samples(), WrongExamples()),
         *(ActivationStats(), DataWait(), GradientNoiseScale(), PeakMemory(), Throughput(), UpdateRatio(), WeightNorm()),
         *(BatchNormReestimation(), BatchSizeSchedule([1]), MagnitudePruning(0.5), MaxNorm(), TrainingDiagnostics()),
@@ -303,7 +311,7 @@ def test_every_callback_runs_over_batches_of_named_parts(tmp_path: Path) -> None
     trainer = quiet_trainer(*every, max_epochs=3, default_root_dir=tmp_path)
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "model", "samples"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "model", "samples", "saved"]
     assert "test/copy_ratio" not in trainer.callback_metrics
 
 
@@ -343,6 +351,7 @@ EVERY: dict[str, tuple[Any, str | None]] = {
     "GracefulStop": (GracefulStop, None),
     "GradientNoiseScale": (lambda folder: GradientNoiseScale(), None),
     "GradNorm": (lambda folder: GradNorm(), None),
+    "IntervalCheckpoint": (lambda folder: IntervalCheckpoint(folder, steps=1), None),
     "LayerFreezing": (lambda folder: LayerFreezing("head", every=1), "layer_groups, group_of, frozen"),
     "LearningCurves": (lambda folder: LearningCurves(), None),
     "LRSchedule": (lambda folder: LRSchedule(warmup=2), None),

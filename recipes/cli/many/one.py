@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from typing import Any
 from recipes.cli import catalog
 from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import Crash, UserError
-from recipes.cli.run.folder import BEST, CHECKPOINTS, CONFIG, LAST, is_main_process, read_results
-from recipes.cli.run.options import Options
+from recipes.cli.run.folder import CHECKPOINTS, CONFIG, is_main_process, read_results, resumable
+from recipes.cli.run.options import Options, saving_of
 from recipes.cli.run.process import exiting_at_once, logged_exit, restored_process_state
 from recipes.cli.yaml_files import read_recipe
 
@@ -49,7 +50,13 @@ def child_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONSAFEPATH": "1"}
 
 
-def run_one(folder: Path, console: Console, tests: bool = True, callbacks: Sequence[Any] = ()) -> dict[str, Any]:
+def run_one(
+    folder: Path,
+    console: Console,
+    tests: bool = True,
+    callbacks: Sequence[Any] = (),
+    deadline: float | None = None,
+) -> dict[str, Any]:
     """Train the run of a folder, unless it is done, and return how it ended.
 
     Args:
@@ -57,6 +64,7 @@ def run_one(folder: Path, console: Console, tests: bool = True, callbacks: Seque
         console: Output.
         tests: Whether to test the best checkpoint.
         callbacks: Further callbacks.
+        deadline: Time of ``time.monotonic`` at which it is stopped.
 
     Raises:
         Crash, Exception: The run failed.
@@ -65,21 +73,23 @@ def run_one(folder: Path, console: Console, tests: bool = True, callbacks: Seque
     if results is not None:
         return results
     if _launches(read_recipe(folder / CONFIG).get("trainer") or {}):
-        _in_its_own_process(folder, console, tests, callbacks)
+        _in_its_own_process(folder, console, tests, callbacks, deadline)
     else:
-        _here(folder, console, tests, callbacks)
+        _here(folder, console, tests, callbacks, deadline)
     results = read_results(folder)
     if results is None:
         raise RuntimeError(f"the run {folder} ended without results")
     return results
 
 
-def _here(folder: Path, console: Console, tests: bool, callbacks: Sequence[Any]) -> None:
+def _here(folder: Path, console: Console, tests: bool, callbacks: Sequence[Any], deadline: float | None) -> None:
     with restored_process_state():
         with NoCaches(), exiting_at_once():
             from recipes.cli.run.session import train_or_evaluate
         with captured_logs(console), logged_exit(console):
-            train_or_evaluate(_options(folder, tests, callbacks), console)
+            options = _options(folder, tests, callbacks)
+            options.deadline = deadline
+            train_or_evaluate(options, console)
 
 
 def _options(folder: Path, tests: bool, callbacks: Sequence[Any]) -> Options:
@@ -87,9 +97,9 @@ def _options(folder: Path, tests: bool, callbacks: Sequence[Any]) -> Options:
     options = Options(
         "fit", recipe, [folder / CONFIG], logger=recipe.logger or None, tests=tests, callbacks=[*callbacks]
     )
-    saved = [folder / CHECKPOINTS / name for name in (LAST, BEST)]
-    if checkpoint := next((path for path in saved if path.is_file()), None):
-        options.resumed, options.checkpoint = folder, checkpoint
+    options.save_every, options.keep = saving_of(recipe)
+    if saved := resumable(folder):
+        options.resumed, options.checkpoint = folder, saved[0]
         options.command = ["fit", "--resume", str(folder)]
         return options
     if is_main_process():
@@ -111,8 +121,11 @@ def _launches(trainer: dict[str, Any]) -> bool:
     return not forks and (trainer.get("devices", 1) not in (1, "1") or trainer.get("num_nodes", 1) > 1)
 
 
-def _in_its_own_process(folder: Path, console: Console, tests: bool, callbacks: Sequence[Any]) -> None:
-    words = [str(folder), *(["--no-test"] * (not tests)), *(word for each in callbacks for word in each.words)]
+def _in_its_own_process(
+    folder: Path, console: Console, tests: bool, callbacks: Sequence[Any], deadline: float | None
+) -> None:
+    left = [] if deadline is None else [f"--seconds-left={max(deadline - time.monotonic(), 1)}"]
+    words = [str(folder), *left, *(["--no-test"] * (not tests)), *(word for each in callbacks for word in each.words)]
     output = subprocess.DEVNULL if console.quiet else None
     command = [sys.executable, "-m", "recipes.cli.many.one", *words]
     done = subprocess.run(command, stdout=output, check=False, env=child_environment())
@@ -125,12 +138,15 @@ def _in_its_own_process(folder: Path, console: Console, tests: bool, callbacks: 
 def main(args: list[str]) -> int:
     """Train the run of a folder; the same in each of its processes."""
     folder, *words = args
+    deadline = None
+    if words and words[0].startswith("--seconds-left="):
+        deadline = time.monotonic() + float(words.pop(0).partition("=")[2])
     callbacks = []
     if len(words) > 1:  # of a trial; other runs do without optuna, which is an extra
         from recipes.cli.many.study import reporter
 
         callbacks.append(reporter(words[-2:]))
-    _here(Path(folder), Console(silent=not is_main_process()), "--no-test" not in words, callbacks)
+    _here(Path(folder), Console(silent=not is_main_process()), "--no-test" not in words, callbacks, deadline)
     return 0
 
 

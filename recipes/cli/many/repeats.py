@@ -11,8 +11,18 @@ from recipes.cli.errors import OK, UserError
 from recipes.cli.many.comparison import read_group, table
 from recipes.cli.many.one import check_launcher, check_seeds, run_one
 from recipes.cli.run.folder import CONFIG, Run, create_run, read_results, runs_in, version
-from recipes.cli.run.options import OPTIONS_OF, Parser, check_logger, split_word
+from recipes.cli.run.options import (
+    OPTIONS_OF,
+    Parser,
+    add_saving,
+    check_logger,
+    check_saving,
+    deadline_of,
+    saving_line,
+    split_word,
+)
 from recipes.cli.run.process import exiting_at_once, restored_process_state
+from recipes.cli.run.slurm import requeued_group
 
 KINDS = ("seeds", "folds")
 
@@ -42,25 +52,36 @@ def run(args: list[str]) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--resume", nargs="?", const="")
     parser.add_argument("--fast", action="store_true")
+    add_saving(parser)
     for kind in KINDS:
         parser.add_argument(f"--{kind}", type=int)
     word, args = split_word(args)
     options, overrides = parser.parse_known_args(args)
     check_launcher()
     check_logger(options.logger)
+    check_saving(options)
+    deadline = deadline_of(options)
     kind, count = _wanted(options.seeds, options.folds)
     names = ([] if word is None else [word]) + options.config
     recipes = [catalog.find(name) for name in names]
-    if options.resume is None:
+    if options.resume is None and recipes and (requeued := requeued_group(options.runs, recipes[0].name, kind)):
+        print(f"note: this job of SLURM's was requeued: {requeued} goes on")
+        group = Run(requeued, recipes[0].name)
+    elif options.resume is None:
         if not recipes:
             raise UserError(f"no recipe given: zoo fit NAME --{kind} {count} (`zoo recipes` lists them)")
-        group = _begin(kind, count, recipes, options.logger, options.runs, options.fast, overrides)
+        remembered = {
+            "logger": options.logger if options.logger not in (None, "csv", "none") else "",
+            "saving": saving_line(options.save_every or "", options.keep or 1),
+        }
+        group = _begin(kind, count, recipes, remembered, options.runs, options.fast, overrides)
     else:
-        if overrides or options.fast or options.logger:
-            what = overrides[0].partition("=")[0] if overrides else "--fast" if options.fast else "--logger"
+        given = [name for name in ("fast", "logger", "save_every", "keep") if getattr(options, name)]
+        if overrides or given:
+            what = overrides[0].partition("=")[0] if overrides else f"--{given[0].replace('_', '-')}"
             raise UserError(f"--resume continues {kind or 'the runs'} with their own config.yaml: leave {what} out")
         group = _to_continue(options.resume, options.runs, kind, count, recipes)
-    return _train(group)
+    return _train(group, deadline)
 
 
 def _wanted(seeds: int | None, folds: int | None) -> tuple[str, int]:
@@ -79,7 +100,7 @@ def _begin(
     kind: str,
     count: int,
     recipes: list[catalog.Recipe],
-    logger: str | None,
+    remembered: dict[str, str],
     runs: Path,
     fast: bool,
     overrides: list[str],
@@ -99,11 +120,8 @@ def _begin(
         if kind == "folds" and cli.fold:
             raise UserError(f"{recipes[0].path} is the configuration of one fold: give the recipe itself")
         first = cli.first_seed
-        recipe = replace(
-            recipes[0],
-            changed=", ".join(recorded_changes(recipes[0], cli.changes)),
-            logger=logger if logger and logger not in ("csv", "none") else "",
-        )
+        recipe = replace(recipes[0], changed=", ".join(recorded_changes(recipes[0], cli.changes)))
+        recipe = replace(recipe, logger=remembered["logger"], saving=remembered["saving"])
         check_seeds(first, count if kind == "seeds" else 1)
         seeds = [first + i for i in range(count)] if kind == "seeds" else [first]
         texts = {seed: cli.config_text(seed) for seed in seeds}
@@ -147,7 +165,7 @@ def _to_continue(text: str, runs: Path, kind: str, count: int, recipes: list[cat
     return Run(folder, of)
 
 
-def _train(group: Run) -> int:
+def _train(group: Run, deadline: float | None) -> int:
     paths = runs_in(group.folder)
     console = Console()
     cure = f"zoo fit --resume {shlex.quote(os.path.relpath(group.folder))}"
@@ -157,7 +175,7 @@ def _train(group: Run) -> int:
             f"{'' if i == 0 else chr(10)}{path.name}, {i + 1} of {len(paths)}{': done before' if done else ''}"
         )
         try:
-            run_one(path, Console())
+            run_one(path, Console(), deadline=deadline)
         except BaseException:
             if group.created and not any(group.folder.rglob("*.ckpt")):
                 group.discard()

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,8 +15,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
-from recipes.cli.errors import MachineError, UserError, disk_full
-from recipes.cli.run.folder import LAST
+from recipes.cli.errors import MachineError, UserError, causes, disk_full, message
+from recipes.cli.run.folder import CONFIG, LAST, kept, resumable
 from recipes.cli.run.internals import save_after_validation
 from zoo.pretrained.files import read_checkpoint
 from zoo.writing import replacing
@@ -26,8 +27,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     The stock plugin keeps a second copy in memory and moves it from the system's temporary folder, often on another file
     system, where a move is a copy: a full disk or a kill then leaves half a checkpoint. Here the previous checkpoint is
-    complete at any time, and a kill leaves at most one ``.tmp`` file, which the next save replaces.
+    complete at any time, and a kill leaves at most one ``.tmp`` file, which the next save replaces. File and folder are flushed
+    to the disk before training goes on. The file holds a checksum of each tensor.
+
+    Args:
+        keep: Number of the last checkpoints that are kept: ``last.ckpt``, and the ones before as ``step_N.ckpt``.
     """
+
+    def __init__(self, keep: int = 1) -> None:
+        self.keep = keep
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -47,16 +55,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     @contextlib.contextmanager
     def _replacing(self, path: Path) -> Iterator[IO[bytes]]:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path, durable=True) as temporary:
+                with temporary.open("wb") as file:
+                    yield file
+                if self.keep > 1 and path.name == LAST:
+                    _keep_previous(path, temporary)
+            for old in kept(path.parent.parent)[self.keep - 1 :] if path.name == LAST else ():
+                old.unlink(missing_ok=True)
         except BaseException as error:
-            if (full := disk_full(error)) is not None:
-                kept = f"the previous {path.name} is kept" if path.is_file() else "there is no earlier one"
-                raise MachineError(f"cannot save {path}: {full.strerror}; {kept}") from error
+            if (
+                failed := disk_full(error) or next((e for e in causes(error) if isinstance(e, OSError)), None)
+            ) is not None:
+                left = f"the previous {path.name} is kept" if path.is_file() else "there is no earlier one"
+                raise MachineError(f"cannot save {path}: {failed.strerror or failed}; {left}") from error
             raise
 
     @override
@@ -67,6 +80,25 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             weights: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
             return weights
         return load(Path(path))
+
+
+def _keep_previous(path: Path, new: Path) -> None:
+    """Let ``last.ckpt``, which is about to be replaced, stay as ``step_N.ckpt``.
+
+    Not if it is damaged, or of steps that the run makes again because it was resumed from an earlier checkpoint.
+    """
+    try:
+        step, now = (int(read_checkpoint(file, mmap=True, verify=False)["global_step"]) for file in (path, new))
+    except (OSError, ValueError, KeyError):
+        return
+    if step >= now:
+        return
+    other = path.with_name(f"step_{step}.ckpt")
+    other.unlink(missing_ok=True)
+    try:
+        os.link(path, other)  # the same file for a moment: path is given a new one
+    except OSError:  # a file system without links
+        shutil.copyfile(path, other)
 
 
 class Best(ModelCheckpoint):
@@ -166,6 +198,50 @@ def load(path: Path) -> dict[str, Any]:
     if "state_dict" not in checkpoint:
         raise ValueError(f"{path} is not a Lightning checkpoint: it has no state_dict")
     return checkpoint
+
+
+def load_resumable(path: Path, named: bool) -> tuple[dict[str, Any], Path, str]:
+    """Read the checkpoint to resume from; if it is damaged, the newest of the run that is not.
+
+    Args:
+        path: The checkpoint.
+        named: Whether the user has named it: then no other one will do.
+
+    Returns:
+        The checkpoint, its path, and what to say if it is another one.
+
+    Raises:
+        UserError: None can be read.
+        ValueError: It is damaged, and named.
+    """
+    run = path.parent.parent
+    try:
+        return load(path), path, ""
+    except ValueError as error:
+        if named:
+            others = (
+                f"; zoo fit --resume {shlex.quote(str(run))} takes the newest one that is whole"
+                if resumable(run)
+                else ""
+            )
+            raise ValueError(f"{message(error)}{others}") from error
+        damaged = [message(error)]
+    found: tuple[dict[str, Any], Path] | None = None
+    for other in resumable(run):
+        if other == path:
+            continue
+        try:
+            checkpoint = load(other)
+        except ValueError as error:
+            damaged.append(message(error))
+            continue
+        if found is None or checkpoint["global_step"] > found[0]["global_step"]:
+            found = checkpoint, other
+    why = "; ".join(text.partition(": take an earlier")[0] for text in damaged)
+    if found is None:
+        raise UserError(f"{why}; there is no other: start again with zoo fit -c {shlex.quote(str(run / CONFIG))}")
+    checkpoint, other = found
+    return checkpoint, other, f"{why}; the run goes on from {other.name}, step {checkpoint['global_step']}"
 
 
 def check_fits(checkpoint: Mapping[str, Any], module: LightningModule, path: Path) -> None:

@@ -132,7 +132,7 @@ def no_single_run(folder: Path) -> str:
 
 def newest_run(root: Path, recipe: str) -> Path | None:
     """Return the newest run of a recipe that can be resumed or tested; None without one."""
-    runs = [path for path in (root / recipe).glob("version_*") if (path / CONFIG).is_file() and _has_checkpoint(path)]
+    runs = [path for path in (root / recipe).glob("version_*") if (path / CONFIG).is_file() and resumable(path)]
     return max(runs, key=version, default=None)
 
 
@@ -155,7 +155,7 @@ def find_run(text: str, root: Path, recipe: str | None) -> Path:
             return folder
         if what := no_single_run(folder):
             raise UserError(what)
-        if (folder / CHECKPOINTS).is_dir() and not _has_checkpoint(folder):
+        if (folder / CHECKPOINTS).is_dir() and not resumable(folder):
             raise UserError(f"the run {folder} was ended before it began: start a new one")
     if Path(text).suffix == ".ckpt" and Path(text).is_file():
         raise UserError(
@@ -164,19 +164,23 @@ def find_run(text: str, root: Path, recipe: str | None) -> Path:
     raise UserError(f"no run {text!r}: tried {', '.join(str(place / CONFIG) for place in places)}")
 
 
-def checkpoint_of(run: Path, text: str, names: tuple[str, ...]) -> Path:
-    """Return the checkpoint ``text`` if it is a file, else the first of ``names`` in the run folder.
+def is_checkpoint(text: str) -> bool:
+    """Return whether a text is the path of a checkpoint."""
+    return Path(text).suffix == ".ckpt" and Path(text).is_file()
+
+
+def checkpoint_of(run: Path, text: str, resume: bool = False) -> Path:
+    """Return the checkpoint ``text`` if it is a file, else the best of a run, or with ``resume`` the last.
 
     Raises:
-        UserError: The run has none of them.
+        UserError: The run has none.
     """
-    if Path(text).suffix == ".ckpt" and Path(text).is_file():
+    if is_checkpoint(text):
         return Path(text)
-    for name in names:
-        if (run / CHECKPOINTS / name).is_file():
-            return run / CHECKPOINTS / name
+    if paths := resumable(run):
+        return paths[0] if resume else min(paths, key=lambda path: path.name != BEST)
     raise UserError(
-        f"the run {run} has no checkpoint ({' or '.join(names)}), it ended before its first one: start it again with "
+        f"the run {run} has no checkpoint ({LAST} or {BEST}), it ended before its first one: start it again with "
         f"zoo fit -c {shlex.quote(str(run / CONFIG))}"
     )
 
@@ -194,8 +198,19 @@ def version(path: Path, kind: str = "version") -> int:
     return int(match[1]) if match else -1
 
 
-def _has_checkpoint(run: Path) -> bool:
-    return any((run / CHECKPOINTS / name).is_file() for name in (LAST, BEST))
+def kept(run: Path) -> list[Path]:
+    """Return the checkpoints ``step_N.ckpt`` of a run, which were ``last.ckpt`` before, newest first."""
+    found = [(int(match[1]), path) for path in (run / CHECKPOINTS).glob("*") if (match := _KEPT.fullmatch(path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def resumable(run: Path) -> list[Path]:
+    """Return the checkpoints of a run that it can be resumed from: the last one, those before it, the best one."""
+    paths = [run / CHECKPOINTS / LAST, *kept(run), run / CHECKPOINTS / BEST]
+    return [path for path in paths if path.is_file()]
+
+
+_KEPT = re.compile(r"step_(\d+)\.ckpt")
 
 
 def write_rows(path: Path, names: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:

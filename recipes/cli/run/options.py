@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import socket
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,18 +17,19 @@ from typing_extensions import override
 
 from recipes.cli import catalog
 from recipes.cli.errors import UserError
+from recipes.cli.run.durations import interval_of, seconds_of
 from recipes.cli.run.folder import (
-    BEST,
     CONFIG,
-    LAST,
     checkpoint_of,
     find_run,
+    is_checkpoint,
     newer_runs,
     newest_run,
     no_single_run,
     recipe_name,
     runs_in,
 )
+from recipes.cli.run.slurm import requeued_run
 from recipes.cli.yaml_files import read_recipe
 from zoo.spelling import suggest
 
@@ -36,7 +38,19 @@ LOGGERS = ("csv", "tensorboard", "wandb", "wandb-offline", "none")
 
 # the options of each verb that are not a recipe's, for suggestions
 OPTIONS_OF = {
-    "fit": ("--logger", "--resume", "--runs", "--fast", "--find-lr", "--find-batch-size", "--seeds", "--folds"),
+    "fit": (
+        "--logger",
+        "--resume",
+        "--runs",
+        "--save-every",
+        "--keep",
+        "--time-limit",
+        "--fast",
+        "--find-lr",
+        "--find-batch-size",
+        "--seeds",
+        "--folds",
+    ),
     "tune": (
         "--space",
         "--method",
@@ -95,6 +109,10 @@ class Options:
         runs: The folder of all runs.
         resumed: The run folder to continue.
         checkpoint: The checkpoint to resume from or to evaluate.
+        named: Whether the user has named that checkpoint, so that no other one may be resumed from.
+        save_every: Interval of saves within epochs, "10m" or "200steps"; "": at the ends of epochs alone.
+        keep: Number of the last saves that are kept, 1 or more.
+        deadline: Time of ``time.monotonic`` at which the run is stopped.
         fast: Whether to add the trainer options that are fastest on this machine; given options take precedence.
         notes: What the user should know of how the recipe and the run were selected, printed when the run starts.
         folder: The folder of a new run, which has its ``config.yaml``; None: the next version of the recipe.
@@ -117,6 +135,10 @@ class Options:
     tests: bool = True
     callbacks: list[Any] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
+    named: bool = False
+    save_every: str = ""
+    keep: int = 1
+    deadline: float | None = None
 
 
 def parse(verb: str, args: list[str]) -> Options:
@@ -133,6 +155,7 @@ def parse(verb: str, args: list[str]) -> Options:
     if verb == "fit":
         parser.add_argument("--resume", nargs="?", const="")
         parser.add_argument("--fast", action="store_true")
+        add_saving(parser)
     else:
         parser.add_argument("--ckpt", "--ckpt_path")
     word, args = split_word(args)
@@ -153,6 +176,14 @@ def parse(verb: str, args: list[str]) -> Options:
         "notes": notes,
         "command": command,
     }
+    if verb == "fit":
+        check_saving(known)
+        options |= {"save_every": known.save_every or "", "keep": known.keep or 1, "deadline": deadline_of(known)}
+    begins = recipe if verb == "fit" and known.resume is None else None
+    if begins is not None and (requeued := requeued_run(known.runs, begins.name)) is not None:
+        notes.append(f"this job of SLURM's was requeued: {requeued} goes on")
+        known.resume, known.fast, recipes = str(requeued), False, recipes[:1]
+        options["overrides"] = []  # they are in its config.yaml
     if verb == "fit" and known.resume is None:
         if recipe is None:
             raise UserError("no recipe given: zoo fit -c NAME (`zoo recipes` lists them)")
@@ -165,11 +196,14 @@ def parse(verb: str, args: list[str]) -> Options:
         if len(recipes) > 1:
             raise UserError("--resume uses the run's own configuration: give at most one -c")
         resumed = _run(known.resume, known.runs, recipe, "zoo fit --resume RUN, or -c RECIPE --resume", notes)
-        options |= {"resumed": resumed, "checkpoint": checkpoint_of(resumed, known.resume, (LAST, BEST))}
+        options |= {"resumed": resumed, "checkpoint": checkpoint_of(resumed, known.resume, resume=True)}
+        options["named"] = is_checkpoint(known.resume)
         of_run = _recipe_of(resumed, known.runs, recipe)
         if known.logger is None and of_run.logger:
             check_logger(of_run.logger)
             options["logger"] = of_run.logger
+        save_every, keep = saving_of(of_run)
+        options |= {"save_every": known.save_every or save_every, "keep": known.keep or keep}
         return Options(verb, of_run, [resumed / CONFIG], **options)
     if known.ckpt is not None and Path(known.ckpt).is_file():
         checkpoint, folder = Path(known.ckpt), Path(known.ckpt).parent.parent
@@ -178,7 +212,7 @@ def parse(verb: str, args: list[str]) -> Options:
         raise UserError(f"no such checkpoint: {known.ckpt}")
     else:
         run = _run(known.ckpt or "", known.runs, recipe, f"zoo {verb} -c RECIPE --ckpt PATH", notes)
-        checkpoint = checkpoint_of(run, "", (BEST, LAST))
+        checkpoint = checkpoint_of(run, "")
     options["checkpoint"] = checkpoint
     if recipe is not None:
         # the recipe's bound is for its own runs, as they are
@@ -194,6 +228,54 @@ def parse(verb: str, args: list[str]) -> Options:
     if run is None:
         raise UserError(f"{checkpoint} is not in a run folder: give the recipe whose data to use, with -c RECIPE")
     return Options(verb, _recipe_of(run, known.runs, None), [run / CONFIG], **options)
+
+
+def add_saving(parser: Parser) -> None:
+    """Add the options that tell when a fit saves, what it keeps and when it stops."""
+    parser.add_argument("--save-every")
+    parser.add_argument("--keep", type=int)
+    parser.add_argument("--time-limit")
+
+
+def check_saving(known: argparse.Namespace) -> None:
+    """Refuse values of ``--save-every`` and ``--keep`` that make no sense.
+
+    Raises:
+        UserError: One of them.
+    """
+    if known.save_every is not None:
+        interval_of("--save-every", known.save_every)
+    if known.keep is not None and known.keep < 1:
+        raise UserError(f"--keep must be 1 or more, the number of checkpoints to keep, got {known.keep}")
+
+
+def deadline_of(known: argparse.Namespace) -> float | None:
+    """Return the time of ``time.monotonic`` at which a fit is stopped; None without ``--time-limit``."""
+    return None if known.time_limit is None else time.monotonic() + seconds_of("--time-limit", known.time_limit)
+
+
+def saving_of(recipe: catalog.Recipe) -> tuple[str, int]:
+    """Return at what interval a run saves within epochs, "" for none, and how many checkpoints it keeps.
+
+    Raises:
+        UserError: The line of its ``config.yaml`` says something else.
+    """
+    match = re.fullmatch(r"every (\S*), keep (\d+)", recipe.saving) if recipe.saving else None
+    if recipe.saving and (match is None or not int(match[2])):
+        raise UserError(
+            f"{recipe.path}: the line `saving` must say `every 10m, keep 1`, got {recipe.saving!r}: change it, or leave it out"
+        )
+    if match is None:
+        return "", 1
+    every = "" if match[1] == "epoch" else match[1]
+    if every:
+        interval_of(f"{recipe.path}: the line `saving`", every)
+    return every, int(match[2])
+
+
+def saving_line(save_every: str, keep: int) -> str:
+    """Return the line that :func:`saving_of` reads; an empty text if nothing differs from what a run does anyway."""
+    return f"every {save_every.replace(' ', '') or 'epoch'}, keep {keep}" if save_every or keep > 1 else ""
 
 
 def split_word(args: list[str]) -> tuple[str | None, list[str]]:

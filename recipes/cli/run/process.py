@@ -19,7 +19,7 @@ from recipes.cli.errors import Crash, MachineError
 from recipes.cli.run.folder import is_main_process
 from recipes.cli.run.internals import exit_at_once
 from recipes.cli.run.options import Parser, parse, split_word
-from recipes.cli.run.record import how_stopped
+from recipes.cli.run.slurm import requeue
 
 # the last part of these verbs' help
 OVERRIDES_HELP = """  --debug               show the traceback of any error
@@ -82,7 +82,10 @@ def logged_exit(console: Console) -> Iterator[None]:
     except SystemExit as stop:
         if (path := getattr(stop, "path", None)) is not None:
             run = shlex.quote(os.path.relpath(path.parent.parent))
-            console.print(f"stopped by {how_stopped(stop)} and saved; resume with: zoo fit --resume {run}")
+            how = str(stop.how)  # type: ignore[attr-defined]  # it is a callbacks.graceful_stop.Stopped
+            console.print(f"stopped by {how} and saved; resume with: zoo fit --resume {run}")
+            if how in ("SIGUSR1", "the time limit") and is_main_process() and (done := requeue()):
+                console.print(done, error="not requeued" in done)
         raise
 
 

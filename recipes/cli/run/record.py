@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import signal
 import socket
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -103,11 +102,6 @@ def state_of(folder: Path) -> tuple[State, str]:
     if record.state == "running":
         return "stopped", "its process was killed"
     return record.state, record.message
-
-
-def how_stopped(stop: SystemExit) -> str:
-    """Return what has stopped a run that was saved."""
-    return "Ctrl-C" if stop.code == 128 + signal.SIGINT else "SIGTERM"
 
 
 def is_gone(record: Record) -> bool:

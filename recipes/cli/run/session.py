@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from callbacks import GracefulStop, LearningCurves, RandomState
+from callbacks import GracefulStop, IntervalCheckpoint, LearningCurves, RandomState
 from callbacks.graceful_stop import Stopped
 from datamodules.decode import BadImageError
 from recipes.cli.console import Console
@@ -23,31 +24,32 @@ from recipes.cli.errors import TERMINATED, Crash, MachineError, UserError, cause
 from recipes.cli.run import loggers
 from recipes.cli.run.building import RecipeCLI, as_list
 from recipes.cli.run.changes import recorded_changes
-from recipes.cli.run.checkpoints import AtomicCheckpointIO, Best, Last, check_fits, load
+from recipes.cli.run.checkpoints import AtomicCheckpointIO, Best, Last, check_fits, load, load_resumable
 from recipes.cli.run.checks import MonitorCheck, missing_monitors
+from recipes.cli.run.durations import interval_of
 from recipes.cli.run.environment import environment
 from recipes.cli.run.fast import fast_options
 from recipes.cli.run.folder import (
-    BEST,
     CHECKPOINTS,
     CONFIG,
     FOLDER_VARIABLE,
-    LAST,
     LOG,
     METRICS,
     RESULTS,
     Run,
     create_run,
     is_main_process,
+    kept,
+    resumable,
     write_results,
 )
 from recipes.cli.run.hooks import NoProfiler, leave_out_empty_hooks, look_for_cuda_once
 from recipes.cli.run.internals import attach_loggers, forks, return_progress
 from recipes.cli.run.lock import Lock
-from recipes.cli.run.loggers import MetricsLogger, RowCount
-from recipes.cli.run.options import OPTIONS_OF, Options
+from recipes.cli.run.loggers import MetricsLogger, RowCount, read_rows
+from recipes.cli.run.options import OPTIONS_OF, Options, saving_line
 from recipes.cli.run.progress import EpochLines, LogInterval, Progress, StartDetector
-from recipes.cli.run.record import State, begun, ended, how_stopped, is_gone, read_record, write_record
+from recipes.cli.run.record import State, begun, ended, is_gone, read_record, write_record
 from recipes.cli.run.summary import evaluation_table, fit_summary
 from zoo.writing import replacing
 
@@ -72,7 +74,11 @@ def train_or_evaluate(options: Options, console: Console) -> int:
 
 def _train_or_evaluate(options: Options, console: Console) -> int:
     look_for_cuda_once()
-    checkpoint = load(options.checkpoint) if options.checkpoint else None
+    checkpoint, fallback = None, ""
+    if options.resumed is not None and options.checkpoint is not None:
+        checkpoint, options.checkpoint, fallback = load_resumable(options.checkpoint, options.named)
+    elif options.checkpoint is not None:
+        checkpoint = load(options.checkpoint)
     fast = fast_options() if options.fast else []
     if options.fast and not fast:
         console.print("--fast has no effect: this machine has no instructions for 16-bit arithmetic")
@@ -81,7 +87,9 @@ def _train_or_evaluate(options: Options, console: Console) -> int:
     cli = RecipeCLI(args, options.overrides, checkpoint, resume, verb_options=OPTIONS_OF[options.verb])
     if checkpoint is not None and options.checkpoint is not None:
         check_fits(checkpoint, cli.model, options.checkpoint)
-    resumed_at = ResumedAt(checkpoint["global_step"], checkpoint.get(RowCount.KEY)) if checkpoint and resume else None
+    resumed_at = None
+    if checkpoint and resume:
+        resumed_at = ResumedAt(checkpoint["global_step"], checkpoint.get(RowCount.KEY), fallback)
     del checkpoint
     cli.checkpoint = {}
     session = Session(options, cli, console, resumed_at)
@@ -96,10 +104,12 @@ class ResumedAt:
     Args:
         step: Optimizer step of the checkpoint.
         rows: Number of rows that ``metrics.csv`` had then; None if the checkpoint does not tell.
+        fallback: Why it is not the last checkpoint; "" if it is.
     """
 
     step: int
     rows: int | None
+    fallback: str = ""
 
 
 class Session:
@@ -177,6 +187,7 @@ class Session:
             data=data or "",
             changed=", ".join(self._changed),
             logger=logger if logger and logger not in ("csv", "none") else "",
+            saving=saving_line(self.options.save_every, self.options.keep),
         )
         with replacing(run.folder / CONFIG) as temporary:
             temporary.write_text(recipe.header() + self.cli.config_text(), encoding="utf-8")
@@ -193,8 +204,11 @@ class Session:
         (self.run.folder / RESULTS).unlink(missing_ok=True)  # it goes on
         write_record(self.run.folder, self._entry)
         self.console.open_log(self.run.folder / LOG)
-        for orphan in (self.run.folder / CHECKPOINTS).glob(".*.tmp"):  # left by a kill while saving
+        for orphan in self.run.folder.rglob(".*.tmp"):  # left by a kill while a file was written
             orphan.unlink()
+        for path in kept(self.run.folder):  # of steps that the run makes again
+            if int(path.stem.partition("_")[2]) > self.resumed_at.step:
+                path.unlink()
         self._warn_of_lost_rows(self.run.folder / METRICS)
 
     def _warn_of_lost_rows(self, path: Path) -> None:
@@ -218,8 +232,19 @@ class Session:
         users: list[Callback] = as_list(given.pop("callbacks", None))
         plugins: list[Any] = as_list(given.pop("plugins", None))
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            plugins.append(AtomicCheckpointIO())
-        saves = self.options.verb == "fit" and self.run is not None and given.get("enable_checkpointing") is not False
+            plugins.append(AtomicCheckpointIO(self.options.keep))
+        elif self.options.keep > 1:
+            raise UserError(
+                "--keep is for checkpoints that zoo writes: leave it out, or the CheckpointIO of trainer.plugins"
+            )
+        if SLURMEnvironment.detect() and not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+            plugins.append(SLURMEnvironment(auto_requeue=False))  # GracefulStop saves on its signal
+        wants = given.get("enable_checkpointing") is not False
+        if not wants and (self.options.save_every or self.options.keep > 1 or self.options.deadline is not None):
+            raise UserError(
+                "--save-every, --keep and --time-limit save checkpoints, and trainer.enable_checkpointing is false: leave one out"
+            )
+        saves = self.options.verb == "fit" and self.run is not None and wants
         ours = self._callbacks(saves, bars=given.get("enable_progress_bar") is not False)
         kinds = tuple(type(callback) for callback in users)
         ours = [callback for callback in ours if type(callback) not in kinds]
@@ -255,7 +280,13 @@ class Session:
             folder = self.run.folder / CHECKPOINTS
             if (monitor := getattr(self.module, "monitor", None)) is not None:
                 callbacks.append(Best(folder, *monitor))
-            callbacks += [Last(folder), GracefulStop(folder)]
+            callbacks.append(Last(folder))
+            if self.options.save_every:
+                seconds, steps = interval_of("--save-every", self.options.save_every)
+                callbacks.append(IntervalCheckpoint(folder, seconds, steps))
+            deadline = self.options.deadline
+            left = None if deadline is None else max(deadline - time.monotonic(), 1e-3)
+            callbacks.append(GracefulStop(folder, left))
             if self.metrics is not None:
                 callbacks.append(RowCount(self.metrics))
         return callbacks
@@ -321,8 +352,7 @@ class Session:
         return None
 
     def _last_good(self) -> Path | None:
-        folder = None if self.run is None else self.run.folder / CHECKPOINTS
-        return next((folder / n for n in (LAST, BEST) if (folder / n).is_file()), None) if folder else None
+        return next(iter(resumable(self.run.folder)), None) if self.run else None
 
     def _test(self, checkpoint: Path | None) -> dict[str, float]:
         data = self.cli.datamodule
@@ -360,9 +390,19 @@ class Session:
             f"{self.options.recipe.name} {how}: {type(self.module).__name__}, {count:,} parameters, on "
             f"{self.trainer.world_size} x {self.trainer.strategy.root_device.type}{where}"
         )
+        if self.resumed_at is not None and self.resumed_at.fallback:
+            self.console.print(f"warning: {self.resumed_at.fallback}{self._again()}", error=True)
         if self.resumed_at is not None:
             for key, (old, new) in self.cli.changes.items():
                 self.console.print(f"  {key}: {one_line(str(old))} -> {one_line(str(new))}, from here on")
+
+    def _again(self) -> str:
+        """Tell what of a run is trained again that goes on from an earlier checkpoint."""
+        assert self.resumed_at is not None
+        assert self.run is not None
+        _, rows, _ = read_rows(self.run.folder / METRICS)
+        last = max((int(row["step"]) for row in rows), default=-1)
+        return f"; steps {self.resumed_at.step} to {last} are trained again" if last >= self.resumed_at.step else ""
 
     # The end --------------------------------------------------------------------------------------------------------
 
@@ -399,9 +439,9 @@ class Session:
             # on a full disk the end of a fit may fail too: the first failure counts
             if (machine := next((e for e in causes(error) if isinstance(e, MachineError)), None)) is not None:
                 raise machine from None
-            if self.detector.started and (full := disk_full(error)) is not None:
+            if self.detector.started and (failed := disk_full(error) or self._in_run_folder(error)) is not None:
                 raise MachineError(
-                    f"cannot write {full.filename or 'into the run folder'}: {full.strerror}; the last good checkpoint is "
+                    f"cannot write {failed.filename or 'into the run folder'}: {failed.strerror}; the last good checkpoint is "
                     f"{self._last_good() or 'missing: there was none yet'}"
                 ) from error
             known = (BadImageError, FloatingPointError)  # failures during training that one line explains
@@ -424,6 +464,14 @@ class Session:
             if not self.detector.started:
                 self._discard()
             raise
+
+    def _in_run_folder(self, error: Exception) -> OSError | None:
+        """Return the first error among the causes that is about a file of the run, which something else has taken away."""
+        if self.run is None:
+            return None
+        folder = self.run.folder.resolve()
+        errors = [cause for cause in causes(error) if isinstance(cause, OSError) and isinstance(cause.filename, str)]
+        return next((cause for cause in errors if Path(cause.filename).resolve().is_relative_to(folder)), None)
 
     def _explain_monitor(self, error: Exception) -> None:
         """Name the monitored metric that an error is about, and those that are logged.
@@ -452,6 +500,6 @@ def how_ended(error: BaseException) -> tuple[State, str]:
     if isinstance(error, Exception):
         return "failed", one_line(str(error))
     if isinstance(error, Stopped):
-        return "stopped", f"by {how_stopped(error)}"
+        return "stopped", f"by {error.how}"
     terminated = isinstance(error, SystemExit) and error.code == TERMINATED
     return "stopped", f"by {'SIGTERM' if terminated else 'Ctrl-C'}, not saved"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from recipes.cli import catalog, index
 from recipes.cli.errors import UserError
-from recipes.cli.run.folder import BEST, CHECKPOINTS, CONFIG, LAST, checkpoint_of, newest_run, no_single_run
+from recipes.cli.run.folder import CHECKPOINTS, CONFIG, checkpoint_of, newest_run, no_single_run
 from recipes.cli.run.process import importable_current_folder
 from recipes.cli.yaml_files import read_recipe
 from zoo.pretrained import bundled
@@ -71,7 +71,7 @@ def _in_folder(path: Path) -> Path:
     if (path / "config.json").is_file():
         return path
     if (path / CHECKPOINTS).is_dir():
-        return checkpoint_of(path, "", (BEST, LAST))
+        return checkpoint_of(path, "")
     if what := no_single_run(path):
         raise UserError(what)
     newest = newest_run(path.parent, path.name)
