@@ -23,9 +23,8 @@ from callbacks.internals import (
     set_callbacks,
 )
 
-SIGNALS = [signal.SIGTERM, signal.SIGINT]
-if hasattr(signal, "SIGUSR1"):  # not on Windows
-    SIGNALS.append(signal.SIGUSR1)
+# Windows has no SIGUSR1
+SIGNALS = [signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
 
 
 class Stopped(SystemExit):
