@@ -150,6 +150,12 @@ def can_resume_after_batch(trainer: Trainer) -> bool:
     return not (loop._should_accumulate() or loop._is_training_done or loop._should_check_val_fx(fetcher))
 
 
+def can_resume_after_validation(trainer: Trainer) -> bool:
+    """Whether a checkpoint saved at the end of this validation of a fit resumes exactly: in mid-epoch, between two windows."""
+    loop = trainer.fit_loop.epoch_loop
+    return is_fit_validation(trainer) and not loop._is_training_done
+
+
 def is_ending(trainer: Trainer) -> bool:
     """Whether training is about to end, because of early stopping for instance."""
     return trainer.should_stop and trainer.fit_loop._can_stop_early

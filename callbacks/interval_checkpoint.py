@@ -9,16 +9,16 @@ from lightning.pytorch.callbacks import Checkpoint
 from typing_extensions import override
 
 from callbacks.checks import check_integer, check_seconds
-from callbacks.internals import callbacks_of, can_resume_after_batch, set_callbacks
+from callbacks.internals import callbacks_of, can_resume_after_batch, can_resume_after_validation, set_callbacks
 
 
 class IntervalCheckpoint(Checkpoint):
     """Save ``last.ckpt`` within epochs, so that a kill loses little: after a time, or a number of optimizer steps.
 
     A checkpoint is saved at the end of the first batch from which resuming is exact: the optimizer has stepped (an accumulation
-    window is never cut: its gradients are in no file), no validation is due, and the epoch goes on. The time is counted from the
-    last save of this callback or the last end of an epoch, at which others save. With several processes, the clock of the first
-    decides, and tells the others at the ends of such batches.
+    window is never cut: its gradients are in no file) and the epoch goes on; if a validation is due, after it. The time is counted
+    from the last save of this callback or the last end of an epoch, at which others save. With several processes, the clock of the
+    first decides, and tells the others at the ends of such batches.
 
     To resume exactly, a run also needs :class:`~callbacks.RandomState` and a loader that can start in mid-epoch, such as those of
     :class:`~datamodules.DataModule`.
@@ -63,13 +63,22 @@ class IntervalCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if can_resume_after_batch(trainer) and self._is_due(trainer):
-            trainer.save_checkpoint(self.path)
-            self._count_from_now(trainer)
+        if can_resume_after_batch(trainer):
+            self._save_if_due(trainer)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if can_resume_after_validation(trainer):
+            self._save_if_due(trainer)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._count_from_now(trainer)
+
+    def _save_if_due(self, trainer: Trainer) -> None:
+        if self._is_due(trainer):
+            trainer.save_checkpoint(self.path)
+            self._count_from_now(trainer)
 
     def _is_due(self, trainer: Trainer) -> bool:
         if self.steps is not None:

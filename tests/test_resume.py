@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks import GracefulStop, RandomState
+from callbacks import GracefulStop, IntervalCheckpoint, RandomState
 from callbacks.graceful_stop import Stopped
 from datamodules import ImageDataModule
 
@@ -262,6 +262,40 @@ def test_a_checkpoint_of_a_stock_callback_resumes_exactly_too(tmp_path: Path, st
     uninterrupted = End(fit(tmp_path, keep(tmp_path), val_check_interval=0.5))
     saved = tmp_path / f"step={step}.ckpt"
     assert differences(uninterrupted, End(fit(tmp_path, keep(tmp_path), ckpt=saved, val_check_interval=0.5))) == []
+
+
+class KeepAll(IntervalCheckpoint):
+    """Saves after each step, into one file each."""
+
+    def _save_if_due(self, trainer: Trainer) -> None:
+        self.path = self.path.with_name(f"step_{trainer.global_step}.ckpt")
+        super()._save_if_due(trainer)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "steps"),
+    [
+        ({}, [1, 5, 7]),
+        ({"val_check_interval": 0.5}, [3, 4]),  # after a validation, and after it the next step
+        ({"val_check_interval": 1}, [1, 2]),
+        ({"accumulate_grad_batches": 4}, [1, 3]),
+        ({"accumulate_grad_batches": 2, "val_check_interval": 2}, [1, 2]),
+        ({"accumulate_grad_batches": 2, "val_check_interval": 3}, [1, 2]),
+        ({"workers": 2}, [2]),
+        ({"max_steps": 14}, [13]),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_within_an_epoch_resumes_exactly(tmp_path: Path, kwargs: dict[str, Any], steps: list[int]) -> None:
+    uninterrupted = End(fit(tmp_path, KeepAll(tmp_path, steps=1), **kwargs))
+    for step in steps:
+        saved = tmp_path / f"step_{step}.ckpt"
+        resumed = End(fit(tmp_path / "again", KeepAll(tmp_path / "again", steps=1), ckpt=saved, **kwargs))
+        assert differences(uninterrupted, resumed) == [], step
+        done = torch.load(saved, weights_only=True)["loops"]["fit_loop"]["epoch_loop.state_dict"][
+            "_batches_that_stepped"
+        ]
+        assert plain(resumed.rows) == [row for row in plain(uninterrupted.rows) if row[0] > done], step
 
 
 @pytest.mark.parametrize("step", [6, 12])

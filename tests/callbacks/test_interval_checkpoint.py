@@ -74,8 +74,9 @@ def saves(folder: Path, manual: bool = False, ranks: int = 1, epochs: int = 2, *
         ({"steps": 5, "epochs": 3}, [5, 10, 15, 20]),
         ({"steps": 1, "accumulate_grad_batches": 2}, [1, 2, 3, 5, 6, 7]),
         ({"steps": 2, "accumulate_grad_batches": 3}, [2, 4]),
-        ({"steps": 1, "val_check_interval": 2}, [1, 3, 5, 8, 10, 12]),  # where no validation is due
-        ({"steps": 2, "val_check_interval": 2}, [3, 5, 8, 10, 12]),
+        ({"steps": 3, "val_check_interval": 3}, [3, 6, 9, 12]),  # after the validation
+        ({"steps": 1, "val_check_interval": 1}, [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13]),
+        ({"steps": 1, "val_check_interval": 1, "accumulate_grad_batches": 2}, [1, 2, 3, 5, 6, 7]),
         ({"steps": 3, "manual": True}, [3, 6, 9, 12]),
         ({"seconds": 1e-9}, [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13]),
         ({"seconds": 1000.0}, []),

@@ -59,7 +59,7 @@ def test_a_failure_keeps_the_previous_file_and_leaves_no_other(
 def test_the_new_file_is_complete_before_it_replaces_the_old_one(
     tmp_cwd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When it is renamed, it is synced and in the same folder: a move between file systems is not atomic."""
+    """When it is renamed, it is synced and in the same folder: a move between file systems is not atomic. Then the folder is."""
     io = AtomicCheckpointIO()
     io.save_checkpoint({"step": 1}, PATH)
     synced: list[int] = []
@@ -67,18 +67,19 @@ def test_the_new_file_is_complete_before_it_replaces_the_old_one(
     replace = os.replace
 
     def look(source: Path, target: Path) -> None:
-        assert synced
+        assert synced == [Path(source).stat().st_ino]
         assert Path(source).parent == Path(target).parent
         assert saved(Path(source)) == {"step": 2}
         assert saved(Path(target)) == {"step": 1}
         replace(source, target)
         looked.append(target)
 
-    monkeypatch.setattr("os.fsync", synced.append)
+    monkeypatch.setattr("os.fsync", lambda number: synced.append(os.fstat(number).st_ino))
     monkeypatch.setattr("os.replace", look)
     io.save_checkpoint({"step": 2}, PATH)
     assert looked == [PATH]
     assert saved() == {"step": 2}
+    assert synced[1:] == [PATH.parent.stat().st_ino]
 
 
 def test_a_full_disk_is_a_machine_error(tmp_cwd: Path) -> None:

@@ -17,6 +17,9 @@ HELP = f"""zoo fit RECIPE [options]: train, test the best checkpoint, compare it
   --logger NAME         csv (default), tensorboard, wandb, wandb-offline, none; metrics.csv is written in any case
   --resume [RUN]        continue a run in its own folder, with its own config.yaml: the newest of the recipe that has a checkpoint,
                         or a run folder, a version, a checkpoint; what is given beside it is recorded, or refused by name
+  --save-every INTERVAL save within epochs, too: 10m, 500s, 1h30m, or 200steps of the optimizer (default: after each epoch)
+  --keep K              keep the K last checkpoints: last.ckpt, and those before it as step_N.ckpt (default: 1); best.ckpt besides
+  --time-limit TIME     save and stop after 23h50m, counted from the start of this command; under SLURM, requeue the job
   --runs FOLDER         where run folders are made (default: runs)
   --seeds K             train K runs with seeds s, s + 1 ..., s that of the recipe; tell mean, deviation and range of their metrics
   --folds K             train K runs, each of which validates on another of K folds of the training part, stratified by class
@@ -32,6 +35,7 @@ Examples:
   zoo fit --resume runs/cnn/lenet_digits/version_0 --trainer.max_epochs 40
   zoo fit cnn/lenet_digits --find-lr
   zoo fit cnn/lenet_digits --seeds 3
+  zoo fit cnn/lenet_digits --save-every 10m --keep 2 --time-limit 23h50m
 """
 _FINDERS = ("--find-lr", "--find-batch-size")
 
