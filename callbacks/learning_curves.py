@@ -11,12 +11,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from callbacks.curve_panels import EPOCH_METRIC, STEP_METRIC, log_bottom, order_of, panel_of
 from callbacks.internals import fetched_batches, fetched_batches_of_epoch, is_fit_validation, row_is_due, run_folder
 from callbacks.writing import warning_only
 
-EPOCH_METRIC = re.compile(r"(train|val)[/_](?!.*_(step|epoch)$)([^/]+)")  # train/loss, val/acc; not val/iou/cat
-STEP_METRIC = re.compile(r"train[/_].+_step|grad_norm(/\d+)?")  # train/loss_step, grad_norm, grad_norm/0
-LOSS, RATE, NORM = "loss (nats)", "learning rate", "gradient norm"
 TRAIN, VAL = "#3b6fb6", "#d9722e"
 FEW = 40  # points of a curve up to which each is marked
 
@@ -208,8 +206,8 @@ def draw(
         return
     panels: dict[str, list[str]] = {}
     for name in curves:
-        panels.setdefault(_panel(name), []).append(name)
-    order = sorted(panels, key=lambda panel: (panel == NORM, panel == RATE, panel != LOSS, panel))
+        panels.setdefault(panel_of(name), []).append(name)
+    order = sorted(panels, key=order_of)
     columns = len(order) if len(order) <= 3 else 2 if len(order) == 4 else 3
     rows = math.ceil(len(order) / columns)
     figure = Figure(
@@ -230,7 +228,7 @@ def draw(
                 x, y, "*", color=VAL, ms=13, mec="black", mew=0.8, label=f"best {y:.4g} ({unit} {x:.4g})", zorder=5
             )
             title += f"  ·  best {monitor} {y:.4g}"
-        if panel in (LOSS, RATE, NORM) and (bottom := _log_bottom([curves[name][1] for name in names], panel)):
+        if bottom := log_bottom([curves[name][1] for name in names], panel):
             axes.set_yscale("log")
             axes.set_ylim(bottom=bottom)
         axes.set(xlabel=unit, xlim=(-0.02 * end, 1.02 * end))
@@ -251,25 +249,6 @@ def draw(
         axes.yaxis.label.set(text=_drawable(panel), parse_math=False)
     figure.suptitle(_drawable(title), parse_math=False)
     figure.savefig(path)
-
-
-def _panel(name: str) -> str:
-    """Return the label of the panel that a curve is drawn in."""
-    if match := EPOCH_METRIC.fullmatch(name.removesuffix("_step")):
-        return LOSS if match[3] == "loss" else match[3]
-    return RATE if name.startswith("lr") else NORM
-
-
-def _log_bottom(curves: list[list[float]], panel: str) -> float | None:
-    """Return where a logarithmic axis begins, None for a linear one: values differ little, or a curve would not be seen."""
-    positive = [[y for y in ys if y > 0] for ys in curves]
-    least, most = min(min(ys) for ys in curves), max(max(ys) for ys in curves)
-    if least < 0 or not all(positive):
-        return None
-    least = min(map(min, positive))
-    if most <= (100 if panel == LOSS else 10) * least:
-        return None
-    return min(max(least, 1e-4 * most), *map(max, positive)) / 1.5
 
 
 def _style(name: str, count: int, single: bool) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The end of a run: its metrics, compared with what the recipe expects."""
 
-import operator
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +9,8 @@ from lightning.pytorch import Trainer
 from recipes.cli.run.checkpoints import Best
 from recipes.cli.run.folder import Run
 from recipes.cli.run.options import Options
+from recipes.cli.run.verdict import verdict
 from recipes.cli.text import columns
-
-_COMPARE = {">=": operator.ge, "<=": operator.le}
 
 
 def fit_summary(
@@ -32,7 +30,7 @@ def fit_summary(
     of = f" ({tested.name})" if tested else ""
     rows += [(name, f"{value:.4f}{of}") for name, value in results.items()]
     if options.recipe.bound:
-        rows.append(("expected", verdict(options, results, changed)))
+        rows.append(("expected", verdict(options.recipe, results, changed)))
     if run is not None:
         rows.append(("run folder", str(run.folder)))
         module = trainer.lightning_module
@@ -47,24 +45,10 @@ def fit_summary(
     return "\n" + columns(rows, rule=False)
 
 
-def verdict(options: Options, results: Mapping[str, float], changed: Sequence[str]) -> str:
-    """Return the recipe's bound and whether it is met; there is no comparison if anything differs from the recipe."""
-    assert options.recipe.bound is not None
-    metric, sign, bound = options.recipe.bound
-    expected = f"{metric} {sign} {bound:g}"
-    if changed:
-        return f"{expected}: not compared, {', '.join(changed)} {'was' if len(changed) == 1 else 'were'} changed"
-    if metric not in results:
-        return f"{expected}: not measured"
-    if _COMPARE[sign](results[metric], bound):
-        return f"{expected}: met"
-    return f"{expected}: NOT met, got {results[metric]:.4f}"
-
-
 def evaluation_table(options: Options, metrics: Mapping[str, float], changed: Sequence[str]) -> str:
     """Return the metrics of a validation or test as aligned lines."""
     rows = [("checkpoint", str(options.checkpoint))]
     rows += [(name, f"{value:.4f}") for name, value in metrics.items()]
     if options.recipe.bound and options.recipe.bound[0] in metrics:
-        rows.append(("expected", verdict(options, metrics, changed)))
+        rows.append(("expected", verdict(options.recipe, metrics, changed)))
     return columns(rows, rule=False)
