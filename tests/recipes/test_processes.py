@@ -143,6 +143,7 @@ def test_two_processes_train_in_one_run_folder(tmp_cwd: Path) -> None:
     assert [path.name for path in RUN.parent.iterdir()] == ["version_0"]
     names = {path.name for path in RUN.iterdir()}
     files = {".lock", "config.yaml", "metrics.csv", "curves.png", "log.txt", "results.json", "run.json"}
+    files |= {"confusion.json", "report.html"}
     assert names == {*files, "checkpoints", "samples"}
     assert {path.name for path in (RUN / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
 

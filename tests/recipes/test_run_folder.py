@@ -25,13 +25,15 @@ from recipes.cli.run.building import RecipeCLI, check_kind, linked_values
 from recipes.cli.run.checks import check_trainer
 from recipes.cli.run.folder import Run
 from recipes.cli.run.progress import EpochLines, LogInterval
-from recipes.cli.run.summary import verdict
+from recipes.cli.run.verdict import verdict
 
 OURS = {
     "config.yaml",
     "metrics.csv",
     "results.json",
     "run.json",
+    "confusion.json",
+    "report.html",
     ".lock",
     "curves.png",
     "log.txt",
@@ -358,8 +360,8 @@ def test_texts_and_captions_are_for_models_that_write_them(kind: str, learns: st
     ],
 )
 def test_a_bound_is_met_on_its_side(expect: str, value: float, words: str) -> None:
-    options: Any = SimpleNamespace(recipe=Recipe("mine", Path("mine.yaml"), expect=expect))
-    assert verdict(options, {"test/rmse": value}, []) == f"{expect}: {words}"
+    recipe = Recipe("mine", Path("mine.yaml"), expect=expect)
+    assert verdict(recipe, {"test/rmse": value}, []) == f"{expect}: {words}"
 
 
 def test_required_arguments_come_from_the_data(zoo: Zoo, tmp_cwd: Path) -> None:

@@ -17,6 +17,8 @@ from zoo.writing import replacing
 
 CONFIG, METRICS, LOG, CHECKPOINTS = "config.yaml", "metrics.csv", "log.txt", "checkpoints"
 RESULTS = "results.json"  # of a run that has ended: its best value and what was measured on the test data
+CONFUSION = "confusion.json"  # of a classifier that was tested
+REPORT = "report.html"
 BEST, LAST = "best.ckpt", "last.ckpt"
 FOLDER_VARIABLE = "ZOO_RUN_FOLDER"  # tells the folder to the processes that rank zero starts
 

@@ -21,17 +21,20 @@ from callbacks.graceful_stop import Stopped
 from datamodules.decode import BadImageError
 from recipes.cli.console import Console
 from recipes.cli.errors import TERMINATED, Crash, MachineError, UserError, causes, disk_full, message, one_line
+from recipes.cli.pages.report import write_report
 from recipes.cli.run import loggers
 from recipes.cli.run.building import RecipeCLI, as_list
 from recipes.cli.run.changes import recorded_changes
 from recipes.cli.run.checkpoints import AtomicCheckpointIO, Best, Last, check_fits, load, load_resumable
 from recipes.cli.run.checks import MonitorCheck, missing_monitors
+from recipes.cli.run.confusion import Confusion
 from recipes.cli.run.durations import interval_of
 from recipes.cli.run.environment import environment
 from recipes.cli.run.fast import fast_options
 from recipes.cli.run.folder import (
     CHECKPOINTS,
     CONFIG,
+    CONFUSION,
     FOLDER_VARIABLE,
     LOG,
     METRICS,
@@ -201,7 +204,8 @@ class Session:
         self._write_config(self.run, getattr(self.cli.datamodule, "data_identity", None))
         if self.resumed_at is None:
             return
-        (self.run.folder / RESULTS).unlink(missing_ok=True)  # it goes on
+        for name in (RESULTS, CONFUSION):
+            (self.run.folder / name).unlink(missing_ok=True)  # it goes on
         write_record(self.run.folder, self._entry)
         self.console.open_log(self.run.folder / LOG)
         for orphan in self.run.folder.rglob(".*.tmp"):  # left by a kill while a file was written
@@ -275,7 +279,7 @@ class Session:
         if self.cli.config_init.trainer.log_every_n_steps is None:
             callbacks.append(LogInterval())
         if self.run is not None:
-            callbacks.append(LearningCurves())
+            callbacks += [LearningCurves(), Confusion(self.run.folder)]
         if saves and self.run is not None:
             folder = self.run.folder / CHECKPOINTS
             if (monitor := getattr(self.module, "monitor", None)) is not None:
@@ -429,6 +433,8 @@ class Session:
             return
         with contextlib.suppress(OSError):  # a full disk: the failure itself is reported
             write_record(self.run.folder, ended(self._entry, state, message, time.monotonic() - self._begin))
+        if problem := write_report(self.run.folder):
+            self.console.print(f"warning: {problem}", error=True)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
