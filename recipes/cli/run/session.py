@@ -433,7 +433,8 @@ class Session:
             return
         with contextlib.suppress(OSError):  # a full disk: the failure itself is reported
             write_record(self.run.folder, ended(self._entry, state, message, time.monotonic() - self._begin))
-        if problem := write_report(self.run.folder):
+        problem = write_report(self.run.folder)
+        if problem and state != "failed":
             self.console.print(f"warning: {problem}", error=True)
 
     @contextlib.contextmanager
