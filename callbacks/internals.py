@@ -153,7 +153,7 @@ def can_resume_after_batch(trainer: Trainer) -> bool:
 def can_resume_after_validation(trainer: Trainer) -> bool:
     """Whether a checkpoint saved at the end of this validation of a fit resumes exactly: in mid-epoch, between two windows."""
     loop = trainer.fit_loop.epoch_loop
-    return is_fit_validation(trainer) and not loop._is_training_done
+    return is_fit_validation(trainer) and not (loop._should_accumulate() or loop._is_training_done)
 
 
 def is_ending(trainer: Trainer) -> bool:
