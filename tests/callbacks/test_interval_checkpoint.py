@@ -79,6 +79,7 @@ def saves(folder: Path, manual: bool = False, ranks: int = 1, epochs: int = 2, *
         ({"steps": 1, "val_check_interval": 1, "accumulate_grad_batches": 2}, [1, 2, 3, 5, 6, 7]),
         ({"steps": 3, "manual": True}, [3, 6, 9, 12]),
         ({"seconds": 1e-9}, [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13]),
+        ({"seconds": 1e-9, "val_check_interval": 1, "accumulate_grad_batches": 2}, [1, 2, 3, 5, 6, 7]),
         ({"seconds": 1000.0}, []),
     ],
     ids=str,
