@@ -137,10 +137,11 @@ class Samples(Callback):
             render: Any = pl_module.render
             with forward_context(trainer):
                 shown = render(self._batch)
+            shown = {name: checked(name, value) for name, value in shown.items()}
             for name, value in shown.items():
-                value = checked(name, value)
                 write(self._folder, f"epoch_{self._ended:04d}_" + re.sub(r"[^\w.-]+", "_", name), value)
-                for logger in trainer.loggers:
+            for logger in trainer.loggers:
+                for name, value in shown.items():
                     log(logger, f"samples/{name}", value, step)
 
     def _examples(self, trainer: Trainer) -> Any:

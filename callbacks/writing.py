@@ -26,7 +26,7 @@ def write(folder: Path, name: str, value: Any) -> None:
             csv.writer(file).writerows(value)
 
 
-def log(logger: Logger, name: str, value: Any, step: int) -> None:
+def log(logger: Any, name: str, value: Any, step: int) -> None:
     """Send an image, a text or a table to a logger that takes such values."""
     if isinstance(logger, TensorBoardLogger):
         if isinstance(value, Tensor):
@@ -34,12 +34,16 @@ def log(logger: Logger, name: str, value: Any, step: int) -> None:
         else:  # it reads Markdown: four spaces keep a text as it is
             text = _markdown(value) if isinstance(value, list) else re.sub("^", "    ", value, flags=re.MULTILINE)
             logger.experiment.add_text(name, text, step)
-    elif isinstance(value, Tensor) and hasattr(logger, "log_image"):  # W&B, by its own methods: they know its axis
+    elif isinstance(value, Tensor) and _can(logger, "log_image"):  # W&B, say, by methods that know its axis
         logger.log_image(name, [_pillow(value)], step=step)
-    elif isinstance(value, str) and hasattr(logger, "log_text"):
+    elif isinstance(value, str) and _can(logger, "log_text"):
         logger.log_text(name, columns=["text"], data=[[value]], step=step)
-    elif isinstance(value, list) and hasattr(logger, "log_table"):
+    elif isinstance(value, list) and _can(logger, "log_table"):
         logger.log_table(name, columns=value[0], data=value[1:], step=step)
+
+
+def _can(logger: Logger, method: str) -> bool:
+    return callable(getattr(logger, method, None))
 
 
 def checked(name: str, value: Any) -> Any:

@@ -12,8 +12,8 @@ from zoo.spelling import suggest
 PACKAGE = Path(__file__).resolve().parents[1]  # recipes/
 _BOUND = re.compile(r"^([\w/]+)\s*(>=|<=)\s*([-+.\deE]+)")
 _FIELD = re.compile(  # of a header; those from `data` on in a run's config.yaml, where other comments may begin with these words
-    r"(run|expect|takes|recipe|data(?= +fingerprint)|changed(?= +(?:model|data|trainer)\b)|logger(?= +(?:tensorboard|wandb))"
-    r"|fold(?= +\d+ of \d+$)|saving(?= +every ))"
+    r"(run|expect|takes|recipe|data(?= +fingerprint)|changed(?= +(?:model|data|trainer)\b)"
+    r"|logger(?= +(?:tensorboard$|wandb|[\w.]+\.\w+$))|fold(?= +\d+ of \d+$)|saving(?= +every ))"
     r"\s+(.*)"
 )
 _NAMES = ("expect", "takes", "data", "changed", "logger", "fold", "saving")  # in the order of Recipe's

@@ -111,6 +111,9 @@ def _begin(
             from recipes.cli.run.building import RecipeCLI
             from recipes.cli.run.changes import recorded_changes
             from recipes.cli.run.fast import fast_options
+            from recipes.cli.run.loggers import class_of
+        if "." in remembered["logger"]:
+            class_of(remembered["logger"])
         with captured_logs(Console()):
             configs = [f"--config={recipe.path}" for recipe in recipes]
             args = [*configs, *(fast_options() if fast else []), *overrides]

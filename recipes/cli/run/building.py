@@ -310,6 +310,13 @@ class RecipeCLI(LightningCLI):
         config["trainer"] = {k: v for k, v in config["trainer"].items() if v is not None and k not in _RESERVED}
         return yaml.safe_dump(config, sort_keys=False, width=120)
 
+    def resolved(self) -> dict[str, Any]:
+        """Return the configuration as plain data, with the values that come from the data."""
+        config: dict[str, Any] = yaml.safe_load(self.config_text())
+        arguments = config["model"].setdefault("init_args", {})
+        arguments |= {name: self.model.hparams[name] for name in sorted(self._filled & self.model.hparams.keys())}
+        return config
+
 
 @contextmanager
 def nulls_checked() -> Iterator[None]:

@@ -122,6 +122,11 @@ def runs_in(folder: Path) -> list[Path]:
     return [path for _, _, path in sorted(found) if (path / CONFIG).is_file()]
 
 
+def group_of(run: Path) -> str | None:
+    """Return the name of the folder of the group that a run is of, by its own name; None for a run by itself."""
+    return run.resolve().parent.name if _OF_GROUP.fullmatch(run.name) else None
+
+
 def no_single_run(folder: Path) -> str:
     """Return what to say where a run is wanted and a folder is a group of runs; empty if it is none."""
     runs = runs_in(folder)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
     from lightning.pytorch.callbacks import ModelCheckpoint
-    from lightning.pytorch.loggers import Logger, WandbLogger
+    from lightning.pytorch.loggers import Logger
     from optuna import Study, Trial
     from optuna.distributions import BaseDistribution
 
@@ -52,11 +52,6 @@ def wandb_account() -> WandbAccount | None:
     except AuthenticationError as error:
         raise ValueError(str(error)) from error
     return WandbAccount(settings.mode in ("online", "shared", "run"), settings.base_url, auth is not None)
-
-
-def omit_anonymous(logger: "WandbLogger") -> None:
-    """Remove ``anonymous`` from the arguments of ``wandb.init``, which warns about it, even if it is None."""
-    logger._wandb_init.pop("anonymous", None)
 
 
 def attach_loggers(trainer: "Trainer", loggers: "list[Logger]") -> None:

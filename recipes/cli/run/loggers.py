@@ -1,20 +1,24 @@
-"""Loggers: always ``metrics.csv`` in the run folder, and optionally TensorBoard or W&B."""
+"""Loggers: always ``metrics.csv`` in the run folder, and optionally TensorBoard, W&B, or a class of the user's."""
 
 import csv
+import inspect
 import io
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
+from recipes.cli.errors import UserError
 from recipes.cli.run.folder import METRICS, Run, write_rows
-from recipes.cli.run.internals import omit_anonymous
+from recipes.cli.run.record import State
+from recipes.cli.run.wandb_run import WandbRun
+from zoo.spelling import suggest
 
 
 class MetricsFile:
@@ -179,40 +183,83 @@ class _TensorBoard(TensorBoardLogger):
         Logger.save(self)
 
 
-def build(choice: str, run: Run, resumed_at: int | None) -> list[Logger]:
+def build(
+    choice: str,
+    run: Run,
+    resumed_at: int | None,
+    monitor: tuple[str, str] | None = None,
+    wandb: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = print,
+) -> list[Logger]:
     """Build the loggers of a run besides :class:`MetricsLogger`.
 
     Args:
-        choice: "csv", "tensorboard", "wandb", "wandb-offline" or "none".
+        choice: "csv", "tensorboard", "wandb", "wandb-offline", "none", or the import path of a class.
         run: The run whose folder takes all files.
         resumed_at: Optimizer step that a resumed run starts from; None for a new run.
+        monitor: The metric and the mode of the best checkpoint.
+        wandb: What the checkpoint of a resumed run has of its W&B run.
+        say: Prints a line.
     """
     if choice == "tensorboard":
         return [_TensorBoard(run.folder, name="", version="", default_hp_metric=False, purge_step=resumed_at)]
-    return [_wandb(run, offline=choice == "wandb-offline")] if choice.startswith("wandb") else []
+    if choice.startswith("wandb"):
+        return [WandbRun(run, choice == "wandb-offline", monitor, wandb, say)]
+    return [_own(choice, run)] if "." in choice else []
 
 
-def _wandb(run: Run, offline: bool) -> WandbLogger:
-    import wandb
+def class_of(path: str) -> type[Logger]:
+    """Return the class of a logger by its import path, of a module in the current folder, too.
 
-    for kind in ("CACHE", "CONFIG", "DATA"):
-        os.environ.setdefault(f"WANDB_{kind}_DIR", str(run.folder.resolve() / "wandb" / kind.lower()))
-    before = sorted((run.folder / "wandb").glob("*run-*-*"))
-    logger = WandbLogger(
-        name=f"{run.recipe}/{run.folder.name}",
-        save_dir=run.folder.resolve(),  # W&B runs in another process, whose current folder may differ
-        id=before[-1].name.rpartition("-")[2] if before else None,  # a resumed run keeps its id
-        project=os.environ.get("WANDB_PROJECT", "lightning-zoo"),
-        offline=offline,
-        settings=wandb.Settings(silent=True, console="off", init_timeout=30),
-    )
-    omit_anonymous(logger)
+    Raises:
+        UserError: There is no such class, it is no logger, or it needs arguments.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        names = vars(import_module(module))
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise UserError(f"--logger {path} cannot be imported: {error}") from error
+        raise UserError(f"--logger {path}: there is no module {error.name!r}, nor a file of that name here") from error
+    except Exception as error:
+        raise UserError(f"--logger {path} cannot be imported: {type(error).__name__}: {error}") from error
+    known = [key for key, value in names.items() if isinstance(value, type) and issubclass(value, Logger)]
+    cls = names.get(name)
+    if cls is None:
+        raise UserError(f"--logger {path}: {module} has no {name!r}{suggest(name, known)}")
+    if not (isinstance(cls, type) and issubclass(cls, Logger)):
+        raise UserError(f"--logger {path} is no class of lightning.pytorch.loggers.Logger{suggest(name, known)}")
+    needed = [
+        key
+        for key, p in inspect.signature(cls).parameters.items()
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and key != "save_dir"
+    ]
+    if needed or inspect.isabstract(cls):
+        what = "is abstract" if not needed else f"needs {', '.join(needed)}"
+        raise UserError(
+            f"--logger {path} {what}: give a class of your own below it that sets all but save_dir, which is the run folder"
+        )
+    return cls
+
+
+def _own(path: str, run: Run) -> Logger:
+    cls: Any = class_of(path)
+    try:
+        logger: Logger = cls(**{"save_dir": run.folder} if "save_dir" in inspect.signature(cls).parameters else {})
+    except Exception as error:
+        raise UserError(f"--logger {path} cannot be built: {type(error).__name__}: {error}") from error
     return logger
 
 
-def finish() -> None:
-    """Finish the W&B run, if there is one: the next one in this process would write into it."""
-    import sys
+# W&B ----------------------------------------------------------------------------------------------------------------
 
-    if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
-        wandb.finish()
+
+def wandb_runs(loggers: Iterable[Logger]) -> list[WandbRun]:
+    """Return the loggers that are W&B runs."""
+    return [logger for logger in loggers if isinstance(logger, WandbRun)]
+
+
+def finish(loggers: Iterable[Logger], state: State, message: str) -> None:
+    """End the W&B runs, as the run has ended: the next one in this process would write into them."""
+    for logger in wandb_runs(loggers):
+        logger.finish(state, message)

@@ -105,7 +105,7 @@ class Options:
         recipe: The recipe whose configuration is used, possibly that of a run folder.
         configs: The YAML files; later ones take precedence.
         overrides: Further options for the model, the data and the trainer.
-        logger: One of LOGGERS; None if not given.
+        logger: One of LOGGERS, or the import path of a class; None if not given.
         runs: The folder of all runs.
         resumed: The run folder to continue.
         checkpoint: The checkpoint to resume from or to evaluate.
@@ -354,8 +354,13 @@ def check_logger(choice: str | None) -> None:
     """
     if choice is None or choice in ("csv", "none"):
         return
+    if re.fullmatch(r"\w+(\.\w+)+", choice):
+        return  # of a class: it is imported when the run is built
     if choice not in LOGGERS:
-        raise UserError(f"--logger must be one of {', '.join(LOGGERS)}, got {choice!r}{suggest(choice, LOGGERS)}")
+        raise UserError(
+            f"--logger must be one of {', '.join(LOGGERS)}, or package.Class of a logger of Lightning's or your own, got "
+            f"{choice!r}{suggest(choice, LOGGERS)}"
+        )
     package = choice.partition("-")[0]
     if importlib.util.find_spec(package) is None:
         extra = "'lightning-zoo[tensorboard]'" if package == "tensorboard" else package

@@ -22,7 +22,7 @@ from datamodules.decode import BadImageError
 from recipes.cli.console import Console
 from recipes.cli.errors import TERMINATED, Crash, MachineError, UserError, causes, disk_full, message, one_line
 from recipes.cli.pages.report import write_report
-from recipes.cli.run import loggers
+from recipes.cli.run import loggers, wandb_run
 from recipes.cli.run.building import RecipeCLI, as_list
 from recipes.cli.run.changes import recorded_changes
 from recipes.cli.run.checkpoints import AtomicCheckpointIO, Best, Last, check_fits, load, load_resumable
@@ -31,6 +31,7 @@ from recipes.cli.run.confusion import Confusion
 from recipes.cli.run.durations import interval_of
 from recipes.cli.run.environment import environment
 from recipes.cli.run.fast import fast_options
+from recipes.cli.run.flops import flops_per_example
 from recipes.cli.run.folder import (
     CHECKPOINTS,
     CONFIG,
@@ -77,6 +78,8 @@ def train_or_evaluate(options: Options, console: Console) -> int:
 
 def _train_or_evaluate(options: Options, console: Console) -> int:
     look_for_cuda_once()
+    if "." in (options.logger or ""):
+        loggers.class_of(str(options.logger))
     checkpoint, fallback = None, ""
     if options.resumed is not None and options.checkpoint is not None:
         checkpoint, options.checkpoint, fallback = load_resumable(options.checkpoint, options.named)
@@ -90,9 +93,7 @@ def _train_or_evaluate(options: Options, console: Console) -> int:
     cli = RecipeCLI(args, options.overrides, checkpoint, resume, verb_options=OPTIONS_OF[options.verb])
     if checkpoint is not None and options.checkpoint is not None:
         check_fits(checkpoint, cli.model, options.checkpoint)
-    resumed_at = None
-    if checkpoint and resume:
-        resumed_at = ResumedAt(checkpoint["global_step"], checkpoint.get(RowCount.KEY), fallback)
+    resumed_at = ResumedAt.of(checkpoint, fallback) if checkpoint and resume else None
     del checkpoint
     cli.checkpoint = {}
     session = Session(options, cli, console, resumed_at)
@@ -108,11 +109,19 @@ class ResumedAt:
         step: Optimizer step of the checkpoint.
         rows: Number of rows that ``metrics.csv`` had then; None if the checkpoint does not tell.
         fallback: Why it is not the last checkpoint; "" if it is.
+        wandb: Which W&B run it is, see :meth:`recipes.cli.run.wandb_run.WandbRun.state`; None for none.
     """
 
     step: int
     rows: int | None
     fallback: str = ""
+    wandb: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, checkpoint: dict[str, Any], fallback: str) -> "ResumedAt":
+        """Return where a checkpoint resumes."""
+        rows, run = checkpoint.get(RowCount.KEY), checkpoint.get(wandb_run.KEY)
+        return cls(checkpoint["global_step"], rows, fallback, run)
 
 
 class Session:
@@ -137,6 +146,7 @@ class Session:
         self._begin = time.monotonic()
         self._lock: Lock | None = None  # of a new run
         self._changed = recorded_changes(options.recipe, cli.changes)
+        self._loggers: list[Logger] = []
         self.run = self._run_folder()
         try:
             self.metrics, self._loggers = self._build_loggers()
@@ -201,7 +211,10 @@ class Session:
             return
         self._recorded = True
         # with the fingerprint of the data; on resume it is checked against the checkpoint's by now
-        self._write_config(self.run, getattr(self.cli.datamodule, "data_identity", None))
+        data = getattr(self.cli.datamodule, "data_identity", None)
+        self._write_config(self.run, data)
+        for logger in loggers.wandb_runs(self._loggers):
+            logger.describe(self._described(data))
         if self.resumed_at is None:
             return
         for name in (RESULTS, CONFUSION):
@@ -214,6 +227,17 @@ class Session:
             if int(path.stem.partition("_")[2]) > self.resumed_at.step:
                 path.unlink()
         self._warn_of_lost_rows(self.run.folder / METRICS)
+
+    def _described(self, data: str | None) -> dict[str, Any]:
+        """Return the resolved recipe, and what else tells one run from another, as W&B's config."""
+        return {
+            "recipe": self.options.recipe.name,
+            **self.cli.resolved(),
+            "environment": self._entry.environment,
+            "data_fingerprint": data,
+            "parameters": sum(p.numel() for p in self.module.parameters()),
+            "flops_per_example": flops_per_example(self.module),
+        }
 
     def _warn_of_lost_rows(self, path: Path) -> None:
         assert self.resumed_at is not None
@@ -293,6 +317,7 @@ class Session:
             callbacks.append(GracefulStop(folder, left))
             if self.metrics is not None:
                 callbacks.append(RowCount(self.metrics))
+            callbacks += [wandb_run.RunId(logger) for logger in loggers.wandb_runs(self._loggers)]
         return callbacks
 
     def _build_loggers(self) -> tuple[MetricsLogger | None, list[Logger]]:
@@ -300,12 +325,21 @@ class Session:
             return None, []
         step = None if self.resumed_at is None else self.resumed_at.step
         metrics = MetricsLogger(self.run.folder, step)
-        return metrics, [metrics, *loggers.build(self.options.logger or "csv", self.run, step)]
+        before = None if self.resumed_at is None else self.resumed_at.wandb
+        monitor = getattr(self.module, "monitor", None)
+        choice = self.options.logger or "csv"
+        return metrics, [metrics, *loggers.build(choice, self.run, step, monitor, before, self._warn)]
+
+    def _warn(self, text: str) -> None:
+        self.console.print(text, error=True)
 
     def _attach_loggers(self) -> None:
-        """Add the loggers of a resumed run that write as soon as they are used."""
+        """Add the loggers of a resumed run that write as soon as they are used, and begin the W&B run."""
         if self.resumed_at is not None and self.trainer.loggers != self._loggers:
             attach_loggers(self.trainer, self._loggers)
+        if self.trainer.is_global_zero:
+            for logger in loggers.wandb_runs(self._loggers):
+                logger.start()
 
     # The verbs ------------------------------------------------------------------------------------------------------
 
@@ -413,16 +447,16 @@ class Session:
     @contextlib.contextmanager
     def cleaning_up(self) -> Iterator[None]:
         """Leave no empty run folder, no lock, no process group and no W&B run behind, and tell in the run folder how it ended."""
+        end: tuple[State, str] = ("done", "")
         try:
             with self._explained():
                 yield
         except BaseException as error:
-            self._write_end(*how_ended(error))
+            end = how_ended(error)
             raise
-        else:
-            self._write_end("done", "")
         finally:
-            loggers.finish()
+            self._write_end(*end)
+            loggers.finish(self._loggers, *end)
             self._release()
             os.environ.pop(FOLDER_VARIABLE, None)
             if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -493,7 +527,7 @@ class Session:
 
     def _discard(self) -> None:
         if self.run is not None:
-            loggers.finish()
+            loggers.finish(self._loggers, "failed", "it was refused before the first batch")
             self.console.close_log()
             self._release()
             self.run.discard()

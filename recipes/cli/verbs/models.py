@@ -284,11 +284,9 @@ def _input_stages(model: "Model", inputs: list[Any], longer: list[Any] | None) -
 
 
 def _multiply_adds(net: "nn.Module", inputs: list[Any]) -> str:
-    from torch.utils.flop_counter import FlopCounterMode
+    from recipes.cli.run.flops import multiply_adds
 
-    with FlopCounterMode(display=False) as counter:
-        net(*inputs)
-    return f"{counter.get_total_flops() // 2:,} per example (twice as many FLOPs; convolutions and matrix products)"
+    return f"{multiply_adds(net, inputs):,} per example (twice as many FLOPs; convolutions and matrix products)"
 
 
 def _longer(model: "Model", inputs: list[Any]) -> list[Any] | None:
