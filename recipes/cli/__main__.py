@@ -22,6 +22,7 @@ VERBS = {
     "validate": ("recipes.cli.verbs.validate", "measure a checkpoint on the validation data"),
     "test": ("recipes.cli.verbs.test", "measure a checkpoint on the test data"),
     "tune": ("recipes.cli.verbs.tune", "try values of a recipe's options, write the best recipe"),
+    "runs": ("recipes.cli.verbs.runs", "list the runs: state, best value, test, time; remove some"),
     "compare": ("recipes.cli.verbs.compare", "what runs measured, side by side, over their seeds or folds"),
     "calibrate": ("recipes.cli.verbs.calibrate", "measure how far a classifier's probabilities can be trusted"),
     "predict": (

@@ -12,8 +12,9 @@ from typing import Any
 
 from recipes.cli import catalog
 from recipes.cli.errors import UserError
+from recipes.cli.pages.curves import read_curves
 from recipes.cli.run.folder import CHECKPOINTS, CONFIG, METRICS, RESULTS, read_results
-from recipes.cli.run.record import RECORD, State, read_record, state_of
+from recipes.cli.run.record import RECORD, Record, State, read_record, state_of
 
 _SEED = re.compile(r"^seed_everything:\s*(\S+)", re.MULTILINE)
 _STUDY = "study.db"  # of zoo tune, whose trials are runs
@@ -40,6 +41,7 @@ class RunRow:
         epochs: Epochs that were trained; None if it has not ended.
         steps: Optimizer steps; None if it has not ended.
         trial: Whether it is a trial of ``zoo tune``.
+        expected: Name of the metric that the recipe has a bound for; "" without one.
     """
 
     folder: Path
@@ -56,10 +58,16 @@ class RunRow:
     epochs: int | None = None
     steps: int | None = None
     trial: bool = False
+    expected: str = ""
 
     @property
     def test(self) -> tuple[str, float] | None:
-        """Name and value of the metric that says most of the test: that of the monitor, else the first; None without a test."""
+        """Name and value of the metric that says most of the test; None without a test.
+
+        That of the recipe's bound, else that of the monitor, else the first.
+        """
+        if self.expected in self.metrics:
+            return self.expected, self.metrics[self.expected]
         names = [name for name in self.metrics if name.startswith("test/")] or [*self.metrics]
         if not names:
             return None
@@ -111,9 +119,10 @@ def read_row(folder: Path, root: Path) -> RunRow | None:
     if not is_run(folder):
         return None
     name = folder.relative_to(root).as_posix()
-    recipe, seed = folder.parent.name, None
+    recipe, seed, expected = folder.parent.name, None, ""
     with contextlib.suppress(OSError, UserError):
-        recipe = catalog.read(folder / CONFIG, catalog.as_name(Path(name).parent.as_posix())).name
+        header = catalog.read(folder / CONFIG, catalog.as_name(Path(name).parent.as_posix()))
+        recipe, expected = header.name, header.bound[0] if header.bound else ""
     with contextlib.suppress(OSError, ValueError):
         match = _SEED.search((folder / CONFIG).read_text(encoding="utf-8"))
         seed = int(match[1]) if match else None
@@ -122,7 +131,7 @@ def read_row(folder: Path, root: Path) -> RunRow | None:
         results = read_results(folder) or {}
     record = read_record(folder)
     state, message = state_of(folder)
-    best = results.get("best")
+    best = results.get("best") or _best_so_far(folder, record)
     return RunRow(
         folder,
         name,
@@ -138,7 +147,20 @@ def read_row(folder: Path, root: Path) -> RunRow | None:
         results.get("epochs"),
         results.get("steps"),
         any((parent / _STUDY).is_file() for parent in folder.parents if parent.is_relative_to(root)),
+        expected,
     )
+
+
+def _best_so_far(folder: Path, record: Record | None) -> dict[str, Any] | None:
+    """Return the best value of a run that has not ended."""
+    if record is None or len(record.monitor) != 2:
+        return None
+    name, mode = record.monitor
+    with contextlib.suppress(OSError):
+        curve = read_curves(folder / METRICS)[0].get(name)
+        if curve is not None and (values := curve.finite()):
+            return {"name": name, "value": (min if mode == "min" else max)(values), "mode": mode}
+    return None
 
 
 def _seconds(folder: Path, state: State, before: float) -> float:

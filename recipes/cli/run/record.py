@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import socket
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,7 @@ class Record:
         commands: Command lines of the first session and of each that went on.
         environment: Versions, machine and commit of the last session.
         slurm_job: Job of SLURM's; "" without one.
+        monitor: Name of the metric that decides what is best, and "min" or "max"; empty without one.
     """
 
     state: State = "running"
@@ -44,15 +46,19 @@ class Record:
     commands: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     slurm_job: str = ""
+    monitor: list[str] = field(default_factory=list)
 
 
-def begun(before: Record | None, command: list[str], environment: dict[str, str]) -> Record:
+def begun(
+    before: Record | None, command: list[str], environment: dict[str, str], monitor: Sequence[str] = ()
+) -> Record:
     """Return the record of a run that begins, or goes on.
 
     Args:
         before: Its record so far.
         command: The arguments of ``zoo``.
         environment: Versions, machine and commit.
+        monitor: Name and mode of what decides what is best.
     """
     before = before or Record()
     return replace(
@@ -66,6 +72,7 @@ def begun(before: Record | None, command: list[str], environment: dict[str, str]
         commands=[*before.commands, shlex.join(["zoo", *command])],
         environment=environment,
         slurm_job=os.environ.get("SLURM_JOB_ID", ""),
+        monitor=[*monitor],
     )
 
 
@@ -86,7 +93,7 @@ def read_record(folder: Path) -> Record | None:
         content: Any = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         known = {f.name: content[f.name] for f in fields(Record) if f.name in content}
         record = Record(**{**known, "state": content["state"]})
-        _ = float(record.seconds), int(record.pid), [*record.commands], {**record.environment}
+        _ = float(record.seconds), int(record.pid), [*record.commands], {**record.environment}, [*record.monitor]
         return record if record.state in get_args(State) else None
     except (OSError, ValueError, TypeError, KeyError):
         return None

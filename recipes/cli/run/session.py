@@ -175,7 +175,8 @@ class Session:
             run = create_run(options.runs, options.recipe.name)
         os.environ[FOLDER_VARIABLE] = str(run.folder.resolve())
         before = None if self.resumed_at is None else read_record(run.folder)
-        self._entry = begun(before, options.command, environment())
+        monitor = getattr(self.module, "monitor", None) or ()
+        self._entry = begun(before, options.command, environment(), monitor)
         if self.resumed_at is None:
             try:
                 self._lock = Lock(run.folder)
