@@ -24,6 +24,7 @@ VERBS = {
     "tune": ("recipes.cli.verbs.tune", "try values of a recipe's options, write the best recipe"),
     "runs": ("recipes.cli.verbs.runs", "list the runs: state, best value, test, time; remove some"),
     "compare": ("recipes.cli.verbs.compare", "what runs measured, side by side, over their seeds or folds"),
+    "web": ("recipes.cli.verbs.web", "show all runs in a browser, live while they train"),
     "calibrate": ("recipes.cli.verbs.calibrate", "measure how far a classifier's probabilities can be trusted"),
     "predict": (
         "recipes.cli.verbs.predict",

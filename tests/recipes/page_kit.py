@@ -25,6 +25,8 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag == "wbr":
+            self.words.append("\x1f")
         is_data = ("type", "application/json") in attrs
         self._inside = "data" if is_data else tag if tag in ("script", "style") else self._inside
 
@@ -41,7 +43,7 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         """All that is shown, with single spaces."""
-        return re.sub(r"\s+", " ", " ".join(self.words))
+        return re.sub(r"\s+", " ", " ".join(self.words).replace(" \x1f ", ""))
 
     def all_of(self, name: str) -> list[str]:
         """The values of an attribute."""

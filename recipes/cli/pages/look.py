@@ -36,7 +36,7 @@ white-space:pre-wrap;overflow-wrap:anywhere}
 mark{background:var(--mark);color:inherit}
 details{margin:8px 0}
 summary{cursor:pointer;color:var(--link)}
-.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,400px),1fr));gap:14px}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,400px),1fr));gap:14px;align-items:start}
 figure{margin:0}
 figure.curves{position:relative;border:1px solid var(--line);border-radius:8px;padding:8px 10px}
 figcaption{font-size:13px;overflow-wrap:anywhere}
@@ -80,7 +80,9 @@ font-size:13px}
 .runs th{cursor:pointer}
 .runs th[aria-sort=ascending]::after{content:" \\2191"}.runs th[aria-sort=descending]::after{content:" \\2193"}
 .runs tbody tr:hover{background:var(--panel)}
-.runs td:first-child{min-width:190px;overflow-wrap:anywhere}
+.runs td{white-space:nowrap}
+.runs td:first-child{min-width:230px;white-space:normal;overflow-wrap:break-word}
+.told{display:-webkit-box;-webkit-line-clamp:2;-webkit-box-orient:vertical;overflow:hidden;max-width:560px}
 #lost{position:fixed;bottom:0;left:0;right:0;margin:0;padding:8px 20px;background:var(--bad);color:var(--back);
 text-align:center}
 @media (max-width:560px){main{padding:12px 12px 40px}h1{font-size:19px}th,td{padding:4px 7px}}

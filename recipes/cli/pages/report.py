@@ -96,7 +96,7 @@ def body_of(content: Content, title: str, state: State, told: str, source: Sourc
 
 def _head(content: Content, title: str, state: State, told: str) -> str:
     recipe, record = content.recipe, content.record
-    lines = [f'<h1>{text(title)} <span class="state {state}">{state}</span></h1>']
+    lines = [f'<h1>{text(title).replace("/", "/<wbr>")} <span class="state {state}">{state}</span></h1>']
     if recipe is not None and recipe.summary:
         lines.append(element("p", text(recipe.summary), class_="note"))
     if told:
@@ -104,6 +104,9 @@ def _head(content: Content, title: str, state: State, told: str) -> str:
     if record is not None and record.started:
         end = f", ended {text(moment(record.ended))}" if record.ended and state != "running" else ""
         lines.append(element("p", f"started {text(moment(record.started))}{end}", class_="note"))
+    if state == "running" and content.curves:
+        newest = max(content.curves.values(), key=lambda curve: curve.steps[-1])
+        lines.append(element("p", f"at step {newest.steps[-1]:,}, epoch {text(newest.epochs[-1])}", class_="note"))
     lines += [element("p", text(note), class_="note failed") for note in content.notes]
     return "\n".join(lines)
 
