@@ -147,9 +147,11 @@ def test_a_run_that_goes_on_and_one_that_was_killed(ask: Ask, trained: Path) -> 
         assert f"{RECIPE}/version_0 running" in text
         assert "at step 6, epoch" in text
         assert "damaged" not in text
-        assert json.loads(ask(f"/state/{RECIPE}/version_0").body)["state"] == "running"
+        running = json.loads(ask(f"/state/{RECIPE}/version_0").body)
+        assert running["state"] == "running"
     finally:
         lock.release()
+    assert json.loads(ask(f"/state/{RECIPE}/version_0").body)["version"] != running["version"]  # no file has changed
 
 
 def test_nothing_is_written(ask: Ask) -> None:
@@ -175,6 +177,10 @@ def test_head_has_no_content(ask: Ask) -> None:
     head, get = ask(RUN, "HEAD"), ask(RUN)
     assert (head.status, head.body) == (200, b"")
     assert head.headers["Content-Length"] == str(len(get.body))
+    with socket.create_connection(("127.0.0.1", ask.port), timeout=20) as connection:  # type: ignore[attr-defined]
+        connection.sendall(b"HEAD / HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert received.endswith(b"\r\n\r\n")
 
 
 PLACES = [
@@ -335,6 +341,13 @@ def test_it_listens_on_this_machine_alone() -> None:
 @pytest.mark.parametrize("target", ["/a/b?c=../..", "/a/b#../.."])
 def test_what_follows_the_path_says_nothing(target: str) -> None:
     assert parts_of(target) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "part", ["a%2Fb", "%2Fetc", "a%5Cb", "a\\b", "C:", "%43%3A", "%00", "a%0a", "a%20", "..", "%2e%2e", "", "%ff"]
+)
+def test_parts_that_are_none(part: str) -> None:
+    assert parts_of(f"/file/{part}/x.png") is None
 
 
 # Folders as they should not be ---------------------------------------------------------------------------------------------
