@@ -8,16 +8,20 @@ import shutil
 import sys
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from cli_kit import RECIPE, SHORT, Zoo, assert_one_line, results
+from PIL import Image
 from scipy import stats
 
 from recipes.cli.many import one
 from recipes.cli.many.comparison import number, paired_test
+from recipes.cli.many.curves import draw as draw_curves
+from recipes.cli.run.lock import Lock
 
 QUICK = ("--trainer.max_epochs=2", *SHORT)
 SEEDS, FOLDS = Path("runs", RECIPE, "seeds_0"), Path("runs", RECIPE, "folds_0")
@@ -39,6 +43,7 @@ def table(text: str) -> dict[str, dict[str, float]]:
     """The numbers of a printed table, by row and column, where the columns are of runs and metrics."""
     lines = text.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("run "))
+    lines = lines[: next((i for i in range(start, len(lines)) if not lines[i]), len(lines))]
     edges = [i for i, c in enumerate(lines[start + 1]) if c == "-" and (i == 0 or lines[start + 1][i - 1] == " ")]
     cut = [[line[a:b].strip() for a, b in zip(edges, [*edges[1:], None], strict=True)] for line in lines[start:]]
     names = cut[0][1:]
@@ -165,7 +170,8 @@ def test_a_run_that_stops_says_how_to_go_on(zoo: Zoo, here: Path) -> None:
     assert f"stopped in seed_5 of 3 seeds; continue with: zoo fit --resume {SEEDS}" in stopped.out
     compared = zoo("compare", SEEDS)
     assert "A  runs/linear/softmax_digits/seeds_0: 2 seeds of linear/softmax_digits" in compared.out
-    assert "not ended, and left out: seed_5" in compared.out
+    assert "seed_5 has not ended: its metrics are left out" in compared.out
+    assert f"zoo fit --resume {SEEDS / 'seed_5'} goes on" in compared.out
 
 
 def test_a_setup_that_fails_leaves_no_folder(zoo: Zoo, tmp_cwd: Path) -> None:
@@ -387,5 +393,76 @@ def test_what_cannot_be_compared_is_one_line(zoo: Zoo, here: Path) -> None:
     assert_one_line(zoo("compare", SEEDS), "results.json is damaged")
     (SEEDS / "seed_4/results.json").write_text('{"metrics": {}, "best": 3}')
     assert_one_line(zoo("compare", SEEDS), "results.json is damaged")
-    (SEEDS / "seed_4/results.json").unlink()
-    assert_one_line(zoo("compare", SEEDS / "seed_4"), "has not ended", "zoo fit --resume")
+
+
+def test_in_what_runs_were_made_otherwise(zoo: Zoo, here: Path) -> None:
+    other = copied(SEEDS, "seeds_1")
+    for path in other.glob("seed_*/config.yaml"):
+        text = path.read_text().replace("lr: 0.03", "lr: 0.5").replace("schedule: cosine", "schedule: linear")
+        path.write_text(re.sub(r"fingerprint \w+", "fingerprint 0123456789abcdef", text))
+    for path in other.glob("seed_*/run.json"):
+        record = json.loads(path.read_text())
+        record["environment"] |= {"torch": "1.0", "git_commit": "abc"}
+        path.write_text(json.dumps(record))
+    lines = [line.split() for line in zoo("compare", SEEDS, other, "--png", "a.png").out.splitlines()]
+    for row in (
+        ["model.lr", "0.03", "0.5"],
+        ["trainer.callbacks.LRSchedule.schedule", "cosine", "linear"],
+        ["torch", torch.__version__.partition("+")[0], "1.0"],
+    ):
+        assert row in lines
+    assert any(line[:1] == ["data"] and "0123456789abcdef" in line for line in lines)
+    assert any(line[:1] == ["git_commit"] for line in lines)
+    assert not any("seed_everything" in line for line in lines)
+    assert "all were made alike" in zoo("compare", SEEDS, SEEDS / "seed_4").out
+    single = zoo("compare", SEEDS / "seed_4", SEEDS / "seed_5").out.splitlines()
+    assert ["seed_everything", "4", "5"] in [line.split() for line in single]
+
+
+def test_runs_that_have_not_ended_are_compared_as_far_as_they_are(zoo: Zoo, here: Path) -> None:
+    other = copied(SEEDS / "seed_4", "going")
+    (other / "results.json").unlink()
+    lock = Lock(other)
+    result = zoo("compare", other, SEEDS / "seed_5")
+    lock.release()
+    assert result.code == 0, result.err
+    assert "it is running: its metrics are left out, its curves are as they are now" in result.out
+    assert f"curves  {SEEDS / 'compare.png'}" in result.out
+    with Image.open(SEEDS / "compare.png") as picture:
+        assert picture.size[0] > 500
+    alone = zoo("compare", other)
+    assert "it has not ended: its metrics are left out" in alone.out
+    record = json.loads((other / "run.json").read_text())
+    (other / "run.json").write_text(json.dumps({**record, "state": "failed", "message": "ValueError: no"}))
+    assert "it has not ended, failed (ValueError: no): " in zoo("compare", other).out
+    (other / "metrics.csv").write_text("step,epoch,train/loss\n0,0,nan\n")  # nothing to draw
+    (SEEDS / "compare.png").unlink()
+    assert "curves" not in zoo("compare", other).out
+    assert_one_line(zoo("compare", SEEDS, FOLDS, "--png", "no/such.png"), "cannot write no/such.png", started=True)
+
+
+def test_what_a_picture_of_several_runs_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group: the mean in a band; nan and what only few of its runs have are left out."""
+    from matplotlib.axes import Axes
+
+    texts = ("0,1.0\n9,3.0\n19,nan\n29,7.0\n", "0,2.0\n9,5.0\n19,6.0\n", "0,6.0\n9,inf\n19,8.0\n")
+    for i, text in enumerate(texts):
+        (tmp_path / str(i)).mkdir()
+        lines = "".join(f"{line.partition(',')[0]},0,{line.partition(',')[2]}\n" for line in text.split())
+        (tmp_path / f"{i}/metrics.csv").write_text(f"step,epoch,val/loss\n{lines}")
+    drawn, bands = [], []
+    monkeypatch.setattr(Axes, "plot", _watched(Axes.plot, drawn))
+    monkeypatch.setattr(Axes, "fill_between", _watched(Axes.fill_between, bands))
+    assert draw_curves({"A": [tmp_path / str(i) for i in range(3)], "B $x$": [tmp_path / "1"]}, tmp_path / "out.png")
+    assert drawn == [([0, 9, 19], [3.0, 4.0, 7.0]), ([0, 9, 19], [2.0, 5.0, 6.0])]
+    assert bands == [([0, 9, 19], [1.0, 3.0, 6.0])]  # of one run, there is none
+    assert not draw_curves({"A": [tmp_path]}, tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+def _watched(function: Any, seen: list[Any]) -> Any:
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append((args[0], args[1]))
+        return function(self, *args, **kwargs)
+
+    return watched

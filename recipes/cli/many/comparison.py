@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from recipes.cli import catalog
 from recipes.cli.errors import UserError
+from recipes.cli.run import changes
 from recipes.cli.run.folder import CONFIG, read_results, runs_in
+from recipes.cli.run.record import Record, read_record
 from recipes.cli.text import columns
 from recipes.cli.yaml_files import read_recipe
 
@@ -24,6 +26,7 @@ class Group:
         results: How each has ended, by "seed_0" or "fold_1"; a single run is called "run".
         data: The data that each was trained on.
         unfinished: Names of the runs that have not ended.
+        runs: Their folders by name, those that have not ended included.
         recipe: Name of the recipe.
         changed: Options whose values are not the recipe's.
         differ: Options, apart from the seed, in which the runs differ.
@@ -34,6 +37,7 @@ class Group:
     results: dict[str, dict[str, Any]]
     data: dict[str, str]
     unfinished: tuple[str, ...] = ()
+    runs: Mapping[str, Path] = field(default_factory=dict)
     recipe: str = ""
     changed: str = ""
     differ: tuple[str, ...] = ()
@@ -50,16 +54,16 @@ class Group:
 
     @property
     def count(self) -> str:
-        """The number of runs: "3 seeds", "1 run"."""
-        kind = self.kind.removesuffix("s") if len(self.results) == 1 else self.kind
-        return f"{len(self.results)} {kind}"
+        """The number of runs that have ended, of all if none has: "3 seeds", "1 run"."""
+        count = len(self.results) or len(self.runs)
+        return f"{count} {self.kind.removesuffix('s') if count == 1 else self.kind}"
 
 
 def read_group(folder: Path) -> Group:
-    """Read the results of a group of runs, or of a single run.
+    """Read the results of a group of runs, or of a single run, as far as they have ended.
 
     Raises:
-        UserError: The folder is neither, or no run in it has ended.
+        UserError: The folder is neither, or what a run has written is damaged.
     """
     paths = runs_in(folder)
     kind = f"{paths[0].name.partition('_')[0]}s" if paths else "run"
@@ -67,29 +71,64 @@ def read_group(folder: Path) -> Group:
         raise UserError(f"{folder} is no run and no group of runs: give a folder that zoo fit has made")
     named = {path.name: path for path in paths} or {"run": folder}
     results = {name: each for name, path in named.items() if (each := read_results(path)) is not None}
-    if not results:
-        resume = f"zoo fit --resume {folder}"
-        raise UserError(
-            f"no run in {folder} has ended: continue with {resume}"
-            if paths
-            else f"the run {folder} has not ended: continue it with {resume}"
-        )
-    recipes = {name: catalog.read(named[name] / CONFIG, "recipe") for name in results}
+    recipes = {name: catalog.read(path / CONFIG, "recipe") for name, path in named.items()}
     first = next(iter(recipes.values()))
     data = {name: recipe.data for name, recipe in recipes.items()}
     unfinished = tuple(name for name in named if name not in results)
-    differ = _differences([named[name] for name in results])
-    return Group(folder, kind, results, data, unfinished, first.name, first.changed, differ)
+    differ = _differences([*named.values()])
+    return Group(folder, kind, results, data, unfinished, named, first.name, first.changed, differ)
 
 
 def _differences(runs: Sequence[Path]) -> tuple[str, ...]:
     """Return the options in which the configurations of runs differ, apart from the seed."""
     configs = [{**read_recipe(run / CONFIG), "seed_everything": None} for run in runs]
-    if all(config == configs[0] for config in configs):
-        return ()
-    from recipes.cli.run.changes import differences
+    return tuple(dict.fromkeys(key for config in configs for key in changes.differences(configs[0], config)))
 
-    return tuple(dict.fromkeys(key for config in configs for key in differences(configs[0], config)))
+
+def settings(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
+    """Return what several groups were made with that is not the same for all: options, data, versions; and each one's value.
+
+    The seeds of groups are left out.
+    """
+    firsts = [next(iter(group.runs.values())) for group in groups]
+    configs = [_by_callback(read_recipe(run / CONFIG)) for run in firsts]
+    if any(group.kind == "seeds" for group in groups):
+        configs = [{**config, "seed_everything": None} for config in configs]
+    keys = dict.fromkeys(key for config in configs for key in changes.differences(configs[0], config))
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        values: list[Any] = [None] * len(groups)
+        for i, config in enumerate(configs[1:], start=1):
+            if key in (pair := changes.differences(configs[0], config)):
+                values[0], values[i] = pair[key]
+            else:
+                values[i] = _SAME
+        found[key] = [changes.shown(values[0] if value is _SAME else value) for value in values]
+    data = [" | ".join(dict.fromkeys(text for text in group.data.values() if text)) for group in groups]
+    environments = [(read_record(run) or Record()).environment for run in firsts]
+    names = dict.fromkeys(name for environment in environments for name in environment)
+    facts = {"data": data, **{name: [each.get(name, "") for each in environments] for name in names}}
+    return [*found.items(), *((name, texts) for name, texts in facts.items() if len({*texts}) > 1)]
+
+
+def _by_callback(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration with the arguments of each callback by its name in place of the list of callbacks."""
+    trainer = config.get("trainer")
+    callbacks = trainer.get("callbacks") if isinstance(trainer, dict) else None
+    if not isinstance(trainer, dict) or not isinstance(callbacks, list):
+        return config
+    named: dict[str, Any] = {}
+    for each in callbacks:
+        if not isinstance(each, dict) or "class_path" not in each:
+            return config
+        name = str(each["class_path"]).rpartition(".")[2]
+        while name in named:
+            name += "'"
+        named[name] = each.get("init_args") or "yes"
+    return {**config, "trainer": {**trainer, "callbacks": named}}
+
+
+_SAME = object()  # as the first group's
 
 
 def table(group: Group) -> str:

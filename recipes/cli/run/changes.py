@@ -1,9 +1,7 @@
-"""What differs from a recipe or from a run's own configuration, and what of it a resumed run takes."""
+"""What differs from a recipe or from a run's own configuration, and what of it a resumed run takes. Imports no torch."""
 
 from collections.abc import Mapping
 from typing import Any
-
-from lightning.pytorch.callbacks import Timer
 
 from recipes.cli.catalog import Recipe
 from recipes.cli.errors import UserError, one_line
@@ -137,6 +135,8 @@ def check_length(checkpoint: Mapping[str, Any], trainer: Mapping[str, Any], chan
         raise UserError(
             f"--trainer.max_steps {limit} is too short: the run has done {steps} steps; give {steps} or more, {cure}"
         )
+    from lightning.pytorch.callbacks import Timer
+
     limit = trainer.get("max_time")
     seconds = checkpoint.get("callbacks", {}).get("Timer", {}).get("time_elapsed", {}).get("train", 0)
     if (

@@ -1,5 +1,7 @@
-"""``zoo compare``: what runs measured, side by side, with the spread over their seeds or folds and a paired test."""
+"""``zoo compare``: runs side by side: what they measured, a paired test, in what they were made otherwise, their curves."""
 
+import os
+import shlex
 from pathlib import Path
 
 from recipes.cli.errors import UserError
@@ -9,31 +11,39 @@ from recipes.cli.many.comparison import (
     number,
     paired_test,
     read_group,
+    settings,
     table,
     why_not_paired,
 )
 from recipes.cli.run.options import Parser
+from recipes.cli.run.record import state_of
 from recipes.cli.text import columns
 
-HELP = """zoo compare RUN [RUN ...]: what runs measured, side by side.
+HELP = """zoo compare RUN [RUN ...]: what runs measured, side by side, in what they were made otherwise, and their curves.
 
-  RUN   a run folder, or the folder of a group of runs (zoo fit RECIPE --seeds 3, or --folds 5)
+  RUN         a run folder, or the folder of a group of runs (zoo fit RECIPE --seeds 3, or --folds 5); it may be running
+  --png FILE  where the curves are drawn (default: compare.png in the folder that has all of the runs)
 
 Of a group: the mean, the standard deviation and the range over its seeds or folds. Of two groups of the same seeds or folds, on the
 same data: the mean difference from the first group, its 95% interval and the p-value of Student's paired t-test; for folds, which
 share training data, with the variance of Nadeau and Bengio (2003). With few seeds only large differences can be told from chance.
+What differs of their configurations, data, versions and commits is listed. In the picture, a group is its mean in a band from its
+lowest to its highest run.
 
 Examples:
   zoo compare runs/cnn/lenet_digits/seeds_0
   zoo compare runs/cnn/lenet_digits/seeds_0 runs/cnn/resnet20_digits/seeds_0
 """
+_SHORT = 40  # letters of a value in the table of differences
 
 
 def run(args: list[str]) -> int:
     """Run the verb ``compare``."""
     parser = Parser("zoo compare")
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path)
-    groups = [read_group(path) for path in parser.parse_args(args).runs]
+    parser.add_argument("--png", type=Path)
+    options = parser.parse_args(args)
+    groups = [read_group(path) for path in options.runs]
     if len({group.folder.resolve() for group in groups}) < len(groups):
         raise UserError("a run is given twice: give each once")
     for letter, group in zip(_letters(len(groups)), groups, strict=True):
@@ -41,18 +51,54 @@ def run(args: list[str]) -> int:
         print(f"{letter}  {group.folder}: {group.count} of {group.recipe}{changed}")
         if group.differ:
             print(f"   its runs differ in {', '.join(group.differ)}")
-        if group.unfinished:
-            print(
-                f"   not ended, and left out: {', '.join(group.unfinished)}; continue with zoo fit --resume {group.folder}"
-            )
-    print()
+        for name in group.unfinished:
+            print(f"   {name if group.kind != 'run' else 'it'} {_not_ended(group.runs[name])}")
     if len(groups) == 1:
-        print(table(groups[0]))
-        return 0
-    print(_side_by_side(groups))
-    for letter, group in [*zip(_letters(len(groups)), groups, strict=True)][1:]:
-        print(f"\n{_test(groups[0], group, letter)}")
+        print(f"\n{table(groups[0])}" if groups[0].results else "")
+    else:
+        print(f"\n{_side_by_side(groups)}")
+        for letter, group in [*zip(_letters(len(groups)), groups, strict=True)][1:]:
+            print(f"\n{_test(groups[0], group, letter)}")
+        rows = settings(groups)
+        cells = [[name, *(_short(text) for text in texts)] for name, texts in rows]
+        print(f"\n{columns([['made with', *_letters(len(groups))], *cells])}" if rows else "\nall were made alike")
+    _draw(groups, options.png)
     return 0
+
+
+def _not_ended(run: Path) -> str:
+    state, message = state_of(run)
+    if state == "running":
+        return "is running: its metrics are left out, its curves are as they are now"
+    how = "" if state == "done" else f", {state}{f' ({message})' if message else ''}"  # done, but its results are gone
+    return f"has not ended{how}: its metrics are left out; zoo fit --resume {shlex.quote(str(run))} goes on"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHORT else f"{text[: _SHORT - 1]}…"
+
+
+def _draw(groups: list[Group], path: Path | None) -> None:
+    """Draw the curves, and tell where.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    from recipes.cli.many.curves import draw
+
+    common = Path(os.path.commonpath([group.folder.resolve() for group in groups]))
+    if path is None:
+        folder = common.parent if groups[0].kind == "run" and len(groups) == 1 else common
+        path = Path(os.path.relpath(folder / "compare.png"))
+    labels = {
+        f"{letter}  {os.path.relpath(group.folder)}": [*group.runs.values()]
+        for letter, group in zip(_letters(len(groups)), groups, strict=True)
+    }
+    try:
+        if draw(labels, path):
+            print(f"\ncurves  {path}")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; give another place with --png") from error
 
 
 def _letters(count: int) -> list[str]:
