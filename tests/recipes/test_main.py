@@ -65,6 +65,9 @@ def test_unknown_verb_suggests_the_closest(zoo: Zoo) -> None:
         ["examples", "{folder}"],
         ["fit", "--help"],
         ["predict", "--help"],
+        ["runs", "--help"],
+        ["compare", "--help"],
+        ["web", "--help"],
     ],
 )
 def test_fast_verbs_import_neither_torch_nor_lightning(args: list[str], tmp_path: Path) -> None:
