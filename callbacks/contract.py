@@ -55,6 +55,9 @@ class Renderable(Protocol):
     def render(self, batch: Any) -> dict[str, Any]:
         """Return what is worth looking at, by name: uint8 images ``(3, H, W)``, texts, or tables (lists of rows, the first one the
         column names). It is called in evaluation mode, without gradients, on the first process alone.
+
+        A dict is for trackers that lay masks over images by themselves, as W&B does, and is no file: ``images``, uint8
+        ``(N, 3, H, W)``; ``masks``, by name, uint8 ``(N, H, W)``; ``class_names``, those of the classes 0..K-1.
         """
 
 

@@ -16,7 +16,7 @@ from zoo.blocks.skeleton import at_most, skeleton
 from zoo.blocks.vocabulary import Vocabulary
 from zoo.internals import tree_leaves
 from zoo.model import VOCABULARIES, Model, spelled
-from zoo.pretrained import bundled
+from zoo.pretrained import bundled, tracked
 from zoo.pretrained.report import LoadReport, compare, load_weights, put, tied
 from zoo.pretrained.schema import check_hyperparameters, check_standardization
 from zoo.pretrained.sources import Weights, local_folder, model_of_layout, read_saved
@@ -87,7 +87,8 @@ def load(
 
     Args:
         path: The checkpoint file, the folder, the name of a bundled one, or "owner/name" on the Hugging Face hub; also a GPT-2 or
-            Llama that ``transformers`` wrote.
+            Llama that ``transformers`` wrote; or "wandb://entity/project/artifact:alias", a checkpoint or folder that is an artifact
+            of Weights & Biases.
         strict: Refuse weights that do not fit; ``False`` takes what fits. ``model.load_report`` lists what became of each tensor.
         average: Of a checkpoint of a run with ``callbacks.EMA``, the averaged weights (True) or the trained ones (False); None
             takes those that were evaluated.
@@ -100,10 +101,12 @@ def load(
         by itself).
 
     Raises:
-        FileNotFoundError, ConnectionError: No such file or folder, or the hub cannot be reached.
+        FileNotFoundError, ConnectionError: No such file, folder or artifact, or the hub or W&B cannot be reached.
         ValueError: The file is damaged, holds objects other than tensors and plain data, is no zoo checkpoint, names an unknown
             model or an optimizer to import, says what cannot be of its model, or (``strict``) its weights do not fit.
     """
+    if tracked.is_artifact(str(path)):
+        path = tracked.download(str(path))
     path = local_folder(str(path)) or path  # a repository is downloaded once
     if average is None and (layout := model_of_layout(str(path))) is not None:
         return create_model(layout, weights=path, **overrides)

@@ -50,6 +50,29 @@ def overlay(image: Tensor, mask: Tensor, names: Sequence[str]) -> Tensor:
     return _with_legend(blend(image, mask, len(names)), [mask], names)
 
 
+IGNORED_BYTE = 255  # in the masks of :func:`mask_layers`
+
+
+def mask_layers(x: Tensor, true: Tensor, predicted: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    """Return images and masks for a program that lays the masks over the images by itself.
+
+    Args:
+        x: Images ``(B, C, H, W)``, float in [0, 1]; unless they have one or three channels, the mean of all is shown.
+        true, predicted: Classes ``(B, H, W)``; other values are ignored pixels.
+        names: Names of the K classes, K < 256.
+
+    Returns:
+        ``images``, uint8 ``(B, 3, H, W)``; ``masks``, uint8 ``(B, H, W)`` each, ``true`` (255 where it is ignored) and
+        ``predicted``; ``class_names``.
+    """
+    x = x if x.shape[1] in (1, 3) else x.mean(dim=1, keepdim=True)
+    bytes_of = {
+        name: torch.where((mask >= 0) & (mask < len(names)), mask, IGNORED_BYTE).byte().cpu()
+        for name, mask in (("true", true.detach()), ("predicted", predicted.detach()))
+    }
+    return {"images": to_uint8(x), "masks": bytes_of, "class_names": [*names]}
+
+
 def mask_rows(x: Tensor, true: Tensor, predicted: Tensor, names: Sequence[str]) -> Tensor:
     """Draw examples in rows: the image, the true and the predicted mask over it. Five or more stand two in a row.
 

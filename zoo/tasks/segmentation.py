@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from zoo.drawing import figures
-from zoo.drawing.masks import mask_rows
+from zoo.drawing.masks import IGNORED_BYTE, mask_layers, mask_rows
 from zoo.losses.pixels import LOSSES, PixelLoss, PixelSums
 from zoo.metrics.labels import IGNORED, ConfusionMatrix
 from zoo.metrics.pixels import EvaluationLoss, exact_dtype, scores
@@ -219,9 +219,15 @@ class SegmentationTask(Task):
 
     @torch.no_grad()
     def render(self, batch: Any) -> dict[str, Any]:
-        """Return ``masks``: images, their true and their predicted masks; ``confusion``: of the last evaluation."""
+        """Return ``masks``: images, their true and their predicted masks; ``confusion``: of the last evaluation.
+
+        ``overlays`` are the same masks for trackers that draw them by themselves, where a byte holds a class.
+        """
         x, y, names = batch[0][:_SHOWN], batch[1][:_SHOWN], self.label_names
-        shown: dict[str, Any] = {"masks": mask_rows(x, y, self._logits(x, y).argmax(dim=1), names)}
+        predicted = self._logits(x, y).argmax(dim=1)
+        shown: dict[str, Any] = {"masks": mask_rows(x, y, predicted, names)}
+        if len(names) <= IGNORED_BYTE:
+            shown["overlays"] = mask_layers(x, y, predicted, names)
         last = self.metrics.get("confusion")
         if last is not None and last.update_called:
             counts = last.compute().cpu()

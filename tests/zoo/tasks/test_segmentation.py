@@ -338,6 +338,7 @@ def test_what_is_shown(tmp_path: Path) -> None:
     quiet_trainer(max_epochs=1).fit(task, datamodule=data)
     assert task.class_names == data.class_names
     found = task.render((torch.rand(10, 3, 8, 8), torch.randint(K, (10, 8, 8))))
-    assert set(found) == {"masks", "confusion"}
+    assert set(found) == {"masks", "confusion", "overlays"}
+    del found["overlays"]
     assert all(image.dtype == torch.uint8 and image.shape[0] == 3 for image in found.values())
-    assert set(small().render((torch.rand(2, 3, 8, 8), torch.randint(K, (2, 8, 8))))) == {"masks"}
+    assert set(small().render((torch.rand(2, 3, 8, 8), torch.randint(K, (2, 8, 8))))) == {"masks", "overlays"}
