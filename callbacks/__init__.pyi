@@ -9,8 +9,8 @@ from .ema import EMA as EMA
 from .graceful_stop import GracefulStop as GracefulStop
 from .grad_norm import GradNorm as GradNorm
 from .gradient_noise_scale import GradientNoiseScale as GradientNoiseScale
-from .interval_checkpoint import IntervalCheckpoint as IntervalCheckpoint
 from .histograms import Histograms as Histograms
+from .interval_checkpoint import IntervalCheckpoint as IntervalCheckpoint
 from .layer_freezing import LayerFreezing as LayerFreezing
 from .learning_curves import LearningCurves as LearningCurves
 from .lr_schedule import LRSchedule as LRSchedule

@@ -1,7 +1,5 @@
 """Histograms of weights and gradients."""
 
-from typing import Any
-
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
@@ -46,7 +44,9 @@ class Histograms(Monitor):
         if not has_whole_parameters(trainer):
             raise ValueError("Histograms needs whole parameters on each process: leave it out, or use ddp")
         if not any(takes_histograms(logger) for logger in trainer.loggers):
-            rank_zero_warn("Histograms sends nothing: no logger takes them, give --logger tensorboard, wandb or wandb-offline")
+            rank_zero_warn(
+                "Histograms sends nothing: no logger takes them, give --logger tensorboard, wandb or wandb-offline"
+            )
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:

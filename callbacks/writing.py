@@ -115,7 +115,9 @@ def checked(name: str, value: Any) -> Any:
 
 def _are_masks(value: dict[str, Any]) -> bool:
     images, masks = value.get("images"), value.get("masks")
-    if value.keys() != {"images", "masks", "class_names"} or not (isinstance(images, Tensor) and isinstance(masks, dict)):
+    if value.keys() != {"images", "masks", "class_names"} or not (
+        isinstance(images, Tensor) and isinstance(masks, dict)
+    ):
         return False
     shape = (images.shape[0], *images.shape[2:])  # (N, 3, H, W) -> (N, H, W)
     fits = [isinstance(m, Tensor) and m.dtype == torch.uint8 and m.shape == shape for m in masks.values()]

@@ -1,5 +1,6 @@
 """Histograms of weights and gradients."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,10 @@ def test_wandb_gets_counts_and_edges_at_the_interval(tmp_path: Path, accumulate:
     fit(tmp_path, WandbLogger(experiment=run, save_dir=tmp_path), 2, accumulate_grad_batches=accumulate)
     rows = [row for row in run.rows if any("/" in name for name in row if name != "trainer/global_step")]
     found = {
-        (name, row["trainer/global_step"]): value for row in rows for name, value in row.items() if "layer" in name or "unused" in name
+        (name, row["trainer/global_step"]): value
+        for row in rows
+        for name, value in row.items()
+        if "layer" in name or "unused" in name
     }
     assert set(found) == {
         (name, step) for step in steps for name in ("weights/layer.weight", "gradients/layer.weight", "weights/unused")
@@ -99,7 +103,7 @@ def test_counts_are_those_of_the_finite_values() -> None:
     assert counts is not None
     assert edges is not None
     assert counts.sum() == 1000
-    expected = [int(((values >= a) & (values < b)).sum()) for a, b in zip(edges[:-2], edges[1:-1], strict=True)]
+    expected = [int(((values >= a) & (values < b)).sum()) for a, b in pairwise(edges[:-1])]
     assert (counts[:-1] - torch.tensor(expected)).abs().max() <= 1  # a value on an edge
     assert histogram(torch.tensor([float("nan")]), 3) is None
 

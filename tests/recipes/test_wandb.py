@@ -1,6 +1,7 @@
 """W&B runs of ``zoo fit``, read back from the file that they write."""
 
 import csv
+import json
 import math
 import os
 import shutil
@@ -11,11 +12,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from cli_kit import RECIPE, SHORT, Zoo
+from cli_kit import RECIPE, SHORT, Zoo, assert_one_line
+from PIL import Image
 from wandb_kit import read_finished, read_run, read_wandb, wandb_files
 
+from callbacks.writing import checked, log
 from recipes.cli.run import loggers
 from recipes.cli.run.folder import Run
 from recipes.cli.run.wandb_run import AXIS
@@ -95,6 +99,35 @@ def test_the_summary_is_that_of_the_best_validation(tmp_path: Path, mode: str, b
     summary = read_run(tmp_path).summary
     assert (summary["val/loss"], summary["val/acc"], summary["best_step"]) == (values[best], best / 8, best)
     assert (summary["lr"], summary["train/loss"], summary["test/loss"]) == (4, 0.5, 9.0)  # the last ones
+
+
+def test_masks_are_overlays_and_texts_and_tables_are_tables(tmp_path: Path) -> None:
+    logger = built(tmp_path)
+    images, masks = torch.zeros(2, 3, 4, 5, dtype=torch.uint8), torch.arange(40, dtype=torch.uint8).reshape(2, 4, 5) % 3
+    shown = {"images": images, "masks": {"true": masks, "predicted": masks.flip(0)}, "class_names": ["a", "b", "c"]}
+    for name, value in {
+        "overlays": shown,
+        "text": "to be",
+        "table": [["word", "count"], ["be", 1], ["or", "-"]],
+    }.items():
+        log(logger, name, checked(name, value), 3)
+    logger.finish("done", "")
+    written = read_run(tmp_path)
+    files = next(tmp_path.glob("wandb/*run-*/files"))
+    overlay = next(row["overlays"] for row in written.rows if "overlays" in row)
+    assert (overlay["_type"], overlay["count"]) == ("images/separated", 2)
+    assert len(overlay["all_masks"]) == 2
+    for i, kinds in enumerate(overlay["all_masks"]):
+        for name, tensor in (("true", masks), ("predicted", masks.flip(0))):
+            picture = np.asarray(Image.open(files / kinds[name]["path"]))
+            assert np.array_equal(picture, tensor[i].numpy())
+    labels = [value for key, value in written.config["_wandb"].items() if "mask" in json.dumps(value)]
+    assert '"a"' in json.dumps(labels)
+    for name, cells in (("text", [["to be"]]), ("table", [["be", 1], ["or", "-"]])):
+        entry = next(row[name] for row in written.rows if name in row)
+        table = json.loads((files / entry["path"]).read_text())
+        assert (table["data"], entry["_type"]) == (cells, "table-file")
+    assert {step for steps in written.steps_of.values() for step in steps} == {3}
 
 
 def test_names_that_collide_and_numbers_that_are_none_are_kept(tmp_path: Path) -> None:
@@ -188,6 +221,48 @@ def test_a_run_that_is_refused_leaves_no_run_at_all(zoo: Zoo) -> None:
     result = zoo(*FIT, "--trainer.callbacks+=callbacks.LearningCurves", "--model.lr=-1")
     assert result.code == 2, result.err
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("kinds", ["best", "best+last"])
+def test_checkpoints_are_artifacts_where_it_is_asked_for(zoo: Zoo, kinds: str) -> None:
+    assert zoo(*FIT, "--wandb-artifacts", kinds).code == 0
+    written = read_run(RUN)
+    assert [(a.name, a.type) for a in written.artifacts] == [(f"model-{written.run.run_id}", "model")] * len(
+        kinds.split("+")
+    )
+    assert [sorted(a.aliases) for a in written.artifacts] == [[kind, "latest"] for kind in kinds.split("+")]
+    for kind, artifact in zip(kinds.split("+"), written.artifacts, strict=True):
+        (entry,) = artifact.manifest.contents
+        assert entry.path == f"{kind}.ckpt"
+        copy = Path(entry.local_path)
+        assert copy.is_relative_to(RUN.resolve() / "wandb")  # it may be uploaded when the checkpoint is another
+        assert copy.read_bytes() == (RUN / f"checkpoints/{kind}.ckpt").read_bytes()
+    assert json.loads(written.artifacts[0].metadata)["val/loss"] == written.summary["val/loss"]
+    assert f"#   logger  wandb-offline, artifacts {kinds}\n" in (RUN / "config.yaml").read_text()
+    assert zoo("fit", "--resume", RUN, "--trainer.max_epochs=3").code == 0  # it remembers
+    assert len(read_finished(wandb_files(RUN)[-1]).artifacts) == len(kinds.split("+"))
+
+
+def test_no_checkpoint_is_one_otherwise(zoo: Zoo) -> None:
+    assert zoo("fit", RECIPE, *SHORT, "--trainer.max_epochs=1", "--logger=wandb-offline", "--seeds=2").code == 0
+    assert [read_run(Path("runs", RECIPE, "seeds_0", f"seed_{i}")).artifacts for i in (0, 1)] == [[], []]
+    more = ("--logger=wandb-offline", "--wandb-artifacts=best")
+    assert zoo("fit", RECIPE, *SHORT, "--trainer.max_epochs=1", *more, "--seeds=2").code == 0
+    runs = [read_run(Path("runs", RECIPE, "seeds_1", f"seed_{i}")) for i in (0, 1)]
+    assert [[sorted(a.aliases) for a in run.artifacts] for run in runs] == [[["best", "latest"]]] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--logger=wandb-offline", "--wandb-artifacts=bset"], ["none, best, best+last", "did you mean 'best'?"]),
+        (["--wandb-artifacts=best"], ["give --logger wandb"]),
+        (["--logger=csv", "--wandb-artifacts=best"], ["give --logger wandb"]),
+        (["--seeds=2", "--wandb-artifacts=best"], ["give --logger wandb"]),
+    ],
+)
+def test_artifacts_without_wandb_or_of_another_kind_are_refused(zoo: Zoo, options: list[str], words: list[str]) -> None:
+    assert_one_line(zoo("fit", RECIPE, *options), *words)
 
 
 KILLS = """

@@ -43,7 +43,9 @@ def download(text: str) -> Path:
     except ValueError as error:
         raise FileNotFoundError(f"W&B has no artifact {name}, or it is private (wandb login): {error}") from error
     except (OSError, wandb.Error) as error:
-        raise ConnectionError(f"W&B cannot be reached for {name}, or refuses it ({type(error).__name__}: {error})") from error
+        raise ConnectionError(
+            f"W&B cannot be reached for {name}, or refuses it ({type(error).__name__}: {error})"
+        ) from error
     if (folder / "config.json").is_file():
         return folder
     files = sorted(folder.glob("*.ckpt"))

@@ -16,7 +16,7 @@ from recipes.cli import catalog
 from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import Crash, UserError
 from recipes.cli.run.folder import CHECKPOINTS, CONFIG, is_main_process, read_results, resumable
-from recipes.cli.run.options import Options, saving_of
+from recipes.cli.run.options import Options, logger_of, saving_of
 from recipes.cli.run.process import exiting_at_once, logged_exit, restored_process_state
 from recipes.cli.yaml_files import read_recipe
 
@@ -94,9 +94,9 @@ def _here(folder: Path, console: Console, tests: bool, callbacks: Sequence[Any],
 
 def _options(folder: Path, tests: bool, callbacks: Sequence[Any]) -> Options:
     recipe = catalog.read(folder / CONFIG, "recipe")
-    options = Options(
-        "fit", recipe, [folder / CONFIG], logger=recipe.logger or None, tests=tests, callbacks=[*callbacks]
-    )
+    options = Options("fit", recipe, [folder / CONFIG], tests=tests, callbacks=[*callbacks])
+    logger, options.artifacts = logger_of(recipe)
+    options.logger = logger or None
     options.save_every, options.keep = saving_of(recipe)
     if saved := resumable(folder):
         options.resumed, options.checkpoint = folder, saved[0]

@@ -15,9 +15,11 @@ from recipes.cli.run.options import (
     OPTIONS_OF,
     Parser,
     add_saving,
+    check_artifacts,
     check_logger,
     check_saving,
     deadline_of,
+    logger_line,
     saving_line,
     split_word,
 )
@@ -53,6 +55,7 @@ def run(args: list[str]) -> int:
     parser.add_argument("--resume", nargs="?", const="")
     parser.add_argument("--fast", action="store_true")
     add_saving(parser)
+    parser.add_argument("--wandb-artifacts")
     for kind in KINDS:
         parser.add_argument(f"--{kind}", type=int)
     word, args = split_word(args)
@@ -60,6 +63,7 @@ def run(args: list[str]) -> int:
     check_launcher()
     check_logger(options.logger)
     check_saving(options)
+    check_artifacts(options.wandb_artifacts, options.logger, options.resume is not None)
     deadline = deadline_of(options)
     kind, count = _wanted(options.seeds, options.folds)
     names = ([] if word is None else [word]) + options.config
@@ -71,12 +75,12 @@ def run(args: list[str]) -> int:
         if not recipes:
             raise UserError(f"no recipe given: zoo fit NAME --{kind} {count} (`zoo recipes` lists them)")
         remembered = {
-            "logger": options.logger if options.logger not in (None, "csv", "none") else "",
+            "logger": logger_line(options.logger, options.wandb_artifacts or "none"),
             "saving": saving_line(options.save_every or "", options.keep or 1),
         }
         group = _begin(kind, count, recipes, remembered, options.runs, options.fast, overrides)
     else:
-        given = [name for name in ("fast", "logger", "save_every", "keep") if getattr(options, name)]
+        given = [name for name in ("fast", "logger", "wandb_artifacts", "save_every", "keep") if getattr(options, name)]
         if overrides or given:
             what = overrides[0].partition("=")[0] if overrides else f"--{given[0].replace('_', '-')}"
             raise UserError(f"--resume continues {kind or 'the runs'} with their own config.yaml: leave {what} out")

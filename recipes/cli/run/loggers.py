@@ -189,6 +189,7 @@ def build(
     resumed_at: int | None,
     monitor: tuple[str, str] | None = None,
     wandb: Mapping[str, Any] | None = None,
+    artifacts: str = "none",
     say: Callable[[str], None] = print,
 ) -> list[Logger]:
     """Build the loggers of a run besides :class:`MetricsLogger`.
@@ -199,12 +200,13 @@ def build(
         resumed_at: Optimizer step that a resumed run starts from; None for a new run.
         monitor: The metric and the mode of the best checkpoint.
         wandb: What the checkpoint of a resumed run has of its W&B run.
+        artifacts: The checkpoints that W&B gets, "none", "best" or "best+last".
         say: Prints a line.
     """
     if choice == "tensorboard":
         return [_TensorBoard(run.folder, name="", version="", default_hp_metric=False, purge_step=resumed_at)]
     if choice.startswith("wandb"):
-        return [WandbRun(run, choice == "wandb-offline", monitor, wandb, say)]
+        return [WandbRun(run, choice == "wandb-offline", monitor, wandb, artifacts, say)]
     return [_own(choice, run)] if "." in choice else []
 
 

@@ -34,12 +34,14 @@ from recipes.cli.yaml_files import read_recipe
 from zoo.spelling import suggest
 
 LOGGERS = ("csv", "tensorboard", "wandb", "wandb-offline", "none")
+ARTIFACTS = ("none", "best", "best+last")  # the checkpoints that W&B gets
 
 
 # the options of each verb that are not a recipe's, for suggestions
 OPTIONS_OF = {
     "fit": (
         "--logger",
+        "--wandb-artifacts",
         "--resume",
         "--runs",
         "--save-every",
@@ -110,6 +112,7 @@ class Options:
         resumed: The run folder to continue.
         checkpoint: The checkpoint to resume from or to evaluate.
         named: Whether the user has named that checkpoint, so that no other one may be resumed from.
+        artifacts: The checkpoints that W&B gets, one of ARTIFACTS.
         save_every: Interval of saves within epochs, "10m" or "200steps"; "": at the ends of epochs alone.
         keep: Number of the last saves that are kept, 1 or more.
         deadline: Time of ``time.monotonic`` at which the run is stopped.
@@ -136,6 +139,7 @@ class Options:
     callbacks: list[Any] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
     named: bool = False
+    artifacts: str = "none"
     save_every: str = ""
     keep: int = 1
     deadline: float | None = None
@@ -156,6 +160,7 @@ def parse(verb: str, args: list[str]) -> Options:
         parser.add_argument("--resume", nargs="?", const="")
         parser.add_argument("--fast", action="store_true")
         add_saving(parser)
+        parser.add_argument("--wandb-artifacts")
     else:
         parser.add_argument("--ckpt", "--ckpt_path")
     word, args = split_word(args)
@@ -178,6 +183,8 @@ def parse(verb: str, args: list[str]) -> Options:
     }
     if verb == "fit":
         check_saving(known)
+        check_artifacts(known.wandb_artifacts, known.logger, known.resume is not None)
+        options["artifacts"] = known.wandb_artifacts or "none"
         options |= {"save_every": known.save_every or "", "keep": known.keep or 1, "deadline": deadline_of(known)}
     begins = recipe if verb == "fit" and known.resume is None else None
     if begins is not None and (requeued := requeued_run(known.runs, begins.name)) is not None:
@@ -200,8 +207,10 @@ def parse(verb: str, args: list[str]) -> Options:
         options["named"] = is_checkpoint(known.resume)
         of_run = _recipe_of(resumed, known.runs, recipe)
         if known.logger is None and of_run.logger:
-            check_logger(of_run.logger)
-            options["logger"] = of_run.logger
+            options["logger"], artifacts = logger_of(of_run)
+            check_logger(options["logger"])
+            options["artifacts"] = known.wandb_artifacts or artifacts
+        check_artifacts(known.wandb_artifacts, options["logger"])
         save_every, keep = saving_of(of_run)
         options |= {"save_every": known.save_every or save_every, "keep": known.keep or keep}
         return Options(verb, of_run, [resumed / CONFIG], **options)
@@ -367,6 +376,49 @@ def check_logger(choice: str | None) -> None:
         raise UserError(f"--logger {choice} needs the package {package}: pip install {extra}")
     if choice == "wandb":
         _check_wandb()
+
+
+def check_artifacts(choice: str | None, logger: str | None, later: bool = False) -> None:
+    """Refuse checkpoints that W&B shall get and cannot.
+
+    Args:
+        choice: The value of ``--wandb-artifacts``; None if it is not given.
+        logger: That of ``--logger``.
+        later: Whether the logger may be that of the run to continue.
+
+    Raises:
+        UserError: There is no such choice, or the logger is another.
+    """
+    if choice is None:
+        return
+    if choice not in ARTIFACTS:
+        raise UserError(
+            f"--wandb-artifacts must be one of {', '.join(ARTIFACTS)}, got {choice!r}{suggest(choice, ARTIFACTS)}"
+        )
+    if not (logger or "").startswith("wandb") and not (later and logger is None):
+        raise UserError("--wandb-artifacts is for W&B: give --logger wandb or wandb-offline, too")
+
+
+def logger_line(logger: str | None, artifacts: str) -> str:
+    """Return the line that :func:`logger_of` reads; an empty text if metrics.csv is all."""
+    if logger in (None, "csv", "none"):
+        return ""
+    return f"{logger}, artifacts {artifacts}" if artifacts != "none" else str(logger)
+
+
+def logger_of(recipe: catalog.Recipe) -> tuple[str, str]:
+    """Return the logger of a run, "" for none, and the checkpoints that W&B gets.
+
+    Raises:
+        UserError: The run's header says something else.
+    """
+    logger, _, artifacts = recipe.logger.partition(", artifacts ")
+    if artifacts and artifacts not in ARTIFACTS:
+        raise UserError(
+            f"{recipe.path}: the line `logger` must say `{logger}, artifacts best`, got {recipe.logger!r}: change it, or leave it "
+            "out"
+        )
+    return logger, artifacts or "none"
 
 
 def _check_wandb() -> None:

@@ -51,7 +51,7 @@ from recipes.cli.run.hooks import NoProfiler, leave_out_empty_hooks, look_for_cu
 from recipes.cli.run.internals import attach_loggers, forks, return_progress
 from recipes.cli.run.lock import Lock
 from recipes.cli.run.loggers import MetricsLogger, RowCount, read_rows
-from recipes.cli.run.options import OPTIONS_OF, Options, saving_line
+from recipes.cli.run.options import OPTIONS_OF, Options, logger_line, saving_line
 from recipes.cli.run.progress import EpochLines, LogInterval, Progress, StartDetector
 from recipes.cli.run.record import State, begun, ended, is_gone, read_record, write_record
 from recipes.cli.run.summary import evaluation_table, fit_summary
@@ -195,12 +195,11 @@ class Session:
             self._lock = None
 
     def _write_config(self, run: Run, data: str | None = None) -> None:
-        logger = self.options.logger
         recipe = replace(
             self.options.recipe,
             data=data or "",
             changed=", ".join(self._changed),
-            logger=logger if logger and logger not in ("csv", "none") else "",
+            logger=logger_line(self.options.logger, self.options.artifacts),
             saving=saving_line(self.options.save_every, self.options.keep),
         )
         with replacing(run.folder / CONFIG) as temporary:
@@ -329,7 +328,8 @@ class Session:
         before = None if self.resumed_at is None else self.resumed_at.wandb
         monitor = getattr(self.module, "monitor", None)
         choice = self.options.logger or "csv"
-        return metrics, [metrics, *loggers.build(choice, self.run, step, monitor, before, self._warn)]
+        built = loggers.build(choice, self.run, step, monitor, before, self.options.artifacts, self._warn)
+        return metrics, [metrics, *built]
 
     def _warn(self, text: str) -> None:
         self.console.print(text, error=True)

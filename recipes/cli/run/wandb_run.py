@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from recipes.cli.errors import UserError, one_line
-from recipes.cli.run.folder import Run, group_of
+from recipes.cli.run.folder import CHECKPOINTS, Run, group_of
 from recipes.cli.run.record import State
 
 AXIS = "trainer/global_step"  # of every chart: the optimizer step, as in metrics.csv
@@ -46,10 +46,8 @@ class WandbRun(WandbLogger):
         offline: Whether nothing is uploaded.
         monitor: The metric and the mode, "min" or "max", of the best checkpoint, whose validation becomes W&B's summary.
         before: What the checkpoint of a resumed run has of its W&B run, see :meth:`state`.
+        artifacts: The checkpoints that are sent at the end, "none", "best" or "best+last".
         say: Prints a line.
-
-    Attributes:
-        uploads: Whether checkpoints are sent, which takes longer at the end.
     """
 
     def __init__(
@@ -58,6 +56,7 @@ class WandbRun(WandbLogger):
         offline: bool,
         monitor: tuple[str, str] | None = None,
         before: Mapping[str, Any] | None = None,
+        artifacts: str = "none",
         say: Callable[[str], None] = print,
     ) -> None:
         folder = run.folder.resolve()  # W&B runs in another process, whose current folder may differ
@@ -73,7 +72,7 @@ class WandbRun(WandbLogger):
             "resume": "allow",
         }
         super().__init__(id=self._given["id"], project=self._given["project"], save_dir=folder, offline=offline)
-        self.uploads = False
+        self._artifacts = [] if artifacts == "none" else artifacts.split("+")
         self._folder, self._is_offline, self._say, self._monitor = folder, offline, say, monitor
         self._best: dict[str, Any] = dict(before.get("best") or {})
         self._config: dict[str, Any] = {}
@@ -99,7 +98,7 @@ class WandbRun(WandbLogger):
 
         for kind in ("CACHE", "CONFIG", "DATA"):
             os.environ.setdefault(f"WANDB_{kind}_DIR", str(self._folder / "wandb" / kind.lower()))
-        waits = {"init_timeout": _ANSWER, "finish_timeout": _UPLOAD_FILES if self.uploads else _UPLOAD}
+        waits = {"init_timeout": _ANSWER, "finish_timeout": _UPLOAD_FILES if self._artifacts else _UPLOAD}
         given: dict[str, Any] = {
             name: seconds for name, seconds in waits.items() if f"WANDB_{name.upper()}" not in os.environ
         }
@@ -251,6 +250,8 @@ class WandbRun(WandbLogger):
         code = _CTRL_C if state == "stopped" and "Ctrl-C" in message else _EXIT_CODES[state]
         try:
             run.summary.update({"state": state, **({"message": message} if message else {})})
+            for kind in self._artifacts:
+                self._send_checkpoint(run, kind)
             if code == _EXIT_CODES["stopped"]:
                 run.mark_preempting()  # its state is then "preempted", and not "failed"
             run.finish(exit_code=code)
@@ -258,7 +259,24 @@ class WandbRun(WandbLogger):
             if not isinstance(error, TimeoutError):
                 _tear_down()
             what = one_line(str(error))
-            self._say(f"warning: W&B has not got all of the run ({what}): upload the rest with `wandb sync {run.dir}`")
+            self._say(
+                f"warning: W&B has not got all of the run ({what}): upload the rest with `wandb sync {Path(run.dir).parent}`"
+            )
+
+    def _send_checkpoint(self, run: Any, kind: str) -> None:
+        """Add ``best.ckpt`` or ``last.ckpt`` to the artifact of the run, with its kind as an alias; the file is copied."""
+        import wandb
+
+        path = self._folder / CHECKPOINTS / f"{kind}.ckpt"
+        if not path.is_file():
+            return
+        described = {"state": run.summary.get("state"), **(self._best if kind == "best" else {})}
+        artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=described)
+        try:
+            artifact.add_file(str(path))
+            run.log_artifact(artifact, aliases=[kind, "latest"])
+        except Exception as error:  # a full disk, say
+            self._say(f"warning: W&B does not get {path} ({one_line(str(error))})")
 
 
 class RunId(Callback):

@@ -16,6 +16,7 @@ HELP = f"""zoo fit RECIPE [options]: train, test the best checkpoint, compare it
   RECIPE                a name that `zoo recipes` lists, else a YAML of your own; the same as -c, --config; another -c adds to it
   --logger NAME         csv (default), tensorboard, wandb, wandb-offline, none, or package.Class of a logger of Lightning's or your
                         own; metrics.csv is written in any case (docs/tracking.md)
+  --wandb-artifacts W   checkpoints that W&B gets at the end: none (default), best, best+last
   --resume [RUN]        continue a run in its own folder, with its own config.yaml: the newest of the recipe that has a checkpoint,
                         or a run folder, a version, a checkpoint; what is given beside it is recorded, or refused by name
   --save-every INTERVAL save within epochs, too: 10m, 500s, 1h30m, or 200steps of the optimizer (default: after each epoch)

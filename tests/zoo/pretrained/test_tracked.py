@@ -62,7 +62,9 @@ def test_one_checkpoint_is_found_and_several_are_not_chosen_from(api: type[Api],
         zoo.load("wandb://me/digits/model:best")
 
 
-@pytest.mark.parametrize("address", ["wandb://model", "wandb://me/digits/model", "wandb://../digits/model:best", "wandb://a/b/c:"])
+@pytest.mark.parametrize(
+    "address", ["wandb://model", "wandb://me/digits/model", "wandb://../digits/model:best", "wandb://a/b/c:"]
+)
 def test_an_address_that_is_none_is_refused_without_a_call(api: type[Api], address: str) -> None:
     with pytest.raises(ValueError, match="give wandb://entity/project/artifact:alias"):
         zoo.load(address)
