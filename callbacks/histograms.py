@@ -2,7 +2,7 @@
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -16,7 +16,7 @@ from callbacks.writing import log_histogram, takes_histograms
 class Histograms(Monitor):
     """Send histograms of each trained parameter, ``weights/<parameter>``, and of its gradient, ``gradients/<parameter>``.
 
-    TensorBoard and W&B take them; a run without either is trained without them, and a warning says so. Weights are those before
+    TensorBoard and W&B take them; a run without either is trained without them, and a line says so. Weights are those before
     the step; gradients are those of the step, before clipping, and already unscaled. Values that are not finite are left out.
 
     All values of the net are looked at, and 64 bins of each parameter are read from the device and sent, which takes longer than a
@@ -44,7 +44,7 @@ class Histograms(Monitor):
         if not has_whole_parameters(trainer):
             raise ValueError("Histograms needs whole parameters on each process: leave it out, or use ddp")
         if not any(takes_histograms(logger) for logger in trainer.loggers):
-            rank_zero_warn(
+            rank_zero_info(
                 "Histograms sends nothing: no logger takes them, give --logger tensorboard, wandb or wandb-offline"
             )
 
@@ -63,7 +63,9 @@ class Histograms(Monitor):
                 tensors["gradients"] = parameter.grad / scale
             for kind, tensor in tensors.items():
                 found = histogram(tensor, self.bins)
-                for logger in takers if found is not None else ():
+                if found is None:
+                    continue
+                for logger in takers:
                     log_histogram(logger, f"{kind}/{name}", *found, logged_step(trainer))
 
 
@@ -73,7 +75,6 @@ def histogram(tensor: Tensor, bins: int) -> tuple[Tensor, Tensor] | None:
     values = values[values.isfinite()]
     if not len(values):
         return None
-    low, high = torch.aminmax(values)
+    low, high = (float(end) for end in torch.aminmax(values))
     low, high = (low - 0.5, high + 0.5) if low == high else (low, high)
-    low, high = float(low), float(high)
     return values.histc(bins, low, high).cpu(), torch.linspace(low, high, bins + 1)

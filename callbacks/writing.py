@@ -68,7 +68,7 @@ def log_histogram(logger: Logger, name: str, counts: Tensor, edges: Tensor, step
     else:
         import wandb
 
-        histogram: Any = wandb.Histogram(np_histogram=(counts.int().tolist(), edges.tolist()))
+        histogram: Any = wandb.Histogram(np_histogram=(counts.int().numpy(), edges.numpy()))
         logger.log_metrics({name: histogram}, step)
 
 

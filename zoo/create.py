@@ -87,8 +87,8 @@ def load(
 
     Args:
         path: The checkpoint file, the folder, the name of a bundled one, or "owner/name" on the Hugging Face hub; also a GPT-2 or
-            Llama that ``transformers`` wrote; or "wandb://entity/project/artifact:alias", a checkpoint or folder that is an artifact
-            of Weights & Biases.
+            Llama that ``transformers`` wrote; or "wandb://entity/project/artifact:alias", a checkpoint or a folder that Weights &
+            Biases has as an artifact.
         strict: Refuse weights that do not fit; ``False`` takes what fits. ``model.load_report`` lists what became of each tensor.
         average: Of a checkpoint of a run with ``callbacks.EMA``, the averaged weights (True) or the trained ones (False); None
             takes those that were evaluated.

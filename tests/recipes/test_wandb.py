@@ -224,7 +224,8 @@ def test_a_run_that_is_refused_leaves_no_run_at_all(zoo: Zoo) -> None:
 
 
 @pytest.mark.parametrize("kinds", ["best", "best+last"])
-def test_checkpoints_are_artifacts_where_it_is_asked_for(zoo: Zoo, kinds: str) -> None:
+def test_checkpoints_are_artifacts_where_it_is_asked_for(zoo: Zoo, monkeypatch: pytest.MonkeyPatch, kinds: str) -> None:
+    monkeypatch.delenv("WANDB_DATA_DIR")  # of the tests
     assert zoo(*FIT, "--wandb-artifacts", kinds).code == 0
     written = read_run(RUN)
     assert [(a.name, a.type) for a in written.artifacts] == [(f"model-{written.run.run_id}", "model")] * len(
