@@ -104,8 +104,6 @@ def find_runs(root: Path) -> list[Path]:
         if place != str(root) and is_run(Path(place)):
             found.append(Path(place))
             folders.clear()  # what is inside belongs to the run
-        else:
-            folders[:] = [name for name in folders if not Path(place, name).is_symlink()]
     return sorted(found, key=lambda path: natural(path.as_posix()))
 
 

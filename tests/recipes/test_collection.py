@@ -86,7 +86,6 @@ def test_foreign_files_and_what_is_inside_a_run_are_passed_over(zoo: Zoo, traine
     outside = tmp_path / "outside"
     shutil.copytree(trained, outside)
     Path("runs/link").symlink_to(outside)
-    Path("runs/loop").symlink_to(Path("runs").resolve())
     assert find_runs(Path("runs")) == [trained]
     assert zoo("runs").code == 0
 
@@ -236,6 +235,9 @@ def test_a_name_removes_that_run_alone(zoo: Zoo, trained: Path) -> None:
     (trained.parent / "notes.txt").write_text("mine")
     assert zoo("runs", trained.with_name("version_1"), "--delete", "--yes").code == 0
     assert sorted(os.listdir(trained.parent)) == ["notes.txt", "version_0", "version_10"]
+    shutil.copytree(trained, "alone/version_0")
+    assert zoo("runs", "version_0", "--delete", "--yes", "--runs", "alone").code == 0
+    assert os.listdir("alone") == []  # the folder of all runs stays
     assert zoo("runs", "softmax", "--delete", "--yes").code == 0
     assert os.listdir(trained.parent) == ["notes.txt"]
 
