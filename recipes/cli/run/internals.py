@@ -68,6 +68,11 @@ def is_fitting(trainer: "Trainer") -> bool:
     return trainer.state.fn == "fit"
 
 
+def batch_number(trainer: "Trainer") -> int:
+    """Return the number of the training batch at hand, counted from 0 over the whole run, also after a resume."""
+    return trainer.fit_loop.total_batch_idx
+
+
 def forks(trainer: "Trainer") -> bool:
     """Return whether the trainer runs fit in processes that it forks or spawns, so that this one sees nothing of it."""
     from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher

@@ -111,6 +111,10 @@ class EpochLines(Callback):
         self.console.silent |= not trainer.is_global_zero  # a process that was forked with the console of the first
 
     @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin = time.monotonic()  # of an epoch that is resumed in its middle, which does not start again
+
+    @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validated = not trainer.sanity_checking
 
