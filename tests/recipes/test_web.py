@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import math
 import os
 import shutil
 import socket
@@ -162,6 +163,24 @@ def test_nothing_is_written(ask: Ask) -> None:
     assert files() == before
 
 
+def test_trials_are_below_a_click_and_nan_is_sorted_last(ask: Ask, trained: Path) -> None:
+    for name in ("tune_0/trial_0/seed_0", "seeds_0/seed_3"):
+        shutil.copytree(trained, trained.parent / name)
+    (trained.parent / "tune_0/study.db").write_text("")
+    other = trained.parent / "seeds_0/seed_3/results.json"
+    results = json.loads(other.read_text())
+    other.write_text(json.dumps({**results, "metrics": {"test/acc": math.nan}}))
+    page = Page(ask("/").text)
+    names = [href.partition(RECIPE)[2] for href in page.all_of("href") if href.startswith("/run/")]
+    assert names == ["/version_0", "/seeds_0/seed_3", "/tune_0/trial_0/seed_0"]
+    assert "2 done" in page.text
+    assert "1 trial of zoo tune" in page.text
+    assert page.tags.count("details") == 1
+    cells = [value for tag, name, value in page.attributes if (tag, name) == ("td", "data-sort")]
+    assert (cells[3], cells[8 + 3]) == (str(results["metrics"]["test/acc"]), "")
+    assert "nan test/acc" in page.text
+
+
 # What it refuses -----------------------------------------------------------------------------------------------------------
 
 
@@ -272,18 +291,23 @@ def test_no_file_outside_of_the_runs_is_read(ask: Ask, trained: Path, kind: str)
 
 def test_links_that_lead_outside_are_not_followed(ask: Ask, trained: Path) -> None:
     root = Path.cwd()
-    for name in ("log.txt", "metrics.csv", "diagnoses.json", "confusion.json", "samples/epoch_0001_x.txt", "table.csv"):
+    for name in ("log.txt", "diagnoses.json", "confusion.json", "samples/epoch_0001_x.txt", "table.csv"):
         (trained / name).unlink(missing_ok=True)
         (trained / name).symlink_to(root / "secret.txt")
     page = Page(ask(RUN).text)
     assert SECRET not in page.text
-    assert page.points == set()
     shutil.rmtree(trained / "samples")
     Path("elsewhere").mkdir()
     Path("elsewhere/epoch_0001_x.txt").write_text(SECRET)
     (trained / "samples").symlink_to(root / "elsewhere")
     assert SECRET not in ask(RUN).text
-    for name in ("config.yaml", "run.json", ".lock"):  # what tells that it is a run, and its state
+    for name in (
+        "config.yaml",
+        "run.json",
+        "metrics.csv",
+        "results.json",
+        ".lock",
+    ):  # what tells that it is a run, and its state
         shutil.move(trained / name, root / name)
         (trained / name).symlink_to(root / name)
         assert ask(RUN).status == 404

@@ -155,18 +155,6 @@ def read_text(path: Path) -> tuple[str, bool]:
     return content[:_TEXT_BYTES].decode("utf-8", "replace"), len(content) > _TEXT_BYTES
 
 
-def size_of(folder: Path) -> int:
-    """Return the number of bytes of all files in a folder; links are not followed."""
-    total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(place, name)).st_size
-            except OSError:  # removed meanwhile
-                continue
-    return total
-
-
 def _names(folder: Path) -> list[str]:
     try:
         return sorted(os.listdir(folder))

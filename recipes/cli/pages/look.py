@@ -164,8 +164,9 @@ SCRIPT = """
 
   // The list of runs: a click on a column sorts by it; rows without a value come last.
   function sort() {
-    var table = document.querySelector("table.runs");
-    if (!table || !sorted) return;
+    if (sorted) document.querySelectorAll("table.runs").forEach(arrange);
+  }
+  function arrange(table) {
     var body = table.tBodies[0], rows = Array.from(body.rows);
     function key(row) { return row.cells[sorted.column].dataset.sort || ""; }
     var numbers = rows.every(function (row) { var k = key(row); return k === "" || !isNaN(Number(k)); });

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from typing_extensions import override
 
+from recipes.cli.collection import RunRow, find_runs, read_row
 from recipes.cli.pages import listing
 from recipes.cli.pages.addresses import address_of, inside, parts_of
 from recipes.cli.pages.content import DIAGNOSES, SAMPLES, read_content
@@ -43,6 +44,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, root: Path, port: int) -> None:
         self.root = root.resolve()
         self.shown = str(root)
+        self._known: dict[Path, tuple[str, RunRow | None]] = {}  # with the version that a row was read of
         super().__init__((HOST, port), _Handler)
 
     @override
@@ -54,6 +56,16 @@ class Server(ThreadingHTTPServer):
     def address(self) -> str:
         """Where a browser finds it."""
         return f"http://{HOST}:{self.server_port}/"
+
+    def rows(self) -> list[RunRow]:
+        """Return the runs, of which those are read that have changed."""
+        known: dict[Path, tuple[str, RunRow | None]] = {}
+        for folder in find_runs(self.root):
+            if listing.is_run(folder, self.root):
+                version, (before, row) = version_of(folder), self._known.get(folder, ("", None))
+                known[folder] = version, row if version == before else read_row(folder, self.root)
+        self._known = known
+        return [row for _, row in known.values() if row is not None]
 
     @override
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -118,11 +130,11 @@ class _Handler(BaseHTTPRequestHandler):
         if parts is None:
             raise missing
         if not parts:
-            rows = self._rows()
-            body = listing.body_of(rows, self.server.shown)
+            rows = self.server.rows()
+            body = listing.body_of(rows, root, self.server.shown)
             return _html(page("runs", body, "/state", _version_of_rows(rows)))
         if parts == ["state"]:
-            return _json({"version": _version_of_rows(self._rows())})
+            return _json({"version": _version_of_rows(self.server.rows())})
         path = inside(root, parts[1:])
         if path is None:
             raise missing
@@ -133,15 +145,6 @@ class _Handler(BaseHTTPRequestHandler):
         if parts[0] == "file" and _is_picture(path, root):
             return "image/png", path.read_bytes()
         raise missing
-
-    def _rows(self) -> list[listing.Row]:
-        rows = []
-        for folder in listing.folders_of(self.server.root):
-            try:
-                rows.append(listing.row_of(folder, self.server.root))
-            except OSError:  # it is removed right now
-                continue
-        return rows
 
     def _run(self, folder: Path) -> str:
         root, version = (
@@ -209,5 +212,5 @@ def version_of(folder: Path) -> str:
     return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
 
 
-def _version_of_rows(rows: list[listing.Row]) -> str:
+def _version_of_rows(rows: list[RunRow]) -> str:
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
