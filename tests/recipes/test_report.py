@@ -149,6 +149,15 @@ def test_a_resumed_run_has_a_new_report(zoo: Zoo, trained: Path) -> None:
     assert ("val/loss", 8, rows_of(trained)[8]["val/loss"]) in page.points
 
 
+def test_a_run_that_has_not_ended_tells_its_best_so_far(trained: Path) -> None:
+    (trained / "results.json").unlink()
+    values = [(float(row["val/loss"]), row["step"]) for row in rows_of(trained) if row["val/loss"]]
+    page = remade(trained)
+    best, step = min(values)
+    assert f"best val/loss {best:.4f}" in page.text
+    assert f"best val/loss: {best}, step {step}" in page.text
+
+
 # Text of others ------------------------------------------------------------------------------------------------------------
 
 
@@ -235,11 +244,13 @@ def test_no_value_that_is_not_finite_is_lost_among_many() -> None:
 def test_a_file_that_is_being_written_or_damaged(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     assert read_curves(path) == ({}, 0)
-    path.write_text("step,epoch,a,b\n0,0,1,\n1,0,2\nx,0,1,2\n2,0,oops,4\n3,1,5,\n4,1,6")  # the last is being written
+    path.write_text(
+        "step,epoch,a,b\n0,0,1,\n1,0,2\nx,0,1,2\n2,0,oops,4\n3,1,5,\n1,1,7,\n4,1,6"
+    )  # the last is being written
     curves, damaged = read_curves(path)
     assert (curves["a"].steps, curves["a"].texts, curves["a"].epochs) == ([0, 3], ["1", "5"], ["0", "1"])
     assert (curves["b"].steps, curves["b"].values) == ([2], [4.0])
-    assert damaged == 3
+    assert damaged == 4
     path.write_bytes(b"\0\xff" * 100 + b"\n")
     assert read_curves(path) == ({}, 1)
 

@@ -1,9 +1,10 @@
 """Curves of a run, read from ``metrics.csv``. Imports no torch."""
 
 import csv
-import math
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 
 _PARTS = 300  # of the width of a picture: a curve of many points is drawn by four of each part
@@ -30,7 +31,7 @@ class Curve:
 
     def finite(self) -> list[float]:
         """Return the values that are finite."""
-        return [value for value in self.values if math.isfinite(value)]
+        return [value for value in self.values if isfinite(value)]
 
 
 def read_curves(path: Path) -> tuple[dict[str, Curve], int]:
@@ -51,25 +52,25 @@ def read_curves(path: Path) -> tuple[dict[str, Curve], int]:
         names = _next(rows) or []
         if names[:2] != ["step", "epoch"]:
             return curves, int(bool(names))
+        columns = [Curve(name) for name in names[2:]]
+        step = 0
         while (cells := _next(rows)) is not None:
-            if len(cells) != len(names) or not cells[0].isdecimal():
+            if len(cells) != len(names) or not cells[0].isdecimal() or (at := int(cells[0])) < step:
                 damaged += 1
                 continue
-            step, epoch = int(cells[0]), cells[1]
-            for name, text in zip(names[2:], cells[2:], strict=True):
+            step, epoch = at, cells[1]
+            for curve, text in zip(columns, cells[2:], strict=True):
                 if not text:
                     continue
                 try:
-                    value = float(text)
+                    curve.values.append(float(text))
                 except ValueError:
                     damaged += 1
                     continue
-                if (curve := curves.get(name)) is None:
-                    curve = curves[name] = Curve(name)
                 curve.steps.append(step)
                 curve.epochs.append(epoch)
-                curve.values.append(value)
                 curve.texts.append(text)
+        curves = {curve.name: curve for curve in columns if curve.steps}
     return curves, damaged
 
 
@@ -91,17 +92,20 @@ def drawn(curve: Curve) -> list[int]:
     count = len(curve.steps)
     if count <= MOST_POINTS:
         return [*range(count)]
-    first, span = curve.steps[0], max(curve.steps[-1] - curve.steps[0], 1)
-    parts: dict[int, list[int]] = {}
-    for i, step in enumerate(curve.steps):
-        parts.setdefault(min((step - first) * _PARTS // span, _PARTS - 1), []).append(i)
     kept: set[int] = set()
-    values = curve.values
-    for part in parts.values():
-        finite = [i for i in part if math.isfinite(values[i])]
-        kept.update((part[0], part[-1]))
+    values, first, span = curve.values, curve.steps[0], max(curve.steps[-1] - curve.steps[0], 1)
+    begin = 0
+    for part in range(_PARTS):
+        # steps ascend: the part ends at the first one whose place is that of the next
+        end = bisect_left(curve.steps, first - (-(part + 1) * span // _PARTS), begin) if part < _PARTS - 1 else count
+        if begin == end:
+            continue
+        inside = range(begin, end)
+        finite = [i for i in inside if isfinite(values[i])]
+        kept.update((begin, end - 1))
         if finite:
             kept.update((min(finite, key=values.__getitem__), max(finite, key=values.__getitem__)))
-        if len(finite) < len(part):
-            kept.add(next(i for i in part if not math.isfinite(values[i])))
+        if len(finite) < len(inside):
+            kept.add(next(i for i in inside if not isfinite(values[i])))
+        begin = end
     return sorted(kept)

@@ -149,9 +149,9 @@ def _diagnoses(content: Content) -> str:
 def _results(content: Content) -> str:
     rows: list[tuple[str, str]] = []
     results, record, recipe = content.results, content.record, content.recipe
+    if best := _best(content):
+        rows.append((f"best {best[0]}", _value(best[1])))
     if results is not None:
-        if best := results["best"]:
-            rows.append((f"best {best['name']}", _value(best["value"])))
         rows += [(name, _value(value)) for name, value in results["metrics"].items()]
         if recipe is not None and recipe.bound:
             changed = [key for key in recipe.changed.split(", ") if key]
@@ -177,14 +177,24 @@ def _value(value: Any) -> str:
 
 
 def _curves(content: Content, source: Source) -> str:
-    best = content.results and content.results["best"]
-    drawn = pictures(content.curves, (str(best["name"]), float(best["value"])) if best else None)
+    drawn = pictures(content.curves, _best(content))
     whole = [path for path in content.pictures if path.name == "curves.png"]
     return drawn + fold(
         "the same as a picture, by epochs (curves.png)",
         _strip("", [(p.name, _picture(p, source)) for p in whole]),
         "curves.png",
     )
+
+
+def _best(content: Content) -> tuple[str, float] | None:
+    """Return the name and the best value of what decides which epoch is the best, of a run that goes on so far."""
+    if content.results is not None:
+        best = content.results["best"]
+        return (str(best["name"]), float(best["value"])) if best else None
+    monitor = content.record.monitor if content.record else []
+    if len(monitor) == 2 and monitor[0] in content.curves and (finite := content.curves[monitor[0]].finite()):
+        return monitor[0], (min if monitor[1] == "min" else max)(finite)
+    return None
 
 
 # Confusion -----------------------------------------------------------------------------------------------------------------
