@@ -1,6 +1,7 @@
 """Real processes: signals, kills, several ranks."""
 
 import csv
+import json
 import os
 import re
 import signal
@@ -144,6 +145,9 @@ def test_two_processes_train_in_one_run_folder(tmp_cwd: Path) -> None:
     names = {path.name for path in RUN.iterdir()}
     files = {".lock", "config.yaml", "metrics.csv", "curves.png", "log.txt", "results.json", "run.json"}
     files |= {"confusion.json", "report.html"}
+    counts, results = (json.loads((RUN / name).read_text()) for name in ("confusion.json", "results.json"))
+    assert sum(counts["true"]) == 360  # of both processes
+    assert sum(counts["right"]) / 360 == pytest.approx(results["metrics"]["test/acc"])
     assert names == {*files, "checkpoints", "samples"}
     assert {path.name for path in (RUN / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
 

@@ -40,13 +40,25 @@ def write_report(folder: Path) -> str:
             return ""
         content = read_content(folder)
         record = content.record or Record(state="stopped")
-        title = f"{content.recipe.name if content.recipe else folder.parent.name}/{folder.name}"
+        title = _name(folder, content.recipe.name if content.recipe else folder.parent.name)
         body = body_of(content, title, record.state, record.message, _Embedded())
         with replacing(folder / REPORT) as temporary:
             temporary.write_text(page(title, body), encoding="utf-8")
     except Exception as error:
         return f"{folder / REPORT} could not be written: {one_line(message(error))}"
     return ""
+
+
+def _name(folder: Path, recipe: str) -> str:
+    """Return the name of a run: its recipe and its path below the recipe's folder.
+
+    Example:
+        >>> _name(Path("/a/runs/cnn/lenet_digits/seeds_0/seed_1"), "cnn/lenet_digits")
+        'cnn/lenet_digits/seeds_0/seed_1'
+    """
+    names = folder.resolve().parts[-4:]  # at most a study, a trial and a seed
+    below = names[1 + names.index(last) :] if (last := recipe.rpartition("/")[2]) in names[:-1] else names[-1:]
+    return "/".join([recipe, *below])
 
 
 class _Embedded:
