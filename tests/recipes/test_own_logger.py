@@ -85,6 +85,7 @@ def test_a_logger_that_takes_no_pictures_or_fails_at_them_stops_neither_run_nor_
     assert files == {"epoch_0001_examples.png", "epoch_0001_confusion.png"}
 
 
+@pytest.mark.slow
 def test_runs_of_a_group_use_it_too(zoo: Zoo, tracker: str) -> None:
     result = zoo("fit", RECIPE, *SHORT, "--trainer.max_epochs=1", "--seeds=2", f"--logger={tracker}.Tracker")
     assert result.code == 0, result.err

@@ -75,6 +75,7 @@ def test_all_of_a_run_is_in_its_file_on_one_axis_and_its_id_in_the_checkpoint(zo
     assert checkpoint["wandb"]["id"] == written.run.run_id
 
 
+@pytest.mark.slow
 def test_the_commit_is_in_the_config_of_a_run_in_a_repository(zoo: Zoo) -> None:
     who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
     Path("file").write_text("1")
@@ -201,7 +202,7 @@ class Ends(Callback):
     [
         ("error", 1, "failed", 1, "RuntimeError: the net is broken"),
         ("term", 143, "stopped", 143, "by SIGTERM"),
-        ("ctrl-c", 130, "stopped", 255, "by Ctrl-C"),
+        pytest.param("ctrl-c", 130, "stopped", 255, "by Ctrl-C", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_fails_or_is_stopped_is_not_finished(
@@ -223,7 +224,7 @@ def test_a_run_that_is_refused_leaves_no_run_at_all(zoo: Zoo) -> None:
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("kinds", ["best", "best+last"])
+@pytest.mark.parametrize("kinds", [pytest.param("best", marks=pytest.mark.slow), "best+last"])
 def test_checkpoints_are_artifacts_where_it_is_asked_for(zoo: Zoo, monkeypatch: pytest.MonkeyPatch, kinds: str) -> None:
     monkeypatch.delenv("WANDB_DATA_DIR")  # of the tests
     assert zoo(*FIT, "--wandb-artifacts", kinds).code == 0
@@ -244,6 +245,7 @@ def test_checkpoints_are_artifacts_where_it_is_asked_for(zoo: Zoo, monkeypatch: 
     assert len(read_finished(wandb_files(RUN)[-1]).artifacts) == len(kinds.split("+"))
 
 
+@pytest.mark.slow
 def test_no_checkpoint_is_one_otherwise(zoo: Zoo) -> None:
     assert zoo("fit", RECIPE, *SHORT, "--trainer.max_epochs=1", "--logger=wandb-offline", "--seeds=2").code == 0
     assert [read_run(Path("runs", RECIPE, "seeds_0", f"seed_{i}")).artifacts for i in (0, 1)] == [[], []]
