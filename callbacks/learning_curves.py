@@ -123,6 +123,13 @@ class LearningCurves(Callback):
         self._draw(trainer, pl_module)
 
     @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if (
+            not self._trained and self._path is not None and not self._path.is_file()
+        ):  # resumed at its end: it was killed before it had drawn
+            self._draw(trainer, pl_module)
+
+    @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._trained:
             self._draw(trainer, pl_module)

@@ -15,9 +15,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from callbacks import GracefulStop, IntervalCheckpoint, LearningCurves, RandomState
-from callbacks.graceful_stop import Stopped
+from callbacks.graceful_stop import SIGNALS, Stopped
 from datamodules.decode import BadImageError
 from recipes.cli.console import Console
 from recipes.cli.errors import TERMINATED, Crash, MachineError, UserError, causes, disk_full, message, one_line
@@ -348,9 +349,12 @@ class Session:
         """Train, test the best checkpoint and print the summary."""
         self._print_start()
         begin = time.monotonic()
-        self.trainer.fit(
-            self.module, datamodule=self.cli.datamodule, ckpt_path=self.options.checkpoint, weights_only=True
-        )
+        try:
+            self.trainer.fit(
+                self.module, datamodule=self.cli.datamodule, ckpt_path=self.options.checkpoint, weights_only=True
+            )
+        except ProcessExitedException as error:
+            raise self._stopped_in_fork(error) or error from None
         if self.run is not None and self.metrics is not None and forks(self.trainer):
             # the first of the processes has recorded the run
             self.console.open_log(self.run.folder / LOG, keep=False)
@@ -365,6 +369,14 @@ class Session:
             write_results(self.run.folder, self._ended(results, seconds))
         self.console.print(fit_summary(self.options, self.run, self.trainer, best, results, seconds, self._changed))
         return 0
+
+    def _stopped_in_fork(self, error: ProcessExitedException) -> Stopped | None:
+        """Return how a forked process of the fit was stopped and has saved; None if it has failed."""
+        stops = [callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, GracefulStop)]
+        code = error.exit_code - 128
+        if not stops or code not in SIGNALS or not stops[0].path.is_file():
+            return None
+        return Stopped(code, stops[0].path)
 
     def _ended(self, results: dict[str, float], seconds: float) -> dict[str, Any]:
         """Return how the fit has ended, as plain data."""
