@@ -1,6 +1,7 @@
 """Resume over all pairs of family, place of the stop, workers, processes and accumulation: the bits of a run without a stop."""
 
 import itertools
+import random
 import re
 import signal
 from pathlib import Path
@@ -118,6 +119,6 @@ def test_pairs(case: tuple[Any, ...], root: Path) -> None:
 
 
 @pytest.mark.evidence
-@pytest.mark.parametrize("case", ALL[::2] if len(ALL) > 40 else ALL, ids=lambda case: "-".join(map(str, case)))
+@pytest.mark.parametrize("case", random.Random(0).sample(ALL, 40), ids=lambda case: "-".join(map(str, case)))
 def test_many(case: tuple[Any, ...], root: Path) -> None:
     resumed(case, root)
