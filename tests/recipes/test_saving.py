@@ -137,7 +137,7 @@ def test_a_damaged_last_checkpoint_is_named_and_the_newest_good_one_taken(zoo: Z
     assert "resumes at step 6 " in result.out
     for words in ("last.ckpt is damaged", "step_7.ckpt is damaged", "goes on from step_6.ckpt, step 6"):
         assert words in result.err
-    assert "steps 6 to 8 are trained again" in result.err
+    assert "steps 7 to 9 are trained again" in result.err
     assert same(RUN / "checkpoints/last.ckpt", whole / "checkpoints/last.ckpt")
     assert (RUN / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
     assert "is damaged" in (RUN / "log.txt").read_text()
@@ -147,7 +147,7 @@ def test_without_others_the_best_one_is_taken(zoo: Zoo, at: str, whole: Path) ->
     kill(zoo, at, 8, "--save-every", "2steps")
     (RUN / "checkpoints/last.ckpt").write_bytes(b"PK\x03\x04")  # cut off
     result = zoo("fit", "--resume", RUN, "--trainer.callbacks.step=-1")
-    assert "goes on from best.ckpt, step 5; steps 5 to 7 are trained again" in result.err
+    assert "goes on from best.ckpt, step 5; steps 6 to 8 are trained again" in result.err
     assert same(RUN / "checkpoints/last.ckpt", whole / "checkpoints/last.ckpt")
 
 
@@ -157,6 +157,15 @@ def test_a_missing_last_checkpoint_is_made_good_by_those_before(zoo: Zoo, at: st
     result = zoo("fit", "-c", RECIPE, "--resume", "--trainer.callbacks.step=-1")
     assert result.code == 0, result.err
     assert "resumes at step 2 " in result.out
+    assert "last.ckpt is missing; the run goes on from step_2.ckpt, step 2; steps 3 to " in result.err
+
+
+def test_a_folder_in_the_place_of_the_last_checkpoint_is_named(zoo: Zoo, at: str) -> None:
+    kill(zoo, at, 4, "--save-every", "1steps", "--keep", "2")
+    path = RUN / "checkpoints/last.ckpt"
+    path.unlink()
+    path.mkdir()
+    assert_one_line(zoo("fit", "--resume", RUN), f"{path} is a folder", "move it away", "step_2.ckpt")
 
 
 def test_a_damaged_checkpoint_that_is_named_or_the_only_one_is_refused(zoo: Zoo, at: str) -> None:
@@ -330,3 +339,25 @@ def test_a_record_is_plain_json(zoo: Zoo) -> None:
     assert zoo("fit", RECIPE, *SHORT, "--trainer.max_epochs=1").code == 0
     assert json.loads((RUN / "run.json").read_text())["state"] == "done"
     shutil.rmtree("runs")
+
+
+@pytest.mark.parametrize("every", ["1steps", "2steps"])
+def test_a_row_that_a_kill_takes_is_told(zoo: Zoo, at: str, every: str) -> None:
+    """A checkpoint within an epoch is saved a moment before the row of its step is written."""
+    kill(zoo, at, 5, "--save-every", every)
+    path = RUN / "metrics.csv"
+    rows = path.read_text().splitlines(keepends=True)
+    step = files()["last.ckpt"]
+    path.write_text("".join(rows[:step]))  # but for the last row before the checkpoint
+    result = zoo("fit", "--resume", RUN, "--trainer.callbacks.step=-1")
+    assert result.code == 0
+    assert f"has {step - 1} of the {step} rows before step {step}: the others are lost" in result.err
+
+
+def test_epochs_alone_are_logged_and_no_row_is_missed(zoo: Zoo, at: str) -> None:
+    """A run without rows of steps."""
+    args = ("--trainer.max_epochs=2", "--trainer.limit_train_batches=5", "--trainer.log_every_n_steps=100")
+    signal_ = ("--trainer.callbacks.step=7", f"--trainer.callbacks.what={int(signal.SIGTERM)}")
+    assert zoo("fit", "-c", RECIPE, *args, at, *signal_).code == 143
+    result = zoo("fit", "--resume", RUN, "--trainer.callbacks.step=-1")
+    assert (result.code, result.err) == (0, "")

@@ -69,6 +69,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 failed := disk_full(error) or next((e for e in causes(error) if isinstance(e, OSError)), None)
             ) is not None:
                 left = f"the previous {path.name} is kept" if path.is_file() else "there is no earlier one"
+                if isinstance(failed, FileNotFoundError):
+                    left = "its folder was taken away"
                 raise MachineError(f"cannot save {path}: {failed.strerror or failed}; {left}") from error
             raise
 
@@ -215,8 +217,12 @@ def load_resumable(path: Path, named: bool) -> tuple[dict[str, Any], Path, str]:
         ValueError: It is damaged, and named.
     """
     run = path.parent.parent
+    if not named and (folder := path.with_name(LAST)).is_dir():
+        raise UserError(f"{folder} is a folder, not a checkpoint: move it away, then the run goes on from {path.name}")
     try:
-        return load(path), path, ""
+        checkpoint = load(path)
+        missing = "" if named or path.name == LAST else f"{path.with_name(LAST)} is missing"
+        return checkpoint, path, f"{missing}; {_goes_on(checkpoint, path)}" if missing else ""
     except ValueError as error:
         if named:
             others = (
@@ -241,7 +247,11 @@ def load_resumable(path: Path, named: bool) -> tuple[dict[str, Any], Path, str]:
     if found is None:
         raise UserError(f"{why}; there is no other: start again with zoo fit -c {shlex.quote(str(run / CONFIG))}")
     checkpoint, other = found
-    return checkpoint, other, f"{why}; the run goes on from {other.name}, step {checkpoint['global_step']}"
+    return checkpoint, other, f"{why}; {_goes_on(checkpoint, other)}"
+
+
+def _goes_on(checkpoint: Mapping[str, Any], path: Path) -> str:
+    return f"the run goes on from {path.name}, step {checkpoint['global_step']}"
 
 
 def check_fits(checkpoint: Mapping[str, Any], module: LightningModule, path: Path) -> None:

@@ -63,6 +63,17 @@ def attach_loggers(trainer: "Trainer", loggers: "list[Logger]") -> None:
         _log_hyperparams(trainer)
 
 
+def coming_row(trainer: "Trainer") -> int | None:
+    """Return the step whose row of metrics the trainer is about to write, after a batch's last hooks; None for no row."""
+    loop: Any = trainer.fit_loop.epoch_loop
+    progress = loop.batch_progress.current
+    if progress.processed == progress.completed or not trainer._logger_connector.should_update_logs:
+        return None
+    results: Any = trainer._results or {}
+    logs = any(item.meta.on_step and item.meta.logger for item in results.values())
+    return int(loop._batches_that_stepped) if logs else None
+
+
 def is_fitting(trainer: "Trainer") -> bool:
     """Return whether the trainer runs fit, which may be validating at the moment."""
     return trainer.state.fn == "fit"

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from recipes.cli.errors import UserError
 from recipes.cli.run.folder import METRICS, Run, write_rows
+from recipes.cli.run.internals import coming_row
 from recipes.cli.run.record import State
 from recipes.cli.run.wandb_run import WandbRun
 from zoo.spelling import suggest
@@ -60,6 +61,10 @@ class MetricsFile:
             self.rows += 1
         values = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
         self._row.update(values, step=step)
+
+    def has(self, step: int) -> bool:
+        """Return whether the last row is that of a step."""
+        return bool(self._row) and str(self._row["step"]) == str(step)
 
     def save(self) -> None:
         """Write the last row to the file."""
@@ -161,7 +166,10 @@ class MetricsLogger(CSVLogger):
 
 
 class RowCount(Callback):
-    """Save the number of rows of ``metrics.csv`` in checkpoints, so that a resumed run can tell whether some are missing."""
+    """Save the number of rows of ``metrics.csv`` in checkpoints, so that a resumed run can tell whether some are missing.
+
+    A row that is about to be written counts: a checkpoint within an epoch is saved a moment before the row of its step.
+    """
 
     KEY = "metrics_rows"  # in a checkpoint
 
@@ -171,7 +179,8 @@ class RowCount(Callback):
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.is_global_zero:
-            checkpoint[self.KEY] = self.logger.experiment.rows
+            file, step = self.logger.experiment, coming_row(trainer)
+            checkpoint[self.KEY] = file.rows + (step is not None and not file.has(step))
 
 
 class _TensorBoard(TensorBoardLogger):

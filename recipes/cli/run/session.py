@@ -453,7 +453,8 @@ class Session:
         assert self.run is not None
         _, rows, _ = read_rows(self.run.folder / METRICS)
         last = max((int(row["step"]) for row in rows), default=-1)
-        return f"; steps {self.resumed_at.step} to {last} are trained again" if last >= self.resumed_at.step else ""
+        first = self.resumed_at.step  # rows are counted from 0
+        return f"; steps {first + 1} to {last + 1} are trained again" if last >= first else ""
 
     # The end --------------------------------------------------------------------------------------------------------
 

@@ -249,7 +249,7 @@ class WandbRun(WandbLogger):
             return
         code = _CTRL_C if state == "stopped" and "Ctrl-C" in message else _EXIT_CODES[state]
         try:
-            run.summary.update({"state": state, **({"message": message} if message else {})})
+            run.summary.update({"state": state, "message": message})  # "": a run that goes on no longer fails as it did
             for kind in self._artifacts:
                 self._send_checkpoint(run, kind)
             if code == _EXIT_CODES["stopped"]:

@@ -15,6 +15,7 @@ from recipes.cli.many.comparison import (
     table,
     why_not_paired,
 )
+from recipes.cli.run.folder import CONFIG, resumable
 from recipes.cli.run.options import Parser
 from recipes.cli.run.record import state_of
 from recipes.cli.text import columns
@@ -71,7 +72,10 @@ def _not_ended(run: Path) -> str:
     if state == "running":
         return "is running: its metrics are left out, its curves are as they are now"
     how = "" if state == "done" else f", {state}{f' ({message})' if message else ''}"  # done, but its results are gone
-    return f"has not ended{how}: its metrics are left out; zoo fit --resume {shlex.quote(str(run))} goes on"
+    cure = f"zoo fit --resume {shlex.quote(str(run))} goes on"
+    if not resumable(run):
+        cure = f"it has no checkpoint: zoo fit -c {shlex.quote(str(run / CONFIG))} starts it again"
+    return f"has not ended{how}: its metrics are left out; {cure}"
 
 
 def _short(text: str) -> str:

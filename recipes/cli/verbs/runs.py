@@ -103,7 +103,8 @@ def _sorted(rows: list[RunRow], column: str | None) -> list[RunRow]:
         return sorted(rows, key=lambda row: _of_run(row, rows, column))
     metrics = {name for row in rows for name in [*row.metrics, *([row.best[0]] if row.best else [])]}
     if column not in metrics:
-        raise UserError(f"--sort must be a column or a metric, got {column!r}{suggest(column, [*_COLUMNS, *metrics])}")
+        hint = suggest(column, [*_COLUMNS, *metrics]) or f": {', '.join([*_COLUMNS, *sorted(metrics)])}"
+        raise UserError(f"--sort must be a column or a metric, got {column!r}{hint}")
     low = lower_is_better(rows, column)
     return sorted(rows, key=lambda row: _last_if_nan(row.value(column), low))
 
