@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import recipes.cli.run.session  # noqa: F401 (imported before the clock begins, and once for all)
 from recipes.cli.__main__ import main
 
@@ -44,6 +46,10 @@ def _run(moment: str, args: tuple[str, ...], paths: list[Path]) -> None:
         for descriptor, file in enumerate(files, 1):
             os.dup2(file.fileno(), descriptor)
         sys.stdout, sys.stderr = files
+        if (
+            not torch.cuda.is_available()
+        ):  # a test before this one may have asked for CUDA in the process that was forked
+            torch.cuda._is_in_bad_fork = lambda: False
         kind, _, rest = moment.partition(":")
         if kind == "time":
             at_time(float(rest))

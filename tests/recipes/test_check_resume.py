@@ -106,17 +106,19 @@ trainer: {{max_epochs: 3, callbacks: [{callbacks}]}}
 
 
 @pytest.fixture
-def own(zoo: Zoo, tmp_cwd: Path) -> Any:
+def own(zoo: Zoo, tmp_cwd: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Check a recipe of classes of the user's; return the exit code, and the checks by name."""
     name = f"own_{tmp_cwd.name}".replace("-", "_")
     Path(f"{name}.py").write_text(OWN)
+    temporary = tmp_path_factory.mktemp("temporary")  # not the system's, where other tests' folders come and go
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
 
     def check(
         fault: str = "", data: str = "Data", callbacks: tuple[str, ...] = ()
     ) -> tuple[int, dict[str, dict[str, Any]]]:
         listed = ", ".join(f"{{class_path: {name}.{callback}" + "}" for callback in callbacks)
         Path("own.yaml").write_text(TEMPLATE.format(name=name, fault=fault, data=data, callbacks=listed))
-        before = {*Path().rglob("*"), *Path(tempfile.gettempdir()).glob("zoo_check_*")}
+        before = {*Path().rglob("*"), *temporary.glob("zoo_check_*")}
         result = zoo(
             "check",
             "--resume",
@@ -127,7 +129,7 @@ def own(zoo: Zoo, tmp_cwd: Path) -> Any:
         )
         assert not result.err, result.err
         after = {path for path in Path().rglob("*") if "__pycache__" not in path.parts}
-        assert {*after, *Path(tempfile.gettempdir()).glob("zoo_check_*")} == before
+        assert {*after, *temporary.glob("zoo_check_*")} == before
         report = json.loads(result.out)
         return result.code, {check["check"]: check for check in report["checks"]}
 
