@@ -7,6 +7,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from recipes.cli.pages.curves import read_curves
 from recipes.cli.run.folder import CHECKPOINTS, CONFIG, METRICS, RESULTS, read_results
 from recipes.cli.run.record import RECORD, Record, State, read_record, state_of
 
+_RECIPE = re.compile(r"#\s+recipe\s+\S")
 _SEED = re.compile(r"^seed_everything:\s*(\S+)", re.MULTILINE)
 _STUDY = "study.db"  # of zoo tune, whose trials are runs
 # parts of the names of metrics that are best when they are low
@@ -83,10 +85,22 @@ class RunRow:
 
 
 def is_run(folder: Path) -> bool:
-    """Return whether a folder is one that a run has written."""
+    """Return whether a folder is one that a run of ``zoo fit`` has written.
+
+    Others write a ``config.yaml``, too, beside checkpoints and metrics: Lightning's own command line does. Ours names its recipe.
+    """
     if not (folder / CONFIG).is_file():
         return False
-    return (folder / CHECKPOINTS).is_dir() or any((folder / name).is_file() for name in (RECORD, RESULTS, METRICS))
+    if any((folder / name).is_file() for name in (RECORD, RESULTS)):
+        return True
+    return ((folder / CHECKPOINTS).is_dir() or (folder / METRICS).is_file()) and _names_recipe(folder / CONFIG)
+
+
+def _names_recipe(config: Path) -> bool:
+    """Return whether the comment at the top of a configuration has the line of the recipe."""
+    with contextlib.suppress(OSError), config.open(encoding="utf-8", errors="replace") as file:
+        return any(_RECIPE.match(line) for line in takewhile(lambda line: line.startswith("#"), file))
+    return False
 
 
 def runs_below(root: Path) -> list[RunRow]:
@@ -130,6 +144,9 @@ def read_row(folder: Path, root: Path) -> RunRow | None:
     record = read_record(folder)
     state, message = state_of(folder)
     best = results.get("best") or _best_so_far(folder, record)
+    bytes_of_files = size_of(folder)
+    if not is_run(folder):  # it has been removed while it was read
+        return None
     return RunRow(
         folder,
         name,
@@ -137,11 +154,11 @@ def read_row(folder: Path, root: Path) -> RunRow | None:
         state,
         message,
         (str(best["name"]), float(best["value"]), str(best["mode"])) if best else None,
-        {str(k): float(v) for k, v in results.get("metrics", {}).items() if isinstance(v, int | float)},
+        {str(name): float(v) for name, v in results.get("metrics", {}).items() if isinstance(v, int | float)},
         seed,
         record.started if record else "",
-        _seconds(folder, state, record.seconds if record else results.get("seconds", math.nan)),
-        size_of(folder),
+        _seconds(folder, state, record.seconds if record else _number(results.get("seconds"))),
+        bytes_of_files,
         results.get("epochs"),
         results.get("steps"),
         any((parent / _STUDY).is_file() for parent in folder.parents if parent.is_relative_to(root)),
@@ -159,6 +176,10 @@ def _best_so_far(folder: Path, record: Record | None) -> dict[str, Any] | None:
         if curve is not None and (values := curve.finite()):
             return {"name": name, "value": (min if mode == "min" else max)(values), "mode": mode}
     return None
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
 
 
 def _seconds(folder: Path, state: State, before: float) -> float:
@@ -189,10 +210,24 @@ def natural(text: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", text)]
 
 
-def matches(row: RunRow, pattern: str) -> bool:
-    """Return whether a run matches a shell pattern, or has a text in its name or recipe."""
-    texts = (row.name, row.recipe)
-    return any(fnmatchcase(text, pattern) or pattern.lower() in text.lower() for text in texts)
+def matching(rows: list[RunRow], pattern: str, part: bool = True) -> list[RunRow]:
+    """Return the runs that a word means.
+
+    The run, the folder of runs or the recipe that is called so; if there is none, those that match it as a shell pattern; or else
+    those with the text in their name or recipe.
+
+    Args:
+        rows: The runs.
+        pattern: The word.
+        part: Whether it may be a part of a name. What removes runs says no: version_1 is a part of version_10.
+    """
+    whole = [row for row in rows if pattern == row.recipe or f"{row.name}/".startswith(f"{pattern}/")]
+    if whole:
+        return whole
+    found = [row for row in rows if any(fnmatchcase(text, pattern) for text in (row.name, row.recipe))]
+    if found or not part:
+        return found
+    return [row for row in rows if any(pattern.lower() in text.lower() for text in (row.name, row.recipe))]
 
 
 def lower_is_better(rows: list[RunRow], metric: str) -> bool:

@@ -10,7 +10,7 @@ def columns(rows: Sequence[Sequence[object]], rule: bool = True) -> str:
     """Format rows of cells as aligned text, the first row as the header.
 
     Args:
-        rows: Cells; numbers are aligned to the right.
+        rows: Cells; numbers are aligned to the right. What would move a terminal's cursor is replaced.
         rule: Whether to draw a line under the first row.
 
     Example:
@@ -20,7 +20,7 @@ def columns(rows: Sequence[Sequence[object]], rule: bool = True) -> str:
         a       10
         bc       5
     """
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
     if rule:
         cells.insert(1, ["-" * width for width in widths])
@@ -30,6 +30,16 @@ def columns(rows: Sequence[Sequence[object]], rule: bool = True) -> str:
         pairs = zip(row, texts, widths, strict=True)
         lines.append("  ".join(t.rjust(w) if isinstance(v, int | float) else t.ljust(w) for v, t, w in pairs).rstrip())
     return "\n".join(lines)
+
+
+def printable(text: str) -> str:
+    """Return a text that came from a file without what a terminal would obey, such as line breaks and escape sequences.
+
+    Example:
+        >>> printable("loss\\n\\x1b[2J")
+        'loss��[2J'
+    """
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def facts(rows: Sequence[tuple[str, str]]) -> str:

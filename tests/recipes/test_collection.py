@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from cli_kit import RECIPE, SHORT, Zoo, assert_one_line
 
+from recipes.cli import collection
 from recipes.cli.collection import find_runs, lower_is_better, natural, runs_below, size_of
 from recipes.cli.run.lock import Lock
 from recipes.cli.run.record import begun, read_record, write_record
@@ -99,6 +100,51 @@ def test_damaged_files_leave_the_others_readable(zoo: Zoo, trained: Path, name: 
     assert result.code == 0, result.err
     assert {row["run"] for row in table(result.out)} >= {"version_1"}
     assert len(runs_below(Path("runs"))) == 2
+
+
+@pytest.mark.parametrize("value", [None, 3, 1e400, "x", [], {"a": 1}, True], ids=repr)
+@pytest.mark.parametrize(
+    "key", ["started", "message", "seconds", "pid", "monitor", "commands", "environment", "host", "state"]
+)
+def test_a_record_of_other_kinds_is_damaged(trained: Path, key: str, value: object) -> None:
+    """So that tables can sort by what it holds, and count with it."""
+    record = json.loads((trained / "run.json").read_text())
+    (trained / "run.json").write_text(json.dumps({**record, key: value}))
+    texts, lists, numbers = ("started", "message", "host"), ("monitor", "commands"), ("seconds", "pid")
+    right = [*((name, "x") for name in texts), *((name, []) for name in lists)]
+    right += [(name, number) for name in numbers for number in (3, True)]
+    assert (read_record(trained) is not None) == ((key, value) in right)
+    (row,) = runs_below(Path("runs"))
+    assert isinstance(row.started, str)
+    assert isinstance(row.message, str)
+    results = json.loads((trained / "results.json").read_text())
+    (trained / "results.json").write_text(json.dumps({**results, "seconds": value}))
+    (trained / "run.json").unlink()
+    (row,) = runs_below(Path("runs"))
+    assert math.isfinite(row.seconds) == isinstance(value, int)
+
+
+def test_a_terminal_obeys_nothing_of_a_file(zoo: Zoo, trained: Path) -> None:
+    state(trained, "failed", "no\x1b[2J\nruns removed")
+    results = json.loads((trained / "results.json").read_text())
+    results["best"]["name"] = "val/loss\r\x1b[31m"
+    (trained / "results.json").write_text(json.dumps(results))
+    out = zoo("runs").out
+    assert "failed, no\ufffd[2J\ufffdruns removed" in out
+    assert all(letter.isprintable() or letter == "\n" for letter in out)
+    assert len(table(out)) == 1
+
+
+def test_a_run_that_is_removed_while_it_is_read_is_left_out(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = more(trained, "version_1")
+
+    def remove(folder: Path) -> int:
+        if folder == trained:
+            shutil.rmtree(folder)
+        return size_of(folder)
+
+    monkeypatch.setattr(collection, "size_of", remove)
+    assert [row.folder for row in runs_below(Path("runs"))] == [other]
 
 
 def test_states(zoo: Zoo, trained: Path) -> None:
@@ -213,6 +259,49 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return words
 
 
+def test_the_end_of_input_is_no_yes(zoo: Zoo, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = StringIO()
+    monkeypatch.setattr(closed, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", closed)
+    result = zoo("runs", RECIPE, "--delete")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.endswith("nothing was removed\n")
+    assert trained.is_dir()
+
+
+@pytest.mark.parametrize("change", ["run", "folder", "other", "gone"])
+def test_what_has_changed_while_the_question_stood_is_not_removed(
+    zoo: Zoo, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """A link in place of the run, or of a folder above it, leads to another run; another folder is there by now."""
+    outside = tmp_path / "outside/version_0"
+    shutil.copytree(trained, outside)
+
+    class Typed(StringIO):
+        def isatty(self) -> bool:
+            return True
+
+        def readline(self, *_: object) -> str:
+            place = trained.parent if change == "folder" else trained
+            shutil.rmtree(place)
+            if change in ("run", "folder"):
+                place.symlink_to(outside if change == "run" else outside.parent)
+            elif change == "other":
+                place.mkdir()
+                (place / "thesis.tex").write_text("mine")
+            return "y\n"
+
+    monkeypatch.setattr(sys, "stdin", Typed())
+    result = zoo("runs", RECIPE, "--delete")
+    assert (outside / "checkpoints/last.ckpt").is_file()
+    if change == "gone":
+        assert result.code == 0, result.err
+        assert os.listdir("runs") == []
+    else:
+        assert_one_line(result, "has changed since it was listed", started=True)
+        assert trained.exists()
+
+
 @pytest.mark.parametrize("word", ["y", "Yes"])
 def test_runs_are_removed_after_a_question(zoo: Zoo, trained: Path, terminal: list[str], word: str) -> None:
     more(trained, "version_1")
@@ -238,8 +327,54 @@ def test_a_name_removes_that_run_alone(zoo: Zoo, trained: Path) -> None:
     shutil.copytree(trained, "alone/version_0")
     assert zoo("runs", "version_0", "--delete", "--yes", "--runs", "alone").code == 0
     assert os.listdir("alone") == []  # the folder of all runs stays
-    assert zoo("runs", "softmax", "--delete", "--yes").code == 0
+    result = zoo("runs", RECIPE, "--delete", "--yes")
+    assert f"{trained.parent} stays, with notes.txt" in result.out
     assert os.listdir(trained.parent) == ["notes.txt"]
+
+
+def test_a_part_of_a_name_removes_nothing(zoo: Zoo, trained: Path) -> None:
+    """A command that is given twice does not remove version_10 after version_1, nor another recipe that begins alike."""
+    for name in ("version_1", "version_10"):
+        more(trained, name)
+    more(trained, "version_0", "cnn/lenet")
+    more(trained, "version_0", "cnn/lenet_digits")
+    names = [path.relative_to("runs").as_posix() for path in find_runs(Path("runs"))]
+    for word, gone in ((trained.with_name("version_1"), f"{RECIPE}/version_1"), ("cnn/lenet", "cnn/lenet/version_0")):
+        assert zoo("runs", word, "--delete", "--yes").code == 0
+        names.remove(gone)
+        refused = zoo("runs", word, "--delete", "--yes")
+        assert_one_line(
+            refused, "is called", "it is a part of the names of 1: to remove it, give the whole name, or '*"
+        )
+        assert [path.relative_to("runs").as_posix() for path in find_runs(Path("runs"))] == names
+    assert_one_line(zoo("runs", "version_", "--delete", "--yes"), "the names of 3: to remove them")
+    assert zoo("runs", "*version_10*", "--delete", "--yes").code == 0
+    assert len(find_runs(Path("runs"))) == 2
+
+
+def test_several_are_listed_and_removed(zoo: Zoo, trained: Path) -> None:
+    """As a shell gives them for version_*; one that means no run stops all."""
+    paths = [trained, *(more(trained, name) for name in ("version_1", "version_2"))]
+    rows = table(zoo("runs", paths[2], paths[0], paths[0].resolve(), "--sort", "run").out)
+    assert [row["run"] for row in rows] == ["version_0", "version_2"]
+    assert_one_line(zoo("runs", *paths, "nothing", "--delete", "--yes"), "no run in runs matches 'nothing'")
+    assert find_runs(Path("runs")) == paths
+    assert "removed 2 runs" in zoo("runs", "--delete", "--yes", *paths[:2]).out
+    assert find_runs(Path("runs")) == paths[2:]
+
+
+def test_a_run_of_another_program_is_none(zoo: Zoo, trained: Path) -> None:
+    """Lightning's own command line writes a config.yaml beside checkpoints and metrics, too."""
+    folder = Path("runs/version_0")
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.yaml").write_text("# lightning.pytorch==2.6.6\nseed_everything: 3\n#   recipe  x\n")
+    (folder / "metrics.csv").write_text("epoch,step,val_loss\n0,1,2.0\n")
+    assert zoo("runs", "*", "--delete", "--yes").code == 0
+    assert [path.name for path in folder.iterdir() if path.is_file()]
+    assert not trained.exists()
+    (trained / "checkpoints").mkdir(parents=True)
+    (trained / "config.yaml").write_text(f"# Some.\n#   recipe  {RECIPE}\n")  # killed before it had a record
+    assert find_runs(Path("runs")) == [trained]
 
 
 def test_nothing_outside_and_nothing_that_is_no_run_is_removed(zoo: Zoo, trained: Path, tmp_path: Path) -> None:
@@ -274,7 +409,8 @@ def test_a_running_run_is_not_removed(zoo: Zoo, trained: Path) -> None:
         (("linear", "--delete"), ("no terminal to ask: give --yes", "nothing was removed")),
         (("--yes",), ("--yes answers the question of --delete",)),
         (("--sorted", "x"), ("unknown option --sorted", "--sort")),
-        (("one", "two"), ("unexpected argument 'two'",)),
+        (("linear", "two"), ("no run in runs matches 'two'",)),
+        (("linear", "--delete", "--yes", "--csv", "a.csv"), ("--delete goes without --sort and --csv",)),
         (("--runs", "elsewhere"), ("there is no folder elsewhere",)),
     ],
     ids=str,

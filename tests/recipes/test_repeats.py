@@ -22,6 +22,7 @@ from recipes.cli.many import one
 from recipes.cli.many.comparison import number, paired_test
 from recipes.cli.many.curves import draw as draw_curves
 from recipes.cli.run.lock import Lock
+from recipes.cli.verbs.compare import _short
 
 QUICK = ("--trainer.max_epochs=2", *SHORT)
 SEEDS, FOLDS = Path("runs", RECIPE, "seeds_0"), Path("runs", RECIPE, "folds_0")
@@ -419,6 +420,90 @@ def test_in_what_runs_were_made_otherwise(zoo: Zoo, here: Path) -> None:
     assert "all were made alike" in zoo("compare", SEEDS, SEEDS / "seed_5").out  # but for the seed
     single = zoo("compare", SEEDS / "seed_4", SEEDS / "seed_5").out.splitlines()
     assert ["seed_everything", "4", "5"] in [line.split() for line in single]
+
+
+def test_options_of_other_classes_are_each_ones_own(zoo: Zoo, here: Path) -> None:
+    """A third run differs from the first in a rate; the second one, of another class, has a rate of its own."""
+    second, third = copied(SEEDS / "seed_4", "second"), copied(SEEDS / "seed_4", "third")
+    config = (SEEDS / "seed_4/config.yaml").read_text()
+    assert "lr: 0.03" in config
+    assert "zoo.SoftmaxRegressionClassifier" in config
+    other = config.replace("zoo.SoftmaxRegressionClassifier\n  init_args:\n", "my.Net\n  init_args:\n    own: 5\n")
+    assert other.count("own: 5") == 1
+    (second / "config.yaml").write_text(other.replace("lr: 0.03", "lr: 0.2"))
+    (third / "config.yaml").write_text(config.replace("lr: 0.03", "lr: 0.5"))
+    rows = [line.split() for line in zoo("compare", SEEDS / "seed_4", second, third).out.splitlines()]
+    assert ["model.lr", "0.03", "0.2", "0.5"] in rows
+    assert any(row[:1] == ["model"] and row[2] == "my.Net" for row in rows)
+    assert ["model.lr", "0.03", "0.2"] in [
+        line.split() for line in zoo("compare", SEEDS / "seed_4", second).out.splitlines()
+    ]
+    assert not any(row[:1] == ["model.own"] for row in rows)  # the others have no such option
+    assert any(
+        line.startswith("B, C - A  not tested: a single run")
+        for line in zoo("compare", SEEDS, second, third).out.splitlines()
+    )
+
+
+def test_long_values_are_not_shown_alike(zoo: Zoo, here: Path) -> None:
+    other, older = copied(SEEDS / "seed_4", "other"), copied(SEEDS / "seed_4", "older")
+    for run, last in ((SEEDS / "seed_4", "one"), (other, "two")):
+        record = json.loads((run / "run.json").read_text())
+        record["environment"]["system"] = f"{'long ' * 20}{last}"
+        (run / "run.json").write_text(json.dumps(record))
+    (older / "run.json").unlink()  # of a version that wrote none: nothing is known to differ
+    lines = zoo("compare", SEEDS / "seed_4", other, older).out.splitlines()
+    (row,) = [line for line in lines if line.startswith("system")]
+    assert row.split() == ["system", "…long", "long", "one", "…long", "long", "two"]
+    assert not any(line.startswith("torch") for line in lines)
+    assert _short(["a" * 50 + "1", "a" * 50 + "2", "b"]) == ["a" * 50 + "1", "a" * 50 + "2", "b"]
+
+
+def test_where_the_picture_is_and_what_it_leaves_out(
+    zoo: Zoo, here: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    away = tmp_path_factory.mktemp("away") / "run"
+    shutil.copytree(SEEDS / "seed_4", away)
+    lines = (away / "metrics.csv").read_text().splitlines()
+    names, losses = lines[0].split(","), 0
+    for i, line in enumerate(lines[1:], start=1):
+        cells = line.split(",")
+        if cells[names.index("val/loss")]:
+            losses += 1
+            cells[names.index("val/loss")] = "nan" if losses == 2 else "0.5"
+            lines[i], step = ",".join(cells), cells[0]
+    assert losses == 2
+    (away / "metrics.csv").write_text("\n".join(lines) + "\n")
+    out = zoo("compare", SEEDS / "seed_4", away).out
+    assert f"it has values that no curve shows, nan or infinite: val/loss (1 of 2, first at step {step})\n" in out
+    assert out.endswith("\ncurves  compare.png\n")  # not in a folder above the current one
+    assert Path("compare.png").is_file()
+
+
+def test_the_legend_of_many_runs(zoo: Zoo, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Letters stand before long paths, and no two runs have the same color."""
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    colors: list[str] = []
+    labels: list[str] = []
+    plot, legend = Axes.plot, Figure.legend
+
+    def plotted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        colors.append(kwargs["color"])
+        return plot(self, *args, **kwargs)
+
+    def written(self: Any, handles: Any, texts: list[str], **kwargs: Any) -> Any:
+        labels.extend(texts)
+        return legend(self, handles, texts, **kwargs)
+
+    monkeypatch.setattr(Axes, "plot", plotted)
+    monkeypatch.setattr(Figure, "legend", written)
+    runs = [copied(SEEDS / "seed_4", f"{'long_' * 10}{i}") for i in range(9)]
+    assert zoo("compare", *runs).code == 0
+    assert [label[:4] for label in labels] == [f"{letter}  …" for letter in "ABCDEFGHI"]
+    assert [label[-1] for label in labels] == [*"012345678"]
+    assert len({*colors}) == len(runs)
 
 
 def test_runs_that_have_not_ended_are_compared_as_far_as_they_are(zoo: Zoo, here: Path) -> None:

@@ -88,27 +88,33 @@ def _differences(runs: Sequence[Path]) -> tuple[str, ...]:
 def settings(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
     """Return what several groups were made with that is not the same for all: options, data, versions; and each one's value.
 
-    The seeds of groups are left out.
+    The seeds of groups are left out. Of models or data of several classes, the options are compared that at least two have. What a
+    group does not have, or what is not known of it, is an empty text.
     """
     firsts = [next(iter(group.runs.values())) for group in groups]
     configs = [_by_callback(read_recipe(run / CONFIG)) for run in firsts]
     if any(group.kind == "seeds" for group in groups):
         configs = [{**config, "seed_everything": None} for config in configs]
-    keys = dict.fromkeys(key for config in configs for key in changes.differences(configs[0], config))
-    found: dict[str, list[str]] = {}
-    for key in keys:
-        values: list[Any] = [None] * len(groups)
-        for i, config in enumerate(configs[1:], start=1):
-            if key in (pair := changes.differences(configs[0], config)):
-                values[0], values[i] = pair[key]
-            else:
-                values[i] = _SAME
-        found[key] = [changes.shown(values[0] if value is _SAME else value) for value in values]
+    options = [changes.options_of(config) for config in configs]
+    keys = [key for key in dict.fromkeys(key for each in options for key in each) if _differs(key, options)]
+    found = {key: [changes.shown(each[key]) if key in each else "" for each in options] for key in keys}
     data = [" | ".join(dict.fromkeys(text for text in group.data.values() if text)) for group in groups]
     environments = [(read_record(run) or Record()).environment for run in firsts]
     names = dict.fromkeys(name for environment in environments for name in environment)
-    facts = {"data": data, **{name: [each.get(name, "") for each in environments] for name in names}}
-    return [*found.items(), *((name, texts) for name, texts in facts.items() if len({*texts}) > 1)]
+    known = [environment for environment in environments if environment]  # older runs tell none
+    differ = [name for name in names if len({each.get(name, "") for each in known}) > 1]
+    facts = {name: [each.get(name, "") for each in environments] for name in differ}
+    return [*found.items(), *([("data", data)] if len({*data}) > 1 else []), *facts.items()]
+
+
+def _differs(key: str, options: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether an option is not the same in all configurations."""
+    section = key.partition(".")[0]
+    several = section != key and section in ("model", "data") and len({str(each.get(section)) for each in options}) > 1
+    values = [each.get(key) for each in options if key in each]
+    if len(values) < len(options) and not several:
+        return True
+    return any(value != values[0] and changes.shown(value) != changes.shown(values[0]) for value in values)
 
 
 def _by_callback(config: dict[str, Any]) -> dict[str, Any]:
@@ -126,9 +132,6 @@ def _by_callback(config: dict[str, Any]) -> dict[str, Any]:
             name += "'"
         named[name] = each.get("init_args") or "yes"
     return {**config, "trainer": {**trainer, "callbacks": named}}
-
-
-_SAME = object()  # as the first group's
 
 
 def table(group: Group) -> str:

@@ -11,10 +11,9 @@ from zoo.drawing.figures import new_figure
 from zoo.drawing.fonts import drawable
 from zoo.writing import replacing
 
-# colors that can be told apart by all: Okabe and Ito 2008, "Color universal design"; then in lighter lines
+# colors that can be told apart by all: Okabe and Ito 2008, "Color universal design"; more groups are from dark to light
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _COLUMNS = 3  # panels in a row
-_LEGEND = 60  # letters of a label, from its end
 
 
 def draw(groups: Mapping[str, Sequence[Path]], path: Path) -> bool:
@@ -40,13 +39,14 @@ def draw(groups: Mapping[str, Sequence[Path]], path: Path) -> bool:
     order = sorted(panels, key=order_of)
     columns = min(len(order), _COLUMNS)
     rows = math.ceil(len(order) / columns)
-    figure = new_figure(max(4.8 * columns, 6), 3.4 * rows + 0.3 * len(groups) + 0.4, dpi=120)
+    beside = columns if len(groups) > len(_COLORS) else 1  # columns of the legend
+    figure = new_figure(max(4.8 * columns, 6), 3.4 * rows + 0.3 * math.ceil(len(groups) / beside) + 0.4, dpi=120)
+    colors = colors_of(len(groups))
     handles = {}
     for i, panel in enumerate(order):
         axes = figure.add_subplot(rows, columns, i + 1)
         drawn = []
-        for number, (label, runs) in enumerate(curves.items()):
-            color, alpha = _COLORS[number % len(_COLORS)], 1.0 if number < len(_COLORS) else 0.5
+        for color, (label, runs) in zip(colors, curves.items(), strict=True):
             for name in sorted(panels[panel]):
                 steps, low, mean, high = over_runs([run[name] for run in runs if name in run])
                 if not steps:
@@ -54,7 +54,7 @@ def draw(groups: Mapping[str, Sequence[Path]], path: Path) -> bool:
                 part = "val" if name.startswith("val") else "train"
                 marker = "o" if len(steps) < 8 else None
                 dashes = "-" if part == "val" else "--"
-                (line,) = axes.plot(steps, mean, dashes, lw=1.6, marker=marker, ms=3, color=color, alpha=alpha)
+                (line,) = axes.plot(steps, mean, dashes, lw=1.6, marker=marker, ms=3, color=color)
                 if low != high:
                     axes.fill_between(steps, low, high, color=color, alpha=0.15, lw=0)
                 drawn.append(mean)
@@ -67,10 +67,10 @@ def draw(groups: Mapping[str, Sequence[Path]], path: Path) -> bool:
         axes.set_xlabel("optimizer steps")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    labels = [drawable(label if len(label) <= _LEGEND else f"…{label[1 - _LEGEND :]}") for label in handles]
     legend = figure.legend(
         [*handles.values()],
-        labels,
+        [drawable(label) for label in handles],
+        ncols=beside,
         loc="outside upper left",
         frameon=False,
         title="lines: validation, dashes: training",
@@ -80,6 +80,31 @@ def draw(groups: Mapping[str, Sequence[Path]], path: Path) -> bool:
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
     return True
+
+
+def gaps_of(run: Path) -> str:
+    """Return which means of epochs of a run were nan or infinite, how often and since when; an empty text if none was."""
+    texts = []
+    for name, curve in read_curves(run / METRICS)[0].items():
+        steps = [step for step, value in zip(curve.steps, curve.values, strict=True) if not math.isfinite(value)]
+        if EPOCH_METRIC.fullmatch(name) and steps:
+            texts.append(f"{name} ({len(steps)} of {len(curve.steps)}, first at step {steps[0]})")
+    return ", ".join(texts)
+
+
+def colors_of(count: int) -> list[str]:
+    """Return as many colors, all of them different.
+
+    Example:
+        >>> colors_of(2), len({*colors_of(40)})
+        (['#0072B2', '#D55E00'], 40)
+    """
+    if count <= len(_COLORS):
+        return [*_COLORS[:count]]
+    import matplotlib
+    from matplotlib.colors import to_hex
+
+    return [to_hex(matplotlib.colormaps["viridis"](0.95 * i / (count - 1))) for i in range(count)]
 
 
 def over_runs(runs: Sequence[Mapping[int, float]]) -> tuple[list[int], list[float], list[float], list[float]]:

@@ -53,7 +53,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, t
         >>> differences(one, other)
         {'model.lr': (0.1, 0.5)}
     """
-    flat, flat_other = _flat(one), _flat(other)
+    flat, flat_other = options_of(one), options_of(other)
     for section in ("model", "data"):  # of two classes, the arguments need not be compared
         if flat.get(section) != flat_other.get(section):
             for values in (flat, flat_other):
@@ -63,7 +63,8 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, t
     return {key: (flat.get(key), flat_other.get(key)) for key in keys if flat.get(key) != flat_other.get(key)}
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def options_of(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the options of a configuration by the names that the command line has for them, "model.lr", with their values."""
     values: dict[str, Any] = {}
     if "class_path" in config:  # a class stands for its section: "model", and its arguments are "model.lr"
         values[prefix] = config["class_path"]
@@ -71,7 +72,7 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         name = f"{prefix}.{key}" if prefix else key
         if isinstance(value, Mapping):
-            values |= _flat(value, name)
+            values |= options_of(value, name)
         else:
             values[name] = value
     return values

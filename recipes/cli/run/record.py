@@ -1,6 +1,7 @@
 """``run.json`` of a run folder: whether a run goes on or how it has ended, and how it was made. Imports no torch."""
 
 import json
+import math
 import os
 import shlex
 import socket
@@ -93,10 +94,26 @@ def read_record(folder: Path) -> Record | None:
         content: Any = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         known = {f.name: content[f.name] for f in fields(Record) if f.name in content}
         record = Record(**{**known, "state": content["state"]})
-        _ = float(record.seconds), int(record.pid), [*record.commands], {**record.environment}, [*record.monitor]
-        return record if record.state in get_args(State) else None
+        return record if _is_whole(record) else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def _is_whole(record: Record) -> bool:
+    """Return whether all that a record holds is of its kind: tables sort by it, and count with it."""
+    values = vars(record)
+    number = record.seconds
+    return (
+        record.state in get_args(State)
+        and all(isinstance(values[name], str) for name in ("message", "started", "ended", "host", "slurm_job"))
+        and all(isinstance(values[name], list) for name in ("commands", "monitor"))
+        and all(isinstance(text, str) for text in [*record.commands, *record.monitor])
+        and isinstance(record.environment, dict)
+        and all(isinstance(text, str) for text in record.environment.values())
+        and isinstance(number, int | float)
+        and math.isfinite(number)
+        and isinstance(record.pid, int)
+    )
 
 
 def state_of(folder: Path) -> tuple[State, str]:

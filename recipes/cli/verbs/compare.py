@@ -23,7 +23,8 @@ from recipes.cli.text import columns
 HELP = """zoo compare RUN [RUN ...]: what runs measured, side by side, in what they were made otherwise, and their curves.
 
   RUN         a run folder, or the folder of a group of runs (zoo fit RECIPE --seeds 3, or --folds 5); it may be running
-  --png FILE  where the curves are drawn (default: compare.png in the folder that has all of the runs)
+  --png FILE  where the curves are drawn (default: compare.png in the folder that has all of the runs, or in the
+              current folder if that is inside it)
 
 Of a group: the mean, the standard deviation and the range over its seeds or folds. Of two groups of the same seeds or folds, on the
 same data: the mean difference from the first group, its 95% interval and the p-value of Student's paired t-test; for folds, which
@@ -36,10 +37,13 @@ Examples:
   zoo compare runs/cnn/lenet_digits/seeds_0 runs/cnn/resnet20_digits/seeds_0
 """
 _SHORT = 40  # letters of a value in the table of differences
+_LEGEND = 48  # letters of a path in the legend, from its end
 
 
 def run(args: list[str]) -> int:
     """Run the verb ``compare``."""
+    from recipes.cli.many.curves import gaps_of
+
     parser = Parser("zoo compare")
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     parser.add_argument("--png", type=Path)
@@ -54,14 +58,25 @@ def run(args: list[str]) -> int:
             print(f"   its runs differ in {', '.join(group.differ)}")
         for name in group.unfinished:
             print(f"   {name if group.kind != 'run' else 'it'} {_not_ended(group.runs[name])}")
+        for name, run_folder in group.runs.items():
+            if gaps := gaps_of(run_folder):
+                print(
+                    f"   {name if group.kind != 'run' else 'it'} has values that no curve shows, nan or infinite: {gaps}"
+                )
     if len(groups) == 1:
         print(f"\n{table(groups[0])}" if groups[0].results else "")
     else:
         print(f"\n{_side_by_side(groups)}")
+        untested: dict[str, list[str]] = {}
         for letter, group in [*zip(_letters(len(groups)), groups, strict=True)][1:]:
-            print(f"\n{_test(groups[0], group, letter)}")
+            if why := why_not_paired(groups[0], group):
+                untested.setdefault(why, []).append(letter)
+            else:
+                print(f"\n{_test(groups[0], group, letter)}")
+        for why, letters in untested.items():
+            print(f"\n{', '.join(letters)} - A  not tested: {why}")
         rows = settings(groups)
-        cells = [[name, *(_short(text) for text in texts)] for name, texts in rows]
+        cells = [[name, *_short(texts)] for name, texts in rows]
         print(f"\n{columns([['made with', *_letters(len(groups))], *cells])}" if rows else "\nall were made alike")
     _draw(groups, options.png)
     return 0
@@ -78,8 +93,21 @@ def _not_ended(run: Path) -> str:
     return f"has not ended{how}: its metrics are left out; {cure}"
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _SHORT else f"{text[: _SHORT - 1]}…"
+def _short(texts: list[str]) -> list[str]:
+    """Return the beginnings of long texts; if these are the same, what follows, from a little before the first difference.
+
+    Example:
+        >>> _short(["short", "a" * 50 + "1, and more"])
+        ['short', 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…']
+        >>> _short(["a" * 50 + "1, and more", "a" * 50 + "2"])
+        ['…aaaaaaaaaa1, and more', '…aaaaaaaaaa2']
+    """
+    known = [text for text in texts if text]
+    least = min(map(len, known), default=0)
+    same = next((i for i, letters in enumerate(zip(*known, strict=False)) if len({*letters}) > 1), least)
+    cut = [f"…{text[same - 10 :]}" if text and same >= _SHORT - 1 and len(known) > 1 else text for text in texts]
+    short = [text if len(text) <= _SHORT else f"{text[: _SHORT - 1]}…" for text in cut]
+    return short if len({*short}) == len({*texts}) else texts  # never alike where they are not
 
 
 def _draw(groups: list[Group], path: Path | None) -> None:
@@ -93,10 +121,14 @@ def _draw(groups: list[Group], path: Path | None) -> None:
     common = Path(os.path.commonpath([group.folder.resolve() for group in groups]))
     if path is None:
         folder = common.parent if groups[0].kind == "run" and len(groups) == 1 else common
+        # runs of several places may have nothing in common but the root of the disk
+        if Path.cwd().is_relative_to(folder):
+            folder = Path.cwd()
         path = Path(os.path.relpath(folder / "compare.png"))
+    names = [os.path.relpath(group.folder) for group in groups]
     labels = {
-        f"{letter}  {os.path.relpath(group.folder)}": [*group.runs.values()]
-        for letter, group in zip(_letters(len(groups)), groups, strict=True)
+        f"{letter}  {name if len(name) <= _LEGEND else f'…{name[1 - _LEGEND :]}'}": [*group.runs.values()]
+        for letter, name, group in zip(_letters(len(groups)), names, groups, strict=True)
     }
     try:
         if draw(labels, path):
@@ -125,8 +157,6 @@ def _cell(values: list[float]) -> str:
 
 
 def _test(first: Group, other: Group, letter: str) -> str:
-    if why := why_not_paired(first, other):
-        return f"{letter} - A  not tested: {why}"
     one, two = first.values(), other.values()
     rows = [[f"{letter} - A", "mean", "95% interval", "p", "pairs"]]
     for metric in one.keys() & two.keys():

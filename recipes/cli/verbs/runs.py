@@ -3,30 +3,31 @@
 import contextlib
 import csv
 import math
+import os
 import shutil
 import sys
 from pathlib import Path
 
-from recipes.cli.collection import RunRow, find_runs, lower_is_better, matches, natural, runs_below
+from recipes.cli.collection import RunRow, find_runs, is_run, lower_is_better, matching, natural, runs_below
 from recipes.cli.errors import OK, UserError
 from recipes.cli.many.comparison import number
 from recipes.cli.run.lock import Lock, is_held
-from recipes.cli.run.options import Parser, split_word
-from recipes.cli.text import columns
+from recipes.cli.run.options import Parser
+from recipes.cli.text import columns, printable
 from zoo.spelling import suggest
 from zoo.writing import replacing
 
-HELP = """zoo runs [PATTERN] [options]: the runs, their state, their best value and what was measured; or remove some.
+HELP = """zoo runs [RUN ...] [options]: the runs, their state, their best value and what was measured; or remove some.
 
-  PATTERN        part of a recipe's or a run's name, or a shell pattern: those that match
+  RUN            a run, a folder of runs or a recipe; else a shell pattern or a part of such names: those that match
   --sort COLUMN  recipe (default), run, state, best, test, seed, time, size, started, or a metric, such as test/acc: the best first
   --csv FILE     write all of it, with every metric, as a table
-  --delete       remove the runs that match PATTERN, after a look at the list and a question
+  --delete       remove the runs, after a look at the list and a question; RUN is a whole name or a shell pattern here
   --yes          with --delete: do not ask
   --runs FOLDER  where the runs are (default: runs)
 
 A run is running, done, stopped (by a signal, a time limit or a kill: zoo fit --resume goes on) or failed. Trials of zoo tune are
-listed if PATTERN matches them.
+listed if RUN matches them.
 
 Examples:
   zoo runs
@@ -40,46 +41,63 @@ _COLUMNS = ("recipe", "run", "state", "best", "test", "seed", "time", "size", "s
 def run(args: list[str]) -> int:
     """Run the verb ``runs``."""
     parser = Parser("zoo runs")
+    parser.add_argument("words", metavar="RUN", nargs="*")
     parser.add_argument("--sort")
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--delete", action="store_true")
     parser.add_argument("--yes", action="store_true")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    word, args = split_word(args)
-    options, rest = parser.parse_known_args(args)
-    if word is None and rest and not rest[0].startswith("-"):
-        word, rest = rest[0], rest[1:]
-    if rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options = parser.parse_intermixed_args(args)
     if options.yes and not options.delete:
         raise UserError("--yes answers the question of --delete: give both, or none")
+    if options.delete and (options.sort is not None or options.csv is not None):
+        raise UserError("--delete goes without --sort and --csv: list the runs first, then remove them")
     if not options.runs.is_dir():
         raise UserError(f"there is no folder {options.runs}: train a run with zoo fit, or give the folder with --runs")
-    pattern = _below(word, options.runs)
-    if options.delete:
-        return _delete(pattern, options.runs, options.yes)
     rows = runs_below(options.runs)
-    listed = [row for row in rows if (matches(row, pattern) if pattern else not row.trial)]
-    if not listed and not rows:
+    if options.delete:
+        return _delete(rows, options.words, options.runs, options.yes)
+    if not rows:
         print(f"no runs in {options.runs}")
         return OK
-    if not listed and pattern:
-        raise UserError(f"no run in {options.runs} matches {word!r}{suggest(pattern, [row.name for row in rows])}")
-    listed = _sorted(listed, options.sort)
+    shown = _meant(rows, options.words, options.runs) if options.words else [row for row in rows if not row.trial]
+    listed = _sorted(shown, options.sort)
     if options.csv is not None:
         _write(listed, options.csv)
     print(_table(listed, options.sort))
-    if hidden := len(rows) - len(listed) if not pattern else 0:
+    if hidden := len(rows) - len(listed) if not options.words else 0:
         print(f"\n{hidden} trial{'s' * (hidden != 1)} of zoo tune not listed: zoo runs tune_")
     return OK
 
 
-def _below(word: str | None, root: Path) -> str:
+def _meant(rows: list[RunRow], words: list[str], root: Path, part: bool = True) -> list[RunRow]:
+    """Return the runs that words mean, each once.
+
+    Raises:
+        UserError: A word means none.
+    """
+    found: dict[Path, RunRow] = {}
+    for word in words:
+        pattern = _below(word, root)
+        rows_of_word = matching(rows, pattern, part) if pattern else []
+        if not rows_of_word and not part and pattern and (count := len(matching(rows, pattern))):
+            raise UserError(
+                f"no run, folder of runs or recipe in {root} is called {word!r}; it is a part of the names of {count}: to "
+                f"remove {'them' if count > 1 else 'it'}, give the whole name, or '*{pattern}*'"
+            )
+        if not rows_of_word:
+            raise UserError(f"no run in {root} matches {word!r}{suggest(pattern, [row.name for row in rows])}")
+        found |= {row.folder: row for row in rows_of_word}
+    return [*found.values()]
+
+
+def _below(word: str, root: Path) -> str:
     """Return a pattern for names below the folder of all runs; the path of a run may have been given instead."""
-    if not word:
-        return ""
-    path = Path(word)
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) and path != root else word
+    path, base = Path(os.path.abspath(word)), Path(os.path.abspath(root))
+    given = os.path.isabs(word) or Path(word).is_relative_to(root)
+    return (
+        path.relative_to(base).as_posix() if given and path.is_relative_to(base) and path != base else word.rstrip("/")
+    )
 
 
 def _sorted(rows: list[RunRow], column: str | None) -> list[RunRow]:
@@ -136,7 +154,7 @@ def _table(rows: list[RunRow], sort: str | None) -> str:
         cells.append(
             [row.recipe, inside, row.state, *measured, best, test, seed, duration(row.seconds), size(row.size)]
         )
-    told = [f"{row.name}: {row.state}, {row.message}" for row in rows if row.message]
+    told = [printable(f"{row.name}: {row.state}, {row.message}") for row in rows if row.message]
     return columns(cells) + ("\n\n" + "\n".join(told) if told else "")
 
 
@@ -198,48 +216,62 @@ def _write(rows: list[RunRow], path: Path) -> None:
 # Removing -----------------------------------------------------------------------------------------------------------
 
 
-def _delete(pattern: str, root: Path, sure: bool) -> int:
-    """Remove runs, after a question.
+def _delete(rows: list[RunRow], words: list[str], root: Path, sure: bool) -> int:
+    """Remove the runs that words mean, after a question.
 
     Raises:
         UserError: None is named, one is running, or there is nobody to ask.
     """
-    if not pattern:
-        raise UserError("--delete needs to know which runs: zoo runs PATTERN --delete (`zoo runs` lists them)")
-    rows = [row for row in runs_below(root) if matches(row, pattern)]
-    exact = [row for row in rows if row.name == pattern]  # version_1 is no part of version_10 here
-    rows = exact or rows
-    if not rows:
-        raise UserError(f"no run in {root} matches {pattern!r} (`zoo runs` lists them)")
+    if not words:
+        raise UserError("--delete needs to know which runs: zoo runs RUN --delete (`zoo runs` lists them)")
+    rows = _meant(rows, words, root, part=False)
     if running := [row.name for row in rows if row.state == "running"]:
         raise UserError(f"{', '.join(running)} is running: stop it first, with Ctrl-C or SIGTERM; nothing was removed")
     total = f"{len(rows)} run{'s' * (len(rows) != 1)}, {size(sum(row.size for row in rows))}"
     if not sure and not sys.stdin.isatty():
         raise UserError(f"would remove {total}, and there is no terminal to ask: give --yes; nothing was removed")
     print(_table(rows, None))
-    if not sure and input(f"\nRemove {total}? [y/N] ").strip().lower() not in ("y", "yes"):
+    if not sure and _answer(f"\nRemove {total}? [y/N] ").strip().lower() not in ("y", "yes"):
         print("nothing was removed")
         return OK
+    stays: dict[Path, None] = {}
     for row in rows:
-        _remove(row.folder, root)
+        stays |= dict.fromkeys(_remove(row.folder, root))
     print(f"removed {total}")
+    for folder in stays:
+        with contextlib.suppress(OSError):  # others may remove it, too
+            names = sorted(os.listdir(folder))
+            print(printable(f"{folder} stays, with {', '.join(names[:5])}{' ...' * (len(names) > 5)}"))
     return OK
 
 
-def _remove(folder: Path, root: Path) -> None:
+def _answer(question: str) -> str:
+    try:
+        return input(question)
+    except EOFError:  # Ctrl-D
+        print()
+        return ""
+
+
+def _remove(folder: Path, root: Path) -> list[Path]:
     """Remove a run and the folders that are empty then, up to that of all runs.
 
+    Returns:
+        The innermost folder without runs that has other files, and stays; none if there is none.
+
     Raises:
-        UserError: Another process has begun to write it, or it cannot be removed.
+        UserError: Another process has begun to write it, it is another folder by now, or it cannot be removed.
     """
+    inside = folder.resolve() == root.resolve() / folder.relative_to(root)  # no link stands on the way
+    if os.path.lexists(folder) and not (inside and is_run(folder)):
+        raise UserError(f"{folder} has changed since it was listed: it and those after it stay")
     if is_held(folder):
         raise UserError(f"another process is writing the run {folder} now: it and those after it stay")
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(
-            OSError
-        ):  # a folder that cannot be written may still be removed, or says why not below
-            lock = Lock(folder)
-            stack.callback(lock.release)
+        # a folder that cannot be written may still be removed, or says why not below
+        with contextlib.suppress(OSError):
+            if folder.is_dir():
+                stack.callback(Lock(folder).release)
         try:
             shutil.rmtree(folder)
         except FileNotFoundError:
@@ -254,4 +286,5 @@ def _remove(folder: Path, root: Path) -> None:
         try:
             parent.rmdir()
         except OSError:  # something else is there
-            break
+            return [parent]
+    return []
