@@ -81,6 +81,8 @@ def test_foreign_files_and_what_is_inside_a_run_are_passed_over(zoo: Zoo, traine
     inside.mkdir(parents=True)
     (inside / "config.yaml").write_text("{}")
     (inside / "metrics.csv").write_text("")
+    shutil.copytree(trained, tmp_path / "copy", ignore=shutil.ignore_patterns("wandb"))
+    shutil.copytree(tmp_path / "copy", trained / "samples/kept")  # a run in a run is a part of it
     Path("runs/notes.txt").write_text("\0")
     Path("runs/mine").mkdir()
     Path("runs/mine/config.yaml").write_text("a: [")
