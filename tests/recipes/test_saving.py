@@ -198,6 +198,16 @@ def test_a_time_limit_saves_and_stops(zoo: Zoo, whole: Path) -> None:
     assert same(RUN / "checkpoints/last.ckpt", whole / "checkpoints/last.ckpt")
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+def test_a_time_limit_of_forked_processes_is_told_as_one(zoo: Zoo) -> None:
+    forked = ("--trainer.devices=2", "--trainer.strategy=ddp_fork", "--data.batch_size=32")
+    result = zoo("fit", RECIPE, *LENGTH, *forked, "--time-limit", "0.001s")
+    assert result.code == 143, result.err
+    assert "stopped by the time limit and saved" in result.out
+    assert state_of(RUN) == ("stopped", "by the time limit")
+
+
 def test_repeats_save_and_stop_too(zoo: Zoo) -> None:
     group = RUN.parent / "seeds_0"
     args = ("fit", RECIPE, *LENGTH, "--seeds", "2", "--save-every", "2steps", "--keep", "2")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 import torch
@@ -376,7 +377,9 @@ class Session:
         code = error.exit_code - 128
         if not stops or code not in SIGNALS or not stops[0].path.is_file():
             return None
-        return Stopped(code, stops[0].path)
+        deadline = self.options.deadline
+        is_over = code == SIGTERM and deadline is not None and time.monotonic() >= deadline
+        return Stopped(0 if is_over else code, stops[0].path)
 
     def _ended(self, results: dict[str, float], seconds: float) -> dict[str, Any]:
         """Return how the fit has ended, as plain data."""
