@@ -18,6 +18,7 @@ import torch
 
 import recipes.cli.run.session  # noqa: F401 (imported before the clock begins, and once for all)
 from recipes.cli.__main__ import main
+from recipes.cli.run.internals import fork_again_without_a_gpu
 
 
 @dataclass(frozen=True)
@@ -32,24 +33,23 @@ class Ended:
 def session(moment: str, *args: str) -> Ended:
     """Run ``zoo`` with some arguments in a forked process; files of its output are in the folder ``..``."""
     paths = [Path("..", f"{name}_of_{Path.cwd().name}.txt") for name in ("out", "err")]
+    gpu = torch.cuda.is_available()
     pid = os.fork()
     if pid == 0:
-        _run(moment, args, paths)
+        _run(moment, args, paths, gpu)
     _, status = os.waitpid(pid, 0)
     return Ended(os.waitstatus_to_exitcode(status), *(path.read_text() for path in paths))
 
 
-def _run(moment: str, args: tuple[str, ...], paths: list[Path]) -> None:
+def _run(moment: str, args: tuple[str, ...], paths: list[Path], gpu: bool) -> None:
     code = 1
     try:
         files = [path.open("w") for path in paths]
         for descriptor, file in enumerate(files, 1):
             os.dup2(file.fileno(), descriptor)
         sys.stdout, sys.stderr = files
-        if (
-            not torch.cuda.is_available()
-        ):  # a test before this one may have asked for CUDA in the process that was forked
-            torch.cuda._is_in_bad_fork = lambda: False
+        if not gpu:
+            fork_again_without_a_gpu()
         kind, _, rest = moment.partition(":")
         if kind == "time":
             at_time(float(rest))

@@ -18,7 +18,7 @@ from recipes.cli.check.recorder import Record, Recorder
 from recipes.cli.console import Console, captured_logs
 from recipes.cli.errors import TERMINATED, Crash, explain, one_line
 from recipes.cli.run.building import RecipeCLI
-from recipes.cli.run.internals import exit_at_once
+from recipes.cli.run.internals import exit_at_once, fork_again_without_a_gpu
 from recipes.cli.run.options import parse
 from recipes.cli.run.process import restored_process_state
 from recipes.cli.run.session import train_or_evaluate
@@ -108,7 +108,7 @@ def _in_own_process(work: Callable[[], None], folder: Path) -> None:
     # a forked process has all that is imported by now; one that has used a GPU cannot be forked
     forked = sys.platform == "linux" and not torch.cuda.is_initialized()
     context: Any = multiprocessing.get_context("fork" if forked else "spawn")
-    process = context.Process(target=_work_here, args=(work, folder))
+    process = context.Process(target=_work_here, args=(work, folder, torch.cuda.is_available()))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*multi-threaded.*fork.*", DeprecationWarning)
         process.start()
@@ -128,13 +128,15 @@ def _in_own_process(work: Callable[[], None], folder: Path) -> None:
         raise RunFailed(text, begun)
 
 
-def _work_here(work: Callable[[], None], folder: Path) -> None:
+def _work_here(work: Callable[[], None], folder: Path, gpu: bool) -> None:
     """Do something in this process, which then ends, and tell in a file what has failed."""
     output = (folder / "output.txt").open("w", encoding="utf-8", errors="backslashreplace")
     for descriptor in (1, 2):
         os.dup2(output.fileno(), descriptor)
     sys.stdout = sys.stderr = output
     text = ""
+    if not gpu:
+        fork_again_without_a_gpu()
     try:
         work()
     except SystemExit as stop:

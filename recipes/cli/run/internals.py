@@ -91,6 +91,16 @@ def forks(trainer: "Trainer") -> bool:
     return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
 
 
+def fork_again_without_a_gpu() -> None:
+    """Let a forked process fork processes of Lightning's, on a machine without a GPU.
+
+    Torch takes it for a use of CUDA that the process before the fork has asked whether there is a GPU.
+    """
+    import torch
+
+    torch.cuda._is_in_bad_fork = lambda: False
+
+
 def return_progress(trainer: "Trainer") -> None:
     """Let forked processes return the counters of their fit and the best checkpoints, too: Lightning returns one path alone."""
     if not forks(trainer):
