@@ -1,6 +1,7 @@
 """Small recipes, one of each kind that keeps a state of its own, and how two of their runs differ."""
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,10 @@ def write_recipes(folder: Path) -> None:
 
 
 def state_of_file(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint holds but for its paths, flat: tensors, numbers and texts by their path in it."""
+    """Return what a checkpoint holds, flat: tensors, numbers and texts by their path in it; paths without the run folder."""
     content = torch.load(path, weights_only=True)
     for key in [*content["callbacks"]]:
-        if key.startswith(("Best", "LearningCurves")):  # paths; a picture
+        if key.startswith("LearningCurves"):  # a picture
             del content["callbacks"][key]
     return dict(_flat(content))
 
@@ -81,8 +82,12 @@ def state_of_file(path: Path) -> dict[str, Any]:
 def _flat(value: Any, path: str = "") -> list[tuple[str, Any]]:
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else None
     if items is None:
-        return [(path, value)]
-    return [leaf for key, entry in items for leaf in _flat(entry, f"{path}/{key}")]
+        return [(path, _within_run(value) if isinstance(value, str) else value)]
+    return [leaf for key, entry in items for leaf in _flat(entry, f"{path}/{_within_run(str(key))}")]
+
+
+def _within_run(text: str) -> str:
+    return re.sub(r"\S*/version_\d+/", "", text)
 
 
 def differing(one: Path, two: Path) -> list[str]:

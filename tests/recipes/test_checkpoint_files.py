@@ -169,6 +169,16 @@ def test_bare_weights_of_forked_processes_are_read(tmp_path: Path) -> None:
     assert torch.equal(checkpoints.load_checkpoint(path)["weight"], torch.ones(2))
 
 
+def test_the_state_of_the_best_is_what_was_saved_also_in_a_folder_that_was_moved(tmp_path: Path) -> None:
+    best = Best(tmp_path / "a", "val/acc", "max")
+    best.best_model_path = best.kth_best_model_path = str(tmp_path / "a/best.ckpt")
+    best.best_model_score = best.current_score = best.kth_value = torch.tensor(0.75)
+    best.best_k_models = {best.best_model_path: torch.tensor(0.75)}
+    resumed = Best(tmp_path / "b", "val/acc", "max")
+    resumed.load_state_dict(best.state_dict())
+    assert str(resumed.state_dict()) == str(best.state_dict()).replace(str(tmp_path / "a"), str(tmp_path / "b"))
+
+
 @pytest.mark.parametrize("validates", [True, False])
 def test_a_metric_missing_after_validation_is_an_error_but_not_without_validation(
     tmp_path: Path, validates: bool

@@ -97,6 +97,11 @@ class Recorder(Callback):
         states.pop(
             LearningCurves.__name__, None
         )  # a picture: it lacks the point of the step after which a run is stopped
+        if stock := states.get("ModelCheckpoint"):
+            states["ModelCheckpoint"] = {
+                **stock,
+                "current_score": None,
+            }  # Lightning does not restore it, nothing reads it
         rest["callbacks"] = states
         folder = trainer.default_root_dir
         self.end = {

@@ -147,6 +147,7 @@ class Best(ModelCheckpoint):
             state[key] = relocate(state_dict[key])
         state["best_k_models"] = {relocate(path): value for path, value in state_dict["best_k_models"].items()}
         super().load_state_dict(state)
+        self.current_score = state_dict["current_score"]  # saved and not restored by Lightning
 
 
 class Last(ModelCheckpoint):
