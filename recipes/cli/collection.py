@@ -14,7 +14,7 @@ from typing import Any
 from recipes.cli import catalog
 from recipes.cli.errors import UserError
 from recipes.cli.pages.curves import read_curves
-from recipes.cli.run.folder import CHECKPOINTS, CONFIG, METRICS, RESULTS, read_results
+from recipes.cli.run.folder import CHECKPOINTS, CONFIG, METRICS, RESULTS, read_results, runs_in
 from recipes.cli.run.record import RECORD, Record, State, read_record, state_of
 
 _RECIPE = re.compile(r"#\s+recipe\s+\S")
@@ -119,6 +119,18 @@ def find_runs(root: Path) -> list[Path]:
             found.append(Path(place))
             folders.clear()  # what is inside belongs to the run
     return sorted(found, key=lambda path: natural(path.as_posix()))
+
+
+def waiting(rows: list[RunRow]) -> list[str]:
+    """Return, of the groups of some runs that have more seeds or folds than have begun, how many have."""
+    told = []
+    for folder in dict.fromkeys(row.folder.parent for row in rows):
+        paths = runs_in(folder)
+        if paths and (begun := sum(map(is_run, paths))) < len(paths):
+            name = next(row.name for row in rows if row.folder.parent == folder).rpartition("/")[0]
+            kind = f"{paths[0].name.partition('_')[0]}s"
+            told.append(f"{name}: {begun} of {len(paths)} {kind} have begun")
+    return told
 
 
 def read_row(folder: Path, root: Path) -> RunRow | None:

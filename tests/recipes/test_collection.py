@@ -15,6 +15,7 @@ from cli_kit import RECIPE, SHORT, Zoo, assert_one_line
 
 from recipes.cli import collection
 from recipes.cli.collection import find_runs, lower_is_better, natural, runs_below, size_of
+from recipes.cli.pages import listing
 from recipes.cli.run.lock import Lock
 from recipes.cli.run.record import begun, read_record, write_record
 
@@ -74,6 +75,42 @@ def test_runs_of_groups_and_of_deep_folders_are_found_in_order(trained: Path) ->
     of_recipe = ("folds_0/fold_3", "seeds_0/seed_1", "version_0", "version_2", "version_10")
     assert names == ["aaa/version_0", *(f"{RECIPE}/{name}" for name in of_recipe)]
     assert natural("version_2") < natural("version_10") < natural("version_11a")
+
+
+def test_seeds_that_have_not_begun_are_told_and_are_not_counted(zoo: Zoo, trained: Path) -> None:
+    group = Path("runs", RECIPE, "seeds_0")
+    for i in range(5):
+        if i < 2:
+            more(trained, f"seeds_0/seed_{i}", test_acc=0.5 + i / 4)
+        else:  # as zoo fit --seeds 5 makes them before the first one is trained
+            (group / f"seed_{i}").mkdir()
+            shutil.copy(trained / "config.yaml", group / f"seed_{i}")
+    told = f"{RECIPE}/seeds_0: 2 of 5 seeds have begun"
+    printed = zoo("runs").out
+    assert [line for line in printed.splitlines() if "seeds have begun" in line] == [told]
+    assert [row["run"] for row in table(printed)] == ["seeds_0/seed_0", "seeds_0/seed_1", "version_0"]
+    assert "have begun" not in zoo("runs", "version_0").out  # none of the group is listed
+    assert f">{told}</p>" in listing.body_of(runs_below(Path("runs").resolve()), Path("runs").resolve(), "runs")
+    lines = zoo("compare", group).out.splitlines()
+    assert (
+        lines[0] == f"A  {group}: 2 of 5 seeds of {RECIPE}, other than the recipe in {lines[0].rpartition(' in ')[2]}"
+    )
+    assert lines[1] == f"   seed_2, seed_3, seed_4 have not begun: zoo fit --resume {group} goes on"
+    assert not any("has not ended" in line for line in lines)
+    assert next(line.split()[-2] for line in lines if line.startswith("mean")) == "0.6250"
+    for i in range(2, 5):
+        shutil.rmtree(group / f"seed_{i}")
+        more(trained, f"seeds_0/seed_{i}")
+    assert "have begun" not in zoo("runs").out
+    assert zoo("compare", group).out.startswith(f"A  {group}: 5 seeds of {RECIPE}")
+
+
+@pytest.mark.parametrize("name", ["curves.pdf", "curves", "curves.png.jpg"])
+def test_a_picture_of_another_kind_is_refused(zoo: Zoo, trained: Path, name: str) -> None:
+    assert_one_line(zoo("compare", trained, "--png", name), f"got {name}", "give a name that ends in .png")
+    assert not Path(name).exists()
+    assert zoo("compare", trained, "--png", "CURVES.PNG").code == 0
+    assert Path("CURVES.PNG").read_bytes().startswith(b"\x89PNG")
 
 
 def test_foreign_files_and_what_is_inside_a_run_are_passed_over(zoo: Zoo, trained: Path, tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_a_run_that_stops_says_how_to_go_on(zoo: Zoo, here: Path) -> None:
     assert_one_line(stopped, "last.ckpt", started=True)
     assert f"stopped in seed_5 of 3 seeds; continue with: zoo fit --resume {SEEDS}" in stopped.out
     compared = zoo("compare", SEEDS)
-    assert "A  runs/linear/softmax_digits/seeds_0: 2 seeds of linear/softmax_digits" in compared.out
+    assert "A  runs/linear/softmax_digits/seeds_0: 2 of 3 seeds of linear/softmax_digits" in compared.out
     assert "seed_5 has not ended: its metrics are left out" in compared.out
     assert f"zoo fit --resume {SEEDS / 'seed_5'} goes on" in compared.out
 

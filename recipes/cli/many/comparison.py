@@ -54,8 +54,10 @@ class Group:
 
     @property
     def count(self) -> str:
-        """The number of runs that have ended, of all if none has: "3 seeds", "1 run"."""
-        count = len(self.results) or len(self.runs)
+        """The number of runs that have ended: "3 seeds", "2 of 5 seeds", "1 run"."""
+        ended, count = len(self.results), len(self.runs)
+        if self.kind != "run" and ended < count:
+            return f"{ended} of {count} {self.kind}"
         return f"{count} {self.kind.removesuffix('s') if count == 1 else self.kind}"
 
 

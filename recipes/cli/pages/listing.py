@@ -52,6 +52,7 @@ def body_of(rows: Sequence[RunRow], root: Path, shown: str) -> str:
     return (
         title
         + element("p", ", ".join(counts), class_="note")
+        + "".join(element("p", text(line), class_="note") for line in collection.waiting(runs))
         + (_table(runs, root) if runs else "")
         + (fold(number_of_trials, _table(trials, root), "trials") if trials else "")
     )

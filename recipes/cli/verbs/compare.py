@@ -4,6 +4,7 @@ import os
 import shlex
 from pathlib import Path
 
+from recipes.cli.collection import is_run
 from recipes.cli.errors import UserError
 from recipes.cli.many.comparison import (
     Group,
@@ -48,6 +49,8 @@ def run(args: list[str]) -> int:
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     parser.add_argument("--png", type=Path)
     options = parser.parse_args(args)
+    if options.png is not None and options.png.suffix.lower() != ".png":
+        raise UserError(f"--png writes a PNG, got {options.png}: give a name that ends in .png")
     groups = [read_group(path) for path in options.runs]
     if len({group.folder.resolve() for group in groups}) < len(groups):
         raise UserError("a run is given twice: give each once")
@@ -56,7 +59,14 @@ def run(args: list[str]) -> int:
         print(f"{letter}  {group.folder}: {group.count} of {group.recipe}{changed}")
         if group.differ:
             print(f"   its runs differ in {', '.join(group.differ)}")
+        waiting = [name for name in group.unfinished if group.kind != "run" and not is_run(group.runs[name])]
+        if waiting:
+            have = "has" if len(waiting) == 1 else "have"
+            cure = f"zoo fit --resume {shlex.quote(str(group.folder))} goes on"
+            print(f"   {', '.join(waiting)} {have} not begun: {cure}")
         for name in group.unfinished:
+            if name in waiting:
+                continue
             print(f"   {name if group.kind != 'run' else 'it'} {_not_ended(group.runs[name])}")
         for name, run_folder in group.runs.items():
             if gaps := gaps_of(run_folder):

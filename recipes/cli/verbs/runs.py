@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from recipes.cli.collection import RunRow, find_runs, is_run, lower_is_better, matching, natural, runs_below
+from recipes.cli.collection import RunRow, find_runs, is_run, lower_is_better, matching, natural, runs_below, waiting
 from recipes.cli.errors import OK, UserError
 from recipes.cli.many.comparison import number
 from recipes.cli.run.lock import Lock, is_held
@@ -154,7 +154,8 @@ def _table(rows: list[RunRow], sort: str | None) -> str:
         cells.append(
             [row.recipe, inside, row.state, *measured, best, test, seed, duration(row.seconds), size(row.size)]
         )
-    told = [printable(f"{row.name}: {row.state}, {row.message}") for row in rows if row.message]
+    told = [f"{row.name}: {row.state}, {row.message}" for row in rows if row.message]
+    told = [printable(line) for line in [*told, *waiting(rows)]]
     return columns(cells) + ("\n\n" + "\n".join(told) if told else "")
 
 
