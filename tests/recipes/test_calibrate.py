@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cli_kit import SHORT, Result, Zoo, assert_one_line
+from cli_kit import RECIPE, SHORT, Result, Zoo, assert_one_line
+from page_kit import Page
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 import datamodules
 import zoo as package
 from recipes.cli.errors import UserError
+from recipes.cli.run.lock import Lock
 from recipes.cli.verbs.calibration import RunData, calibrate, check_model
 from recipes.cli.verbs.examples import BUNDLED
 
@@ -114,6 +116,19 @@ def runs(runs_template: Path, tmp_cwd: Path) -> list[Path]:
     shutil.copytree(runs_template / "runs", tmp_cwd / "runs")
     (tmp_cwd / "three.png").write_bytes((BUNDLED / "three.png").read_bytes())
     return [Path("runs", "linear", "mlp_digits", f"version_{n}") for n in range(3)]
+
+
+def test_the_report_of_the_run_is_made_again_with_the_diagram(zoo: Zoo, trained: Path) -> None:
+    report = trained / "report.html"
+    before = report.read_text()
+    lock = Lock(trained)  # another process trains it, and writes its report when it ends
+    assert zoo("calibrate", trained).code == 0
+    lock.release()
+    assert report.read_text() == before
+    assert zoo("calibrate", trained).code == 0
+    page = Page(report.read_text())
+    assert (trained / "reliability.png").read_bytes() in page.pictures
+    assert f"{RECIPE}/version_0 done" in page.text
 
 
 def test_several_runs_are_an_ensemble_with_the_spread_of_its_members(zoo: Zoo, runs: list[Path]) -> None:

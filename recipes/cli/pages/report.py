@@ -192,7 +192,7 @@ def _curves(content: Content, source: Source) -> str:
     drawn = pictures(content.curves, _best(content))
     whole = [path for path in content.pictures if path.name == "curves.png"]
     return drawn + fold(
-        "the same as a picture, by epochs (curves.png)",
+        "the same as a picture, by epochs, with the learning rate (curves.png)",
         _strip("", [(p.name, _picture(p, source)) for p in whole]),
         "curves.png",
     )

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import UserError
+from recipes.cli.pages.report import write_report
+from recipes.cli.run.lock import is_held
 from recipes.cli.run.options import Parser
 from recipes.cli.run.process import exiting_at_once
 from recipes.cli.text import columns
@@ -32,8 +34,8 @@ ensemble, beside the mean and the range of its members. Columns: accuracy; NLL, 
 calibration error, with 15 bins; Brier, the squared error of the probabilities; coverage, the share of sets that hold the true
 label; and their mean size.
 
-It writes into the (first) run folder: reliability.png, a diagram of each row, and calibration.json: the temperature and the
-conformal scores, which zoo predict --conformal uses.
+It writes into the (first) run folder: reliability.png, a diagram of each row, which its report.html then shows, too, and
+calibration.json: the temperature and the conformal scores, which zoo predict --conformal uses.
 
 Examples:
   zoo calibrate runs/linear/mlp_digits/version_0
@@ -75,6 +77,8 @@ def run(args: list[str]) -> int:
     console = Console()
     with captured_logs(console):
         _calibrate(runs, checkpoints, options.conformal, options.mc_dropout, console)
+    if not is_held(runs[0]) and (problem := write_report(runs[0])):  # a run that trains writes its report at its end
+        console.print(f"warning: {problem}", error=True)
     return 0
 
 
