@@ -23,6 +23,7 @@ from callbacks.writing import checked, log
 from recipes.cli.run import loggers
 from recipes.cli.run.folder import Run
 from recipes.cli.run.wandb_run import AXIS
+from recipes.cli.run.wandb_watch import Watch
 
 RUN = Path("runs", RECIPE, "version_0")
 FIT = ("fit", "-c", RECIPE, *SHORT, "--trainer.max_epochs=2", "--logger=wandb-offline")
@@ -73,6 +74,39 @@ def test_all_of_a_run_is_in_its_file_on_one_axis_and_its_id_in_the_checkpoint(zo
     assert written.run.display_name == f"{RECIPE}/version_0"
     checkpoint = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["wandb"]["id"] == written.run.run_id
+
+
+@pytest.mark.parametrize(("verb", "metric"), [("test", "test/acc"), ("validate", "val/acc")])
+def test_an_evaluation_has_the_config_of_its_run_and_its_checkpoint(
+    zoo: Zoo, trained: Path, verb: str, metric: str
+) -> None:
+    result = zoo(verb, trained, "--logger=wandb-offline", "--trainer.devices=1")
+    assert result.code == 0, result.err
+    written = read_run(RUN.with_name("version_1"))
+    (row,) = written.rows
+    assert metric in row
+    config, saved = written.config, torch.load(trained / "checkpoints/best.ckpt", weights_only=True)
+    assert (config["recipe"], config["trainer"]["max_epochs"], config["model"]["init_args"]["in_features"]) == (
+        RECIPE,
+        2,
+        64,
+    )
+    assert (config["parameters"], config["flops_per_example"]) == (64 * 10 + 10, 2 * 64 * 10)
+    assert config["environment"]["torch"] == torch.__version__.partition("+")[0]
+    assert config["data_fingerprint"] == saved["DigitsDataModule"]["data"]
+    assert config["data_fingerprint"] in (trained / "config.yaml").read_text()
+    path = str(trained / "checkpoints/best.ckpt")
+    facts = {"path": path, "epoch": saved["epoch"], "global_step": saved["global_step"]}
+    assert config["checkpoint"] == {**facts, "data_fingerprint": config["data_fingerprint"]}
+    assert (written.exit_code, written.summary["state"]) == (0, "done")
+
+
+def test_a_validation_on_other_data_tells_both_fingerprints(zoo: Zoo, trained: Path) -> None:
+    assert zoo("validate", trained, "--logger=wandb-offline", "--data.split_seed=1").code == 0
+    config = read_run(RUN.with_name("version_1")).config
+    assert config["checkpoint"]["data_fingerprint"] in (trained / "config.yaml").read_text()
+    assert config["data_fingerprint"] != config["checkpoint"]["data_fingerprint"]
+    assert config["data_fingerprint"] in (trained.with_name("version_1") / "config.yaml").read_text()
 
 
 @pytest.mark.slow
@@ -300,6 +334,70 @@ def test_a_run_goes_on_when_the_process_of_wandb_is_killed(zoo: Zoo, tmp_cwd: Pa
     assert before.name == after.name == f"run-{second.run.run_id}.wandb"
     assert second.config["parameters"] == 650
     assert (first.exit_code, second.exit_code, second.summary["state"]) == (None, 0, "done")
+
+
+def cores() -> list[int]:
+    """The processes of W&B's that this one has begun."""
+    lines = subprocess.run(["ps", "-eo", "pid,ppid,stat,comm"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 3) for line in lines.splitlines()]
+    ours = [
+        (int(pid), state) for pid, parent, state, name in rows if parent == str(os.getpid()) and name[:5] == "wandb"
+    ]
+    return [pid for pid, state in ours if state[0] != "Z"]  # those that were killed
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param(2, id="seen at the end"),
+        pytest.param(2000, id="seen when the buffers are full", marks=pytest.mark.slow),
+    ],
+)
+def test_a_process_of_wandb_that_is_frozen_is_ended_and_no_row_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    for name in ("_FROZEN", "_UPLOAD"):
+        monkeypatch.setattr(f"recipes.cli.run.wandb_run.{name}", 1)
+    said: list[str] = []
+    logger = built(tmp_path, say=said.append)
+    logger.describe({"lr": 0.1})
+    for step in range(5):
+        logger.log_metrics({"train/loss": step / 8}, step)
+    (path,) = wandb_files(tmp_path)
+    while not read_wandb(path).rows:
+        time.sleep(0.1)
+    (core,) = cores()
+    os.kill(core, signal.SIGSTOP)
+    for step in range(5, 5 + rows):
+        logger.log_metrics({"train/loss": step / 8}, step)
+        time.sleep(1.2 if step == 5 else 0)
+    logger.finish("done", "")
+    assert core not in cores()
+    (line,) = said
+    assert "W&B's process took nothing any more and was killed: the run goes on offline" in line
+    assert "wandb sync" in line
+    before, after = wandb_files(tmp_path)
+    first, second = read_wandb(before), read_finished(after)
+    assert by_step([*first.rows, *second.rows]) == {step: {"train/loss": step / 8} for step in range(5 + rows)}
+    assert (first.exit_code, second.exit_code, second.summary["state"]) == (None, 0, "done")
+    assert second.config["lr"] == 0.1
+
+
+@pytest.mark.slow
+def test_a_process_that_works_is_not_ended(tmp_path: Path) -> None:
+    ended: list[bool] = []
+    file = tmp_path / "file"
+    watch = Watch(file, lambda: ended.append(True))
+    with watch.waiting(2):  # slow, but it takes something
+        for i in range(8):
+            time.sleep(0.5)
+            file.write_bytes(b"x" * i)
+    time.sleep(3)  # nothing waits for it
+    assert (ended, watch.acted) == ([], False)
+    with watch.waiting(2):
+        time.sleep(3.5)
+    watch.stop()
+    assert (ended, watch.acted) == ([True], True)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Private parts of other libraries that the command line needs; no other file of ``recipes`` uses any."""
 
+import contextlib
 import functools
 import inspect
 import operator
@@ -54,6 +55,17 @@ def wandb_account() -> WandbAccount | None:
     return WandbAccount(settings.mode in ("online", "shared", "run"), settings.base_url, auth is not None)
 
 
+def kill_wandb_process() -> None:
+    """Kill W&B's own process, so that what waits for it fails; nothing is done if another process has begun it."""
+    from wandb.sdk.wandb_setup import singleton
+
+    with contextlib.suppress(AttributeError, OSError):
+        connection: Any = singleton()._connection
+        process = connection._proc._process
+        process.kill()
+        process.wait()
+
+
 def attach_loggers(trainer: "Trainer", loggers: "list[Logger]") -> None:
     """Give a trainer other loggers after its setup, and them the hyperparameters that it has logged by then."""
     from lightning.pytorch.loggers.utilities import _log_hyperparams
@@ -72,11 +84,6 @@ def coming_row(trainer: "Trainer") -> int | None:
     results: Any = trainer._results or {}
     logs = any(item.meta.on_step and item.meta.logger for item in results.values())
     return int(loop._batches_that_stepped) if logs else None
-
-
-def is_fitting(trainer: "Trainer") -> bool:
-    """Return whether the trainer runs fit, which may be validating at the moment."""
-    return trainer.state.fn == "fit"
 
 
 def batch_number(trainer: "Trainer") -> int:

@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import RichProgressBar
 from typing_extensions import override
 
 from recipes.cli.console import Console
-from recipes.cli.run.internals import is_fitting
 
 
 class StartDetector(Callback):
@@ -20,7 +19,7 @@ class StartDetector(Callback):
 
     Args:
         on_train_start: Called when training is about to start.
-        on_first_batch: Called in fit when the first batch is done.
+        on_first_batch: Called when the first batch is done.
 
     Attributes:
         started: Whether a batch of training, validation or test is done, in a forked process, too.
@@ -38,8 +37,7 @@ class StartDetector(Callback):
     def _start(self, trainer: Trainer) -> None:
         if self._begun:
             return
-        if is_fitting(trainer):  # each process for itself
-            self._on_first_batch()
+        self._on_first_batch()  # each process for itself
         self._begun = True
         self._started.fill_(True)
 

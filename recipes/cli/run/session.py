@@ -96,11 +96,18 @@ def _train_or_evaluate(options: Options, console: Console) -> int:
     if checkpoint is not None and options.checkpoint is not None:
         check_fits(checkpoint, cli.model, options.checkpoint)
     resumed_at = ResumedAt.of(checkpoint, fallback) if checkpoint and resume else None
+    measured = None if checkpoint is None or resume else _facts_of(checkpoint, cli.datamodule)
     del checkpoint
     cli.checkpoint = {}
-    session = Session(options, cli, console, resumed_at)
+    session = Session(options, cli, console, resumed_at, measured)
     with session.cleaning_up():
         return session.fit() if options.verb == "fit" else session.evaluate()
+
+
+def _facts_of(checkpoint: dict[str, Any], data: Any) -> dict[str, Any]:
+    """Return when a checkpoint was saved, and the fingerprint of the data that it was trained on."""
+    facts = {name: checkpoint.get(name) for name in ("epoch", "global_step")}
+    return {**facts, "data_fingerprint": (checkpoint.get(type(data).__qualname__) or {}).get("data")}
 
 
 @dataclass(frozen=True)
@@ -135,13 +142,22 @@ class Session:
         console: Output.
         resumed_at: Where the run is resumed; None for a new run. Nothing of a resumed run is written, and nothing that is printed
             goes into its log, before the first batch is done: until then the start may be refused.
+        measured: Facts of the checkpoint that is validated or tested, for W&B.
     """
 
-    def __init__(self, options: Options, cli: RecipeCLI, console: Console, resumed_at: ResumedAt | None) -> None:
+    def __init__(
+        self,
+        options: Options,
+        cli: RecipeCLI,
+        console: Console,
+        resumed_at: ResumedAt | None,
+        measured: dict[str, Any] | None = None,
+    ) -> None:
         self.options = options
         self.cli = cli
         self.console = console
         self.resumed_at = resumed_at
+        self.measured = measured
         self.module: LightningModule = cli.model
         self.detector = StartDetector(self._attach_loggers, self._record)
         self._recorded = False
@@ -232,7 +248,7 @@ class Session:
 
     def _described(self, data: str | None) -> dict[str, Any]:
         """Return the resolved recipe, and what else tells one run from another, as W&B's config."""
-        return {
+        described = {
             "recipe": self.options.recipe.name,
             **self.cli.resolved(),
             "environment": self._entry.environment,
@@ -240,6 +256,11 @@ class Session:
             "parameters": sum(p.numel() for p in self.module.parameters()),
             "flops_per_example": flops_per_example(self.module),
         }
+        if self.measured is not None:
+            # a test does not read the data of the training, which the fingerprint is of
+            described["data_fingerprint"] = data or self.measured["data_fingerprint"]
+            described["checkpoint"] = {"path": str(self.options.checkpoint), **self.measured}
+        return described
 
     def _warn_of_lost_rows(self, path: Path) -> None:
         assert self.resumed_at is not None
@@ -360,6 +381,7 @@ class Session:
             # the first of the processes has recorded the run
             self.console.open_log(self.run.folder / LOG, keep=False)
             self.metrics.reopen()
+            self._recorded = True
         else:
             self._attach_loggers()  # a finished run has not trained, but is tested again
             self._record()

@@ -19,7 +19,9 @@ from typing_extensions import override
 
 from recipes.cli.errors import UserError, one_line
 from recipes.cli.run.folder import CHECKPOINTS, Run, group_of
+from recipes.cli.run.internals import kill_wandb_process
 from recipes.cli.run.record import State
+from recipes.cli.run.wandb_watch import Watch
 
 AXIS = "trainer/global_step"  # of every chart: the optimizer step, as in metrics.csv
 KEY = "wandb"  # in a checkpoint
@@ -31,6 +33,7 @@ _ANSWER, _UPLOAD, _UPLOAD_FILES = (
     60,
     600,
 )  # seconds that are waited for a service: to begin, and to take the rest at the end
+_FROZEN = 30  # seconds after which W&B's own process is killed that takes nothing
 _EXIT_CODES: dict[State, int] = {"done": 0, "failed": 1, "stopped": 143}
 _CTRL_C = 255  # W&B calls a run "killed" that ends with it
 
@@ -79,11 +82,16 @@ class WandbRun(WandbLogger):
         self._recent: deque[tuple[float, dict[str, Any]]] = deque()  # rows that may not be in the file yet
         self._process = os.getpid()
         self._run: Any = None
+        self._watch: Watch | None = None  # as long as there is a run
         self._deaths = 0
 
     @override
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_run": None}  # a process that is started with a copy continues the run by its id
+        return {
+            **self.__dict__,
+            "_run": None,
+            "_watch": None,
+        }  # a process that is started with a copy continues the run by its id
 
     @property
     @rank_zero_experiment
@@ -98,6 +106,7 @@ class WandbRun(WandbLogger):
 
         for kind in ("CACHE", "CONFIG", "DATA"):
             os.environ.setdefault(f"WANDB_{kind}_DIR", str(self._folder / "wandb" / kind.lower()))
+        os.environ.setdefault("WANDB_SILENT", "true")  # what goes wrong is said here, in one line
         waits = {"init_timeout": _ANSWER, "finish_timeout": _UPLOAD_FILES if self._artifacts else _UPLOAD}
         given: dict[str, Any] = {
             name: seconds for name, seconds in waits.items() if f"WANDB_{name.upper()}" not in os.environ
@@ -116,6 +125,7 @@ class WandbRun(WandbLogger):
             raise UserError(
                 f"W&B does not begin a run ({one_line(str(error))}): use --logger wandb-offline, and `wandb sync` later"
             ) from error
+        self._watch = Watch(Path(run.dir).parent / f"run-{run.id}.wandb", kill_wandb_process)
         run.define_metric(AXIS)
         run.define_metric("*", step_metric=AXIS, step_sync=True)
         if self._best:
@@ -151,10 +161,10 @@ class WandbRun(WandbLogger):
         best = self._is_best(row)
         if best:
             self._best = best
-        now = time.monotonic()
-        while self._recent and self._recent[0][0] < now - 3 * _FLUSH:
+        written = self._watch.written if self._watch else 0.0
+        while self._recent and self._recent[0][0] < written - 3 * _FLUSH:
             self._recent.popleft()
-        self._recent.append((now, row))
+        self._recent.append((time.monotonic(), row))
 
         def send(run: Any) -> None:
             if best:
@@ -198,32 +208,47 @@ class WandbRun(WandbLogger):
 
     def _send(self, action: Callable[[Any], None]) -> None:
         """Do something with the run; if W&B's own process has died, go on in a new one, offline, and tell so once."""
+        if self._deaths == 2:
+            return
+        run = self.experiment
+        assert self._watch is not None
         try:
-            if self._deaths < 2:
-                action(self.experiment)
+            with self._watch.waiting(_FROZEN):
+                action(run)
         except ConnectionError as error:  # to that process
-            self._deaths += 1
-            if self._deaths == 2:
-                self._say(
-                    f"warning: W&B's process has ended again ({one_line(str(error))}): nothing more is sent to it"
-                )
-                return
-            self._say(
-                f"warning: W&B's process has ended ({one_line(str(error))}): the run goes on offline, in {self._folder / 'wandb'}; "
-                "upload it with `wandb sync`"
-            )
-            self._start_again()
+            self._go_on_offline(error)
 
-    def _start_again(self) -> None:
-        _tear_down()
+    def _go_on_offline(self, error: Exception) -> None:
+        """Begin a new process of W&B's after the first one, with the rows that it may have lost; after the second, no more."""
+        self._deaths += 1
+        killed = self._watch is not None and self._watch.acted
+        why = "took nothing any more and was killed" if killed else f"has ended ({one_line(str(error))})"
+        if self._deaths == 2:
+            self._say(f"warning: W&B's process {why} again: nothing more is sent to it")
+            if self._watch is not None:
+                self._watch.stop()
+            return
+        self._say(
+            f"warning: W&B's process {why}: the run goes on offline, in {self._folder / 'wandb'}; upload it with `wandb sync`"
+        )
+        self._tear_down()
         try:
             self._run = self._start(offline=True)
             self._run.config.update(self._config, allow_val_change=True)
             for _, row in [*self._recent]:
                 self._run.log(row)
-        except Exception as error:
+        except Exception as again:
             self._deaths = 2
-            self._say(f"warning: W&B cannot be started again ({one_line(str(error))}): nothing more is sent to it")
+            self._say(f"warning: W&B cannot be started again ({one_line(str(again))}): nothing more is sent to it")
+
+    def _tear_down(self) -> None:
+        """Forget W&B's process, which has ended, or ends now."""
+        import wandb
+
+        if self._watch is not None:
+            self._watch.stop()
+        with contextlib.suppress(Exception):
+            wandb.teardown()
 
     # The beginning and the end ----------------------------------------------------------------------------------------
 
@@ -248,20 +273,32 @@ class WandbRun(WandbLogger):
         if run is None or self._deaths == 2:
             return
         code = _CTRL_C if state == "stopped" and "Ctrl-C" in message else _EXIT_CODES[state]
+        assert self._watch is not None
+        upload: float = run.settings.finish_timeout or math.inf  # while it lasts, the file stays as it is
         try:
-            run.summary.update({"state": state, "message": message})  # "": a run that goes on no longer fails as it did
-            for kind in self._artifacts:
-                self._send_checkpoint(run, kind)
-            if code == _EXIT_CODES["stopped"]:
-                run.mark_preempting()  # its state is then "preempted", and not "failed"
-            run.finish(exit_code=code)
+            with self._watch.waiting(upload + _FROZEN):
+                self._end(run, state, message, code)
         except Exception as error:  # of its process, or of the service: the run itself has ended as it has
+            if self._watch.acted and not self._deaths:
+                self._go_on_offline(error)
+                self.finish(state, message)
+                return
             if not isinstance(error, TimeoutError):
-                _tear_down()
+                self._tear_down()
             what = one_line(str(error))
             self._say(
                 f"warning: W&B has not got all of the run ({what}): upload the rest with `wandb sync {Path(run.dir).parent}`"
             )
+        finally:
+            self._watch.stop()
+
+    def _end(self, run: Any, state: State, message: str, code: int) -> None:
+        run.summary.update({"state": state, "message": message})  # "": a run that goes on no longer fails as it did
+        for kind in self._artifacts:
+            self._send_checkpoint(run, kind)
+        if code == _EXIT_CODES["stopped"]:
+            run.mark_preempting()  # its state is then "preempted", and not "failed"
+        run.finish(exit_code=code)
 
     def _send_checkpoint(self, run: Any, kind: str) -> None:
         """Add ``best.ckpt`` or ``last.ckpt`` to the artifact of the run, with its kind as an alias; the file is copied."""
@@ -288,13 +325,6 @@ class RunId(Callback):
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint[KEY] = self.logger.state()
-
-
-def _tear_down() -> None:
-    import wandb
-
-    with contextlib.suppress(Exception):  # it tells its process to end, which has ended
-        wandb.teardown()
 
 
 def _last_id(folder: Path) -> str | None:
