@@ -5,8 +5,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -220,7 +222,7 @@ def draw(
     figure = Figure(
         figsize=(4.8 * columns, 3.4 * rows + 0.3), dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
     )
-    FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(figure)
     end = max(x for xs, _ in curves.values() for x in xs)
     for i, panel in enumerate(order):
         axes = figure.add_subplot(rows, columns, i + 1)
@@ -255,7 +257,8 @@ def draw(
             )
         axes.yaxis.label.set(text=_drawable(panel), parse_math=False)
     figure.suptitle(_drawable(title), parse_math=False)
-    figure.savefig(path)
+    canvas.draw()  # lays out and draws once; Figure.savefig does both twice
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).save(path)
 
 
 def _style(name: str, count: int, single: bool) -> dict[str, Any]:

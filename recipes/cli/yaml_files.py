@@ -25,8 +25,10 @@ def read_yaml(text: str, source: str) -> Any:
         UserError: It is not valid YAML, has a key twice, or is nested too deeply.
     """
     try:
-        _check_node(yaml.compose(text, yaml.SafeLoader), source)
-        return yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        _check_node(node, source)
+        return None if node is None else loader.construct_document(node)
     except RecursionError:
         raise UserError(f"{source} is nested too deeply: at most {_DEEPEST} levels") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-45

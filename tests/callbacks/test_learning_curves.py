@@ -11,6 +11,7 @@ import torch
 from kit import SaveEverywhere, SaveOnce, quiet_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from torch import Tensor, nn
 from torch.optim import SGD
@@ -236,9 +237,14 @@ def test_another_ending_is_refused() -> None:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The figures that are drawn, kept instead of written; nothing may touch pyplot, which would want a display."""
+    """The figures that would be drawn; nothing may touch pyplot, which would want a display."""
     figures: list[Any] = []
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, path: figures.append(self))
+
+    def keep(canvas: FigureCanvasAgg) -> None:
+        canvas.get_renderer()  # an empty picture
+        figures.append(canvas.figure)
+
+    monkeypatch.setattr(FigureCanvasAgg, "draw", keep)
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     return figures
 
