@@ -1,6 +1,7 @@
 """The house rules that a machine can check: import arrows, no circles, lazy packages, private names in one place."""
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -120,6 +121,7 @@ def private(source: str, own: set[str]) -> Iterator[str]:
                     yield f"{node.lineno}: from {node.module} import {alias.name}"
 
 
+@functools.cache
 def own_private_names() -> set[str]:
     """Private names that our own code defines: methods, attributes, variables."""
     names = set()

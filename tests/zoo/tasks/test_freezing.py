@@ -17,17 +17,15 @@ def test_every_models_groups_hold_each_parameter_once(name: str) -> None:
     with torch.device("meta"):
         task = zoo.create_model(name)
     groups = task.layer_groups()
-    held = [id(p) for names in groups for n in names for p in _parameters(task.net, n)]
-    named = task.net.named_parameters(remove_duplicate=False)  # a tied one belongs to each group that has a name of it
-    assert sorted(held) == sorted(id(p) for _, p in named)
+    named = dict(
+        task.net.named_parameters(remove_duplicate=False)
+    )  # a tied one belongs to each group that has a name of it
+    parts = dict(task.net.named_modules(remove_duplicate=False))
+    held = [id(p) for names in groups for n in names for p in ([named[n]] if n in named else parts[n].parameters())]
+    assert sorted(held) == sorted(id(p) for p in named.values())
     head = getattr(task.net, "head_name", None)
     if head is not None:
         assert head in groups[-1]
-
-
-def _parameters(net: nn.Module, name: str) -> list[nn.Parameter]:
-    part = dict(net.named_parameters(remove_duplicate=False)).get(name)
-    return list(net.get_submodule(name).parameters()) if part is None else [part]
 
 
 def test_groups_of_known_nets() -> None:
