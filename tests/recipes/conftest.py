@@ -7,8 +7,27 @@ from typing import Any
 
 import pytest
 from cli_kit import LETTERS, RECIPE, SHORT, Result, Zoo
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from recipes.cli.__main__ import main
+
+
+def _blank(canvas: FigureCanvasAgg) -> None:
+    canvas.get_renderer().clear()
+
+
+@pytest.fixture
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made, but not drawn, which takes a third of a short run: their files are blank.
+
+    What they show is tested where each is made, in tests/callbacks and tests/zoo/drawing.
+    """
+    monkeypatch.setattr(FigureCanvasAgg, "draw", _blank)
+
+
+@pytest.fixture(autouse=True)
+def pictures(blank_pictures: None) -> None:
+    """Files of tests that look at pictures have a fixture of this name that does nothing."""
 
 
 @pytest.fixture

@@ -14,6 +14,11 @@ from recipes.cli.studies.comparison import run_quietly
 COUNT = 50
 
 
+@pytest.fixture
+def pictures() -> None:
+    """They are looked at."""
+
+
 def test_a_small_sweep_has_its_peak_at_the_number_of_examples(tmp_path: Path) -> None:
     curves: dict[float, double_descent.Curve] = {}
 

@@ -68,6 +68,14 @@ SHORTER = {  # runs of many minutes: a part of them for the slow tests, and the 
 }
 
 
+@pytest.fixture(autouse=True)
+def pictures(request: pytest.FixtureRequest) -> None:
+    """Pictures are drawn, once for each recipe: in the slow tests of those that have a bound."""
+    recipe = request.node.callspec.params["recipe"] if hasattr(request.node, "callspec") else None
+    if recipe is not None and recipe.bound and request.node.originalname == "test_one_batch":
+        request.getfixturevalue("blank_pictures")
+
+
 def test_every_yaml_is_a_recipe() -> None:
     paths = [path for path in catalog.PACKAGE.rglob("*") if path.suffix in (".yaml", ".yml", ".json")]
     assert sorted(paths) == sorted(recipe.path for recipe in RECIPES)

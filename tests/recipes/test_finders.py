@@ -26,6 +26,11 @@ from zoo.tasks import ClassificationTask
 CPU: dict[str, Any] = {"accelerator": "cpu", "max_epochs": 2}
 
 
+@pytest.fixture
+def pictures() -> None:
+    """They are looked at."""
+
+
 def recipe(model: Any, data: Any = None, **trainer: Any) -> Any:
     """What the finders read of a recipe."""
     return SimpleNamespace(model=model, datamodule=data, config_init=SimpleNamespace(trainer={**CPU, **trainer}))

@@ -26,6 +26,11 @@ SMALL = ("--model", "resnet20", "--model.depth=8", "--model.width=4", "--size", 
 SCRATCH = (*SMALL, "--weights", "none")
 
 
+@pytest.fixture
+def pictures() -> None:
+    """They are looked at."""
+
+
 def paint(root: Path, counts: dict[str, int], mode: str = "RGB") -> Path:
     """Write images of noise for each "part/class", dark or bright by class."""
     rng = np.random.default_rng(0)

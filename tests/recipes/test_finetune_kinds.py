@@ -31,6 +31,11 @@ MASK_RUN = Path("runs/segmentation/unet_folder/version_0")
 TABLE_RUN = Path("runs/linear/mlp_table/version_0")
 
 
+@pytest.fixture
+def pictures() -> None:
+    """They are looked at."""
+
+
 def houses(path: str, count: int = 60) -> Path:
     """Price: 10 per square meter; a house is one with more than 50 of them."""
     rng = np.random.default_rng(0)

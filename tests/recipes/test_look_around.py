@@ -15,6 +15,11 @@ from datamodules import ShapeCaptionsDataModule, ShapesDataModule
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture
+def pictures() -> None:
+    """They are looked at."""
+
+
 def commands() -> list[str]:
     """The commands, without their comments."""
     (block,) = re.findall(r"## Look around\n.*?```console\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

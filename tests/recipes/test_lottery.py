@@ -18,6 +18,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:GPU available")
 SIZES = {"net.layers.0.linear.weight": 64 * 300, "net.layers.1.linear.weight": 300 * 100, "net.fc.weight": 1000}
 
 
+@pytest.fixture
+def pictures() -> None:
+    """They are looked at."""
+
+
 def pruned(rounds: int) -> dict[str, int]:
     """Numbers of weights, by hand."""
     return {name: round(size * (1 - (0.9 if "fc" in name else 0.8) ** rounds)) for name, size in SIZES.items()}

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -116,6 +117,19 @@ def test_interrupt_before_training_exits_with_130(zoo: Zoo, monkeypatch: pytest.
     assert zoo("recipes").code == 130
 
 
+def test_whole_numbers_come_first() -> None:
+    from recipes.cli.run.internals import whole_numbers_first
+
+    def train(batches: float | int | bytes, rate: float, name: str | None = None) -> None: ...
+
+    assert get_args(train.__annotations__["batches"]) == (float, int, bytes)
+    whole_numbers_first(train)
+    assert get_args(train.__annotations__["batches"]) == (int, float, bytes)
+    assert train.__annotations__["rate"] is float
+    assert get_args(train.__annotations__["name"]) == (str, type(None))
+
+
+@pytest.mark.slow
 def test_a_whole_number_stays_one_whatever_was_imported_before(tmp_cwd: Path) -> None:
     """Python keeps one object for ``float | int`` and ``int | float``: the one that was written first."""
     code = (

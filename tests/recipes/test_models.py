@@ -151,12 +151,17 @@ def test_models_refuses(zoo: Zoo) -> None:
     assert_one_line(zoo("models", "lenet5", "--size", "0"), "--size must be 1 or more")
 
 
-def test_every_recipe_is_listed_by_its_model(zoo: Zoo) -> None:
+def test_every_recipe_is_listed_by_its_model(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recipes.cli.run.flops.multiply_adds", lambda *_: 0)  # which take long to count
     classes = {package.registry.get(name).cls.__name__: name for name in index.read()}
+    recipes: dict[str, list[str]] = {}
     for recipe in catalog.shipped():
         model = yaml.safe_load(recipe.path.read_text())["model"]
         name = model["init_args"].get("net") or classes[model["class_path"].rpartition(".")[2]]
-        assert recipe.name in zoo("models", name).out
+        recipes.setdefault(name, []).append(recipe.name)
+    for name, names in recipes.items():
+        out = zoo("models", name).out
+        assert [recipe for recipe in names if recipe not in out] == []
 
 
 def test_shapes_of_texts_and_series_have_a_t(zoo: Zoo) -> None:

@@ -12,6 +12,11 @@ from recipes.cli.studies import optimizers
 TINY = {"valley": 20, "moons": 1, "digits": 2}
 
 
+@pytest.fixture
+def pictures() -> None:
+    """They are looked at."""
+
+
 def test_a_tiny_comparison(tmp_path: Path) -> None:
     """Every method runs on what it fits; the table has its rows, and the picture is drawn."""
     methods = {name: replace(m, rates=m.rates[-1:]) for name, m in optimizers.METHODS.items()}

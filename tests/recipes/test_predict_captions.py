@@ -1,6 +1,7 @@
 """zoo predict with a captioner: captions, scores, heat maps, images of all kinds, what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,18 @@ def saved(name: str, attention: str | None = "additive", **options: Any) -> Any:
     return package.load(name).eval()
 
 
+@pytest.fixture(scope="module")
+def captioner_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a captioner, which takes a while to build."""
+    folder = tmp_path_factory.mktemp("captioner") / "captioner"
+    saved(str(folder))
+    return folder
+
+
 @pytest.fixture
-def captioner(tmp_cwd: Path) -> Any:
-    return saved("captioner")
+def captioner(captioner_template: Path, tmp_cwd: Path) -> Any:
+    shutil.copytree(captioner_template, "captioner")
+    return package.load("captioner").eval()
 
 
 @pytest.fixture

@@ -21,6 +21,11 @@ from zoo.drawing.masks import blend
 NAMES = ["ground", "rose", "leaf"]
 
 
+@pytest.fixture
+def pictures() -> None:
+    """They are looked at."""
+
+
 def saved(model: package.Task, shape: tuple[int, ...], **description: Any) -> Path:
     """Save an untrained model into a folder that ``zoo predict`` reads."""
     model.describe_data({"input_shape": shape, **description})

@@ -29,6 +29,11 @@ RUN = Path("runs", RECIPE, "version_0")
 FIT = ("fit", "-c", RECIPE, *SHORT, "--trainer.max_epochs=2", "--logger=wandb-offline")
 
 
+@pytest.fixture
+def pictures() -> None:
+    """They are looked at."""
+
+
 def built(folder: Path, **options: Any) -> Any:
     (logger,) = loggers.build("wandb-offline", Run(folder, "mine"), None, **options)
     return logger

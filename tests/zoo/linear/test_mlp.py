@@ -72,7 +72,14 @@ def test_equals_the_formula(skip: str, norm: str) -> None:
 @pytest.mark.parametrize("activation", get_args(ActivationName))
 def test_contract_of_every_activation(activation: str) -> None:
     task = zoo.MLPClassifier(32, widths=[64], activation=activation)
-    assert set(check_module(task, BATCH, lr=0.05).values()) == {"ok"}
+    draws = activation.startswith("stochastic")
+    skip = (
+        {}
+        if draws
+        else dict.fromkeys(("checkpoint", "accumulation", "processes"), "what draws nothing has no part in it")
+    )
+    report = check_module(task, BATCH, lr=0.05, skip=skip)
+    assert {name for name, result in report.items() if result != "ok"} == skip.keys()
 
 
 @pytest.mark.parametrize("arguments", [{"norm": "batch"}, {"norm": "layer"}, {"skip": "dense"}, {"skip": "residual"}])
