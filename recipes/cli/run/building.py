@@ -137,7 +137,8 @@ class RecipeCLI(LightningCLI):
         return self._plain(self.config)
 
     def _plain(self, config: Namespace) -> dict[str, Any]:
-        return yaml.safe_load(self.parser.dump(config, skip_none=False))
+        text = self.parser.dump(config, skip_none=False, skip_validation=True)  # it is parsed
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
     def _check_yaml(self, args: list[str]) -> None:
         """Check the files, and the values that are YAML of their own; remember the files' content."""
