@@ -1,4 +1,4 @@
-"""Every recipe: its header, its form, one batch; slow: its `expect` line; by hand (`make evidence`): three seeds."""
+"""Every recipe: its header, its form, one batch; slow: its `expect` line; by hand (`make evidence`): three seeds, a resume."""
 
 import os
 import re
@@ -212,6 +212,14 @@ def test_expectation_is_met(zoo: Zoo, recipe: catalog.Recipe) -> None:
     assert recipe.bound is not None
     value, _ = fitted(zoo, recipe, *options)
     assert value >= bound if recipe.bound[1] == ">=" else value <= bound
+
+
+@pytest.mark.evidence
+@every_measured_recipe
+def test_a_run_that_was_stopped_goes_on_as_the_whole_one(zoo: Zoo, recipe: catalog.Recipe) -> None:
+    result = zoo("check", recipe.name, "--resume")
+    assert result.code == 0, result.out
+    assert " 0 warn, 0 fail" in result.out
 
 
 @pytest.mark.evidence
