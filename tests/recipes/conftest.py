@@ -7,13 +7,9 @@ from typing import Any
 
 import pytest
 from cli_kit import LETTERS, RECIPE, SHORT, Result, Zoo
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from recipes.cli.__main__ import main
-
-
-def _blank(canvas: FigureCanvasAgg) -> None:
-    canvas.get_renderer().clear()
 
 
 @pytest.fixture
@@ -22,7 +18,7 @@ def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
     What they show is tested where each is made, in tests/callbacks and tests/zoo/drawing.
     """
-    monkeypatch.setattr(FigureCanvasAgg, "draw", _blank)
+    monkeypatch.setattr(Figure, "draw", lambda *_: None)
 
 
 @pytest.fixture(autouse=True)
