@@ -32,6 +32,11 @@ NETS: dict[str, Any] = {
 
 
 @pytest.fixture
+def pictures() -> None:
+    """They are looked at."""
+
+
+@pytest.fixture
 def models(tmp_cwd: Path) -> Any:
     """Writes a folder of one of the nets; gives the model as it is loaded."""
 
