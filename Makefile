@@ -32,7 +32,7 @@ lint: .venv/ready  ## format, lint and types, without changing a file
 slow: .venv/ready  ## the slow tests: real processes, kills, the wheel, every recipe's `expect` line
 	@$(PYTEST) -m slow
 
-evidence: .venv/ready  ## every recipe on three seeds: the numbers in the recipes' headers
+evidence: .venv/ready  ## every recipe on three seeds (the numbers in the headers) and resumed; the long kill test
 	@$(PYTEST) -m evidence
 
 mutants: .venv/ready  ## plant known bugs, see which the fast tests catch; writes docs/reliability.md
