@@ -14,7 +14,9 @@ RUN = Path("runs", RECIPE, "version_0")
 TRACKER = """
 import json
 from pathlib import Path
+from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
+from callbacks.writing import checked, log
 
 class Tracker(Logger):
     name = version = None
@@ -34,6 +36,11 @@ class Plain(Tracker):
 class Breaks(Tracker):
     def log_image(self, key, images, step=None): raise OSError("no room for pictures")
 
+class Full(Tracker):
+    def log_text(self, key, columns, data, step=None): self.write("text", [key, columns, data], step)
+    def log_table(self, key, columns, data, step=None): self.write("table", [key, columns, data], step)
+    def finalize(self, status): self.write("end", status, None)
+
 class Needy(Tracker):
     def __init__(self, save_dir, url): ...
 
@@ -41,6 +48,16 @@ class Refuses(Tracker):
     def __init__(self, save_dir): raise ValueError("no account")
 
 class NoLogger: ...
+
+class Shows(Callback):
+    def __init__(self, breaks: int = 99):
+        self.breaks = breaks
+    def on_train_batch_end(self, trainer, *args):
+        for name, value in (("table", [["word", "count"], ["be", 1], ["or", "-"]]), ("text", "to be\\nor not")):
+            for logger in trainer.loggers:
+                log(logger, name, checked(name, value), trainer.global_step)
+        if trainer.global_step == self.breaks:
+            raise RuntimeError("the net is broken")
 """
 
 
@@ -83,6 +100,20 @@ def test_a_logger_that_takes_no_pictures_or_fails_at_them_stops_neither_run_nor_
     assert ("no room for pictures" in result.err) == (name == "Breaks")
     files = {path.name for path in (RUN / "samples").iterdir()}
     assert files == {"epoch_0001_examples.png", "epoch_0001_confusion.png"}
+
+
+@pytest.mark.parametrize(("breaks", "code", "ends"), [(2, 1, ["failed"]), (99, 0, ["success", "success"])])
+def test_it_gets_texts_and_tables_and_how_the_run_has_ended(
+    zoo: Zoo, tracker: str, breaks: int, code: int, ends: list[str]
+) -> None:
+    added = (f"--trainer.callbacks={tracker}.Shows", f"--trainer.callbacks.breaks={breaks}", f"--logger={tracker}.Full")
+    assert zoo("fit", RECIPE, *SHORT, "--trainer.max_epochs=1", *added).code == code
+    sent = tracked(RUN)
+    steps = [1, 2, 3][: breaks if breaks < 3 else 3]
+    table, text = ["table", ["word", "count"], [["be", 1], ["or", "-"]]], ["text", ["text"], [["to be\nor not"]]]
+    assert [(value, step) for kind, value, step in sent if kind == "table"] == [(table, step) for step in steps]
+    assert [(value, step) for kind, value, step in sent if kind == "text"] == [(text, step) for step in steps]
+    assert [value for kind, value, _ in sent if kind == "end"] == ends  # of the fit, and of the test
 
 
 @pytest.mark.slow
