@@ -31,6 +31,7 @@ def test_training_digits_are_drawn_by_the_seed_and_test_digits_are_complete() ->
 def test_what_each_method_trains(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights that training starts from, those it changes, the frozen groups and the learning rate."""
     monkeypatch.setitem(transfer._NET, "width", 4)
+    monkeypatch.setattr(transfer, "_SOURCE_EPOCHS", 2)  # whatever it has learned
     source, _ = transfer.train_source(0)
     fits: list[tuple[torch.nn.Module, list]] = []
     original = Trainer.fit
