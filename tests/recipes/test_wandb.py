@@ -406,6 +406,18 @@ def test_a_process_that_works_is_not_ended(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_run_goes_on_when_the_process_of_wandb_is_killed_twice(tmp_cwd: Path) -> None:
+    Path("twice.py").write_text(KILLS.replace("PAUSE", "0").replace("global_step == 4", "global_step in (2, 4)"))
+    command = [sys.executable, "-m", "recipes.cli", *FIT, "--trainer.callbacks+=twice.Kills"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stderr.splitlines()  # nothing when the process ends
+    assert "W&B's process has ended" in first
+    assert second.endswith("again: nothing more is sent to it")
+    assert {0, 5} <= csv_rows(RUN).keys()
+
+
+@pytest.mark.slow
 def test_a_run_that_is_killed_leaves_its_rows(tmp_cwd: Path) -> None:
     Path("killed.py").write_text(
         KILLS.replace("PAUSE", "3").replace("time.sleep(3)", "time.sleep(3); os.kill(os.getpid(), 9)")

@@ -225,8 +225,7 @@ class WandbRun(WandbLogger):
         why = "took nothing any more and was killed" if killed else f"has ended ({one_line(str(error))})"
         if self._deaths == 2:
             self._say(f"warning: W&B's process {why} again: nothing more is sent to it")
-            if self._watch is not None:
-                self._watch.stop()
+            self._tear_down()  # or it would fail again when this process ends
             return
         self._say(
             f"warning: W&B's process {why}: the run goes on offline, in {self._folder / 'wandb'}; upload it with `wandb sync`"
