@@ -45,6 +45,11 @@ class Stopped(SystemExit):
         names = {0: "the time limit", signal.SIGINT: "Ctrl-C"}
         self.how = names[signum] if signum in names else signal.Signals(signum).name
         self.path = path
+        self._signum = signum
+
+    @override
+    def __reduce__(self) -> tuple[type["Stopped"], tuple[int, Path]]:
+        return type(self), (self._signum, self.path)
 
 
 class GracefulStop(Checkpoint):
@@ -58,7 +63,8 @@ class GracefulStop(Checkpoint):
 
     A signal that the process ignores when training starts, as ``nohup ... &`` does, stays ignored.
 
-    With several processes, the signal may reach any of them: all stop together. The time is that of the first process.
+    With several processes, the signal may reach any of them: all stop together. The time is that of the first process. The process
+    that only waits for those that it has forked (``ddp_fork``) is none of them.
 
     To resume exactly, a run also needs :class:`~callbacks.RandomState` and a loader that can start in mid-epoch, such as those of
     :class:`~datamodules.DataModule`.
@@ -104,6 +110,10 @@ class GracefulStop(Checkpoint):
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if self._signum is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
+        self.ask(signum)
+
+    def ask(self, signum: int) -> None:
+        """Ask a fit that is running to stop, as the signal of this number does; the first one counts."""
         self._signum = self._signum or signum
 
     # Hooks ----------------------------------------------------------------------------------------------------------

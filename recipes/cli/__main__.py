@@ -3,12 +3,11 @@
 import contextlib
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from importlib import import_module
 
 from recipes.cli.console import any_text_prints
-from recipes.cli.errors import BUG, INTERRUPTED, OK, USER, Crash, UserError, explain
+from recipes.cli.errors import BUG, INTERRUPTED, OK, USER, Crash, UserError, explain, formatted
 from zoo.spelling import suggest
 
 # verb -> (module, summary); a module has HELP and run(), which takes the arguments after the verb and returns the exit code
@@ -80,12 +79,12 @@ def guarded(work: Callable[[list[str]], int], args: list[str], debug: bool = Fal
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except Crash as crash:
-        traceback.print_exception(crash.__cause__)
+        print(formatted(crash.__cause__ or crash), file=sys.stderr)
         return BUG
     except Exception as error:
         code, line = explain(error)
         if debug or line is None:
-            traceback.print_exception(error)
+            print(formatted(error), file=sys.stderr)
         return _complain(line, code) if line is not None else code
 
 

@@ -7,19 +7,19 @@ import os
 import re
 import sys
 import tempfile
-import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from recipes.cli.errors import one_line
+from recipes.cli.errors import formatted, one_line
 
 # Lightning's lines that are of no use to the user of a recipe: advertisements, and settings that are the default
 _CHATTER = re.compile(
     r"^(💡|GPU available: False|TPU available|HPU available|Seed set to|Restor|Loaded model weights|LOCAL_RANK|---"
     r"|`Trainer\.(fit|validate|test)` stopped|All distributed processes|Initializing distributed|distributed_backend"
-    r"|`weights_only` was not set|\[rank: \d+\] (Seed set to|Received SIGTERM)|Received SIGTERM|You are using a CUDA device)"
+    r"|`weights_only` was not set|\[rank: \d+\] (Seed set to|Received SIGTERM)|Received SIGTERM|You are using a CUDA device"
+    r"|Terminating process \d+ via)"
     r"|litlogger|litmodels"
 )
 # warnings that do not apply here, with the reason
@@ -68,7 +68,7 @@ class Console:
 
     def log_traceback(self, error: BaseException) -> None:
         """Write an exception with its traceback to the log only."""
-        self.log("".join(traceback.format_exception(error)).rstrip())
+        self.log(formatted(error))
 
     def open_log(self, path: Path, keep: bool = True) -> None:
         """Log to a file from now on, starting with everything logged so far unless ``keep`` is false."""
@@ -116,13 +116,15 @@ class _Handler(logging.Handler):
 
 @contextlib.contextmanager
 def captured_logs(console: Console) -> Iterator[None]:
-    """Send Lightning's log lines and all warnings to the console; drop those of no use here."""
+    """Send log lines of Lightning's and of processes, and all warnings to the console; drop those of no use here."""
 
     def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
         console.print(f"warning: {one_line(str(message))} ({category.__name__})", error=True)
 
     handler = _Handler(console)
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    loggers = [
+        logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "torch.multiprocessing.spawn")
+    ]
     before = [(logger, logger.handlers[:], logger.propagate) for logger in loggers]
     with warnings.catch_warnings():
         for message in _UNFOUNDED:

@@ -2,8 +2,10 @@
 
 import errno
 import re
+import traceback
 from collections.abc import Iterator
 
+TRACEBACK = "traceback_text"  # attribute of an exception that another process has raised
 OK, BUG, USER, MACHINE, INTERRUPTED, TERMINATED = 0, 1, 2, 75, 130, 143
 
 # raised by components for bad input; any other exception is a bug and keeps its traceback
@@ -36,6 +38,12 @@ def disk_full(error: BaseException) -> OSError | None:
     """Return the first "no space left" error (or quota, file size limit) among the causes, preferably one with a file name."""
     errors = [e for e in causes(error) if isinstance(e, OSError) and e.errno in _DISK_FULL][::-1]
     return next((e for e in errors if e.filename), errors[0] if errors else None)
+
+
+def formatted(error: BaseException) -> str:
+    """Return an exception with its traceback, that of the process in which it was raised."""
+    text: str | None = getattr(error, TRACEBACK, None)
+    return ("".join(traceback.format_exception(error)) if text is None else text).rstrip()
 
 
 def explain(error: Exception) -> tuple[int, str | None]:

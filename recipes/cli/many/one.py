@@ -5,11 +5,13 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from recipes.cli import catalog
@@ -18,6 +20,7 @@ from recipes.cli.errors import Crash, UserError
 from recipes.cli.run.folder import CHECKPOINTS, CONFIG, is_main_process, read_results, resumable
 from recipes.cli.run.options import Options, logger_of, saving_of
 from recipes.cli.run.process import exiting_at_once, logged_exit, restored_process_state
+from recipes.cli.run.signals import end_with_parent, handling_signals
 from recipes.cli.yaml_files import read_recipe
 
 
@@ -128,15 +131,32 @@ def _in_its_own_process(
     words = [str(folder), *left, *(["--no-test"] * (not tests)), *(word for each in callbacks for word in each.words)]
     output = subprocess.DEVNULL if console.quiet else None
     command = [sys.executable, "-m", "recipes.cli.many.one", *words]
-    done = subprocess.run(command, stdout=output, check=False, env=child_environment())
-    if done.returncode < 0 or done.returncode >= 128:
-        raise SystemExit(done.returncode if done.returncode > 0 else 128 - done.returncode)
-    if done.returncode:
-        raise Crash from RuntimeError(f"the run {folder} failed with exit code {done.returncode}, see above")
+    code = _joined(subprocess.Popen(command, stdout=output, env=child_environment()))
+    if code < 0 or code >= 128:
+        raise SystemExit(code if code > 0 else 128 - code)
+    if code:
+        raise Crash from RuntimeError(f"the run {folder} failed with exit code {code}, see above")
+
+
+def _joined(process: subprocess.Popen[bytes]) -> int:
+    """Wait for a process of ours, which gets the signals that reach this one, and return its exit code, or that of the signal."""
+    received: list[int] = []
+
+    def pass_on(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        if signum == signal.SIGINT and len(received) > 1:
+            process.kill()
+        else:  # the Ctrl-C of a terminal reaches it, too, and a second one would end it at once
+            process.send_signal(signal.SIGTERM if signum == signal.SIGINT else signum)
+
+    with handling_signals(pass_on):
+        code = process.wait()
+    return 128 + received[0] if received else code
 
 
 def main(args: list[str]) -> int:
     """Train the run of a folder; the same in each of its processes."""
+    end_with_parent()
     folder, *words = args
     deadline = None
     if words and words[0].startswith("--seconds-left="):

@@ -85,7 +85,8 @@ def run(args: list[str]) -> int:
             what = overrides[0].partition("=")[0] if overrides else f"--{given[0].replace('_', '-')}"
             raise UserError(f"--resume continues {kind or 'the runs'} with their own config.yaml: leave {what} out")
         group = _to_continue(options.resume, options.runs, kind, count, recipes)
-    return _train(group, deadline)
+    with restored_process_state():
+        return _train(group, deadline)
 
 
 def _wanted(seeds: int | None, folds: int | None) -> tuple[str, int]:

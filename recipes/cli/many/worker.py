@@ -5,10 +5,12 @@ from pathlib import Path
 
 from recipes.cli.errors import OK
 from recipes.cli.run.process import restored_process_state
+from recipes.cli.run.signals import end_with_parent
 
 
 def main(args: list[str]) -> int:
     """Train trials until none is left."""
+    end_with_parent()
     from recipes.cli.many.trials import work
 
     with restored_process_state():

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
     from lightning.pytorch import Trainer
     from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.loggers import Logger
@@ -86,16 +88,47 @@ def coming_row(trainer: "Trainer") -> int | None:
     return int(loop._batches_that_stepped) if logs else None
 
 
+def row_of_epoch(trainer: "Trainer") -> tuple[int, dict[str, Any]] | None:
+    """Return the step and the metrics of the row that the trainer is about to write for an epoch; None for no row. Collective.
+
+    At the end of an epoch, checkpoints are saved before.
+    """
+    epochs: Any = trainer.fit_loop.epoch_progress.current
+    if not trainer.training or epochs.processed == epochs.completed:
+        return None
+    metrics: dict[str, Any] = dict(trainer._logger_connector.metrics["log"])
+    step = metrics.pop("step", trainer.fit_loop.epoch_loop._batches_that_stepped - 1)
+    return (int(step), {"epoch": trainer.current_epoch, **metrics}) if metrics else None
+
+
 def batch_number(trainer: "Trainer") -> int:
     """Return the number of the training batch at hand, counted from 0 over the whole run, also after a resume."""
     return trainer.fit_loop.total_batch_idx
 
 
-def forks(trainer: "Trainer") -> bool:
-    """Return whether the trainer runs fit in processes that it forks or spawns, so that this one sees nothing of it."""
+def start_method(trainer: "Trainer") -> str | None:
+    """Return how the trainer starts processes that do its work, so that this one sees nothing of it: "fork"; None if it is one."""
     from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
-    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+    launcher = trainer.strategy.launcher
+    return launcher._start_method if isinstance(launcher, _MultiProcessingLauncher) else None
+
+
+def forked_processes(trainer: "Trainer") -> "list[BaseProcess]":
+    """Return the processes that the trainer has forked."""
+    launcher: Any = trainer.strategy.launcher
+    return list(launcher.procs)
+
+
+def in_forked_processes(trainer: "Trainer", around: Callable[[Callable[[], None], int], None]) -> None:
+    """Let each process that the trainer forks do its work within ``around``, which gets the work and the number of the process."""
+    launcher: Any = trainer.strategy.launcher
+    work = type(launcher)._wrapping_function
+
+    def wrapped(rank: int, *args: Any) -> None:
+        around(functools.partial(work, launcher, rank, *args), rank)
+
+    launcher._wrapping_function = wrapped
 
 
 def fork_again_without_a_gpu() -> None:
@@ -110,7 +143,7 @@ def fork_again_without_a_gpu() -> None:
 
 def return_progress(trainer: "Trainer") -> None:
     """Let forked processes return the counters of their fit and the best checkpoints, too: Lightning returns one path alone."""
-    if not forks(trainer):
+    if start_method(trainer) is None:
         return
     launcher: Any = trainer.strategy.launcher
     collect, restore = launcher.get_extra_results, launcher.update_main_process_results

@@ -16,9 +16,10 @@ from types import FrameType
 from recipes.cli import catalog
 from recipes.cli.console import Console, NoCaches, captured_logs
 from recipes.cli.errors import Crash, MachineError
-from recipes.cli.run.folder import is_main_process
+from recipes.cli.run.folder import FOLDER_VARIABLE, is_main_process
 from recipes.cli.run.internals import exit_at_once
 from recipes.cli.run.options import Parser, parse, split_word
+from recipes.cli.run.signals import ENDING, end_with_parent, handling_signals
 from recipes.cli.run.slurm import requeue
 
 # the last part of these verbs' help
@@ -46,6 +47,8 @@ Examples:
 def run_verb(verb: str, args: list[str]) -> int:
     """Parse the arguments of a verb, run it and return the exit code."""
     console = Console(silent=not is_main_process())
+    if FOLDER_VARIABLE in os.environ and not is_main_process():  # Lightning has started it for a process of ours
+        end_with_parent()
     with restored_process_state():
         options = parse(verb, args)
         with NoCaches(), exiting_at_once():
@@ -103,33 +106,23 @@ def importable_current_folder() -> Iterator[None]:
 
 @contextlib.contextmanager
 def exiting_at_once() -> Iterator[None]:
-    """Let SIGTERM end the process at once, while nothing is written: an exception within an import of torch's would abort it."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+    """Let a signal end the process at once, while nothing is written: an exception within an import of torch's would abort it."""
+    with handling_signals(lambda signum, frame: exit_at_once(128 + signum), ENDING):
         yield
-        return
-    handler = signal.signal(signal.SIGTERM, lambda signum, frame: exit_at_once(128 + signum))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager
 def restored_process_state() -> Iterator[None]:
     """Restore environment variables, signal handlers and the module search path when the block ends."""
     environment = dict(os.environ)
-    main = threading.current_thread() is threading.main_thread()
-    handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)} if main else {}
-    if main and handlers[signal.SIGTERM] is not signal.SIG_IGN:
-        signal.signal(signal.SIGTERM, _terminate)
+    interrupt = signal.getsignal(signal.SIGINT)  # Lightning changes it
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # LightningCLI supports old versions too
     try:
-        with importable_current_folder():
+        with handling_signals(_terminate, ENDING), importable_current_folder():
             yield
     finally:
-        for signum, handler in handlers.items():
-            signal.signal(signum, handler)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, interrupt or signal.SIG_DFL)
         for name in os.environ.keys() - environment.keys():
             del os.environ[name]
         os.environ.update(environment)

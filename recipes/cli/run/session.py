@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGINT
 from typing import Any
 
 import torch
@@ -16,13 +16,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch.multiprocessing.spawn import ProcessExitedException
 
 from callbacks import GracefulStop, IntervalCheckpoint, LearningCurves, RandomState
 from callbacks.graceful_stop import SIGNALS, Stopped
 from datamodules.decode import BadImageError
 from recipes.cli.console import Console
-from recipes.cli.errors import TERMINATED, Crash, MachineError, UserError, causes, disk_full, message, one_line
+from recipes.cli.errors import Crash, MachineError, UserError, causes, disk_full, message, one_line
 from recipes.cli.pages.report import write_report
 from recipes.cli.run import loggers, wandb_run
 from recipes.cli.run.building import RecipeCLI, as_list
@@ -50,11 +49,12 @@ from recipes.cli.run.folder import (
     write_results,
 )
 from recipes.cli.run.hooks import NoProfiler, leave_out_empty_hooks, look_for_cuda_once
-from recipes.cli.run.internals import attach_loggers, forks, return_progress
+from recipes.cli.run.internals import attach_loggers, return_progress
 from recipes.cli.run.lock import Lock
 from recipes.cli.run.loggers import MetricsLogger, RowCount, read_rows
 from recipes.cli.run.options import OPTIONS_OF, Options, logger_line, saving_line
 from recipes.cli.run.progress import EpochLines, LogInterval, Progress, StartDetector
+from recipes.cli.run.ranks import Killed, Ranks
 from recipes.cli.run.record import State, begun, ended, is_gone, read_record, write_record
 from recipes.cli.run.summary import evaluation_table, fit_summary
 from zoo.writing import replacing
@@ -169,6 +169,7 @@ class Session:
         try:
             self.metrics, self._loggers = self._build_loggers()
             self.trainer = self._trainer()
+            self.ranks = Ranks(self.trainer)
             return_progress(self.trainer)
         except BaseException:
             self._discard()
@@ -371,13 +372,11 @@ class Session:
         """Train, test the best checkpoint and print the summary."""
         self._print_start()
         begin = time.monotonic()
-        try:
+        with self.ranks.joined():
             self.trainer.fit(
                 self.module, datamodule=self.cli.datamodule, ckpt_path=self.options.checkpoint, weights_only=True
             )
-        except ProcessExitedException as error:
-            raise self._stopped_in_fork(error) or error from None
-        if self.run is not None and self.metrics is not None and forks(self.trainer):
+        if self.run is not None and self.metrics is not None and self.ranks.forked:
             # the first of the processes has recorded the run
             self.console.open_log(self.run.folder / LOG, keep=False)
             self.metrics.reopen()
@@ -392,16 +391,6 @@ class Session:
             write_results(self.run.folder, self._ended(results, seconds))
         self.console.print(fit_summary(self.options, self.run, self.trainer, best, results, seconds, self._changed))
         return 0
-
-    def _stopped_in_fork(self, error: ProcessExitedException) -> Stopped | None:
-        """Return how a forked process of the fit was stopped and has saved; None if it has failed."""
-        stops = [callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, GracefulStop)]
-        code = error.exit_code - 128
-        if not stops or code not in SIGNALS or not stops[0].path.is_file():
-            return None
-        deadline = self.options.deadline
-        is_over = code == SIGTERM and deadline is not None and time.monotonic() >= deadline
-        return Stopped(0 if is_over else code, stops[0].path)
 
     def _ended(self, results: dict[str, float], seconds: float) -> dict[str, Any]:
         """Return how the fit has ended, as plain data."""
@@ -430,6 +419,11 @@ class Session:
     def _last_good(self) -> Path | None:
         return next(iter(resumable(self.run.folder)), None) if self.run else None
 
+    def _good(self) -> str:
+        """Tell what is left of a run that has failed."""
+        checkpoint = self._last_good()
+        return f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
+
     def _test(self, checkpoint: Path | None) -> dict[str, float]:
         data = self.cli.datamodule
         if not is_overridden("test_step", self.module) or not (
@@ -437,7 +431,8 @@ class Session:
         ):
             return {}
         run = self.trainer.test if getattr(data, "has_test", True) else self.trainer.validate
-        results = run(self.module, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
+        with self.ranks.joined():
+            results = run(self.module, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
         return {name: value for result in results for name, value in result.items()}
 
     def evaluate(self) -> int:
@@ -445,13 +440,14 @@ class Session:
         for note in self.options.notes:
             self.console.print(f"note: {note}")
         run = self.trainer.validate if self.options.verb == "validate" else self.trainer.test
-        results = run(
-            self.module,
-            datamodule=self.cli.datamodule,
-            ckpt_path=self.options.checkpoint,
-            weights_only=True,
-            verbose=False,
-        )
+        with self.ranks.joined():
+            results = run(
+                self.module,
+                datamodule=self.cli.datamodule,
+                ckpt_path=self.options.checkpoint,
+                weights_only=True,
+                verbose=False,
+            )
         metrics = {name: value for result in results for name, value in result.items()}
         self.console.print(evaluation_table(self.options, metrics, self._changed))
         return 0
@@ -518,21 +514,21 @@ class Session:
         except Exception as error:
             # on a full disk the end of a fit may fail too: the first failure counts
             if (machine := next((e for e in causes(error) if isinstance(e, MachineError)), None)) is not None:
+                if isinstance(machine, Killed) and self.detector.started:
+                    raise MachineError(f"{machine}; {self._good()}") from None
+                if isinstance(machine, Killed):
+                    self._discard()
                 raise machine from None
             if self.detector.started and (failed := disk_full(error) or self._in_run_folder(error)) is not None:
                 raise MachineError(
-                    f"cannot write {failed.filename or 'into the run folder'}: {failed.strerror}; the last good checkpoint is "
-                    f"{self._last_good() or 'missing: there was none yet'}"
+                    f"cannot write {failed.filename or 'into the run folder'}: {failed.strerror}; {self._good()}"
                 ) from error
             known = (BadImageError, FloatingPointError)  # failures during training that one line explains
             if self.detector.started and (bad := next((e for e in causes(error) if isinstance(e, known)), None)):
-                checkpoint = self._last_good()
-                if checkpoint is None and isinstance(bad, BadImageError):
+                if self._last_good() is None and isinstance(bad, BadImageError):
                     self._discard()
                     raise UserError(message(bad)) from error
-                text = f"{message(bad)}; " + (
-                    f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
-                )
+                text = f"{message(bad)}; {self._good()}"
                 self.console.log(f"zoo: error: {text}")
                 raise UserError(text) from error
             if self.detector.started:
@@ -581,5 +577,5 @@ def how_ended(error: BaseException) -> tuple[State, str]:
         return "failed", one_line(str(error))
     if isinstance(error, Stopped):
         return "stopped", f"by {error.how}"
-    terminated = isinstance(error, SystemExit) and error.code == TERMINATED
-    return "stopped", f"by {'SIGTERM' if terminated else 'Ctrl-C'}, not saved"
+    names: dict[Any, str] = {128 + signum: signum.name for signum in SIGNALS if signum != SIGINT}
+    return "stopped", f"by {names.get(getattr(error, 'code', None), 'Ctrl-C')}, not saved"
