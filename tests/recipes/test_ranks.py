@@ -21,7 +21,7 @@ from recipes.cli.run.record import read_record
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 RUN = Path("runs", RECIPE, "version_0")
 FORKED = ("--trainer.devices=2", "--trainer.strategy=ddp_fork", "--data.batch_size=32")
-LONG = ("fit", "-c", RECIPE, "--trainer.max_epochs=500")
+LONG = ("fit", "-c", RECIPE, "--trainer.max_epochs=30")
 # what happens to process RANK, or to the one that waits for it, after the step AT
 EVENTS = """
 import os
@@ -67,7 +67,7 @@ class Waiting(DigitsDataModule):
     def setup(self, stage=None):
         if torch.distributed.get_rank() == 1:
             os.kill(os.getppid(), signal.SIGTERM)
-        time.sleep(600)
+        time.sleep(30)
 """
 
 

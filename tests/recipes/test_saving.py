@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from cli_kit import RECIPE, SHORT, Zoo, assert_one_line
+from killed import session
+from resume_kit import rows_of
 
 from recipes.cli.errors import UserError
 from recipes.cli.run.durations import interval_of, seconds_of
@@ -371,3 +373,24 @@ def test_epochs_alone_are_logged_and_no_row_is_missed(zoo: Zoo, at: str) -> None
     assert zoo("fit", "-c", RECIPE, *args, at, *signal_).code == 143
     result = zoo("fit", "--resume", RUN, "--trainer.callbacks.step=-1")
     assert (result.code, result.err) == (0, "")
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("every", ["1", "100"])
+def test_a_kill_right_after_the_save_of_an_epoch_takes_none_of_its_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: str
+) -> None:
+    """Lightning hands them to the loggers after it has saved; with and without a row of the last step."""
+    rows = {}
+    for moment in ("write:last.ckpt:1:after", "never"):
+        folder = tmp_path / moment
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        ended = session(moment, "fit", "-c", RECIPE, *LENGTH, f"--trainer.log_every_n_steps={every}")
+        assert ended.code == (0 if moment == "never" else -signal.SIGKILL), ended
+        rows[moment] = rows_of(RUN)
+    killed, whole = rows.values()
+    assert "train/loss" in killed[-1]
+    assert killed == whole[: len(killed)]
+    assert killed[-1]["step"] == "4"
+    assert torch.load(tmp_path / "write:last.ckpt:1:after" / RUN / "checkpoints/last.ckpt")["global_step"] == 5

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from recipes.cli.errors import UserError
 from recipes.cli.run.folder import METRICS, Run, write_rows
-from recipes.cli.run.internals import coming_row
+from recipes.cli.run.internals import coming_row, row_of_epoch
 from recipes.cli.run.record import State
 from recipes.cli.run.wandb_run import WandbRun
 from zoo.spelling import suggest
@@ -168,7 +168,8 @@ class MetricsLogger(CSVLogger):
 class RowCount(Callback):
     """Save the number of rows of ``metrics.csv`` in checkpoints, so that a resumed run can tell whether some are missing.
 
-    A row that is about to be written counts: a checkpoint within an epoch is saved a moment before the row of its step.
+    A row that is about to be written counts: a checkpoint within an epoch is saved a moment before the row of its step. The row of
+    an epoch, which the resumed run does not train again, is written before.
     """
 
     KEY = "metrics_rows"  # in a checkpoint
@@ -178,9 +179,14 @@ class RowCount(Callback):
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        row = row_of_epoch(trainer)
         if trainer.is_global_zero:
-            file, step = self.logger.experiment, coming_row(trainer)
-            checkpoint[self.KEY] = file.rows + (step is not None and not file.has(step))
+            if row is not None:
+                step, metrics = row
+                self.logger.log_metrics(metrics, step)
+                self.logger.save()
+            file, coming = self.logger.experiment, coming_row(trainer)
+            checkpoint[self.KEY] = file.rows + (coming is not None and not file.has(coming))
 
 
 class _TensorBoard(TensorBoardLogger):
