@@ -145,10 +145,6 @@ class _Relay(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._look()
 
-    @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._shared[0] = False
-
 
 # How a process ends -----------------------------------------------------------------------------------------------------
 
