@@ -185,7 +185,7 @@ def test_processes_end_with_the_one_that_is_killed(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path / "run")
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        killed = session("never", *LONG, *FORKED, *event("SIGKILL"))
+        killed = session("never", *LONG, *FORKED, *event("SIGKILL"), "--trainer.max_epochs=3000")
     finally:
         signal.signal(signal.SIGINT, handler)
     assert killed.code == -signal.SIGKILL, killed
