@@ -254,6 +254,11 @@ def test_a_resume_that_fails(own: Any) -> None:
 
 FAMILIES = {
     "trained by hand, with EMA": ("gan/gan_grid",),
+    "frozen layers, with EMA": (
+        "cnn/lenet_digits",
+        "--trainer.callbacks=[{class_path: callbacks.LayerFreezing, init_args: {train: head, milestones: {1: all}}},"
+        " {class_path: callbacks.EMA, init_args: {decay: 0.9}}]",
+    ),
     "carried state": ("recurrent/text_file", "--model.width=16", "--data.batch_size=4"),
     "one batch an epoch": ("linear/softmax_digits_lbfgs",),
     "accumulated, workers": ("linear/mlp_digits", "--trainer.accumulate_grad_batches=2", "--data.num_workers=2"),
