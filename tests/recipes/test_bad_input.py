@@ -258,7 +258,7 @@ def test_a_disk_that_fills_up_during_training_names_the_file_and_the_last_checkp
         result = zoo("fit", "-c", RECIPE, *SHORT, *options)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert_one_line(result, "metrics.csv", "File too large", "there was none yet", code=75, started=True)
+    assert_one_line(result, "metrics.csv", "File too large", "there is no checkpoint yet", code=75, started=True)
 
 
 # Loggers ------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from callbacks import GracefulStop
 from recipes.cli.errors import TRACEBACK, MachineError, UserError, causes, formatted
 from recipes.cli.run.hooks import leave_out_empty_hooks
 from recipes.cli.run.internals import forked_processes, in_forked_processes, start_method
-from recipes.cli.run.signals import end_with_parent, handling_signals
+from recipes.cli.run.signals import KILL, end_with_parent, handling_signals
 
 _KINDS = (
     OSError,
@@ -195,7 +195,7 @@ def _unpacked(data: bytes) -> BaseException:
 
 def _end_of(error: ProcessException, folder: Path) -> BaseException:
     """Return what has ended a fit whose processes did not end well: the first failure, as others follow from it."""
-    if isinstance(error, ProcessExitedException) and error.exit_code == -signal.SIGKILL:
+    if isinstance(error, ProcessExitedException) and error.exit_code == -KILL:
         return Killed(f"process {error.error_index} of the run was killed, as it happens when the memory is full")
     files = [pickle.loads(path.read_bytes()) for path in folder.glob("*.pkl")]
     if not files:

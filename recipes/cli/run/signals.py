@@ -15,6 +15,7 @@ from recipes.cli.run.internals import exit_at_once
 STOPPING = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
 ENDING = tuple(signum for signum in STOPPING if signum != signal.SIGINT)  # Ctrl-C is an exception
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
+KILL = 9  # SIGKILL, which Windows does not have
 
 
 @contextlib.contextmanager
@@ -40,6 +41,6 @@ def end_with_parent(parent: int | None = None) -> None:
     """
     if sys.platform != "linux":
         return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, KILL)
     if parent is not None and os.getppid() != parent:
-        exit_at_once(128 + signal.SIGKILL)
+        exit_at_once(128 + KILL)
