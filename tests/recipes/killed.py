@@ -65,6 +65,18 @@ def _run(moment: str, args: tuple[str, ...], paths: list[Path], gpu: bool) -> No
         os._exit(code)
 
 
+def ended(pid: int) -> bool:
+    """Return whether a process that is no child of this one ends, within a minute."""
+    for _ in range(600):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
 def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -6,13 +6,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from cli_kit import RECIPE, Zoo, assert_one_line
-from killed import session
+from killed import ended, session
 
 from recipes.cli.many.one import _joined
 from recipes.cli.run.ranks import _packed, _unpacked
@@ -44,6 +43,8 @@ class Event(Callback):
         if trainer.global_rank == self.rank and trainer.global_step == self.at:
             if self.what == "crash":
                 raise OwnError("mine")
+            if self.what == "exit":
+                raise SystemExit(9)
             if self.what == "full":
                 try:
                     raise OSError(28, "No space left on device", "some.file")
@@ -74,7 +75,8 @@ class Waiting(DigitsDataModule):
 @pytest.fixture(autouse=True)
 def _events(tmp_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("events.py").write_text(EVENTS)
-    monkeypatch.delitem(sys.modules, "events", raising=False)
+    for name in ("events", "waits"):  # of an earlier test
+        monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 def event(what: str) -> tuple[str, str]:
@@ -145,13 +147,15 @@ def test_a_signal_before_training_leaves_nothing(zoo: Zoo) -> None:
     assert not Path("runs").exists()
 
 
-def test_a_signal_while_the_test_part_is_measured_ends_it(zoo: Zoo) -> None:
+@pytest.mark.parametrize("whom", ["os.getppid()", "os.getpid()"])
+def test_a_signal_while_the_test_part_is_measured_ends_it(zoo: Zoo, whom: str) -> None:
+    """To the process that waits, or to one of the others alone."""
     again = (*FORKED, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2")
     waits = "--trainer.callbacks+=waits.AtTest"
     Path("waits.py").write_text(
         "import os, signal, time\nfrom lightning.pytorch import Callback\n\nclass AtTest(Callback):\n"
-        "    def on_test_start(self, trainer, module):\n        if trainer.is_global_zero:\n"
-        "            os.kill(os.getppid(), signal.SIGTERM)\n        time.sleep(30)\n"
+        "    def on_test_start(self, trainer, module):\n        if not trainer.is_global_zero:\n"
+        f"            os.kill({whom}, signal.SIGTERM)\n        time.sleep(30)\n"
     )
     result = zoo("fit", "-c", RECIPE, *again, waits)
     assert (result.code, result.err) == (143, "")
@@ -160,22 +164,18 @@ def test_a_signal_while_the_test_part_is_measured_ends_it(zoo: Zoo) -> None:
     assert (record.state, record.message) == ("stopped", "by SIGTERM, not saved")
 
 
+def test_a_process_that_ends_itself_is_a_failure(zoo: Zoo) -> None:
+    result = zoo(*LONG, *FORKED, *event("exit"))
+    assert result.code == 9
+    record = read_record(RUN)
+    assert record is not None
+    assert (record.state, record.message) == ("failed", "it ended itself with code 9")
+
+
 def test_processes_that_are_not_forked_are_refused(zoo: Zoo) -> None:
     result = zoo("fit", "-c", RECIPE, "--trainer.devices=2", "--trainer.strategy=ddp_spawn")
     assert_one_line(result, "'spawn'", "give ddp_fork, or ddp")
     assert not Path("runs").exists()
-
-
-def ended(pid: int) -> bool:
-    """Return whether a process that is no child of this one ends, within a minute."""
-    for _ in range(600):
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.1)
-    return False
 
 
 def test_processes_end_with_the_one_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from cli_kit import RECIPE
+from killed import ended
 
 pytestmark = pytest.mark.slow
 RUN = Path("runs", RECIPE, "version_0")
@@ -198,3 +199,23 @@ def test_sigterm_saves_and_stops_two_processes(tmp_cwd: Path) -> None:
     finish(process, 143)
     out, _ = finish(start("fit", "-c", RECIPE, "--resume", "--trainer.max_epochs=8"))
     assert "resumes at step" in out
+
+
+def test_sigterm_to_one_of_two_processes_alone_in_the_test_part_ends_both(tmp_cwd: Path) -> None:
+    """Lightning's handler would wait in it for the other one, for ever."""
+    Path("waits.py").write_text(
+        "import os, signal, time\nfrom pathlib import Path\nfrom lightning.pytorch import Callback\n\n"
+        "class AtTest(Callback):\n"
+        "    def on_test_start(self, trainer, module):\n"
+        "        Path(f'pid_{os.getpid()}').touch()\n"
+        "        if not trainer.is_global_zero:\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    process = start(
+        *("fit", "-c", RECIPE, "--trainer.devices=2", "--trainer.max_epochs=1", "--trainer.callbacks+=waits.AtTest")
+    )
+    process.communicate(timeout=240)
+    assert process.returncode != 0
+    pids = [int(path.name.removeprefix("pid_")) for path in Path().glob("pid_*")]
+    assert len(pids) == 2
+    assert all(map(ended, pids))

@@ -141,6 +141,25 @@ def fork_again_without_a_gpu() -> None:
     torch.cuda._is_in_bad_fork = lambda: False
 
 
+def pass_sigterm_on(trainer: "Trainer") -> None:
+    """Let SIGTERM outside of training reach the processes that this one has started, and nothing more before the handler of ours.
+
+    Lightning's own handler also broadcasts: a process that alone gets the signal then waits for the others for ever. And a forked
+    process asks after processes that it has not started.
+    """
+    from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+
+    connector = trainer._signal_connector
+
+    def pass_on(signum: int, frame: Any) -> None:
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, _SubprocessScriptLauncher):
+            launcher.kill(signum)  # type: ignore[arg-type]
+        connector.received_sigterm = True
+
+    connector._sigterm_notifier_fn = pass_on  # type: ignore[method-assign]
+
+
 def return_progress(trainer: "Trainer") -> None:
     """Let forked processes return the counters of their fit and the best checkpoints, too: Lightning returns one path alone."""
     if start_method(trainer) is None:

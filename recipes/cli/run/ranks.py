@@ -178,7 +178,7 @@ def _packed(error: BaseException) -> bytes:
         data = pickle.dumps(error)
         if str(pickle.loads(data)) == str(error):
             return data
-    except Exception:
+    except Exception:  # a class of the user's may fail with anything here
         pass
     kind = next((kind for kind in _KINDS if isinstance(error, kind)), Exception)
     return pickle.dumps((type(error).__name__, kind, error.args[0] if kind is KeyError and error.args else str(error)))

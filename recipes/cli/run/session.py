@@ -49,7 +49,7 @@ from recipes.cli.run.folder import (
     write_results,
 )
 from recipes.cli.run.hooks import NoProfiler, leave_out_empty_hooks, look_for_cuda_once
-from recipes.cli.run.internals import attach_loggers, return_progress
+from recipes.cli.run.internals import attach_loggers, pass_sigterm_on, return_progress
 from recipes.cli.run.lock import Lock
 from recipes.cli.run.loggers import MetricsLogger, RowCount, read_rows
 from recipes.cli.run.options import OPTIONS_OF, Options, logger_line, saving_line
@@ -171,6 +171,7 @@ class Session:
             self.trainer = self._trainer()
             self.ranks = Ranks(self.trainer)
             return_progress(self.trainer)
+            pass_sigterm_on(self.trainer)
         except BaseException:
             self._discard()
             raise
@@ -577,5 +578,8 @@ def how_ended(error: BaseException) -> tuple[State, str]:
         return "failed", one_line(str(error))
     if isinstance(error, Stopped):
         return "stopped", f"by {error.how}"
-    names: dict[Any, str] = {128 + signum: signum.name for signum in SIGNALS if signum != SIGINT}
-    return "stopped", f"by {names.get(getattr(error, 'code', None), 'Ctrl-C')}, not saved"
+    names: dict[Any, str] = {128 + signum: signum.name for signum in SIGNALS}
+    names |= {128 + SIGINT: "Ctrl-C", 1: "Ctrl-C"}  # 1: as Lightning ends after an interrupt
+    if isinstance(error, SystemExit) and error.code not in names:
+        return "failed", f"it ended itself with code {error.code}"
+    return "stopped", f"by {names[error.code] if isinstance(error, SystemExit) else 'Ctrl-C'}, not saved"
