@@ -154,10 +154,10 @@ def pass_sigterm_on(trainer: "Trainer") -> None:
     def pass_on(signum: int, frame: Any) -> None:
         launcher = trainer.strategy.launcher
         if isinstance(launcher, _SubprocessScriptLauncher):
-            launcher.kill(signum)  # type: ignore[arg-type]
+            launcher.kill(signum)
         connector.received_sigterm = True
 
-    connector._sigterm_notifier_fn = pass_on  # type: ignore[method-assign]
+    connector._sigterm_notifier_fn = pass_on  # type: ignore[assignment,method-assign]
 
 
 def return_progress(trainer: "Trainer") -> None:
